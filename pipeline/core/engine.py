@@ -1,0 +1,197 @@
+"""Engine: many streams at once.
+
+Routes blocks to their streams, computes the features of all windows that became complete in one
+batch, then steps the network in *wavefronts*: the first pending row of every stream, then the second,
+and so on, their hidden states stacked. What comes out for a stream does not depend on the others.
+
+`step` changes nothing. It returns the new states beside the rows; whoever drives the engine takes
+them over once they are safe, or drops both and tries again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from pipeline.core import alarm, stream
+from pipeline.core.features.table import COLUMN
+from pipeline.core.quality import Quality
+from pipeline.core.records import (
+    AlarmChange,
+    Block,
+    FeatureRow,
+    Float32,
+    Prediction,
+    Predictor,
+    StreamKey,
+    Trouble,
+    Window,
+)
+from pipeline.core.state import StreamSpec, StreamState
+
+States = Mapping[StreamKey, StreamState]
+
+
+@dataclass(slots=True)
+class Step:
+    """What a step would change, and what it found."""
+
+    states: dict[StreamKey, StreamState] = field(default_factory=dict)
+    features: list[FeatureRow] = field(default_factory=list)
+    predictions: list[Prediction] = field(default_factory=list)
+    alarms: list[AlarmChange] = field(default_factory=list)
+    troubles: list[Trouble] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """The pure part of thrumcast, ready to be driven. Without a predictor it computes features only."""
+
+    spec_of: Callable[[StreamKey], StreamSpec]
+    predictor: Predictor | None = None
+
+    def step(self, states: States, blocks: Iterable[Block]) -> Step:
+        """Take blocks in the order in which they came."""
+        result = Step()
+        windows: dict[StreamKey, list[Window]] = {}
+        for block in blocks:
+            key = block.key
+            spec = self.spec_of(key)
+            state = result.states.get(key) or states.get(key) or stream.initial(spec)
+            result.states[key], complete, troubles = stream.advance(spec, state, block)
+            result.troubles += troubles
+            windows.setdefault(key, []).extend(complete)
+        return self._finish(result, windows)
+
+    def flush(self, states: States) -> Step:
+        """Nothing more will come for any of these streams."""
+        result = Step()
+        windows: dict[StreamKey, list[Window]] = {}
+        for key, state in states.items():
+            result.states[key], windows[key], troubles = stream.release(self.spec_of(key), state)
+            result.troubles += troubles
+        return self._finish(result, windows)
+
+    def _finish(self, result: Step, windows: dict[StreamKey, list[Window]]) -> Step:
+        rows = self._feature_rows(windows)
+        result.features = [row for of_stream in rows.values() for row in of_stream]
+        if self.predictor is not None:
+            self._predict(self.predictor, result, rows)
+        return result
+
+    def _feature_rows(self, windows: dict[StreamKey, list[Window]]) -> dict[StreamKey, list[FeatureRow]]:
+        """Feature rows per stream; streams under the same settings are computed together."""
+        rows: dict[StreamKey, list[FeatureRow]] = {}
+        alike: dict[object, list[StreamKey]] = {}
+        for key, complete in windows.items():
+            if complete:
+                alike.setdefault(self.spec_of(key).features, []).append(key)
+        for keys in alike.values():
+            batch = iter(stream.feature_rows(self.spec_of(keys[0]), [w for key in keys for w in windows[key]]))
+            rows |= {key: [next(batch) for _ in windows[key]] for key in keys}
+        return rows
+
+    def _predict(self, predictor: Predictor, result: Step, rows: dict[StreamKey, list[FeatureRow]]) -> None:
+        for front in range(max(map(len, rows.values()), default=0)):
+            ready = [(key, of_stream[front]) for key, of_stream in rows.items() if front < len(of_stream)]
+            judged: list[tuple[StreamKey, FeatureRow]] = []
+            for key, row in ready:
+                state = self._fresh_if_due(predictor, result.states[key], row)
+                result.states[key] = state
+                if row.quality == Quality.GOOD:
+                    judged.append((key, row))
+                else:
+                    result.predictions.append(_not_judged(predictor, row, state))
+            if judged:
+                self._step_network(predictor, result, judged)
+
+    def _fresh_if_due(self, predictor: Predictor, state: StreamState, row: FeatureRow) -> StreamState:
+        """A long pause, or another model than the one whose hidden state this is, begins a new sequence."""
+        spec = self.spec_of(row.key)
+        paused_ns = 0 if state.last_end_ns is None else abs(row.start_ns - state.last_end_ns)
+        if state.hidden is None or state.model != predictor.version or paused_ns > spec.max_gap_s * 1e9 + _span_ns(row):
+            zeros = np.zeros(predictor.hidden_shape, np.float32)
+            return replace(state, hidden=zeros, state_age=0, model=predictor.version, last_end_ns=row.start_ns)
+        return state
+
+    def _step_network(self, predictor: Predictor, result: Step, judged: list[tuple[StreamKey, FeatureRow]]) -> None:
+        x = np.stack([inputs(predictor.inputs, row) for _, row in judged])
+        h = np.stack([_hidden(result.states[key]) for key, _ in judged])
+        probabilities, h = predictor.step(x, h)
+        for (key, row), p, hidden in zip(judged, probabilities, h, strict=True):
+            spec, state = self.spec_of(key), result.states[key]
+            state = replace(state, hidden=hidden, state_age=state.state_age + 1, last_end_ns=row.end_ns)
+            name = "warming_up"
+            if state.state_age > spec.warm_up_windows:
+                of_mode = dict(zip(predictor.classes, p.tolist(), strict=True))
+                alarmed, changes = alarm.judge(spec.alarm, state.alarm, key, of_mode, row.start_ns, row.end_ns)
+                state = replace(state, alarm=alarmed)
+                name = alarmed.name
+                result.alarms += changes
+            result.states[key] = state
+            result.predictions.append(_judged(predictor, row, p, name, state.state_age))
+
+
+def inputs(names: tuple[str, ...], row: FeatureRow) -> Float32:
+    """The network's inputs (F,) by column name `<channel>.<feature>`; NaN where the stream has no such channel."""
+    x = np.full(len(names), np.nan, np.float32)
+    channel_of = {channel: i for i, channel in enumerate(row.channels)}
+    for i, name in enumerate(names):
+        channel, _, feature = name.rpartition(".")
+        if channel in channel_of:
+            x[i] = row.values[channel_of[channel], COLUMN[feature]]
+    return x
+
+
+def _hidden(state: StreamState) -> Float32:
+    if state.hidden is None:
+        msg = "a stream is given a hidden state before the network is stepped"
+        raise RuntimeError(msg)
+    return state.hidden
+
+
+def _span_ns(row: FeatureRow) -> int:
+    return row.end_ns - row.start_ns
+
+
+def _judged(predictor: Predictor, row: FeatureRow, p: Float32, state: str, state_age: int) -> Prediction:
+    best = int(p.argmax())
+    return Prediction(
+        key=row.key,
+        session=row.session,
+        window=row.window,
+        start_ns=row.start_ns,
+        end_ns=row.end_ns,
+        mode=predictor.classes[best],
+        p=float(p[best]),
+        probabilities=p,
+        state=state,
+        state_age=state_age,
+        model=predictor.version,
+        feature_schema=row.schema,
+    )
+
+
+def _not_judged(predictor: Predictor, row: FeatureRow, state: StreamState) -> Prediction:
+    """The network was not stepped; the hidden state waits."""
+    quality = Quality(row.quality)
+    if quality & Quality.NOT_RUNNING:
+        name = "not_running"
+    else:
+        name = "sensor_fault" if quality.sensor_fault else state.alarm.name
+    return Prediction(
+        key=row.key,
+        session=row.session,
+        window=row.window,
+        start_ns=row.start_ns,
+        end_ns=row.end_ns,
+        mode=None,
+        p=float("nan"),
+        probabilities=np.full(len(predictor.classes), np.nan, np.float32),
+        state=name,
+        state_age=state.state_age,
+        model=predictor.version,
+        feature_schema=row.schema,
+    )

@@ -1,0 +1,149 @@
+"""Order: duplicates, bounded reordering, gaps and new sessions.
+
+Blocks come almost in order, now and then twice, too late, or not at all. `push` gives back the
+blocks that can be used now, each beginning where the one before it ended or after a `Gap`.
+
+* A session counts its samples from 0. Another session id starts another session at once; blocks of
+  the sessions before it are duplicates or late from then on.
+* A block that comes early is held back until the missing samples come, or until the stream has moved
+  on by `max_wait_s`: then the missing samples are given up as one `Gap`. The bound is in samples and
+  not in blocks, so how a sender cuts its blocks does not matter.
+* What a block repeats is cut off; a block with nothing new is a `Duplicate`, or `Late` where it would
+  have filled a gap that was given up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pipeline.core.records import Block, Duplicate, Gap, Late, Rejected, Trouble
+
+REMEMBERED_GAPS = 32  # per session, to tell late blocks from repeated ones
+REMEMBERED_SESSIONS = 512  # ranges of finished sessions, to tell what a broker delivers again after a crash
+
+
+@dataclass(frozen=True, slots=True)
+class OrderSpec:
+    """How long, in event time, a missing block is waited for."""
+
+    max_wait_s: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Sessions `first` to `last`, each with samples [0, end) behind it; counted sessions fit in one range."""
+
+    first: int
+    last: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OrderState:
+    """Where a stream stands in its session, and what is held back."""
+
+    session: int | None = None
+    form: tuple[float, tuple[str, ...], str] | None = None  # rate_hz, channels, unit: fixed within a session
+    next_index: int = 0
+    held: tuple[Block, ...] = ()  # by index, all after next_index
+    gaps: tuple[tuple[int, int], ...] = ()
+    finished: tuple[Finished, ...] = ()
+
+
+def push(spec: OrderSpec, state: OrderState, block: Block) -> tuple[OrderState, list[Block], list[Trouble]]:
+    """Take one block; return the blocks that are next in order, and what went wrong."""
+    ready: list[Block] = []
+    troubles: list[Trouble] = []
+    if block.session != state.session:
+        end = _end_of_finished(state, block.session)
+        if end is not None:
+            return state, [], [_repeated(block, end, known=block.end <= end)]
+        state, ready, troubles = flush(state)
+        state = _begin(spec, state, block)
+    if _form(block) != state.form:
+        reason = f"{_form(block)} in a session of {state.form}"
+        return state, ready, [*troubles, Rejected(block.key, block.session, block.index, reason)]
+    if block.end <= state.next_index or any(h.index <= block.index and block.end <= h.end for h in state.held):
+        filled = any(first < block.end and block.index < last for first, last in state.gaps)
+        return state, ready, [*troubles, _repeated(block, state.next_index, known=not filled)]
+
+    held = tuple(sorted((*state.held, block), key=lambda b: (b.index, b.end)))
+    state = _drain(replace(state, held=held), ready)
+    max_wait = round(spec.max_wait_s * block.rate_hz)
+    while state.held and max(h.end for h in state.held) - state.next_index > max_wait:
+        state = _give_up(state, ready, troubles)
+    return state, ready, troubles
+
+
+def flush(state: OrderState) -> tuple[OrderState, list[Block], list[Trouble]]:
+    """Release what is held back, giving up what is missing between."""
+    ready: list[Block] = []
+    troubles: list[Trouble] = []
+    while state.held:
+        state = _give_up(state, ready, troubles)
+    return state, ready, troubles
+
+
+def _form(block: Block) -> tuple[float, tuple[str, ...], str]:
+    return block.rate_hz, block.channels, block.unit
+
+
+def _begin(spec: OrderSpec, state: OrderState, block: Block) -> OrderState:
+    # A first block near the start of its session may have overtaken the very first one; far from it, we joined late.
+    joined_late = block.index > round(spec.max_wait_s * block.rate_hz)
+    return OrderState(
+        session=block.session,
+        form=_form(block),
+        next_index=block.index if joined_late else 0,
+        finished=_remember(state),
+    )
+
+
+def _remember(state: OrderState) -> tuple[Finished, ...]:
+    if state.session is None:
+        return state.finished
+    *rest, newest = state.finished or (None,)
+    if newest is not None and newest.last + 1 == state.session and newest.end == state.next_index:
+        return (*rest, replace(newest, last=state.session))  # type: ignore[arg-type]
+    return (*state.finished, Finished(state.session, state.session, state.next_index))[-REMEMBERED_SESSIONS:]
+
+
+def _end_of_finished(state: OrderState, session: int) -> int | None:
+    return next((f.end for f in reversed(state.finished) if f.first <= session <= f.last), None)
+
+
+def _repeated(block: Block, next_index: int, *, known: bool) -> Duplicate | Late:
+    if known:
+        return Duplicate(block.key, block.session, block.index)
+    return Late(block.key, block.session, block.index, late_by_samples=next_index - block.index)
+
+
+def _drain(state: OrderState, ready: list[Block]) -> OrderState:
+    """Move held blocks that are next in order to `ready`."""
+    held = list(state.held)
+    next_index = state.next_index
+    while held and held[0].index <= next_index:
+        block = held.pop(0)
+        if block.end > next_index:
+            ready.append(after(block, next_index))
+            next_index = block.end
+    return replace(state, next_index=next_index, held=tuple(held))
+
+
+def _give_up(state: OrderState, ready: list[Block], troubles: list[Trouble]) -> OrderState:
+    """Declare what is missing before the first held block a gap."""
+    first = state.held[0]
+    if first.index > state.next_index:
+        gap = (state.next_index, first.index)
+        troubles.append(Gap(first.key, first.session, *gap))
+        state = replace(state, next_index=first.index, gaps=(*state.gaps, gap)[-REMEMBERED_GAPS:])
+    return _drain(state, ready)
+
+
+def after(block: Block, index: int) -> Block:
+    """The part of a block from sample number `index` on."""
+    skip = index - block.index
+    if skip <= 0:
+        return block
+    t0_ns = block.t0_ns + round(skip * 1e9 / block.rate_hz)
+    return replace(block, index=index, t0_ns=t0_ns, samples=block.samples[:, skip:])

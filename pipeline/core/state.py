@@ -1,0 +1,108 @@
+"""StreamState: all that is remembered of a stream, as a value with versioned bytes.
+
+Nothing else in the pipeline remembers anything. Saving these bytes together with the rows that were
+derived saves everything; restoring them continues as if nothing had happened, to the last bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from pipeline.core.alarm import AlarmSpec, AlarmState
+from pipeline.core.features import FeatureSpec
+from pipeline.core.order import OrderSpec, OrderState
+from pipeline.core.records import BearingOrders, Float32
+from pipeline.core.window import WindowSpec, WindowState
+from pipeline.errors import ArchiveError, ConfigError
+
+VERSION = 1  # of the bytes; another one is refused by number
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSpec:
+    """Everything about a stream that is configured and does not change while it runs.
+
+    `speed_rpm`, `orders` and `unit` stand in where the blocks do not say.
+    """
+
+    order: OrderSpec = OrderSpec()
+    window: WindowSpec = WindowSpec()
+    features: FeatureSpec = FeatureSpec()
+    alarm: AlarmSpec = AlarmSpec()
+    speed_rpm: float | None = None
+    orders: BearingOrders | None = None
+    unit: str | None = None
+    max_gap_s: float = 30.0  # a longer pause between windows resets the hidden state
+    warm_up_windows: int = 5  # a younger hidden state is reported as warming up, and raises no alarm
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with every setting that the remembered samples or windows depend on."""
+        return hashlib.sha256(repr((self.window, self.features)).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StreamState:
+    """What is remembered of one stream between two blocks."""
+
+    order: OrderState = field(default_factory=OrderState)
+    window: WindowState = field(default_factory=WindowState)
+    alarm: AlarmState = field(default_factory=AlarmState)
+    hidden: Float32 | None = None  # (L, H); None = a new sequence
+    state_age: int = 0  # windows since the hidden state was reset
+    last_end_ns: int | None = None  # end of the last window that the network saw
+    model: str | None = None  # whose hidden state it is
+
+
+def to_bytes(spec: StreamSpec, state: StreamState) -> bytes:
+    """The state as MessagePack: version, fingerprint of the spec, checksum, content."""
+    content = _ENCODER.encode(state)
+    return _ENCODER.encode((VERSION, spec.fingerprint, zlib.crc32(content), content))
+
+
+def from_bytes(spec: StreamSpec, data: bytes) -> StreamState:
+    """The state again.
+
+    Raises:
+        ArchiveError: the bytes are damaged or of another version.
+        ConfigError: the state was made under other window or feature settings.
+    """
+    try:
+        version, fingerprint, checksum, content = _ENVELOPE.decode(data)
+        if version != VERSION:
+            msg = f"stream state of version {VERSION} expected, found: {version}"
+            raise ArchiveError(msg, hint="use the version of thrumcast that wrote it, or another data directory")
+        if zlib.crc32(content) != checksum:
+            msg = "another checksum than the one written with them"
+            raise ValueError(msg)
+        state = _CONTENT.decode(content)
+    except (msgspec.MsgspecError, TypeError, ValueError) as error:
+        msg = f"a readable stream state expected, found damaged bytes: {error}"
+        raise ArchiveError(msg, hint="restore journal.db from a backup, or use another data directory") from error
+    if fingerprint != spec.fingerprint:
+        msg = f"stream state under window and feature settings {spec.fingerprint} expected, found: {fingerprint}"
+        raise ConfigError(msg, hint="put [window] and [features] back as they were, or use another data directory")
+    return state
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.shape, np.ascontiguousarray(value, "<f4").tobytes()
+    msg = f"a value that can be saved expected, found: {type(value).__name__}"
+    raise TypeError(msg)
+
+
+def _array(kind: type, value: Any) -> Any:
+    shape, data = value
+    return np.frombuffer(data, "<f4").reshape(shape)
+
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_plain)
+_ENVELOPE = msgspec.msgpack.Decoder(tuple[int, str, int, bytes])
+_CONTENT = msgspec.msgpack.Decoder(StreamState, dec_hook=_array)

@@ -1,0 +1,96 @@
+"""One stream: the verb of thrumcast.
+
+    initial(spec)            -> StreamState
+    step(spec, state, block) -> StreamState, events
+    flush(spec, state)       -> StreamState, events
+
+Pure: state in, state out; no clock, no file, no memory of its own. The engine does the same for many
+streams at once and adds the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pipeline.core import features, order, window
+from pipeline.core.quality import judge
+from pipeline.core.records import Block, FeatureRow, Float32, Trouble, Window
+from pipeline.core.state import StreamSpec, StreamState
+
+Event = FeatureRow | Trouble
+
+
+def initial(spec: StreamSpec) -> StreamState:
+    """Nothing has come yet."""
+    return StreamState()
+
+
+def step(spec: StreamSpec, state: StreamState, block: Block) -> tuple[StreamState, list[Event]]:
+    """Take one block; return what became complete with it, and what went wrong."""
+    state, windows, troubles = advance(spec, state, block)
+    return state, [*troubles, *feature_rows(spec, windows)]
+
+
+def flush(spec: StreamSpec, state: StreamState) -> tuple[StreamState, list[Event]]:
+    """Nothing more will come: use what was held back. A window that is not complete by now is none."""
+    state, windows, troubles = release(spec, state)
+    return state, [*troubles, *feature_rows(spec, windows)]
+
+
+def advance(spec: StreamSpec, state: StreamState, block: Block) -> tuple[StreamState, list[Window], list[Trouble]]:
+    """The part of `step` before the features: order, then windows."""
+    ordered, ready, troubles = order.push(spec.order, state.order, block)
+    return _cut(spec, replace(state, order=ordered), ready, troubles)
+
+
+def release(spec: StreamSpec, state: StreamState) -> tuple[StreamState, list[Window], list[Trouble]]:
+    """The part of `flush` before the features."""
+    ordered, ready, troubles = order.flush(state.order)
+    return _cut(spec, replace(state, order=ordered), ready, troubles)
+
+
+def feature_rows(spec: StreamSpec, windows: Sequence[Window]) -> list[FeatureRow]:
+    """Judge windows and compute their features, in one batch."""
+    values = features.compute(spec.features, windows)
+    schema = spec.features.schema
+    return [_row(window, value, schema) for window, value in zip(windows, values, strict=True)]
+
+
+def _cut(
+    spec: StreamSpec, state: StreamState, ready: list[Block], troubles: list[Trouble]
+) -> tuple[StreamState, list[Window], list[Trouble]]:
+    windows: list[Window] = []
+    cut = state.window
+    for block in ready:
+        cut, complete = window.push(spec.window, cut, block)
+        windows += [_with_context(spec, w) for w in complete]
+    return replace(state, window=cut), windows, troubles
+
+
+def _with_context(spec: StreamSpec, window: Window) -> Window:
+    """Fill in from the configuration what the blocks did not say."""
+    return replace(
+        window,
+        speed_rpm=spec.speed_rpm if window.speed_rpm is None else window.speed_rpm,
+        orders=spec.orders if window.orders is None else window.orders,
+        unit=spec.unit or window.unit,
+    )
+
+
+def _row(window: Window, values: Float32, schema: str) -> FeatureRow:
+    return FeatureRow(
+        key=window.key,
+        session=window.session,
+        window=window.number,
+        start_ns=window.start_ns,
+        end_ns=window.end_ns,
+        rate_hz=window.rate_hz,
+        speed_rpm=window.speed_rpm,
+        coverage=window.coverage,
+        quality=int(judge(window)),
+        truth=window.truth,
+        channels=window.channels,
+        values=values,
+        schema=schema,
+    )

@@ -1,0 +1,201 @@
+"""Windows: overlapping pieces of a session, addressed by sample number.
+
+Window k covers samples [k*hop, k*hop + length) of its session. Only the samples that a later window
+still needs are kept, as *runs* that are contiguous in count and in time; a window that lies within
+one run is whole, any other is reported with its coverage and without samples. Windows of which
+nothing came at all are not reported: the gap was.
+
+What a block says beside its samples (time, speed, truth, bearing) is kept as *marks*, one where
+something changes, so that it does not matter how the samples were cut into blocks. Slow drift of the
+sender's clock moves the marks; a jump of more than `max_time_step_s` starts a new run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from scipy.fft import next_fast_len
+
+from pipeline.core.records import BearingOrders, Block, Float32, StreamKey, Window
+
+DRIFT_NS = 1_000_000  # block times may wander this far from the count before a mark follows them
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSpec:
+    """Length and hop of the windows in seconds, and the largest step of the block times within a run."""
+
+    length_s: float = 1.0
+    hop_s: float = 0.5
+    max_time_step_s: float = 0.5
+
+
+@lru_cache(maxsize=256)
+def length_and_hop(spec: WindowSpec, rate_hz: float) -> tuple[int, int]:
+    """Window length (rounded up to a fast FFT length) and hop, in samples."""
+    return int(next_fast_len(max(16, round(spec.length_s * rate_hz)), real=True)), max(1, round(spec.hop_s * rate_hz))
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """From sample `start` on, until the next mark."""
+
+    start: int
+    t0_ns: int  # time of sample `start`
+    speed_rpm: float | None
+    orders: BearingOrders | None
+    truth: str | None
+
+    def time_ns(self, index: int, rate_hz: float) -> int:
+        """Time of sample number `index`."""
+        return self.t0_ns + round((index - self.start) * 1e9 / rate_hz)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """Samples [start, end) without a hole; in pieces, which are joined when a window needs them."""
+
+    start: int
+    end: int
+    pieces: tuple[Float32, ...]  # each (C, n)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WindowState:
+    """The tail of a session that later windows still need."""
+
+    session: int | None = None
+    position: int = 0  # number of the first sample that has not come
+    next_number: int = 0
+    runs: tuple[Run, ...] = ()
+    marks: tuple[Mark, ...] = ()
+
+
+def push(spec: WindowSpec, state: WindowState, block: Block) -> tuple[WindowState, list[Window]]:
+    """Take the next block in order; return the windows that are complete with it."""
+    length, hop = length_and_hop(spec, block.rate_hz)
+    if block.session != state.session:
+        state = WindowState(session=block.session, position=block.index, next_number=-(-block.index // hop))
+    marks, time_step_ns = _mark(state.marks, block)
+    contiguous = block.index == state.position and time_step_ns <= spec.max_time_step_s * 1e9
+    runs = _append(state.runs, block, contiguous=contiguous)
+
+    windows: list[Window] = []
+    number = state.next_number
+    while number * hop + length <= block.end:
+        start, end = number * hop, number * hop + length
+        runs = tuple(run for run in runs if run.end > start)
+        if runs[0].start >= end:  # nothing of this window came: go on to the first of which something did
+            number = max(number + 1, (runs[0].start - length) // hop + 1)
+            continue
+        if runs[0].start <= start and end <= runs[0].end:
+            runs = (_joined(runs[0]), *runs[1:])
+        windows.append(_window(block, number, start, end, runs, marks))
+        number += 1
+    keep = number * hop
+    return (
+        WindowState(block.session, block.end, number, _pruned_runs(runs, keep), _pruned_marks(marks, keep)),
+        windows,
+    )
+
+
+def _mark(marks: tuple[Mark, ...], block: Block) -> tuple[tuple[Mark, ...], float]:
+    """The marks with this block's, if it says anything new, and how far its time is from the expected one."""
+    mark = Mark(block.index, block.t0_ns, block.speed_rpm, block.orders, block.truth)
+    if not marks:
+        return (mark,), 0.0
+    last = marks[-1]
+    step_ns = abs(block.t0_ns - last.time_ns(block.index, block.rate_hz))
+    same = (last.speed_rpm, last.orders, last.truth) == (mark.speed_rpm, mark.orders, mark.truth)
+    if step_ns <= DRIFT_NS:
+        if same:
+            return marks, step_ns
+        mark = replace(mark, t0_ns=last.time_ns(block.index, block.rate_hz))
+    return (*marks, mark), step_ns
+
+
+def _append(runs: tuple[Run, ...], block: Block, *, contiguous: bool) -> tuple[Run, ...]:
+    if contiguous and runs:
+        last = runs[-1]
+        return (*runs[:-1], Run(last.start, block.end, (*last.pieces, block.samples)))
+    return (*runs, Run(block.index, block.end, (block.samples,)))
+
+
+def _joined(run: Run) -> Run:
+    return run if len(run.pieces) == 1 else replace(run, pieces=(np.concatenate(run.pieces, axis=1),))
+
+
+def _window(block: Block, number: int, start: int, end: int, runs: tuple[Run, ...], marks: tuple[Mark, ...]) -> Window:
+    first = runs[0]
+    whole = first.start <= start and end <= first.end
+    received = sum(max(0, min(run.end, end) - max(run.start, start)) for run in runs)
+    first_mark = _mark_at(marks, start)
+    last_mark = _mark_at(marks, end - 1)
+    spans = _spans(marks, start, end)
+    return Window(
+        key=StreamKey(*block.key),
+        session=block.session,
+        number=number,
+        start_ns=first_mark.time_ns(start, block.rate_hz),
+        end_ns=last_mark.time_ns(end, block.rate_hz),
+        rate_hz=block.rate_hz,
+        channels=block.channels,
+        unit=block.unit,
+        samples=first.pieces[0][:, start - first.start : end - first.start] if whole else None,
+        coverage=received / (end - start),
+        speed_rpm=_mean_speed_rpm(spans),
+        orders=last_mark.orders,
+        truth=_main_truth(spans),
+    )
+
+
+def _mark_at(marks: tuple[Mark, ...], index: int) -> Mark:
+    return next((mark for mark in reversed(marks) if mark.start <= index), marks[0])
+
+
+def _spans(marks: tuple[Mark, ...], start: int, end: int) -> list[tuple[int, Mark]]:
+    """How many samples of [start, end) each mark speaks for."""
+    edges = [*(mark.start for mark in marks[1:]), end]
+    spans = ((min(after, end) - max(mark.start, start), mark) for mark, after in zip(marks, edges, strict=True))
+    return [(n, mark) for n, mark in spans if n > 0]
+
+
+def _mean_speed_rpm(spans: list[tuple[int, Mark]]) -> float | None:
+    known = [(n, mark.speed_rpm) for n, mark in spans if mark.speed_rpm is not None]
+    if not known:
+        return None
+    if all(speed == known[0][1] for _, speed in known):
+        return known[0][1]  # a weighted mean of equal numbers may differ from them in the last bit
+    return sum(n * speed for n, speed in known) / sum(n for n, _ in known)
+
+
+def _main_truth(spans: list[tuple[int, Mark]]) -> str | None:
+    """The truth of most samples; of two equally long ones the later."""
+    lengths: dict[str | None, int] = {}
+    for n, mark in spans:
+        lengths[mark.truth] = lengths.pop(mark.truth, 0) + n
+    longest = max(lengths.values())
+    return [truth for truth, n in lengths.items() if n == longest][-1]
+
+
+def _pruned_runs(runs: tuple[Run, ...], keep: int) -> tuple[Run, ...]:
+    """Drop every sample before number `keep`."""
+    kept = []
+    for run in runs:
+        start, pieces = run.start, run.pieces
+        while pieces and start + pieces[0].shape[1] <= keep:
+            start += pieces[0].shape[1]
+            pieces = pieces[1:]
+        if pieces and start < keep:
+            pieces = (pieces[0][:, keep - start :], *pieces[1:])
+            start = keep
+        if pieces:
+            kept.append(Run(start, run.end, pieces))
+    return tuple(kept)
+
+
+def _pruned_marks(marks: tuple[Mark, ...], keep: int) -> tuple[Mark, ...]:
+    first = max((i for i, mark in enumerate(marks) if mark.start <= keep), default=0)
+    return marks[first:]

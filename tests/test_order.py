@@ -1,0 +1,112 @@
+"""Order: what comes out of duplicates, reordering, gaps and new sessions."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.core.order import REMEMBERED_GAPS, Finished, OrderSpec, OrderState, flush, push
+from pipeline.core.records import Block, Duplicate, Gap, Late, Rejected, StreamKey, Trouble
+
+SPEC = OrderSpec(max_wait_s=1.0)  # 100 samples at 100 Hz
+KEY = StreamKey("fan-01", "de")
+
+
+def block(index: int, n: int = 10, *, session: int = 1, rate_hz: float = 100.0) -> Block:
+    samples = np.arange(index, index + n, dtype=np.float32)[None]
+    return Block(KEY, session, index, 10**18 + index * 10**7, rate_hz, ("x",), "g", samples)
+
+
+def run(blocks: list[Block], state: OrderState | None = None) -> tuple[list[Block], list[Trouble], OrderState]:
+    ready: list[Block] = []
+    troubles: list[Trouble] = []
+    state = state or OrderState()
+    for b in blocks:
+        state, some, trouble = push(SPEC, state, b)
+        ready += some
+        troubles += trouble
+    return ready, troubles, state
+
+
+def numbers(blocks: list[Block]) -> list[float]:
+    return [v for b in blocks for v in b.samples[0].tolist()]
+
+
+@settings(max_examples=200)
+@given(st.randoms(use_true_random=False), st.integers(1, 30))
+def test_any_shuffle_within_the_bound_and_any_repetition_gives_every_sample_once(rnd: random.Random, n: int) -> None:
+    blocks = [block(10 * i) for i in range(n)]
+    copies = [b for b in blocks for _ in range(rnd.randint(1, 3))]
+    jittered = sorted(copies, key=lambda b: b.index + rnd.uniform(0, 80))
+    ready, troubles, state = run(jittered)
+    _, rest, gave_up = flush(state)
+    assert numbers(ready + rest) == list(range(10 * n))
+    assert not gave_up
+    assert all(isinstance(t, Duplicate) for t in troubles)
+    assert len(troubles) == len(jittered) - n
+
+
+def test_blocks_wait_for_a_missing_one_and_then_come_in_order() -> None:
+    ready, troubles, state = run([block(0), block(20), block(30)])
+    assert numbers(ready) == list(range(10))
+    assert len(state.held) == 2
+    more, troubles, _ = run([block(10)], state)
+    assert numbers(more) == list(range(10, 40))
+    assert troubles == []
+
+
+def test_a_missing_block_is_given_up_as_one_gap_when_the_stream_has_moved_on() -> None:
+    blocks = [block(0), *(block(i) for i in range(20, 150, 10))]
+    ready, troubles, _ = run(blocks)
+    assert troubles == [Gap(KEY, 1, 10, 20)]
+    assert numbers(ready) == [*range(10), *range(20, 150)]
+
+
+def test_a_block_for_a_gap_that_was_given_up_is_late_and_a_repeated_one_is_a_duplicate() -> None:
+    _, _, state = run([block(0), *(block(i) for i in range(20, 150, 10))])
+    _, troubles, _ = run([block(10), block(30)], state)
+    assert troubles == [Late(KEY, 1, 10, late_by_samples=140), Duplicate(KEY, 1, 30)]
+
+
+def test_what_a_block_repeats_is_cut_off() -> None:
+    ready, troubles, _ = run([block(0, 10), block(5, 10)])
+    assert numbers(ready) == list(range(15))
+    assert ready[1].t0_ns == 10**18 + 10 * 10**7
+    assert troubles == []
+
+
+def test_another_session_starts_at_once_and_the_one_before_is_over() -> None:
+    ready, troubles, state = run([block(0), block(20), block(0, session=2)])
+    assert [b.session for b in ready] == [1, 1, 2]
+    assert troubles == [Gap(KEY, 1, 10, 20)]
+    _, troubles, _ = run([block(0), block(20), block(30)], state)
+    assert troubles == [Duplicate(KEY, 1, 0), Duplicate(KEY, 1, 20), Late(KEY, 1, 30, late_by_samples=0)]
+
+
+def test_joining_a_session_under_way_is_no_gap_but_a_lost_beginning_is() -> None:
+    assert run([block(5000)])[1] == []
+    ready, troubles, state = run([block(50)])
+    assert (ready, troubles) == ([], [])
+    assert flush(state)[2] == [Gap(KEY, 1, 0, 50)]
+
+
+def test_a_block_that_contradicts_its_session_is_rejected_and_changes_nothing() -> None:
+    _, _, state = run([block(0)])
+    after, ready, troubles = push(SPEC, state, block(10, rate_hz=200.0))
+    assert after is state
+    assert ready == []
+    assert isinstance(troubles[0], Rejected)
+
+
+def test_sessions_that_are_counted_up_are_remembered_as_one_range() -> None:
+    _, _, state = run([block(0, session=s) for s in range(100, 2000)])
+    assert state.finished == (Finished(100, 1998, 10),)
+
+
+def test_memory_of_gaps_is_bounded() -> None:
+    _, troubles, state = run([block(1000 * i) for i in range(200)])
+    assert sum(isinstance(t, Gap) for t in troubles) == 199
+    assert len(state.gaps) == REMEMBERED_GAPS
