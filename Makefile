@@ -1,0 +1,42 @@
+# `make` lists the targets. Everything is installed into .venv; nothing outside this folder is touched.
+PYTHON ?= python3
+VENV   ?= .venv
+STAMP  := $(VENV)/.installed
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench format clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMP)  ## a simulated plant, a private broker, a model and the pipeline; all under ./demo-data
+	$(BIN)/thrumcast demo
+
+test: $(STAMP)  ## the tests, with a real broker
+	$(BIN)/python -m pytest -q
+
+check: $(STAMP)  ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy pipeline models sim
+
+bench: $(STAMP)  ## the measured table
+	$(BIN)/python -m benchmarks
+
+format: $(STAMP)  ## put the code into the one format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove what make and the demo have made
+	rm -rf $(VENV) build dist demo-data .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+# The stamp is newer than the files that say what is installed, or it is made again.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "thrumcast needs Python 3.11 or newer, found: $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "hint: name a newer one, for instance: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test,check]'
+	@touch $@

@@ -1,0 +1,120 @@
+"""What every command shares: its standard options, and the Console it talks through.
+
+The result of a command goes to stdout, everything else to stderr, so that `thrumcast ... --json | jq` always works.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.config_sources import Resolved
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Progress(Protocol):
+    """A bar that grows."""
+
+    def advance(self, n: int = 1) -> None:
+        """Counts `n` more of the total as done."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Bar:
+    update: Callable[[int], None]
+
+    def advance(self, n: int = 1) -> None:
+        self.update(n)
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """How a command reads its configuration and speaks to whoever called it."""
+
+    config_file: Path | None = None
+    json: bool = False
+    quiet: bool = False
+    verbose: int = 0
+
+    def config(self, **flags: object) -> Config:
+        """The configuration: flag > environment > file > default.
+
+        Args:
+            **flags: by dotted key, `console.config(**{"data.dir": data_dir})`; None means that the flag was not given.
+        """
+        return self.resolve(flags).config
+
+    def resolve(self, flags: Mapping[str, object]) -> Resolved:
+        """The configuration together with where each value comes from."""
+        from pipeline.config_sources import load
+
+        return load(self.config_file, {key: value for key, value in flags.items() if value is not None})
+
+    def say(self, text: str) -> None:
+        """Progress and remarks, to stderr; silent under --quiet."""
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    def detail(self, text: str) -> None:
+        """Remarks for -v only, to stderr."""
+        if self.verbose and not self.quiet:
+            click.echo(text, err=True)
+
+    def warn(self, text: str) -> None:
+        """Something is wrong but the command goes on; stderr, always."""
+        click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
+
+    def result(self, document: Mapping[str, Any], text: str) -> None:
+        """What the command was asked for, to stdout: the document under --json, else the text.
+
+        Raises:
+            ValueError: the document holds NaN or an infinity, which JSON cannot say; use None.
+        """
+        click.echo(json.dumps(document, ensure_ascii=False, allow_nan=False) if self.json else text)
+
+    @contextlib.contextmanager
+    def progress(self, total: int, label: str) -> Iterator[Progress]:
+        """A progress bar on stderr; silent under --quiet and --json, and where stderr is no terminal."""
+        hidden = self.quiet or self.json or not sys.stderr.isatty()
+        with click.progressbar(length=total, label=label, file=sys.stderr, hidden=hidden) as bar:
+            yield _Bar(bar.update)
+
+
+def with_console(function: Callable[Concatenate[Console, P], R]) -> Callable[P, R]:
+    """Adds --config, --json, --quiet and -v to a command and hands it a Console as its first argument."""
+
+    @click.option(
+        "--config",
+        "config_file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        default=None,
+        metavar="FILE",
+        help="Configuration file [default: ./config.toml, then /etc/thrumcast/config.toml].",
+    )
+    @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
+    @click.option("--quiet", "-q", is_flag=True, help="Only the result, warnings and errors.")
+    @click.option("--verbose", "-v", count=True, help="Say more; give it twice for most.")
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        options: dict[str, Any] = kwargs
+        console = Console(
+            config_file=options.pop("config_file"),
+            json=options.pop("as_json"),
+            quiet=options.pop("quiet"),
+            verbose=options.pop("verbose"),
+        )
+        return function(console, *args, **kwargs)
+
+    return wrapper

@@ -1,0 +1,191 @@
+"""The configuration: what config.toml may say, as frozen structs with their defaults and ranges.
+
+Every default stands here and nowhere else; config.toml in the repository repeats them for reading, and a test
+compares the two. `pipeline.config_sources.load` reads flags, environment and file into a `Config`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from pipeline.config_machines import MachineConfig, MachineTable, PointTable, Positive, Table, WindowConfig
+from pipeline.errors import ConfigError
+
+NotNegative = Annotated[float, Meta(ge=0)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=1)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Name = Annotated[str, Meta(min_length=1)]
+
+
+class MqttConfig(Table, frozen=True):
+    """[mqtt]: the broker and what is said over it."""
+
+    host: Name = "127.0.0.1"
+    port: Port = 1883
+    username: str = ""
+    password_file: str = ""
+    tls: bool = False
+    tls_ca_file: str = ""
+    client_id: Name = "thrumcast"
+    readings_topic: str = "plant/{area}/{machine}/{point}/vibration"
+    results_topic: str = "thrumcast"
+    receive_maximum: Annotated[int, Meta(ge=1, le=65535)] = 2000
+    max_payload_bytes: Annotated[int, Meta(ge=1024, le=268_435_455)] = 2_097_152  # MQTT carries no more than 256 MiB
+    keepalive_s: Annotated[int, Meta(ge=1, le=65535)] = 30
+    session_expiry_s: Annotated[int, Meta(ge=0, le=4_294_967_295)] = 604_800
+    accept_unknown_machines: bool = True
+
+    def password_path(self) -> Path | None:
+        """Where the password lies: password_file, else the service manager's credential `mqtt_password`, else None."""
+        if self.password_file:
+            return Path(self.password_file).expanduser()
+        credentials = os.environ.get("CREDENTIALS_DIRECTORY")  # systemd: LoadCredential=mqtt_password:...
+        path = Path(credentials, "mqtt_password") if credentials else None
+        return path if path is not None and path.is_file() else None
+
+    def password(self) -> str | None:
+        """The password, or None if none is configured. Never print or log it.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        path = self.password_path()
+        if path is None:
+            return None
+        try:
+            return path.read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            msg = f"mqtt.password_file: expected a readable file with the password, found: {path} ({reason})"
+            raise ConfigError(msg, hint="the file holds the password alone, on one line") from error
+
+
+class DataConfig(Table, frozen=True):
+    """[data]: where everything is kept."""
+
+    dir: Name = "./thrumcast-data"
+
+    @property
+    def path(self) -> Path:
+        """`dir` with ~ expanded."""
+        return Path(self.dir).expanduser()
+
+
+class OrderConfig(Table, frozen=True):
+    """[order]: how long to wait for what is missing."""
+
+    max_wait_s: NotNegative = 2.0
+    max_time_step_s: Positive = 0.5
+
+
+class FeaturesConfig(Table, frozen=True):
+    """[features]: what the features look at."""
+
+    bandwidth_hz: NotNegative = 5000.0
+    envelope_low_hz: Positive = 1000.0
+    envelope_high_hz: Positive = 5000.0
+    slip_tolerance: Annotated[float, Meta(ge=0, lt=0.5)] = 0.02
+
+
+class CommitConfig(Table, frozen=True):
+    """[commit]: the rhythm of the service."""
+
+    interval_s: Positive = 1.0
+
+
+class ArchiveConfig(Table, frozen=True):
+    """[archive]: when pending rows become a Parquet file."""
+
+    roll_s: Positive = 300.0
+    roll_rows: Count = 10_000
+
+
+class ModelConfig(Table, frozen=True):
+    """[model]: which model serves, and its memory."""
+
+    alias: Name = "champion"
+    max_gap_s: Positive = 30.0
+    warm_up_windows: Annotated[int, Meta(ge=0)] = 5
+
+
+class AlarmConfig(Table, frozen=True):
+    """[alarm]: when a run of predictions becomes an alarm; seconds are event time."""
+
+    enter_p: Probability = 0.8
+    leave_p: Probability = 0.5
+    enter_s: NotNegative = 3.0
+    leave_s: NotNegative = 15.0
+
+
+class WebConfig(Table, frozen=True):
+    """[web]: the live page."""
+
+    bind: str = "127.0.0.1:8080"
+    enabled: bool = True
+
+
+class ModesConfig(Table, frozen=True):
+    """[modes]: the failure modes. Ids never change meaning."""
+
+    names: tuple[str, ...] = (
+        "healthy", "unbalance", "misalignment", "looseness", "bearing_inner", "bearing_outer", "bearing_ball",
+        "bearing_cage", "gear_wear", "gear_tooth", "cavitation", "other",
+    )  # fmt: skip
+    aliases: dict[str, str] = msgspec.field(
+        default_factory=lambda: {
+            "normal": "healthy",
+            "ball": "bearing_ball",
+            "inner_race": "bearing_inner",
+            "outer_race": "bearing_outer",
+            "cage": "bearing_cage",
+            "broken_tooth": "gear_tooth",
+            "imbalance": "unbalance",
+        }
+    )
+
+    def resolve(self, name: str) -> str:
+        """The id that `name` stands for; a name that is no alias comes back unchanged."""
+        return self.aliases.get(name, name)
+
+
+class Config(Table, frozen=True):
+    """All of config.toml."""
+
+    mqtt: MqttConfig = MqttConfig()
+    data: DataConfig = DataConfig()
+    window: WindowConfig = WindowConfig()
+    order: OrderConfig = OrderConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    commit: CommitConfig = CommitConfig()
+    archive: ArchiveConfig = ArchiveConfig()
+    model: ModelConfig = ModelConfig()
+    alarm: AlarmConfig = AlarmConfig()
+    web: WebConfig = WebConfig()
+    modes: ModesConfig = msgspec.field(default_factory=ModesConfig)
+    machines: dict[str, MachineTable] = msgspec.field(default_factory=dict)
+
+    def accepts(self, machine: str) -> bool:
+        """Whether readings of this machine are wanted."""
+        return self.mqtt.accept_unknown_machines or machine in self.machines
+
+    def machine(self, machine: str, point: str) -> MachineConfig:
+        """What holds at `point` of `machine`; a machine that no table names gets the general values."""
+        table = self.machines.get(machine, MachineTable())
+        own = table.points.get(point, PointTable())
+        length_s, hop_s = self.window.length_s, self.window.hop_s
+        for override in (table.window, own.window):
+            if override is not None:
+                length_s, hop_s = override.length_s or length_s, override.hop_s or hop_s
+        return MachineConfig(
+            area=own.area or table.area,
+            speed_rpm=own.speed_rpm or table.speed_rpm,
+            unit=own.unit or table.unit,
+            bearing=own.bearing or table.bearing,
+            window=WindowConfig(length_s=length_s, hop_s=hop_s),
+        )

@@ -1,0 +1,109 @@
+"""Which keys the configuration has, read off its structs; how a key is written, and which one comes nearest."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin
+
+import msgspec
+
+from pipeline.config import Config
+from pipeline.config_machines import Table
+from pipeline.core.records import is_id
+from pipeline.errors import ConfigError
+
+KeyPath = tuple[str, ...]  # ("window", "length_s")
+
+
+def dotted(path: KeyPath) -> str:
+    """The key as one writes it in TOML: a part with a dot in it, such as a machine's id, is quoted."""
+    return ".".join(part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else f'"{part}"' for part in path)
+
+
+def check_id(path: KeyPath) -> None:
+    """Refuses a path whose last part is no machine or point id."""
+    if not is_id(path[-1]):
+        msg = f"{dotted(path)}: expected an id of 1 to 64 characters A-Z a-z 0-9 _ . -, found: {path[-1]!r}"
+        raise ConfigError(msg, hint="ids are parts of topics")
+
+
+def names_a_machine_or_point(path: KeyPath) -> bool:
+    """Whether the last part of a path is an id that the user chose: machines.ID or machines.ID.points.ID."""
+    return path[:1] == ("machines",) and (len(path) == 2 or (len(path) == 4 and path[2] == "points"))
+
+
+def leaf_type(path: KeyPath) -> Any:
+    """The annotated type of a key; an unknown key is an error that names the nearest known one."""
+    kind: Any = Config
+    by_id = False
+    for at, part in enumerate(path):
+        if by_id:
+            check_id(path[: at + 1])
+            by_id = False
+            continue
+        types = fields(kind) if isinstance(kind, type) and issubclass(kind, Table) else {}
+        if part not in types:
+            raise unknown_key(path)
+        inner, by_id = table_of(types[part])
+        kind = inner or types[part]
+    if by_id or (isinstance(kind, type) and issubclass(kind, Table)):
+        raise unknown_key(path)
+    return kind
+
+
+def fields(struct: type[Table]) -> dict[str, Any]:
+    """Key -> annotated type of a table."""
+    return {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
+
+
+def table_of(kind: Any) -> tuple[type[Table] | None, bool]:
+    """The struct behind a field's type, if any, and whether it is one of many by id (`dict[str, Struct]`)."""
+    by_id = get_origin(kind) is dict
+    for part in (kind, *get_args(kind)):
+        if isinstance(part, type) and issubclass(part, Table):
+            return part, by_id
+    return None, False
+
+
+def known_keys(struct: type[Table] = Config, prefix: KeyPath = (), ids: KeyPath = ()) -> Iterator[KeyPath]:
+    """Every key there is; where an id is free to choose, those of `ids` are used in turn, then `ID`."""
+    for name, kind in fields(struct).items():
+        inner, by_id = table_of(kind)
+        if inner is None:
+            yield (*prefix, name)
+        elif by_id:
+            yield from known_keys(inner, (*prefix, name, ids[0] if ids else "ID"), ids[1:])
+        else:
+            yield from known_keys(inner, (*prefix, name), ids)
+
+
+def unknown_key(path: KeyPath) -> ConfigError:
+    """The error for a key that is not there: a sibling spelt alike, the same name elsewhere, or what comes nearest."""
+    # The ids of the path itself, so that a misspelt key is compared with its siblings and not with "ID".
+    ids = path[1::2][: (len(path) - 1) // 2] if path[0] == "machines" else ()
+    keys = list(known_keys(ids=ids))
+    at = len(path) - 1
+    siblings = list(dict.fromkeys(key[at] for key in keys if len(key) > at and key[:at] == path[:at]))
+    alike = difflib.get_close_matches(path[-1], siblings, n=1)
+    elsewhere = [key for key in keys if key[-1] == path[-1]]
+    nearest = difflib.get_close_matches(dotted(path), [dotted(key) for key in elsewhere or keys], n=1, cutoff=0.0)
+    hint = dotted((*path[:at], alike[0])) if alike else nearest[0]
+    return ConfigError(f"{dotted(path)}: unknown key", hint=f"nearest known key: {hint}")
+
+
+def leaves(table: Table, prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Every single value of a configuration with its path; what is None is left out."""
+    for name, kind in fields(type(table)).items():
+        path, value = (*prefix, name), getattr(table, name)
+        inner, by_id = table_of(kind)
+        if value is None:
+            continue
+        if by_id:
+            for entry_id, entry in value.items():
+                yield from leaves(entry, (*path, entry_id))
+        elif inner is not None:
+            yield from leaves(value, path)
+        else:
+            yield path, value

@@ -1,0 +1,103 @@
+"""The rules of the configuration that a type alone cannot say: topics, addresses, and keys that go together."""
+
+from __future__ import annotations
+
+import re
+from typing import NoReturn
+
+from pipeline.config import Config
+from pipeline.config_keys import dotted
+from pipeline.config_machines import BearingConfig
+from pipeline.core.records import is_id
+from pipeline.errors import ConfigError
+
+# What a stream can be besides one of the modes: an output, but no class of the network.
+RESERVED_MODES = ("unknown", "sensor_fault", "not_running")
+ORDERS = ("ftf", "bpfo", "bpfi", "bsf")
+GEOMETRY = ("elements", "element_diameter_mm", "pitch_diameter_mm")
+
+
+def check(config: Config) -> None:
+    """Refuses a configuration whose values do not fit together.
+
+    Raises:
+        ConfigError: names the key, what was expected and what was found.
+    """
+    _check_topics(config)
+    _check_features(config)
+    _check_modes(config)
+    if config.alarm.leave_p > config.alarm.enter_p:
+        expected = f"at most alarm.enter_p ({config.alarm.enter_p})"
+        _refuse("alarm.leave_p", expected, config.alarm.leave_p, "an alarm that opens must not close at once")
+    if not is_id(config.model.alias):
+        _refuse("model.alias", "a name of A-Z a-z 0-9 _ . -", config.model.alias, "for instance champion")
+    _, colon, port = config.web.bind.rpartition(":")
+    if not (colon and port.isascii() and port.isdigit() and int(port) <= 65535):
+        _refuse("web.bind", "ADDRESS:PORT", config.web.bind, "for instance 127.0.0.1:8080")
+    for machine, table in config.machines.items():
+        _check_bearing(dotted(("machines", machine, "bearing")), table.bearing)
+        for point, own in table.points.items():
+            _check_bearing(dotted(("machines", machine, "points", point, "bearing")), own.bearing)
+
+
+def _refuse(key: str, expected: str, found: object, hint: str) -> NoReturn:
+    msg = f"{key}: expected {expected}, found: {found!r}"
+    raise ConfigError(msg, hint=hint)
+
+
+def _check_topics(config: Config) -> None:
+    template = config.mqtt.readings_topic
+    hint = "for instance plant/{area}/{machine}/{point}/vibration"
+    levels = template.split("/")
+    names = [level[1:-1] for level in levels if re.fullmatch(r"\{\w+\}", level)]
+    for name in ("machine", "point"):
+        if names.count(name) != 1:
+            _refuse("mqtt.readings_topic", f"{{{name}}} once, as a level of its own", template, hint)
+    if not set(names) <= {"area", "machine", "point"} or len(names) != len(set(names)):
+        _refuse("mqtt.readings_topic", "no placeholder but {area}, {machine}, {point}, each once", template, hint)
+    fixed = [level for level in levels if level[1:-1] not in names]
+    if any(re.search(r"[{}+#\x00]", level) or not level for level in fixed):
+        _refuse("mqtt.readings_topic", "levels that are a whole placeholder or plain text", template, hint)
+    if template.startswith("$"):  # a shared subscription would spread one machine over several consumers
+        _refuse("mqtt.readings_topic", "a topic that does not begin with $", template, hint)
+    base = config.mqtt.results_topic
+    if not base or re.search(r"[{}+#\x00]", base) or "" in base.split("/") or base.startswith("$"):
+        _refuse("mqtt.results_topic", "a plain topic without wildcards", base, "for instance thrumcast")
+
+
+def _check_features(config: Config) -> None:
+    features = config.features
+    low, high = features.envelope_low_hz, features.envelope_high_hz
+    if not low < high:
+        _refuse("features.envelope_low_hz", f"less than features.envelope_high_hz ({high})", low, "a band, in Hz")
+    if 0 < features.bandwidth_hz < high:
+        expected = f"at most features.bandwidth_hz ({features.bandwidth_hz})"
+        _refuse("features.envelope_high_hz", expected, high, "nothing is left above the bandwidth")
+
+
+def _check_modes(config: Config) -> None:
+    names = config.modes.names
+    if not names:
+        _refuse("modes.names", "at least one mode", names, "leave the key out for the usual ones")
+    for name in names:
+        if not is_id(name) or name in RESERVED_MODES or names.count(name) > 1:
+            expected = f"different ids other than {', '.join(RESERVED_MODES)}"
+            _refuse("modes.names", expected, name, "ids are of A-Z a-z 0-9 _ . -")
+    for alias, mode in config.modes.aliases.items():
+        if mode not in names:
+            _refuse(f"modes.aliases.{alias}", "one of modes.names", mode, "[modes.aliases] replaces the usual ones")
+        if alias in names:
+            _refuse(f"modes.aliases.{alias}", "an alias that is no mode itself", alias, "remove it")
+
+
+def _check_bearing(key: str, bearing: BearingConfig | None) -> None:
+    if bearing is None:
+        return
+    given = [name for name in bearing.__struct_fields__ if getattr(bearing, name) is not None]
+    allowed = (set(ORDERS), set(GEOMETRY), {*GEOMETRY, "contact_angle_deg"})
+    if set(given) not in allowed:
+        expected = f"either {', '.join(ORDERS)} or {', '.join(GEOMETRY)} (and contact_angle_deg)"
+        _refuse(key, expected, ", ".join(given), "orders are multiples of the shaft speed")
+    element, pitch = bearing.element_diameter_mm, bearing.pitch_diameter_mm
+    if element is not None and pitch is not None and element >= pitch:
+        _refuse(f"{key}.element_diameter_mm", f"less than pitch_diameter_mm ({pitch})", element, "in millimetres")

@@ -1,0 +1,189 @@
+"""From flags, environment and file to a `Config`: flag > THRUMCAST_SECTION__KEY > file > default.
+
+Plan: flatten every source to paths such as ("window", "length_s"), each with its raw value and where it stands;
+let the stronger source win per path; check and convert each value by itself, so that an error can name the key as
+written, the value found and where it was set; then the rules that tie several keys together (config_rules).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import reprlib
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import msgspec
+
+from pipeline.config import Config
+from pipeline.config_keys import (
+    KeyPath,
+    check_id,
+    dotted,
+    fields,
+    leaf_type,
+    leaves,
+    names_a_machine_or_point,
+    table_of,
+    unknown_key,
+)
+from pipeline.config_machines import Table
+from pipeline.config_rules import check
+from pipeline.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "THRUMCAST_"
+SEARCHED_FILES = (Path("config.toml"), Path("/etc/thrumcast/config.toml"))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A value with its origin."""
+
+    value: Any
+    source: str  # default, file, env or flag
+    place: str = ""  # the file's path, the variable's name
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A configuration, and where each of its values comes from."""
+
+    config: Config
+    settings: Mapping[KeyPath, Setting]
+    file: Path | None
+
+
+def load(
+    config_file: Path | None = None,
+    flags: Mapping[str, object] | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+) -> Resolved:
+    """The configuration of this run.
+
+    Args:
+        config_file: the file to read; None looks for ./config.toml, then /etc/thrumcast/config.toml.
+        flags: values by dotted key, as `{"data.dir": "D"}`; text is converted as in the environment.
+        environment: os.environ unless given.
+
+    Raises:
+        ConfigError: an unreadable file, an unknown key, or a value of the wrong type or out of its range.
+    """
+    file = config_file or next((path for path in SEARCHED_FILES if path.is_file()), None)
+    given: dict[KeyPath, Setting] = {}
+    if file is not None:
+        given |= _from_file(file)
+    given |= _from_environment(os.environ if environment is None else environment)
+    given |= _from_flags(flags or {})
+    document: dict[str, Any] = {}
+    for path, setting in given.items():
+        value = _converted(path, setting)
+        given[path] = Setting(value, setting.source, setting.place)
+        table = document
+        for part in path[:-1]:
+            table = table.setdefault(part, {})
+        table[path[-1]] = value
+    config = msgspec.convert(document, Config)
+    check(config)
+    settings = {path: Setting(value, "default") for path, value in leaves(config)} | given
+    return Resolved(config, settings, file)
+
+
+def _from_file(file: Path) -> dict[KeyPath, Setting]:
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        msg = f"{file}: expected a readable configuration file, found: {error.strerror}"
+        raise ConfigError(msg, hint="name another one with --config FILE, or leave it out for the defaults") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        msg = f"{file}: expected TOML, found: {error}"
+        raise ConfigError(msg, hint="text values stand in quotes, tables in [brackets]") from error
+    return {path: Setting(value, "file", str(file)) for path, value in _flattened(document, (), Config)}
+
+
+def _flattened(table: Mapping[str, Any], prefix: KeyPath, struct: type[Table]) -> Iterator[tuple[KeyPath, Any]]:
+    """The leaves of a parsed file, refusing what the schema does not know."""
+    for key, value in table.items():
+        path = (*prefix, key)
+        types = fields(struct)
+        if key not in types:
+            raise unknown_key(path)
+        inner, by_id = table_of(types[key])
+        if inner is None:
+            yield path, value
+        elif by_id:
+            for name, entry in _as_table(path, value).items():
+                check_id((*path, name))
+                if not _as_table((*path, name), entry):
+                    yield (*path, name), {}  # an empty table still makes the machine known
+                yield from _flattened(entry, (*path, name), inner)
+        else:
+            yield from _flattened(_as_table(path, value), path, inner)
+
+
+def _as_table(path: KeyPath, value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        msg = f"{dotted(path)}: expected a table, found: {value!r}"
+        raise ConfigError(msg, hint=f"write [{dotted(path)}] on a line of its own and its keys below")
+    return value
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[KeyPath, Setting]:
+    found: dict[KeyPath, Setting] = {}
+    for name, text in environment.items():
+        if name.startswith(ENVIRONMENT_PREFIX) and "__" in name:
+            path = tuple(name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__"))
+            found[path] = _text_setting(path, Setting(text, "env", name))
+    return found
+
+
+def _from_flags(flags: Mapping[str, object]) -> dict[KeyPath, Setting]:
+    found: dict[KeyPath, Setting] = {}
+    for key, value in flags.items():
+        path = tuple(key.split("."))
+        text = str(value) if isinstance(value, Path) else value
+        found[path] = _text_setting(path, Setting(text, "flag", "a flag"))
+    return found
+
+
+def _text_setting(path: KeyPath, setting: Setting) -> Setting:
+    """The setting of a single-valued key, its text turned into the key's type where it can be."""
+    kind = leaf_type(path)
+    if get_origin(kind) in (tuple, dict):
+        msg = f"{dotted(path)}: expected a list or table in config.toml, found: {setting.place}"
+        raise ConfigError(msg, hint="only single values can be set from outside the file")
+    if not isinstance(setting.value, str):
+        return setting
+    try:
+        return Setting(msgspec.convert(setting.value, kind, strict=False), setting.source, setting.place)
+    except msgspec.ValidationError:
+        return setting  # _converted refuses it and says why
+
+
+def _converted(path: KeyPath, setting: Setting) -> Any:
+    value = setting.value
+    if value == {} and names_a_machine_or_point(path):
+        return value
+    kind = leaf_type(path)
+    if isinstance(value, float) and not math.isfinite(value):
+        expected = "a finite number"
+    else:
+        try:
+            return msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            expected = _expected(kind, str(error))
+    msg = f"{dotted(path)}: expected {expected}, found: {reprlib.repr(value)}"
+    raise ConfigError(msg, hint=f"set in {setting.place}")
+
+
+def _expected(kind: Any, message: str) -> str:
+    """What a type wants, in words, from msgspec's message (`Expected `float` > 0.0 - at `$``) or its literals."""
+    for part in (kind, *get_args(kind)):
+        if get_origin(part) is Literal:
+            return f"one of {', '.join(get_args(part))}"
+    text = re.sub(r", got .*$| - at `[^`]*`$", "", message).replace("`", "").replace(" | null", "")
+    return "a number that fits 64 bits" if text == "Number out of range" else text.removeprefix("Expected ")

@@ -1,0 +1,52 @@
+"""From the configuration, and from what is known of a machine, to the specs that core owns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.core.alarm import AlarmSpec
+from pipeline.core.features import FeatureSpec
+from pipeline.core.order import OrderSpec
+from pipeline.core.records import BearingOrders, StreamKey
+from pipeline.core.state import StreamSpec
+from pipeline.core.window import WindowSpec
+
+
+def feature_spec(config: Config) -> FeatureSpec:
+    """What the features mean under this configuration; the same for all streams of an archive."""
+    return FeatureSpec(
+        bandwidth_hz=config.features.bandwidth_hz,
+        envelope_low_hz=config.features.envelope_low_hz,
+        envelope_high_hz=config.features.envelope_high_hz,
+        slip_tolerance=config.features.slip_tolerance,
+    )
+
+
+def stream_specs(config: Config, known: Mapping[StreamKey, Mapping[str, Any]]) -> Callable[[StreamKey], StreamSpec]:
+    """Spec of a stream by its key: config.toml first, then what machines.jsonl knows, then the general values."""
+
+    @cache
+    def spec_of(key: StreamKey) -> StreamSpec:
+        machine = config.machine(key.machine, key.point)
+        facts = known.get(key, {})
+        orders = machine.bearing.orders() if machine.bearing is not None else None
+        return StreamSpec(
+            order=OrderSpec(config.order.max_wait_s),
+            window=WindowSpec(machine.window.length_s, machine.window.hop_s, config.order.max_time_step_s),
+            features=feature_spec(config),
+            alarm=AlarmSpec(config.alarm.enter_p, config.alarm.leave_p, config.alarm.enter_s, config.alarm.leave_s),
+            speed_rpm=machine.speed_rpm or facts.get("speed_rpm"),
+            orders=orders or _orders(facts.get("orders")),
+            unit=machine.unit,
+            max_gap_s=config.model.max_gap_s,
+            warm_up_windows=config.model.warm_up_windows,
+        )
+
+    return spec_of
+
+
+def _orders(facts: Mapping[str, float] | None) -> BearingOrders | None:
+    return None if facts is None else BearingOrders(**facts)

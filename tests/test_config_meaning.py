@@ -1,0 +1,223 @@
+"""What the configuration means: machines and their bearings, modes, secrets, and the commands that show it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import cli
+from pipeline.config import ModesConfig, MqttConfig
+from pipeline.config_machines import BearingConfig
+from pipeline.config_sources import Resolved, load
+from pipeline.errors import ConfigError
+
+SECRET = "correct horse"
+
+
+@pytest.fixture(autouse=True)
+def _a_place_without_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.config_sources.SEARCHED_FILES", (Path("config.toml"),))
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+
+
+def resolved(text: str) -> Resolved:
+    Path("given.toml").write_text(text, encoding="utf-8")
+    return load(Path("given.toml"), environment={})
+
+
+MACHINES = """
+[window]
+length_s = 4.0
+[machines.pump]
+area = "hall"
+speed_rpm = 1500
+unit = "g"
+window = { hop_s = 0.25 }
+bearing = { ftf = 0.4, bpfo = 3.6, bpfi = 5.4, bsf = 2.36 }
+[machines.pump.points.nde]
+unit = "mm/s"
+window = { length_s = 8.0 }
+bearing = { elements = 8, element_diameter_mm = 6.0, pitch_diameter_mm = 30.0 }
+[machines.bare]
+"""
+
+
+def test_a_point_overrides_its_machine_which_overrides_the_general_sections() -> None:
+    config = resolved(MACHINES).config
+    de, nde, other = config.machine("pump", "de"), config.machine("pump", "nde"), config.machine("other", "de")
+    assert (de.area, de.speed_rpm, de.unit) == ("hall", 1500.0, "g")
+    assert (nde.area, nde.speed_rpm, nde.unit) == ("hall", 1500.0, "mm/s")
+    assert (other.area, other.speed_rpm, other.unit, other.bearing) == ("", None, None, None)
+    windows = [(view.window.length_s, view.window.hop_s) for view in (de, nde, other)]
+    assert windows == [(4.0, 0.25), (8.0, 0.25), (4.0, 0.5)]
+    assert de.bearing
+    assert nde.bearing
+    assert (de.bearing.bpfo, nde.bearing.bpfo, nde.bearing.elements) == (3.6, None, 8)
+
+
+def test_unknown_machines_are_accepted_unless_told_otherwise() -> None:
+    config = resolved(MACHINES).config
+    assert config.accepts("pump")
+    assert config.accepts("other")
+    strict = resolved("[mqtt]\naccept_unknown_machines = false\n" + MACHINES).config
+    assert strict.accepts("pump")
+    assert strict.accepts("bare"), "an empty table names the machine"
+    assert not strict.accepts("other")
+
+
+def test_the_orders_of_a_6205_bearing_follow_from_its_geometry() -> None:
+    # SKF 6205-2RS, drive end of the CWRU rig, whose page gives these multiples of the running speed.
+    bearing = BearingConfig(elements=9, element_diameter_mm=7.94, pitch_diameter_mm=39.04, contact_angle_deg=0.0)
+    orders = bearing.orders()
+    assert orders
+    assert orders.bpfi == pytest.approx(5.4152, abs=1e-3)
+    assert orders.bpfo == pytest.approx(3.5848, abs=1e-3)
+    assert orders.ftf == pytest.approx(0.39828, abs=1e-3)
+    assert orders.bsf * 2 == pytest.approx(4.7135, abs=1e-3)
+
+
+@given(
+    elements=st.integers(3, 60),
+    element=st.floats(0.5, 90.0),
+    share=st.floats(0.02, 0.9),
+    angle=st.floats(0.0, 60.0),
+)
+def test_the_orders_of_any_bearing_obey_kinematics(elements: int, element: float, share: float, angle: float) -> None:
+    orders = BearingConfig(
+        elements=elements,
+        element_diameter_mm=element,
+        pitch_diameter_mm=element / share,
+        contact_angle_deg=angle,
+    ).orders()
+    assert orders
+    assert orders.bpfo + orders.bpfi == pytest.approx(elements)  # every element passes both races
+    assert orders.bpfo == pytest.approx(elements * orders.ftf)
+    assert 0 < orders.ftf < 0.5 < orders.bpfi
+
+
+def test_orders_that_are_given_are_taken_as_they_are() -> None:
+    orders = BearingConfig(ftf=0.4, bpfo=3.6, bpfi=5.4, bsf=2.36).orders()
+    assert orders
+    assert (orders.ftf, orders.bpfo, orders.bpfi, orders.bsf) == (0.4, 3.6, 5.4, 2.36)
+
+
+@pytest.mark.parametrize(
+    "bearing",
+    [
+        "{ bpfo = 3.6 }",
+        "{ elements = 9, pitch_diameter_mm = 39.04 }",
+        "{ contact_angle_deg = 0.0 }",
+        "{ ftf = 0.4, bpfo = 3.6, bpfi = 5.4, bsf = 2.36, elements = 9 }",
+        "{ elements = 9, element_diameter_mm = 40.0, pitch_diameter_mm = 39.0 }",
+    ],
+)
+@pytest.mark.parametrize("table", ["machines.p", 'machines.p.points."de.1"'])
+def test_half_a_bearing_or_an_impossible_one_is_refused(table: str, bearing: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolved(f"[{table}]\nbearing = {bearing}")
+    assert caught.value.message.startswith(f"{table}.bearing")
+
+
+def test_an_alias_stands_for_its_mode_and_other_names_for_themselves() -> None:
+    modes = ModesConfig()
+    assert modes.resolve("inner_race") == "bearing_inner"
+    assert modes.resolve("bearing_inner") == "bearing_inner"
+    assert modes.resolve("gremlins") == "gremlins"
+    assert {modes.resolve(alias) for alias in modes.aliases} <= set(modes.names)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("names = []", "modes.names"),
+        ('names = ["a", "a"]', "modes.names"),
+        ('names = ["healthy", "unknown"]', "modes.names"),
+        ('names = ["not ok"]', "modes.names"),
+        ('names = ["healthy", "hot"]\n[modes.aliases]\nwarm = "burning"', "modes.aliases.warm"),
+        ('names = ["healthy", "hot"]\n[modes.aliases]\nhot = "healthy"', "modes.aliases.hot"),
+        ('aliases = { warm = 3 }', "modes.aliases"),
+    ],
+)  # fmt: skip
+def test_modes_that_contradict_each_other_are_refused(text: str, key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolved(f"[modes]\n{text}")
+    assert caught.value.message.startswith(f"{key}: expected ")
+
+
+def test_own_modes_replace_the_usual_ones() -> None:
+    modes = resolved('[modes]\nnames = ["healthy", "hot"]\n[modes.aliases]\nwarm = "hot"').config.modes
+    assert modes.names == ("healthy", "hot")
+    assert (modes.resolve("warm"), modes.resolve("ball")) == ("hot", "ball")
+
+
+def test_the_password_is_read_from_its_file() -> None:
+    Path("secret").write_text(f"{SECRET}\n", encoding="utf-8")
+    assert MqttConfig(password_file="secret").password() == SECRET
+    assert MqttConfig().password() is None
+
+
+def test_the_password_can_come_from_the_service_manager(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert MqttConfig().password() is None
+    Path("mqtt_password").write_text(SECRET, encoding="utf-8")
+    assert MqttConfig().password() == SECRET
+
+
+@pytest.mark.parametrize("command", [["config", "show"], ["config", "show", "--json"], ["config", "check", "-vv"]])
+def test_no_command_prints_the_password(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("secret").write_text(SECRET, encoding="utf-8")
+    assert cli.run([*command, "--set", "mqtt.password_file=secret"]) == 0
+    captured = capsys.readouterr()
+    assert SECRET not in captured.out + captured.err
+    if command[1] == "show":
+        assert "********" in captured.out
+
+
+def test_a_password_written_into_the_file_is_refused_without_being_repeated() -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolved(f'[mqtt]\npassword = "{SECRET}"')
+    assert SECRET not in str(caught.value)
+    assert caught.value.hint == "nearest known key: mqtt.password_file"
+
+
+def test_show_tells_value_and_origin(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("config.toml").write_text("[window]\nlength_s = 2\n", encoding="utf-8")
+    monkeypatch.setenv("THRUMCAST_MQTT__TLS", "true")
+    assert cli.run(["config", "show", "--set", "data.dir=D"]) == 0
+    lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
+    assert lines["window.length_s"] == ["2.0", "file", "config.toml"]
+    assert lines["mqtt.tls"] == ["true", "env", "THRUMCAST_MQTT__TLS"]
+    assert lines["data.dir"] == ['"D"', "flag", "a", "flag"]
+    assert lines["window.hop_s"] == ["0.5", "default"]
+
+
+def test_show_as_json_holds_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("config.toml").write_text("[window]\nlength_s = 2\n", encoding="utf-8")
+    assert cli.run(["config", "show", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["file"] == "config.toml"
+    assert document["settings"]["window.length_s"] == {"value": 2.0, "source": "file", "place": "config.toml"}
+    assert document["settings"]["modes.aliases"]["value"]["ball"] == "bearing_ball"
+
+
+def test_check_says_ok_or_exits_with_3(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["config", "check"]) == 0
+    assert capsys.readouterr().out.startswith("ok: no file, defaults (0 of ")
+    assert cli.run(["config", "check", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"ok": True, "file": None, "set": 0}
+    assert cli.run(["config", "check", "--set", "window.hop=1"]) == 3
+    assert capsys.readouterr().err == "error: window.hop: unknown key\nhint: nearest known key: window.hop_s\n"
+
+
+def test_check_refuses_a_password_file_that_cannot_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["config", "check", "--set", "mqtt.password_file=nowhere"]) == 3
+    assert "mqtt.password_file: expected a readable file with the password" in capsys.readouterr().err
+
+
+def test_a_setting_without_a_value_is_a_usage_error() -> None:
+    assert cli.run(["config", "check", "--set", "window.hop_s"]) == 2
