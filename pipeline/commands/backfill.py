@@ -1,0 +1,90 @@
+"""`thrumcast backfill`: recordings -> features and predictions in the archive, no broker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline.commands.common import Console, with_console
+
+
+@click.command(name="backfill")
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--data", "data_dir", type=click.Path(path_type=Path), default=None, help="Data directory.")
+@click.option("--channels", default=None, metavar="NAME[=AS],...", help="Channels to take, and their new names.")
+@click.option("--rate", "rate_hz", type=float, default=None, help="Sampling rate in Hz of recordings that do not say.")
+@click.option("--model", "version", default=None, help="Model version or alias [default: model.alias, if there is one].")
+@click.option("--workers", type=click.IntRange(min=1), default=None, help="Processes [default: one per core].")
+@with_console
+def command(
+    console: Console,
+    inputs: tuple[Path, ...],
+    data_dir: Path | None,
+    channels: str | None,
+    rate_hz: float | None,
+    version: str | None,
+    workers: int | None,
+) -> None:
+    """Compute features, and predictions if there is a model, of recordings (files or folders)."""
+    import os
+    import time
+
+    from pipeline.commands.compose import MakeWorker, folder, opened, predictor
+    from pipeline.drivers.backfill import Done, Job, backfill
+    from pipeline.edges.recordings import find_recordings, parse_channels
+    from pipeline.errors import RecordingError
+    from pipeline.specs import feature_spec
+
+    config = console.config(**{"data.dir": data_dir})
+    channel_map = parse_channels(channels) if channels else None
+    model = predictor(config, version)
+    context = f"{feature_spec(config).schema} {config.window} {model.version if model else 'no model'}"
+    jobs = [Job(path, channel_map, rate_hz, context) for path in find_recordings(inputs)]
+    console.say(f"{len(jobs)} recordings -> {folder(config.data.path)}, model: {model.version if model else 'none yet'}")
+    began_s = time.monotonic()
+
+    def show(done: Done) -> None:
+        bar.advance()
+        if done.error:
+            console.warn(f"skipped {done.path}: {done.error}")
+
+    with opened(config) as (journal, archive), console.progress(len(jobs), "recordings") as bar:
+        make_worker = MakeWorker(config, model.version if model else None, frozenset(journal.inputs_done()))
+        report = backfill(
+            jobs,
+            make_worker,
+            journal,
+            archive,
+            classes=model.classes if model else (),
+            workers=min(workers or os.cpu_count() or 1, max(1, len(jobs))),
+            on_done=show,
+        )
+    seconds = time.monotonic() - began_s
+    if report.windows and report.incomplete == report.windows:
+        console.warn(
+            f"no window is complete: is every record shorter than window.length_s = {config.window.length_s:g} s? "
+            "Set [window] in config.toml, or `window` of the machine"
+        )
+    document = {
+        "inputs": report.inputs,
+        "already_done": report.known,
+        "streams": len(report.streams),
+        "windows": report.windows,
+        "windows_not_judged": report.incomplete,
+        "predictions": report.predictions,
+        "seconds": round(seconds, 3),
+        "windows_per_s": round(report.windows / seconds, 1),
+        "model": model.version if model else None,
+        "without_windows": report.empty,
+        "skipped": [{"input": path, "reason": why} for path, why in report.skipped.items()],
+    }
+    text = (
+        f"{report.windows} windows of {len(report.streams)} streams in {seconds:.1f} s, {report.predictions} predictions; "
+        f"{report.known} recordings were done before, {len(report.skipped)} skipped"
+    )
+    console.result(document, text)
+    if len(report.skipped) == report.inputs:
+        msg = f"at least one readable recording expected, found: {len(report.skipped)} that cannot be read"
+        raise RecordingError(msg, hint="the reasons are above")
+    console.say("next: thrumcast train, or thrumcast archive ls")

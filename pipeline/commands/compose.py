@@ -1,0 +1,77 @@
+"""Composition: how the rooms are put together for the commands that run the pipeline."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.core.engine import Engine
+from pipeline.core.features.table import FEATURES
+from pipeline.core.quality import Quality
+from pipeline.drivers.backfill import Worker
+from pipeline.edges.archive import Archive
+from pipeline.edges.archive_schema import FeatureSchema
+from pipeline.edges.journal import Journal
+from pipeline.edges.machines import MACHINES_NAME, MachinesFile
+from pipeline.specs import feature_spec, stream_specs
+
+if TYPE_CHECKING:
+    from models.predictor import NumpyPredictor
+    from pipeline.config import Config
+
+
+def feature_schema(config: Config) -> FeatureSchema:
+    """The feature table as the archive wants it."""
+    return FeatureSchema(
+        name=feature_spec(config).schema,
+        features=tuple(f.name for f in FEATURES),
+        units=tuple(f.unit for f in FEATURES),
+        sources=tuple(f"{f.formula} ({f.source})" for f in FEATURES),
+        quality_bits=tuple(str(bit.name).lower() for bit in Quality if bit),
+    )
+
+
+@contextlib.contextmanager
+def opened(config: Config) -> Iterator[tuple[Journal, Archive]]:
+    """The data directory, for writing."""
+    with Journal(config.data.path) as journal:
+        yield journal, Archive(config.data.path, journal, feature_schema(config))
+
+
+def predictor(config: Config, version: str | None = None) -> NumpyPredictor | None:
+    """A version or alias, else the model that serves; checked against the feature schema. None where none serves yet."""
+    from models.predictor import NumpyPredictor
+    from models.registry import Registry
+
+    registry = Registry(config.data.path)
+    if version is None and config.model.alias not in registry.aliases():
+        return None
+    bundle = registry.load(version or config.model.alias)
+    bundle.check_fits(feature_spec(config).schema)
+    return NumpyPredictor(bundle)
+
+
+@dataclass(frozen=True, slots=True)
+class MakeWorker:
+    """Makes the engine of a backfill worker; a value that a worker process can be sent."""
+
+    config: Config
+    version: str | None  # None = features only
+    finished: frozenset[str]
+
+    def __call__(self) -> Worker:
+        """In the worker process."""
+        model = None if self.version is None else predictor(self.config, self.version)
+        known = MachinesFile(self.config.data.path / MACHINES_NAME).load()
+        return Worker(Engine(stream_specs(self.config, known), model), self.config.modes.resolve, self.finished)
+
+
+def folder(path: Path) -> str:
+    """A path for messages: relative where that is shorter."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

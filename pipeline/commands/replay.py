@@ -1,0 +1,121 @@
+"""`thrumcast replay`: recordings over MQTT, as if the machines were running."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline.commands.common import Console, with_console
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.core.records import Block
+    from pipeline.edges.recordings import RecordedStream
+
+
+@click.command(name="replay")
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--channels", default=None, metavar="NAME[=AS],...", help="Channels to take, and their new names.")
+@click.option("--rate", "rate_hz", type=float, default=None, help="Sampling rate in Hz of recordings that do not say.")
+@click.option("--speed", type=click.FloatRange(min=0), default=1.0, show_default=True, help="0 = as fast as accepted.")
+@click.option("--broker", metavar="URL", default=None, help="mqtt://HOST:PORT [default: mqtt.host and mqtt.port].")
+@click.option("--block-s", type=click.FloatRange(min=0.001), default=0.25, show_default=True, help="Length of a message.")
+@click.option(
+    "--machine-from",
+    type=click.Choice(["recording", "file"]),
+    default="recording",
+    show_default=True,
+    help="Machine ids: what the recordings say of themselves, or the names of the files.",
+)
+@click.option("--area", default="replay", show_default=True, help="The topic's area.")
+@with_console
+def command(
+    console: Console,
+    inputs: tuple[Path, ...],
+    channels: str | None,
+    rate_hz: float | None,
+    speed: float,
+    broker: str | None,
+    block_s: float,
+    machine_from: str,
+    area: str,
+) -> None:
+    """Publish recordings (files or folders) to the broker, one after the other, each as a session that begins now.
+
+    Speed, bearing and true failure mode travel with the readings where the recording knows them.
+    """
+    import time
+
+    from pipeline.commands.addresses import broker_flags
+    from pipeline.commands.service import mqtt_settings
+    from pipeline.core.codec import encode
+    from pipeline.edges.mqtt import MqttPublisher, TopicTemplate
+    from pipeline.edges.recordings import find_recordings, open_recording, parse_channels, streams
+    from pipeline.errors import RecordingError, ThrumcastError
+
+    config = console.config(**broker_flags(broker))
+    channel_map = parse_channels(channels) if channels else None
+    topics = TopicTemplate(config.mqtt.readings_topic)
+    paths = find_recordings(inputs)
+    skipped: dict[str, str] = {}
+    sent_messages = sent_bytes = sent_streams = 0
+    began_s = time.monotonic()
+    settings = mqtt_settings(config, client_id=f"{config.mqtt.client_id}-replay-{time.time_ns() % 10**9}")
+    with MqttPublisher(settings).connect() as publisher, console.progress(len(paths), "recordings") as bar:
+        for path in paths:
+            try:
+                found = streams(open_recording(path, rate_hz), channel_map)
+                for stream in found:
+                    at_s = time.monotonic()
+                    for block, due_s in _timed(config, stream, block_s, path.stem if machine_from == "file" else None):
+                        if speed > 0:
+                            publisher.rest(max(0.0, at_s + due_s / speed - time.monotonic()))
+                        payload = encode(block)
+                        topic = topics.format(area=area, machine=block.key.machine, point=block.key.point)
+                        publisher.publish(topic, payload)
+                        sent_messages += 1
+                        sent_bytes += len(payload)
+                    sent_streams += 1
+            except RecordingError as error:
+                skipped[str(path)] = str(error)
+                console.warn(f"skipped {path}: {error}")
+            bar.advance()
+        publisher.drain()
+        acknowledged = publisher.acknowledged
+    seconds = time.monotonic() - began_s
+    document = {
+        "inputs": len(paths),
+        "streams": sent_streams,
+        "messages": sent_messages,
+        "acknowledged": acknowledged,
+        "payload_bytes": sent_bytes,
+        "seconds": round(seconds, 3),
+        "messages_per_s": round(sent_messages / seconds, 1),
+        "skipped": [{"input": name, "reason": why} for name, why in skipped.items()],
+    }
+    console.result(
+        document,
+        f"{sent_messages} messages of {sent_streams} streams, all acknowledged, in {seconds:.1f} s; {len(skipped)} skipped",
+    )
+    if paths and len(skipped) == len(paths):
+        msg = f"at least one readable recording expected, found: {len(skipped)} that cannot be read"
+        raise ThrumcastError(msg, hint="the reasons are above")
+
+
+def _timed(config: Config, stream: RecordedStream, block_s: float, machine: str | None) -> Iterator[tuple[Block, float]]:
+    """Blocks of a stream as of now, and how many seconds after the first sample each is complete."""
+    import time
+    from dataclasses import replace
+
+    from pipeline.core.records import StreamKey
+    from pipeline.edges.recordings_channels import id_text
+
+    now_ns = time.time_ns()
+    key = stream.key if machine is None else StreamKey(id_text(machine)[:64], stream.key.point)
+    for block in stream.blocks(block_s, session=now_ns, t0_ns=now_ns):
+        truth = None if block.truth is None else config.modes.resolve(block.truth)
+        due_s = (block.t0_ns - now_ns) / 1e9 + block.samples.shape[1] / block.rate_hz
+        yield replace(block, key=key, truth=truth), due_s

@@ -1,0 +1,55 @@
+"""`thrumcast run`: the service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline.commands.common import Console, with_console
+
+
+@click.command(name="run")
+@click.option("--data", "data_dir", type=click.Path(path_type=Path), default=None, help="Data directory.")
+@click.option("--broker", metavar="URL", default=None, help="mqtt://HOST:PORT [default: mqtt.host and mqtt.port].")
+@click.option("--seconds", type=float, default=None, help="Stop after so long [default: run until stopped].")
+@click.option("--wait", is_flag=True, help="Wait for a broker that is not there yet, instead of failing.")
+@with_console
+def command(
+    console: Console, data_dir: Path | None, broker: str | None, seconds: float | None, wait: bool
+) -> None:
+    """Listen to the plant: readings in over MQTT, predictions out, everything into the archive.
+
+    Stops cleanly on SIGTERM and Ctrl-C: what has arrived is committed and rolled into the archive.
+    """
+    import signal
+    import time
+
+    from pipeline.commands.addresses import broker_flags
+    from pipeline.commands.compose import folder
+    from pipeline.commands.logs import start_logging
+    from pipeline.commands.service import service
+
+    config = console.config(**{"data.dir": data_dir}, **broker_flags(broker))
+    start_logging(console)
+    stopping = False
+
+    def stop_soon(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop_soon)
+    until_s = None if seconds is None else time.monotonic() + seconds
+    with service(config, wait=wait) as (live, _, model):
+        console.say(
+            f"listening to {config.mqtt.host}:{config.mqtt.port} {config.mqtt.readings_topic}, "
+            f"data in {folder(config.data.path)}, "
+            + (f"model {model.version}" if model else "no model yet: features only (`thrumcast train` makes one)")
+        )
+        live.run(lambda: stopping or (until_s is not None and time.monotonic() >= until_s))
+        counts = {name: live.counts[name] for name in ("received", "committed", "duplicate", "late", "quarantined")}
+    console.result(
+        {"messages": counts, "model": model.version if model else None, "data": str(config.data.path)},
+        " ".join(f"{name}={n}" for name, n in counts.items()),
+    )

@@ -1,0 +1,123 @@
+"""The live service, put together: used by `run` and by `demo`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.commands.compose import opened, predictor
+from pipeline.core.engine import Engine, Step
+from pipeline.core.order import REMEMBERED_SESSIONS
+from pipeline.core.records import Block, StreamKey
+from pipeline.core.state import StreamState, from_bytes
+from pipeline.drivers.intake import Batch, Intake
+from pipeline.drivers.live import Live, Rhythm
+from pipeline.drivers.results import Results
+from pipeline.edges.machines import MACHINES_NAME, MachinesFile
+from pipeline.edges.mqtt import MqttConnection, MqttSettings, TopicTemplate
+from pipeline.specs import stream_specs
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.core.records import Predictor
+    from pipeline.core.state import StreamSpec
+    from pipeline.edges.journal import Journal
+
+
+def mqtt_settings(config: Config, *, client_id: str | None = None) -> MqttSettings:
+    """The connection that the configuration describes, under its own client id or another one."""
+    mqtt = config.mqtt
+    return MqttSettings(
+        client_id=client_id or mqtt.client_id,
+        host=mqtt.host,
+        port=mqtt.port,
+        username=mqtt.username or None,
+        password_file=mqtt.password_path(),
+        tls=mqtt.tls,
+        ca_file=Path(mqtt.tls_ca_file).expanduser() if mqtt.tls_ca_file else None,
+        keepalive_s=mqtt.keepalive_s,
+        session_expiry_s=mqtt.session_expiry_s,
+        receive_maximum=mqtt.receive_maximum,
+        maximum_packet_bytes=mqtt.max_payload_bytes + 65_536,
+    )
+
+
+@dataclass(slots=True)
+class Acquaintance:
+    """Writes down what blocks say of streams that machines.jsonl does not know yet."""
+
+    machines: MachinesFile
+    known: set[StreamKey] = field(default_factory=set)
+
+    def __call__(self, batch: Batch, step: Step) -> None:
+        """After a committed turn."""
+        new = {block.key: _facts(block) for block in batch.blocks if block.key not in self.known}
+        if new:
+            self.known |= new.keys()
+            self.machines.update_all(new)
+
+
+def _facts(block: Block) -> dict[str, Any]:
+    facts: dict[str, Any] = {"rate_hz": block.rate_hz, "unit": block.unit}
+    if block.orders is not None:
+        orders = block.orders
+        facts["orders"] = {"ftf": orders.ftf, "bpfo": orders.bpfo, "bpfi": orders.bpfi, "bsf": orders.bsf}
+    return facts
+
+
+def restored(
+    journal: Journal, spec_of: Callable[[StreamKey], StreamSpec]
+) -> dict[StreamKey, StreamState]:
+    """Every stream as the last commit left it.
+
+    Raises:
+        ConfigError: the window or feature settings have changed since.
+        ArchiveError: the state is damaged or of another version.
+    """
+    return {key: from_bytes(spec_of(key), data) for key, data in journal.states().items()}
+
+
+@contextlib.contextmanager
+def service(config: Config, *, wait: bool) -> Iterator[tuple[Live, MqttConnection, Predictor | None]]:
+    """A connected service; at the end it says goodbye to the broker and lets the data directory go.
+
+    Args:
+        config: All of it.
+        wait: Whether to wait for a broker that is not there yet; else NotReachable.
+    """
+    model = predictor(config)
+    topics = TopicTemplate(config.mqtt.readings_topic)
+    machines = MachinesFile(config.data.path / MACHINES_NAME)
+    with opened(config) as (journal, archive):
+        known = machines.load()
+        engine = Engine(stream_specs(config, known), model)
+        base = config.mqtt.results_topic
+        messages_per_commit = max(1, min(config.mqtt.receive_maximum // 2, REMEMBERED_SESSIONS))
+        connection = MqttConnection(
+            mqtt_settings(config),
+            subscriptions=[topics.subscription],
+            status_topic=f"{base}/status",
+            max_waiting=2 * messages_per_commit,
+        )
+        live = Live(
+            engine=engine,
+            source=connection,
+            intake=Intake(topics.parse, config.accepts, config.mqtt.max_payload_bytes),
+            journal=journal,
+            archive=archive,
+            results=Results(base, connection.publish, model.version if model else None, model.classes if model else ()),
+            rhythm=Rhythm(
+                commit_interval_s=config.commit.interval_s,
+                commit_messages=messages_per_commit,
+                roll_s=config.archive.roll_s,
+                roll_rows=config.archive.roll_rows,
+            ),
+            states=restored(journal, engine.spec_of),
+            on_turn=Acquaintance(machines, set(known)),
+        )
+        with connection:
+            connection.connect(wait=wait)
+            yield live, connection, model

@@ -1,0 +1,120 @@
+"""Intake: messages -> blocks, and an account in which every received message ends in exactly one place.
+
+    received = committed + duplicate + late + quarantined + dropped + in_flight
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from pipeline.core import codec
+from pipeline.core.engine import Engine, States, Step
+from pipeline.core.records import Block, Duplicate, Late, Rejected, StreamKey
+from pipeline.edges.archive_tables import Quarantined
+from pipeline.edges.ports import Message
+from pipeline.errors import DecodeError
+
+OUTCOMES = ("committed", "duplicate", "late", "quarantined")
+
+
+@dataclass(slots=True)
+class Batch:
+    """Some messages, the blocks in them, and those that are refused."""
+
+    messages: Sequence[Message]
+    blocks: list[Block] = field(default_factory=list)
+    origin: list[Message] = field(default_factory=list)  # the message of each block
+    quarantined: list[Quarantined] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """Decides what is a block of a stream that is wanted."""
+
+    key_of: Callable[[str], StreamKey | None]  # topic -> stream, None where the topic names none
+    accepts: Callable[[str], bool]  # whether readings of this machine are wanted
+    max_payload_bytes: int
+
+    def read(self, messages: Sequence[Message], now_ns: int) -> Batch:
+        """Decode; whatever is not a block goes to quarantine with a reason."""
+        batch = Batch(messages)
+        for message in messages:
+            try:
+                batch.blocks.append(self._block(message))
+                batch.origin.append(message)
+            except DecodeError as error:
+                batch.quarantined.append(refused(message, error.reason, now_ns))
+        return batch
+
+    def _block(self, message: Message) -> Block:
+        key = self.key_of(message.topic)
+        if key is None:
+            reason = "topic"
+            raise DecodeError(reason, f"a topic of the readings template expected, found: {message.topic}")
+        if not self.accepts(key.machine):
+            reason = "unknown_machine"
+            raise DecodeError(reason, f"a configured machine expected, found: {key.machine}")
+        limit = self.max_payload_bytes
+        return codec.decode(message.payload, key, max_payload_bytes=limit, content_type=message.content_type)
+
+
+def refused(message: Message, reason: str, now_ns: int) -> Quarantined:
+    """A message for the quarantine."""
+    return Quarantined(message.topic, now_ns, reason, message.payload, len(message.payload))
+
+
+def step_all(engine: Engine, states: States, batch: Batch, now_ns: int) -> Step:
+    """Step the engine over a batch; blocks that contradict their session join the quarantined.
+
+    A block on which the engine fails would come again and again and stop the plant. So the batch is then
+    stepped block by block, and the one that fails is refused like any other bad message.
+    """
+    try:
+        step = engine.step(states, batch.blocks)
+    except MemoryError:
+        raise
+    except Exception:  # any failure is the block's: it is isolated, named and kept, never swallowed
+        step = _step_one_by_one(engine, states, batch, now_ns)
+    contradicting = {(t.key, t.session, t.index) for t in step.troubles if isinstance(t, Rejected)}
+    for block, message in zip(batch.blocks, batch.origin, strict=True):
+        if (block.key, block.session, block.index) in contradicting:
+            batch.quarantined.append(refused(message, "session", now_ns))
+    return step
+
+
+def _step_one_by_one(engine: Engine, states: States, batch: Batch, now_ns: int) -> Step:
+    total = Step()
+    good: list[tuple[Block, Message]] = []
+    for block, message in zip(batch.blocks, batch.origin, strict=True):
+        try:
+            step = engine.step({**states, **total.states}, [block])
+        except Exception as error:
+            batch.quarantined.append(refused(message, f"engine_{type(error).__name__}", now_ns))
+            continue
+        good.append((block, message))
+        total.states |= step.states
+        total.features += step.features
+        total.predictions += step.predictions
+        total.alarms += step.alarms
+        total.troubles += step.troubles
+    batch.blocks, batch.origin = [b for b, _ in good], [m for _, m in good]
+    return total
+
+
+def account(batch: Batch, step: Step) -> Counter[str]:
+    """How the messages of a batch ended, beside how many there were."""
+    counts = Counter(
+        received=len(batch.messages),
+        duplicate=sum(isinstance(t, Duplicate) for t in step.troubles),
+        late=sum(isinstance(t, Late) for t in step.troubles),
+        quarantined=len(batch.quarantined),
+    )
+    counts["committed"] = counts["received"] - counts["duplicate"] - counts["late"] - counts["quarantined"]
+    return counts
+
+
+def prefixed(counts: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """As the journal's cumulative counters."""
+    return {f"messages_{name}": n for name, n in counts if n}

@@ -1,0 +1,141 @@
+"""Results out: what is published of predictions, stream states and alarms. The payloads are a contract."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import msgspec
+
+from pipeline import __version__
+from pipeline.core.engine import Step
+from pipeline.core.features.table import COLUMN
+from pipeline.core.records import AlarmChange, FeatureRow, Prediction, StreamKey
+
+STATE_EVERY_S = 60.0  # an unchanged state is repeated, so that a reader can tell it from a forgotten one
+STALE_AFTER_S = 60.0  # of silence
+
+
+class Publish(Protocol):
+    """`pipeline.edges.ports.Publisher.publish`."""
+
+    def __call__(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
+        """Send one message."""
+
+
+@dataclass(slots=True)
+class _Shown:
+    """What was last published of a stream."""
+
+    state: str
+    mode: str | None
+    at_s: float
+    heard_s: float
+    payload: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Results:
+    """Publishes to `<base>/machines/<machine>/<point>/...` and `<base>/events/alarms`."""
+
+    base: str
+    publish: Publish
+    model: str | None = None
+    classes: tuple[str, ...] = ()
+    shown: dict[StreamKey, _Shown] = field(default_factory=dict)
+
+    def online(self, now_ns: int) -> None:
+        """The retained status, said at every connection; its counterpart is the last will."""
+        status = {"state": "online", "version": __version__, "model": self.model, "since": iso(now_ns)}
+        self._send("status", status, 1, True)
+
+    def step(self, step: Step, now_s: float) -> None:
+        """Everything that a committed step has to say."""
+        velocity = {(row.key, row.session, row.window): _velocity_rms_mm_s(row) for row in step.features}
+        for prediction in step.predictions:
+            self._send(f"{_place(prediction.key)}/prediction", self._prediction(prediction), 0, False)
+            self._state(prediction, velocity.get((prediction.key, prediction.session, prediction.window)), now_s)
+        for change in step.alarms:
+            self._alarm(change)
+
+    def silence(self, now_s: float) -> None:
+        """Streams that nobody has heard of for a while are stale."""
+        for key, shown in self.shown.items():
+            if shown.state != "stale" and now_s - shown.heard_s > STALE_AFTER_S:
+                shown.state, shown.at_s = "stale", now_s
+                self._send(f"{_place(key)}/state", shown.payload | {"state": "stale"}, 1, True)
+
+    def _prediction(self, p: Prediction) -> dict[str, Any]:
+        judged = p.mode is not None
+        probabilities = dict(zip(self.classes, p.probabilities.tolist(), strict=True)) if judged else {}
+        return {
+            "ts": iso(p.end_ns),
+            "session": p.session,
+            "window": p.window,
+            "mode": p.mode,
+            "p": p.p if judged else None,
+            "probs": {name: round(value, 6) for name, value in probabilities.items()},
+            "state": p.state,
+            "state_age": p.state_age,
+            "model": p.model,
+        }
+
+    def _state(self, p: Prediction, velocity_rms_mm_s: float | None, now_s: float) -> None:
+        shown = self.shown.get(p.key)
+        changed = shown is None or (shown.state, shown.mode) != (p.state, p.mode)
+        payload = {
+            "ts": iso(p.end_ns),
+            "expires_s": 2 * STATE_EVERY_S,
+            "state": p.state,
+            "mode": p.mode,
+            "p": p.p if p.mode is not None else None,
+            "velocity_rms_mm_s": velocity_rms_mm_s,
+            "zone": None,
+            "evidence": [],
+            "model": p.model,
+        }
+        due = changed or shown is None or now_s - shown.at_s >= STATE_EVERY_S
+        at_s = now_s if due or shown is None else shown.at_s
+        self.shown[p.key] = _Shown(p.state, p.mode, at_s, now_s, payload)
+        if due:
+            self._send(f"{_place(p.key)}/state", payload, 1, True)
+
+    def _alarm(self, change: AlarmChange) -> None:
+        alarm = {
+            "id": change.id,
+            "mode": change.mode,
+            "p": change.p,
+            "at": iso(change.at_ns),
+            "since": iso(change.since_ns),
+        }
+        cleared = change.type == "cleared"
+        event = {
+            "type": change.type,
+            "id": change.id,
+            "before": alarm if cleared else None,
+            "after": None if cleared else alarm,
+        }
+        place = f"{self.base}/{_place(change.key)}/alarm"
+        self.publish(place, b"" if cleared else msgspec.json.encode(alarm), qos=1, retain=True)
+        self._send("events/alarms", event | {"machine": change.key.machine, "point": change.key.point}, 1, False)
+
+    def _send(self, topic: str, document: dict[str, Any], qos: int, retain: bool) -> None:
+        self.publish(f"{self.base}/{topic}", msgspec.json.encode(document), qos=qos, retain=retain)
+
+
+def iso(ns: int) -> str:
+    """Nanoseconds since 1970 as ISO 8601 in UTC, to the microsecond."""
+    seconds, rest = divmod(ns, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest // 1000:06d}Z"
+
+
+def _place(key: StreamKey) -> str:
+    return f"machines/{key.machine}/{key.point}"
+
+
+def _velocity_rms_mm_s(row: FeatureRow) -> float | None:
+    """Of the channel that vibrates most; None where the unit or the rate does not allow it."""
+    values = [float(v) for v in row.values[:, COLUMN["velocity_rms"]] if math.isfinite(v)]
+    return round(max(values), 4) if values else None

@@ -1,0 +1,232 @@
+"""The live driver against a broker in memory: commit order, accounting, restarts, a disk that refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import contract
+import pytest
+from test_laws import ENGINE, SPEC, recording
+
+from pipeline.core.codec import encode
+from pipeline.core.records import Block, StreamKey
+from pipeline.core.state import from_bytes
+from pipeline.drivers.intake import Intake
+from pipeline.drivers.live import Live, Rhythm
+from pipeline.drivers.results import Results
+from pipeline.edges.archive import Archive
+from pipeline.edges.archive_read import read_features, read_predictions
+from pipeline.edges.archive_schema import FeatureSchema
+from pipeline.edges.journal import Journal
+from pipeline.edges.mqtt import TopicTemplate
+from pipeline.edges.ports import LinkEvent, MemoryBroker
+from pipeline.errors import ArchiveError
+
+TOPICS = TopicTemplate("plant/{area}/{machine}/{point}/vibration")
+
+
+class Broker(MemoryBroker):
+    """The broker in memory, with what the live driver asks of a connection."""
+
+    def service(self, timeout_s: float = 0.0) -> None:
+        pass
+
+    def events(self) -> list[LinkEvent]:
+        return []
+
+
+def schema() -> FeatureSchema:
+    from pipeline.core.features.table import FEATURES
+
+    return FeatureSchema(SPEC.features.schema, tuple(f.name for f in FEATURES), tuple(f.unit for f in FEATURES))
+
+
+def service(directory: Path, broker: Broker) -> Live:
+    journal = Journal(directory)
+    return Live(
+        engine=ENGINE,
+        source=broker,
+        intake=Intake(TOPICS.parse, lambda machine: machine != "stranger", 1_000_000),
+        journal=journal,
+        archive=Archive(directory, journal, schema()),
+        results=Results("thrumcast", broker.publish, classes=("healthy", "bearing_outer", "unbalance")),
+        rhythm=Rhythm(commit_interval_s=0.01, commit_messages=4),
+        states={key: from_bytes(SPEC, data) for key, data in journal.states().items()},
+    )
+
+
+def stop_when_idle(broker: Broker) -> Callable[[], bool]:
+    return lambda: not broker.waiting
+
+
+def send(broker: Broker, blocks: list[Block]) -> None:
+    for block in blocks:
+        broker.send(TOPICS.format(machine=block.key.machine, point=block.key.point), [encode(block)])
+
+
+@pytest.fixture
+def broker() -> Iterator[Broker]:
+    yield Broker()
+
+
+def stored(directory: Path) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    keys = [("machine", "ascending"), ("session", "ascending"), ("window", "ascending")]
+    features = read_features(directory).sort_by(keys)
+    predictions = read_predictions(directory).sort_by(keys)
+    return features.to_pylist(), predictions.to_pylist()
+
+
+def same_rows(left: list[dict[str, object]], right: list[dict[str, object]]) -> bool:
+    return repr(left) == repr(right)  # repr: NaN is equal to NaN, and floats are told apart to the last bit
+
+
+def uninterrupted(directory: Path, blocks: list[Block]) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    broker = Broker()
+    live = service(directory, broker)
+    send(broker, blocks)
+    live.run(stop_when_idle(broker))
+    live.journal.close()
+    return stored(directory)
+
+
+BLOCKS = [b for pair in zip(recording(1), recording(2, machine="fan-02"), strict=False) for b in pair]
+
+
+def test_everything_taken_is_committed_acknowledged_in_order_and_archived(tmp_path: Path, broker: Broker) -> None:
+    live = service(tmp_path, broker)
+    send(broker, BLOCKS)
+    live.run(stop_when_idle(broker))
+    numbers = [m.receipt.number for m in broker.acknowledged]
+    assert numbers == list(range(1, len(BLOCKS) + 1))
+    assert live.counts["received"] == live.counts["committed"] == len(BLOCKS)
+    assert live.journal.pending_rows() == 0
+    assert live.journal.counters()["messages_committed"] == len(BLOCKS)
+    features, predictions = stored(tmp_path)
+    expected = contract.one_step(ENGINE)(BLOCKS)
+    assert len(features) == len(predictions) == sum(len(outcome.rows) for outcome in expected.values())
+
+
+@pytest.mark.parametrize("dies_after", ["nothing", "commit", "acknowledge"])
+def test_a_death_anywhere_in_a_turn_loses_and_doubles_nothing(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch, dies_after: str
+) -> None:
+    expected = uninterrupted(tmp_path / "whole", BLOCKS)
+
+    class Died(BaseException):
+        pass
+
+    def die(*_: object, **__: object) -> None:
+        raise Died
+
+    send(broker, BLOCKS)
+    for turn in range(3):
+        live = service(tmp_path / "broken", broker)
+        if turn < 2:
+            match dies_after:
+                case "nothing":
+                    monkeypatch.setattr(live.journal, "commit", die)
+                case "commit":
+                    live.source = type("Dying", (), {"take": broker.take, "acknowledge": die, "events": broker.events})()
+                case "acknowledge":
+                    monkeypatch.setattr(Results, "step", die)
+            with pytest.raises(Died):
+                live.run(stop_when_idle(broker))
+            broker.restart()
+            monkeypatch.undo()
+        else:
+            live.run(stop_when_idle(broker))
+        live.journal.close()
+    found = stored(tmp_path / "broken")
+    assert same_rows(found[0], expected[0])
+    assert same_rows(found[1], expected[1])
+
+
+def test_messages_delivered_twice_are_counted_and_change_nothing(tmp_path: Path, broker: Broker) -> None:
+    expected = uninterrupted(tmp_path / "once", BLOCKS)
+    live = service(tmp_path / "twice", broker)
+    send(broker, [b for block in BLOCKS for b in (block, block)])
+    live.run(stop_when_idle(broker))
+    assert live.counts["duplicate"] == len(BLOCKS)
+    assert live.counts["received"] == sum(live.counts[k] for k in ("committed", "duplicate", "late", "quarantined"))
+    assert same_rows(stored(tmp_path / "twice")[0], expected[0])
+
+
+def test_bad_messages_are_quarantined_with_a_reason_and_good_ones_beside_them_go_on(tmp_path: Path, broker: Broker) -> None:
+    live = service(tmp_path, broker)
+    topic = "plant/a/pump-01/de/vibration"
+    send(broker, BLOCKS[:2])
+    broker.send(topic, [b"", b"\x81\xa1v", b"{}", encode(BLOCKS[0])[:-3]])
+    broker.send("plant/a/../de/vibration", [encode(BLOCKS[0])])
+    broker.send("plant/a/stranger/de/vibration", [encode(BLOCKS[0])])
+    broker.send(topic, [encode(replace(BLOCKS[2], rate_hz=2000.0))])  # contradicts its session
+    send(broker, BLOCKS[2:])
+    live.run(stop_when_idle(broker))
+    assert live.counts["quarantined"] == 7
+    assert live.counts["committed"] == len(BLOCKS)
+    assert len(broker.acknowledged) == len(BLOCKS) + 7
+    quarantined = list((tmp_path / "archive" / "quarantine").rglob("*.parquet"))
+    import pyarrow.parquet as pq
+
+    reasons = pq.read_table(quarantined[0], columns=["reason"])["reason"].to_pylist()
+    assert len(reasons) == 7
+    assert {"topic", "unknown_machine", "session"} <= set(reasons)
+
+
+def test_a_block_on_which_the_engine_fails_is_quarantined_alone(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.core import stream
+
+    real = stream.advance
+
+    def advance(spec: object, state: object, block: Block) -> object:
+        if block.key.machine == "poison":
+            raise ZeroDivisionError
+        return real(spec, state, block)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stream, "advance", advance)
+    live = service(tmp_path, broker)
+    send(broker, [BLOCKS[0], replace(BLOCKS[0], key=StreamKey("poison", "de")), *BLOCKS[1:]])
+    live.run(stop_when_idle(broker))
+    assert (live.counts["quarantined"], live.counts["committed"]) == (1, len(BLOCKS))
+
+
+def test_nothing_is_acknowledged_while_the_disk_refuses_and_it_goes_on_by_itself(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = service(tmp_path, broker)
+    real, refusals = live.journal.commit, iter(range(3))
+    acknowledged_meanwhile = []
+
+    def commit(what: object) -> None:
+        if next(refusals, None) is not None:
+            acknowledged_meanwhile.append(len(broker.acknowledged))
+            raise ArchiveError("no space left on device")
+        real(what)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(live.journal, "commit", commit)
+    send(broker, BLOCKS)
+    live.run(stop_when_idle(broker))
+    assert acknowledged_meanwhile == [0, 0, 0]
+    assert len(broker.acknowledged) == len(BLOCKS)
+
+
+def test_predictions_and_states_are_published_as_the_contract_says(tmp_path: Path, broker: Broker) -> None:
+    import msgspec
+
+    live = service(tmp_path, broker)
+    send(broker, BLOCKS)
+    live.run(stop_when_idle(broker))
+    by_topic: dict[str, list[tuple[dict[str, object], int, bool]]] = {}
+    for topic, payload, qos, retain in broker.published:
+        by_topic.setdefault(topic, []).append((msgspec.json.decode(payload), qos, retain))
+    predictions = by_topic["thrumcast/machines/pump-01/de/prediction"]
+    assert len(predictions) == len(read_predictions(tmp_path, machines=["pump-01"]))
+    document, qos, retain = predictions[-1]
+    assert (qos, retain) == (0, False)
+    assert set(document) == {"ts", "session", "window", "mode", "p", "probs", "state", "state_age", "model"}
+    state, qos, retain = by_topic["thrumcast/machines/pump-01/de/state"][0]
+    assert (qos, retain, state["state"]) == (1, True, "warming_up")
+    assert {"ts", "expires_s", "mode", "p", "velocity_rms_mm_s", "zone", "evidence", "model"} < set(state)
