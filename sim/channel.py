@@ -1,0 +1,118 @@
+"""A bad network: drops, repeats, delays, swaps and damages messages on their way. Pure, seeded, and it keeps count.
+
+Every message meets at most one of these fates, so that what arrives can be reckoned from the counts.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.errors import ConfigError
+
+
+class Message(NamedTuple):
+    """What is on its way: topic, payload, and when it should arrive (ns of event time)."""
+
+    topic: str
+    payload: bytes
+    due_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """Chances per message, together at most 1; `hold` is how many later messages overtake a delayed one, at most."""
+
+    drop: float = 0.0
+    duplicate: float = 0.0  # comes once more, up to `hold` messages later
+    delay: float = 0.0  # comes 1 to `hold` messages late
+    reorder: float = 0.0  # changes places with the next message
+    corrupt: float = 0.0  # cut short, or some of its bytes changed
+    hold: int = 8
+
+    def __post_init__(self) -> None:
+        """Refuse chances that are none."""
+        chances = self.chances()
+        if not all(0 <= chance <= 1 for chance in chances) or sum(chances) > 1 + 1e-9:
+            msg = f"chances of 0 to 1 that sum to at most 1 expected, found: {', '.join(f'{c:g}' for c in chances)}"
+            raise ConfigError(msg, hint="they stand for drop, duplicate, delay, reorder, corrupt")
+        if self.hold < 1:
+            msg = f"hold must be at least 1 message, found: {self.hold}"
+            raise ConfigError(msg)
+
+    def chances(self) -> tuple[float, ...]:
+        """In the order of FATES."""
+        return self.drop, self.duplicate, self.delay, self.reorder, self.corrupt
+
+
+FATES = ("drop", "duplicate", "delay", "reorder", "corrupt")
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was done: `sent` came in, `arrived` went out = sent - drop + duplicate once the channel is empty."""
+
+    sent: int = 0
+    arrived: int = 0
+    drop: int = 0
+    duplicate: int = 0
+    delay: int = 0
+    reorder: int = 0
+    corrupt: int = 0
+
+
+def disturb(messages: Iterable[Message], faults: Faults, rng: np.random.Generator, counts: Counts) -> Iterator[Message]:
+    """Messages as they arrive; `counts` is kept up to date. What is still held back at the end comes then.
+
+    A message that is late arrives with the one that it waited for, so `due_ns` never falls.
+    """
+    edges = np.cumsum(faults.chances())
+    held: list[tuple[float, int, Message]] = []  # after which message it comes, tie-break, the message
+    ticket = 0
+    latest_ns = 0
+    for number, message in enumerate(messages):
+        counts.sent += 1
+        latest_ns = max(latest_ns, message.due_ns)
+        fate = int(np.searchsorted(edges, rng.random(), side="right"))
+        name = FATES[fate] if fate < len(FATES) else None
+        if name is not None:
+            setattr(counts, name, getattr(counts, name) + 1)
+        comes: list[tuple[float, Message]] = []
+        match name:
+            case "drop":
+                pass
+            case "duplicate":
+                comes = [(number, message), (number + int(rng.integers(0, faults.hold + 1)), message)]
+            case "delay":
+                comes = [(number + int(rng.integers(1, faults.hold + 1)) + 0.25, message)]
+            case "reorder":
+                comes = [(number + 1.25, message)]
+            case "corrupt":
+                comes = [(number, message._replace(payload=damaged(message.payload, rng)))]
+            case _:
+                comes = [(number, message)]
+        for when, item in comes:
+            heapq.heappush(held, (when, ticket, item))
+            ticket += 1
+        while held and held[0][0] <= number + 0.5:
+            counts.arrived += 1
+            yield heapq.heappop(held)[2]._replace(due_ns=latest_ns)
+    while held:
+        counts.arrived += 1
+        yield heapq.heappop(held)[2]._replace(due_ns=latest_ns)
+
+
+def damaged(payload: bytes, rng: np.random.Generator) -> bytes:
+    """Other bytes than `payload`: half the time cut short, else one to eight bytes changed."""
+    if not payload:
+        return b"\x00"
+    if rng.random() < 0.5:
+        return payload[: int(rng.integers(0, len(payload)))]
+    changed = bytearray(payload)
+    for place in set(rng.integers(0, len(payload), int(rng.integers(1, 9))).tolist()):
+        changed[place] ^= int(rng.integers(1, 256))
+    return bytes(changed)

@@ -1,0 +1,180 @@
+"""What each part of a machine adds to the reading, sound or damaged: make-up and fault -> g on three axes.
+
+The physics is in `signals` and `impacts`; here is how much of it, for which fault. Severity s is 0 to 1.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from sim import impacts, signals
+from sim.life import Fault
+from sim.population import MakeUp
+from sim.signals import TURN_RAD, Float32, Float64
+
+LINE_HZ = 50.0
+PASS = 0.45  # of the rate: what the sensor's anti-alias filter lets through
+BEARING_FAULTS = ("bearing_outer", "bearing_inner", "bearing_ball", "bearing_cage")
+_DISTRIBUTED_DEPTH = 0.6  # q: how deeply the passing elements modulate the noise of distributed damage
+_AMPLITUDE_CV = 0.2  # of the heights of strikes
+_RADIAL = np.array([[1.0], [0.8], [0.25]], np.float32)
+
+
+def shaft(make: MakeUp, fault: Fault, theta: Float64, speed_hz: float) -> Float32:
+    """1x to 3x: balance and alignment, sound or not; force grows with the square of the speed. Returns: (3, n) in g."""
+    unbalance = make.unbalance_mm_s + fault.of("unbalance") * make.unbalance_fault_mm_s
+    twice, thrice = (ratio * make.unbalance_mm_s for ratio in make.shaft_ratios)
+    velocity = _RADIAL * np.array([unbalance, twice, thrice])  # (C, K) mm/s rms
+    skew = fault.of("misalignment") * make.misalignment_fault_mm_s
+    pattern = np.array([0.6, 0.6 * make.misalignment_2x, 0.2])
+    side, axial = (0.4, 1.2) if make.angular else (1.0, 0.2)  # angular shows along the shaft, parallel across it
+    velocity += skew * np.array([[side], [side], [axial]]) * pattern
+    factor = (speed_hz / make.speed_hz) ** 2
+    peak_g = [factor * signals.velocity_to_g(1.0, (k + 1) * make.speed_hz) for k in range(3)]
+    amplitudes = (velocity * peak_g * make.shaft_phase).astype(np.complex64)
+    return signals.harmonics(signals.unit_phasor(theta), amplitudes)
+
+
+def loose(make: MakeUp, fault: Fault, theta: Float64, level: float, phase_rad: float) -> Float32:
+    """A foot or a fit that lifts once per turn; `level` and `phase_rad` wander. Returns: (3, n) in g."""
+    severity = fault.of("looseness")
+    peak_g = signals.velocity_to_g(severity * make.looseness_fault_mm_s, make.speed_hz) * math.exp(level)
+    return np.float32(peak_g) * _RADIAL[[1, 0, 2]] * signals.rattle(theta, math.sqrt(severity), phase_rad)
+
+
+def gears(make: MakeUp, fault: Fault, theta: Float64, rate_hz: float) -> Float32:
+    """Mesh of one pair of wheels. Returns: (3, n) in g.
+
+    Wear raises 2x and 3x mesh and the sidebands of both shafts; a cracked tooth dips amplitude and phase once per turn
+    of its own shaft.
+    """
+    wear, crack = fault.of("gear_wear"), fault.of("gear_tooth")
+    driven = theta * (make.teeth[0] / make.teeth[1])
+    both = signals.unit_phasor(theta).real + np.float32(0.5) * signals.unit_phasor(driven).real
+    amplitude_mod = np.float32(0.05 + 0.35 * wear) * both
+    phase_mod = np.float32(0.02 + 0.15 * wear) * both
+    if crack > 0:
+        wheel = (theta, driven)[make.cracked_wheel]
+        dip = signals.tooth_dip(wheel, TURN_RAD / make.teeth[make.cracked_wheel])
+        amplitude_mod -= np.float32(0.8 * crack) * dip
+        phase_mod += np.float32(0.5 * crack) * dip
+    grown = (1 + wear, 0.5 * (1 + 4 * wear), 0.25 * (1 + 6 * wear))
+    room = int(PASS * rate_hz / (make.teeth[0] * make.speed_hz * 1.05))
+    levels = tuple(make.mesh_g * factor for factor in grown[:room])
+    mesh = signals.gear_mesh(theta, make.teeth[0], levels, amplitude_mod, phase_mod)
+    return make.paths[:, :1] * mesh
+
+
+def mains(make: MakeUp, fault: Fault, first: int, n: int, rate_hz: float) -> Float32:
+    """Twice the line frequency, in every motor; a loose stator (`other`) raises it and its pole-pass sidebands."""
+    stator = fault.of("other")
+    peak_g = signals.velocity_to_g(make.line_mm_s + 5.0 * stator, 2 * LINE_HZ)
+    tone = signals.line_tone(first, n, rate_hz, LINE_HZ, make.pole_pass_hz, 0.1 + 0.5 * stator)
+    return np.float32(peak_g) * _RADIAL * tone
+
+
+def cavitation(
+    make: MakeUp, fault: Fault, theta: Float64, rate_hz: float, bubbles: float, hiss: Float64, rng: np.random.Generator
+) -> tuple[Float32, float, Float64]:
+    """Bursts of noise above 1.5 kHz from collapsing bubbles, in step with the blades. Returns: (3, n), states."""
+    n = theta.size
+    at = signals.burst_positions(make.bubbles_hz, theta, make.blades, 0.6, rate_hz, rng)
+    heights = np.exp(0.5 * rng.standard_normal(at.size))
+    envelope, bubbles = signals.decay(at, heights, math.exp(-1 / (make.bubble_s * rate_hz)), n, bubbles)
+    busy = make.bubbles_hz * make.bubble_s
+    envelope *= np.float32(1 / math.sqrt(math.e * busy + math.sqrt(math.e) * busy**2))  # RMS about 1
+    white = rng.standard_normal((1, n), np.float32) * np.float32(math.sqrt(rate_hz / 2))
+    low, hiss = signals.low_pass(white, signals.pole_of(1500.0, rate_hz), hiss)
+    level = fault.of("cavitation") * make.cavitation_fault * make.floor_g_per_rthz[:, None]
+    return level * ((white - low) * envelope), bubbles, hiss
+
+
+def bearing_gap_rad(make: MakeUp, mode: str) -> float:
+    """Shaft angle between two strikes of that bearing fault, slip included; an element strikes both rings each turn."""
+    orders = make.orders
+    order = {
+        "bearing_outer": orders.bpfo,
+        "bearing_inner": orders.bpfi,
+        "bearing_ball": 2 * orders.bsf,
+        "bearing_cage": orders.ftf,
+    }[mode]
+    return TURN_RAD / (order * (1 - make.slip))
+
+
+def bearing_strikes(
+    make: MakeUp, fault: Fault, pending_rad: float, count: int, until_rad: float, rng: np.random.Generator
+) -> tuple[Float64, Float64, float, int]:
+    """Strikes of the damaged part: their shaft angles, heights in g, the next angle to come, and how many there were.
+
+    Outer ring: always under the same load. Inner: through the load zone each turn, hence +-f_r. Element: with the cage,
+    and unequal on the two rings. Cage: few, irregular, some missing, some twice as hard.
+    """
+    jitter = make.jitter * (4.0 if fault.mode == "bearing_cage" else 1.0)
+    angles, pending_rad = impacts.strikes(pending_rad, bearing_gap_rad(make, fault.mode), jitter, until_rad, rng)
+    heights = np.exp(_AMPLITUDE_CV * rng.standard_normal(angles.size)) * bearing_load(make, fault.mode, angles)
+    if fault.mode == "bearing_ball":
+        heights *= np.where((count + np.arange(angles.size)) % 2 == 0, 1.0, 0.6)
+    elif fault.mode == "bearing_cage":
+        heights *= rng.choice((0.0, 1.0, 2.0), angles.size, p=(0.15, 0.75, 0.10))
+    heights *= make.impact_fault_g * impacts.impact_height(fault.severity)
+    return angles, heights, pending_rad, count + angles.size
+
+
+def bearing_load(make: MakeUp, mode: str, angle_rad: Float64) -> Float64:
+    """Load on the damaged place at these shaft angles, 1 = the most loaded place. (k,) -> (k,)."""
+    match mode:
+        case "bearing_outer":
+            return np.full(angle_rad.size, impacts.outer_load(make.outer_position_rad))
+        case "bearing_inner":
+            return impacts.stribeck(angle_rad, make.load_epsilon)
+        case "bearing_ball":
+            return 0.3 + 0.7 * impacts.stribeck(angle_rad * make.orders.ftf * (1 - make.slip), make.load_epsilon)
+        case _:
+            return np.ones(angle_rad.size)
+
+
+def other_strikes(
+    make: MakeUp,
+    fault: Fault,
+    tooth_rad: float,
+    before_rad: float,
+    theta: Float64,
+    rate_hz: float,
+    rng: np.random.Generator,
+) -> tuple[Float64, Float64, float]:
+    """Strikes that are not the bearing's: the cracked tooth once per turn of its shaft, and knocks from outside.
+
+    Returns: positions in samples, heights in g, the angle at which the tooth meshes next.
+    """
+    knocks = rng.uniform(0, theta.size - 1, rng.poisson(make.knocks_hz * theta.size / rate_hz))
+    heights = 20 * make.structure_g * np.exp(0.5 * rng.standard_normal(knocks.size))
+    if fault.of("gear_tooth") == 0:
+        return knocks, heights, tooth_rad
+    turn_rad = TURN_RAD * (1.0, make.teeth[1] / make.teeth[0])[make.cracked_wheel]
+    tooth_rad += turn_rad * max(0, math.ceil((before_rad - tooth_rad) / turn_rad))  # it was whole until now
+    angles, tooth_rad = impacts.strikes(tooth_rad, turn_rad, 0.0, float(theta[-1]), rng)
+    hit = make.tooth_fault_g * fault.severity**2 * np.exp(_AMPLITUDE_CV * rng.standard_normal(angles.size))
+    positions = impacts.sample_positions(angles, before_rad, theta)
+    return np.concatenate((knocks, positions)), np.concatenate((heights, hit)), tooth_rad
+
+
+def roughness(make: MakeUp, fault: Fault, theta: Float64, rng: np.random.Generator) -> Float64:
+    """What drives the structure besides strikes: background, and the modulated noise of distributed damage.
+
+    [1 + q sin(o_f theta)] w + 0.1 cos(o_bpfo theta) + 0.1 cos theta, w white (sakana28/ma, after D'Elia): lines in the
+    envelope with kurtosis near 3. Damage all round feels the load zone less than one spall does. A broken cage
+    modulates the background itself. Returns: (n,) in g.
+    """
+    background = make.structure_g * rng.standard_normal(theta.size)
+    if fault.mode not in BEARING_FAULTS or fault.severity == 0:
+        return background
+    phase = theta * (TURN_RAD / bearing_gap_rad(make, fault.mode))
+    if fault.mode == "bearing_cage":
+        background *= 1 + 0.6 * fault.severity * np.cos(phase)
+    level_g = make.impact_fault_g * impacts.roughness(fault.severity)
+    load = 0.6 + 0.4 * bearing_load(make, fault.mode, theta)
+    noise = (1 + _DISTRIBUTED_DEPTH * np.sin(phase)) * rng.standard_normal(theta.size) * load
+    regular = 0.1 * np.cos(make.orders.bpfo * (1 - make.slip) * theta) + 0.1 * np.cos(theta)
+    return background + level_g * (noise + regular)

@@ -1,0 +1,172 @@
+"""The plant goes out: to a broker in real, warped or no time, or into recordings.
+
+Event time is in the readings. The wall clock decides only when they are handed over, so a week can pass in a minute.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from pipeline.core.codec import Encoding, encode
+from pipeline.core.records import Block, Float32
+from pipeline.edges.mqtt import TopicTemplate
+from pipeline.edges.recordings import write_recording
+from pipeline.errors import ConfigError, RecordingError
+from sim.channel import Message
+from sim.fleet import Plant, machine_blocks
+from sim.life import HEALTHY
+from sim.machine import Machine
+
+DATASET = "sim"
+MAX_EPISODE_S = 300.0  # a recording is held in memory until it is whole
+
+
+class Outlet(Protocol):
+    """What `to_broker` needs of a connection; `pipeline.edges.mqtt.MqttPublisher` is one."""
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1) -> None:
+        """Sends one message; may wait."""
+
+    def rest(self, seconds: float) -> None:
+        """Waits, and keeps the connection alive."""
+
+
+class Sent(NamedTuple):
+    """How much has gone out, and how late the last message was (0 when on time, or when there is no time to keep)."""
+
+    messages: int = 0
+    payload_bytes: int = 0
+    behind_s: float = 0.0
+
+
+def messages(blocks: Iterable[Block], topics: TopicTemplate, *, encoding: Encoding = "msgpack") -> Iterator[Message]:
+    """Blocks as they go over the wire, each due when its last sample has been taken."""
+    for block in blocks:
+        topic = topics.format(machine=block.key.machine, point=block.key.point)
+        due_ns = block.t0_ns + round(block.samples.shape[1] * 1e9 / block.rate_hz)
+        yield Message(topic, encode(block, encoding), due_ns)
+
+
+def to_broker(
+    outgoing: Iterable[Message],
+    outlet: Outlet,
+    start_ns: int,
+    *,
+    speed: float = 1.0,
+    now_s: Callable[[], float] = time.monotonic,
+) -> Iterator[Sent]:
+    """Publishes at QoS 1, `speed` times faster than the plant lives (0 = as fast as accepted).
+
+    Yields the sum so far after every message. `start_ns` is the event time at which the first clock reading is taken.
+
+    Raises:
+        ConfigError: for a speed below 0.
+        NotReachable: when the broker is gone for good.
+    """
+    if not math.isfinite(speed) or speed < 0:
+        msg = f"speed must be 0 (as fast as accepted) or more, found: {speed:g}"
+        raise ConfigError(msg, hint="1 = real time, 10 = ten times faster")
+    began_s = now_s()
+    payload_bytes = 0
+    for count, message in enumerate(outgoing, start=1):
+        behind_s = 0.0
+        if speed > 0:
+            behind_s = now_s() - (began_s + (message.due_ns - start_ns) / 1e9 / speed)
+            if behind_s < 0:
+                outlet.rest(-behind_s)
+                behind_s = 0.0
+        outlet.publish(message.topic, message.payload, qos=1)
+        payload_bytes += len(message.payload)
+        yield Sent(count, payload_bytes, behind_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One recording: a machine during one episode, i.e. as long as its truth stays the same."""
+
+    path: Path
+    machine: str
+    mode: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """Blocks [first, last) of a machine, all of one truth."""
+
+    first: int
+    last: int
+    mode: str
+
+
+def episodes(machine: Machine, block_s: float, seconds: float) -> list[Episode]:
+    """How a run is cut into recordings: where the truth changes, and every MAX_EPISODE_S."""
+    n = max(2, round(block_s * machine.rate_hz))
+    total = int(seconds / block_s + 1e-9)
+    longest = max(1, int(MAX_EPISODE_S / block_s))
+    found: list[Episode] = []
+    for number in range(total):
+        mode = machine.life.truth(number * n / machine.rate_hz)
+        if found and found[-1].mode == mode and number - found[-1].first < longest:
+            found[-1] = Episode(found[-1].first, number + 1, mode)
+        else:
+            found.append(Episode(number, number + 1, mode))
+    return found
+
+
+def to_recordings(plant: Plant, seconds: float, target: Path) -> Iterator[Written]:
+    """Writes one recording per machine and episode into a folder, or the only one into a `.parquet` file.
+
+    Raises:
+        ConfigError: for a run shorter than one block.
+        RecordingError: a folder that has recordings already, or a single file for more than one episode.
+    """
+    if not math.isfinite(seconds) or seconds < plant.block_s:
+        msg = f"a run must last at least one block of {plant.block_s:g} s, found: {seconds:g} s"
+        raise ConfigError(msg)
+    plans = [(machine, episodes(machine, plant.block_s, seconds)) for machine in plant.machines]
+    single = target.suffix == ".parquet"
+    count = sum(len(plan) for _, plan in plans)
+    if single and count > 1:
+        msg = f"one file holds one machine in one state, found: {count} episodes of {len(plans)} machine(s)"
+        raise RecordingError(msg, hint="give a folder; every episode becomes a recording of its own")
+    if not single and next(target.glob("*.parquet"), None) is not None:
+        msg = f"a folder without recordings expected, found: {target} with some"
+        raise RecordingError(msg, hint="remove them or give another folder; machines of two runs have the same names")
+    if not single:
+        target.mkdir(parents=True, exist_ok=True)
+    for machine, plan in plans:
+        stream = machine_blocks(machine, plant.block_s, plant.start_ns)
+        for number, episode in enumerate(plan):
+            blocks = [next(stream) for _ in range(episode.first, episode.last)]
+            path = target if single else target / f"{machine.id}_{number:03d}_{episode.mode}.parquet"
+            samples: Float32 = np.concatenate([block.samples for block in blocks], axis=1)
+            write_recording(path, samples, blocks[0].channels, metadata(machine, number, blocks))
+            yield Written(path, machine.id, episode.mode, samples.shape[1] / machine.rate_hz)
+
+
+def metadata(machine: Machine, episode: int, blocks: list[Block]) -> dict[str, object]:
+    """What a recording says about itself, in the words of the public recordings."""
+    orders = machine.make.orders
+    speeds = [block.speed_rpm for block in blocks if block.speed_rpm is not None]
+    return {
+        "dataset": DATASET,
+        "recording": machine.id,
+        "episode": episode,
+        "sample_rate_hz": machine.rate_hz,
+        "rpm": round(float(np.mean(speeds)), 2),
+        "units": blocks[0].unit,
+        "fault_class": blocks[0].truth or HEALTHY,
+        "fault_orders_of_shaft": {"ftf": orders.ftf, "bpfo": orders.bpfo, "bpfi": orders.bpfi, "bsf": orders.bsf},
+        "kind": machine.make.kind,
+        "entropy": list(machine.entropy),
+        "start_time_ns": blocks[0].t0_ns,
+        "source": "simulated by thrumcast",
+    }

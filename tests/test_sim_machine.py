@@ -1,0 +1,298 @@
+"""Machines and plants: what an analyst would check before believing them."""
+
+from __future__ import annotations
+
+import functools
+import math
+from itertools import islice, pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.signal import butter, hilbert, sosfiltfilt
+from scipy.stats import kurtosis
+
+from pipeline.core.records import is_id
+from pipeline.errors import ConfigError
+from sim.components import bearing_gap_rad
+from sim.fleet import CURRICULUM, machine_blocks, plant, training_plant
+from sim.life import DETECTABLE, FAULTS, HEALTHY, SHAPES, Life
+from sim.machine import FRAME, Machine, initial, step
+from sim.population import KINDS, MakeUp, draw, faults_of
+
+RATE_HZ = 12_000.0
+BEARING_FAULTS = ("bearing_outer", "bearing_inner", "bearing_ball", "bearing_cage")
+
+
+@functools.cache
+def _make(number: int, kind: str = "motor") -> MakeUp:
+    return draw(kind, np.random.default_rng((77, number)))
+
+
+def _constant(mode: str, severity: float) -> Life:
+    return Life() if severity == 0 else Life(mode, "constant", 0.0, 1.0, severity)
+
+
+@functools.cache
+def _run(make: MakeUp, mode: str, severity: float, frames: int = 14) -> tuple[np.ndarray, float]:
+    """Samples (3, n) of a machine damaged all along, and its mean shaft speed in Hz."""
+    machine = Machine("m-01", (5,), make, _constant(mode, severity), RATE_HZ)
+    state = initial(machine)
+    samples, angles = [], []
+    for _ in range(frames):
+        state, frame = step(machine, state)
+        samples.append(frame.samples)
+        angles.append(frame.theta_rad)
+    theta = np.concatenate(angles[1:])
+    speed_hz = (theta[-1] - theta[0]) / (theta.size - 1) * RATE_HZ / (2 * math.pi)
+    return np.concatenate(samples[1:], axis=1), float(speed_hz)
+
+
+def _envelope_spectrum(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Frequencies and power of the squared envelope of 1.5 to 5 kHz."""
+    band = sosfiltfilt(butter(4, (1500, 5000), "band", fs=RATE_HZ, output="sos"), x)
+    envelope = np.abs(hilbert(band)) ** 2
+    power = np.abs(np.fft.rfft((envelope - envelope.mean()) * np.hanning(x.size))) ** 2
+    return np.fft.rfftfreq(x.size, 1 / RATE_HZ), power
+
+
+def _line_db(hz: np.ndarray, power: np.ndarray, at_hz: float, tolerance: float = 0.012) -> float:
+    """How far the highest line within the tolerance stands above the median around it."""
+    near = np.abs(hz - at_hz) <= max(tolerance * at_hz, 1.0)
+    around = np.abs(hz - at_hz) <= max(0.3 * at_hz, 5.0)
+    return float(10 * np.log10(power[near].max() / np.median(power[around])))
+
+
+def _fault_order(make: MakeUp, mode: str) -> float:
+    return 2 * math.pi / bearing_gap_rad(make, mode)
+
+
+# what it sounds like
+
+
+@pytest.mark.parametrize("mode", BEARING_FAULTS)
+def test_the_envelope_shows_each_bearing_fault_at_its_order_less_slip(mode: str) -> None:
+    nominal = {"bearing_outer": "bpfo", "bearing_inner": "bpfi", "bearing_ball": "bsf", "bearing_cage": "ftf"}[mode]
+    heights = []
+    for number in range(5):
+        make = _make(number)
+        order = _fault_order(make, mode)
+        published = getattr(make.orders, nominal) * (2 if mode == "bearing_ball" else 1)
+        assert 0.004 < 1 - order / published < 0.016
+        x, speed_hz = _run(make, mode, 0.5)
+        damaged = _line_db(*_envelope_spectrum(x[0]), order * speed_hz)
+        sound = _line_db(*_envelope_spectrum(_run(make, mode, 0.0)[0][0]), order * speed_hz)
+        heights.append((damaged, damaged - sound))
+    assert np.median([height for height, _ in heights]) > 12
+    assert np.median([gain for _, gain in heights]) > 8
+
+
+def test_an_inner_fault_has_shaft_sidebands_and_an_outer_one_at_6_o_clock_has_none() -> None:
+    sidebands = {}
+    for mode in ("bearing_outer", "bearing_inner"):
+        found = []
+        for number in range(6):
+            make = _make(number)
+            x, speed_hz = _run(make, mode, 0.5)
+            hz, power = _envelope_spectrum(x[0])
+            centre = _fault_order(make, mode) * speed_hz
+            peak = power[np.abs(hz - centre) < 0.012 * centre].max()
+            side = [power[np.abs(hz - centre - s * speed_hz) < 0.012 * centre].max() for s in (-1, 1)]
+            found.append(10 * np.log10(np.mean(side) / peak))
+        sidebands[mode] = np.median(found)
+    assert sidebands["bearing_inner"] > -9
+    assert sidebands["bearing_outer"] < -18
+
+
+@pytest.mark.parametrize("mode", BEARING_FAULTS)
+def test_kurtosis_rises_and_falls_while_rms_and_the_envelope_line_keep_rising(mode: str) -> None:
+    severities = (0.0, 0.3, 0.6, 0.8, 1.0)
+    rows = []
+    for number in range(5):
+        make = _make(number)
+        row = []
+        for severity in severities:
+            x, speed_hz = _run(make, mode, severity)
+            hz, power = _envelope_spectrum(x[0])
+            near = np.abs(hz - _fault_order(make, mode) * speed_hz) < 0.012 * speed_hz * _fault_order(make, mode) + 0.6
+            row.append((kurtosis(x[0], fisher=False), np.std(x[0]), 10 * np.log10(power[near].max())))
+        rows.append(row)
+    peaked, rms, line_db = np.median(np.array(rows), axis=0).T
+    assert peaked.argmax() == 2
+    assert peaked[2] > peaked[0] + 1
+    assert peaked[4] < 0.9 * peaked[2]
+    assert np.all(np.diff(rms) > 0)
+    assert np.all(np.diff(line_db) > 0)
+
+
+def test_machines_differ_in_level_by_two_to_three_times() -> None:
+    makes = [draw("pump", np.random.default_rng((9, k))) for k in range(400)]
+    for values in ([m.unbalance_mm_s for m in makes], [float(m.floor_g_per_rthz.mean()) for m in makes]):
+        low, middle, high = np.percentile(values, (10, 50, 90))
+        assert 2.0 < high / middle < 3.0
+        assert 2.0 < middle / low < 3.0
+
+
+def test_a_threshold_on_rms_does_not_solve_the_task() -> None:
+    sound = [float(np.std(_run(_make(k), HEALTHY, 0.0)[0][0])) for k in range(8)]
+    damaged = [float(np.std(_run(_make(k), "bearing_inner", 0.3)[0][0])) for k in range(8)]
+    threshold = sorted(sound)[-1]
+    assert sum(level > threshold for level in damaged) <= 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_fault_of_every_kind_gives_finite_readings_that_differ_from_a_sound_machine(kind: str) -> None:
+    sound, _ = _run(_make(1, kind), HEALTHY, 0.0, 4)
+    for mode in faults_of(kind):
+        x, _ = _run(_make(1, kind), mode, 0.9, 4)
+        assert x.dtype == np.float32
+        assert np.isfinite(x).all()
+        assert np.abs(x).max() < 100
+        assert float(np.std(x - sound)) > 0.05 * float(np.std(sound)), mode
+
+
+def test_gear_wear_raises_the_mesh_harmonics_and_unbalance_the_first_order() -> None:
+    make = _make(2, "gearbox")
+
+    def near(mode: str, severity: float, order: float) -> float:
+        x, speed_hz = _run(make, mode, severity)
+        power, hz = np.abs(np.fft.rfft(x[0] * np.hanning(x.shape[1]))), np.fft.rfftfreq(x.shape[1], 1 / RATE_HZ)
+        return float(power[np.abs(hz - order * speed_hz) < 0.02 * order * speed_hz].max())
+
+    assert near("gear_wear", 1.0, 2 * make.teeth[0]) > 2 * near(HEALTHY, 0.0, 2 * make.teeth[0])
+    assert near("unbalance", 1.0, 1) > 3 * near(HEALTHY, 0.0, 1)
+
+
+# same seed, same bytes
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.floats(0.003, 0.9), st.integers(0, 3))
+def test_the_same_seed_gives_the_same_bytes_however_they_are_cut(block_s: float, number: int) -> None:
+    machine = plant(4, 3, failing=1.0, life_s=2.0).machines[number]
+    n = 2 * FRAME
+    cut: list[np.ndarray] = []
+    for block in machine_blocks(machine, block_s, 0):
+        cut.append(block.samples)
+        if block.end >= n:
+            break
+    state = initial(machine)
+    whole = []
+    for _ in range(2):
+        state, frame = step(machine, state)
+        whole.append(frame.samples)
+    assert np.concatenate(cut, axis=1)[:, :n].tobytes() == np.concatenate(whole, axis=1).tobytes()
+
+
+def test_a_machine_does_not_notice_how_many_others_there_are() -> None:
+    few, many = plant(2, 8, life_s=3), plant(9, 8, life_s=3)
+    assert [m.id for m in few.machines] == [m.id for m in many.machines[:2]]
+    first = [b.samples.tobytes() for b in few.blocks(1) if b.key.machine == "fan-02"]
+    assert first == [b.samples.tobytes() for b in many.blocks(1) if b.key.machine == "fan-02"]
+
+
+def test_other_seeds_and_other_machines_give_other_readings() -> None:
+    firsts = {next(machine_blocks(m, 0.25, 0)).samples.tobytes() for seed in (1, 2) for m in plant(4, seed).machines}
+    firsts |= {next(machine_blocks(m, 0.25, 0)).samples.tobytes() for m in training_plant(1, 4, 10).machines}
+    assert len(firsts) == 12
+
+
+def test_blocks_come_in_time_order_and_join_without_a_gap() -> None:
+    made = plant(3, 1, block_s=0.1)
+    blocks = list(made.blocks(2.0))
+    assert len(blocks) == 60
+    assert [b.t0_ns for b in blocks] == sorted(b.t0_ns for b in blocks)
+    for machine in made.machines:
+        own = [b for b in blocks if b.key.machine == machine.id]
+        assert all(before.end == after.index for before, after in pairwise(own))
+        assert own[0].index == 0
+        assert all(b.t0_ns == made.start_ns + round(b.index * 1e9 / b.rate_hz) for b in own)
+        assert all(abs(b.speed_rpm / 60 / machine.make.speed_hz - 1) < 0.06 for b in own if b.speed_rpm)
+        assert is_id(machine.id)
+    assert {b.channels for b in blocks} == {("x", "y", "z")}
+
+
+# lives
+
+
+@given(st.sampled_from(SHAPES), st.floats(0, 50), st.floats(0.5, 50), st.floats(0, 1))
+def test_severity_never_falls_and_the_truth_changes_once_after_onset(
+    shape: str, onset_s: float, length_s: float, final: float
+) -> None:
+    life = Life("unbalance", shape, onset_s, onset_s + length_s, final)
+    times = np.linspace(0, onset_s + 1.5 * length_s, 200)
+    severity = np.array([life.severity(t) for t in times])
+    assert np.all(np.diff(severity) >= -1e-12)
+    assert np.all(severity[times < onset_s] == 0)
+    assert severity[-1] == pytest.approx(final)
+    for t in times:
+        assert life.truth(t) == ("unbalance" if life.severity(t) >= DETECTABLE else HEALTHY)
+        if abs(t - life.detectable_s()) > 1e-6:
+            assert (life.truth(t) != HEALTHY) == (t > life.detectable_s())
+
+
+def test_the_truth_of_a_failing_machine_changes_only_after_onset() -> None:
+    made = plant(8, 4, failing=1.0, life_s=6.0)
+    for machine in made.machines:
+        blocks = list(islice(machine_blocks(machine, 0.25, 0), 28))
+        truths = [b.truth for b in blocks]
+        changes = sum(a != b for a, b in pairwise(truths))
+        first = next(b.index / b.rate_hz for b in blocks if b.truth != HEALTHY)
+        assert changes == 1
+        assert truths[-1] == machine.life.mode
+        assert first >= machine.life.onset_s
+        assert 0.2 * 6 <= machine.life.onset_s <= 0.6 * 6
+
+
+@pytest.mark.parametrize("failing", [0.0, 0.25, 0.5, 1.0])
+def test_about_the_asked_share_of_a_plant_fails(failing: float) -> None:
+    for seed in range(10):
+        machines = plant(24, seed, failing=failing).machines
+        assert sum(m.life.mode != HEALTHY for m in machines) == pytest.approx(24 * failing, abs=2)
+        assert all(m.life.mode in (HEALTHY, *faults_of(m.make.kind)) for m in machines)
+
+
+def test_a_training_plant_has_every_mode_gradual_and_constant() -> None:
+    machines = training_plant(1, 2 * len(CURRICULUM), 60).machines
+    lives = [m.life for m in machines]
+    assert {life.mode for life in lives} == {HEALTHY, *FAULTS}
+    for mode in FAULTS:
+        assert {life.shape == "constant" for life in lives if life.mode == mode} == {True, False}
+    assert len({m.id for m in machines}) == len(machines)
+
+
+def test_the_modes_are_those_of_the_default_configuration() -> None:
+    from pipeline.config import ModesConfig
+
+    assert ModesConfig().names == (HEALTHY, *FAULTS)
+
+
+# what is refused
+
+
+@pytest.mark.parametrize("rate_hz", [1000.0, 0.0, -1.0, math.nan, math.inf])
+def test_a_rate_that_cannot_carry_the_structure_is_refused(rate_hz: float) -> None:
+    with pytest.raises(ConfigError, match="rate_hz must be at least") as error:
+        plant(1, 1, rate_hz=rate_hz)
+    assert error.value.hint == "12000 carries every machine and every feature"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"mode": "imbalance"}, {"shape": "sudden"}, {"onset_s": 5.0, "end_s": 5.0}, {"onset_s": -1.0}, {"final": 1.2}],
+)
+def test_a_life_that_cannot_be_lived_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="found"):
+        Life(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_fault_that_the_machine_has_no_part_for_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a fan can have"):
+        Machine("fan-01", (1,), _make(1, "fan"), _constant("gear_wear", 0.5), RATE_HZ)
+
+
+@pytest.mark.parametrize("wrong", [{"failing": 1.5}, {"life_s": 0.0}, {"block_s": 1e-5}, {"machines": 0}, {"seed": -1}])
+def test_a_plant_that_cannot_run_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="found"):
+        plant(**({"machines": 2, "seed": 1} | wrong))  # type: ignore[arg-type]
