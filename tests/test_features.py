@@ -154,8 +154,9 @@ def test_at_one_bandwidth_the_rate_cannot_be_told(rate_hz: float, rng: np.random
     far = np.sin(2 * np.pi * min(9_000.0, 0.45 * rate_hz) * t) if rate_hz > 12_000 else 0.0
     length = scipy.fft.next_fast_len(len(t), real=True)
     whole = np.pad(x + 3 * far, (0, length - len(t)), mode="reflect")
-    found, expected = of(whole, rate_hz=rate_hz), of(
-        sum(np.sin(2 * np.pi * f * time_s() + p) for f, p in ((130.0, 0.3), (1111.0, 1.0), (4321.0, 2.0)))
+    found, expected = (
+        of(whole, rate_hz=rate_hz),
+        of(sum(np.sin(2 * np.pi * f * time_s() + p) for f, p in ((130.0, 0.3), (1111.0, 1.0), (4321.0, 2.0)))),
     )
     for name in ("rms", "kurtosis", "crest", "centroid", "spread", "zero_crossing", "velocity_rms"):
         assert found[name] == pytest.approx(expected[name], rel=0.02), name
@@ -166,7 +167,12 @@ def test_the_resampler_is_flat_in_its_pass_band_and_silent_in_its_stop_band() ->
     down = resampler(rate_hz, 51_200, 5000.0)
     assert (down.rate_hz, down.length) == (12_000.0, 12_000)
     t = time_s(rate_hz)
-    for f_hz, low_db, high_db in ((100.0, -0.02, 0.02), (4900.0, -0.1, 0.1), (7100.0, -200, -55), (20_000.0, -200, -55)):
+    for f_hz, low_db, high_db in (
+        (100.0, -0.02, 0.02),
+        (4900.0, -0.1, 0.1),
+        (7100.0, -200, -55),
+        (20_000.0, -200, -55),
+    ):
         y = down(np.sin(2 * np.pi * f_hz * t)[None].astype(np.float32))[0, 200:-200]
         assert low_db < 20 * np.log10(y.std() * np.sqrt(2) + 1e-12) < high_db, f_hz
 
@@ -184,9 +190,7 @@ def test_quality_names_what_is_wrong() -> None:
     assert judge(window(x, samples=None)) == Quality.INCOMPLETE
 
 
-@pytest.mark.parametrize(
-    ("recording", "line", "f_hz"), [("IR007_0", "bpfi", 162.2), ("OR007@6_0", "bpfo", 107.4)]
-)
+@pytest.mark.parametrize(("recording", "line", "f_hz"), [("IR007_0", "bpfi", 162.2), ("OR007@6_0", "bpfo", 107.4)])
 def test_recordings_with_a_known_fault_show_its_line(shared_data: Path, recording: str, line: str, f_hz: float) -> None:
     import pyarrow.parquet as pq
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,8 +67,8 @@ def send(broker: Broker, blocks: list[Block]) -> None:
 
 
 @pytest.fixture
-def broker() -> Iterator[Broker]:
-    yield Broker()
+def broker() -> Broker:
+    return Broker()
 
 
 def stored(directory: Path) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
@@ -128,7 +128,9 @@ def test_a_death_anywhere_in_a_turn_loses_and_doubles_nothing(
                 case "nothing":
                     monkeypatch.setattr(live.journal, "commit", die)
                 case "commit":
-                    live.source = type("Dying", (), {"take": broker.take, "acknowledge": die, "events": broker.events})()
+                    live.source = type(
+                        "Dying", (), {"take": broker.take, "acknowledge": die, "events": broker.events}
+                    )()
                 case "acknowledge":
                     monkeypatch.setattr(Results, "step", die)
             with pytest.raises(Died):
@@ -153,7 +155,9 @@ def test_messages_delivered_twice_are_counted_and_change_nothing(tmp_path: Path,
     assert same_rows(stored(tmp_path / "twice")[0], expected[0])
 
 
-def test_bad_messages_are_quarantined_with_a_reason_and_good_ones_beside_them_go_on(tmp_path: Path, broker: Broker) -> None:
+def test_bad_messages_are_quarantined_with_a_reason_and_good_ones_beside_them_go_on(
+    tmp_path: Path, broker: Broker
+) -> None:
     live = service(tmp_path, broker)
     topic = "plant/a/pump-01/de/vibration"
     send(broker, BLOCKS[:2])

@@ -1,27 +1,64 @@
-"""Broker addresses on the command line."""
+"""Which broker a command speaks to: `--broker URL` over [mqtt] of the configuration."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+import click
 
 from pipeline.errors import ConfigError
 
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.edges.mqtt import MqttSettings
+
+broker_option = click.option(
+    "--broker", metavar="URL", default=None, help="mqtt://HOST:PORT [default: mqtt.host and mqtt.port]."
+)
+
 
 def broker_flags(url: str | None) -> dict[str, object]:
-    """`mqtt://HOST[:PORT]` as the configuration keys that it overrides; nothing without one.
+    """The configuration keys that a broker's URL stands for; nothing without one.
 
     Raises:
-        ConfigError: it is not such an address.
+        ConfigError: it is no such URL.
     """
     if url is None:
         return {}
     try:
-        parts = urlsplit(url if "//" in url else f"mqtt://{url}")
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port, parts = None, None, urlsplit("")
-    if parts.scheme not in ("mqtt", "mqtts") or not host or parts.path not in ("", "/") or parts.username:
-        msg = f"a broker as mqtt://HOST:PORT expected, found: {url}"
-        raise ConfigError(msg, hint="user, password and certificates belong in [mqtt] of config.toml")
-    flags: dict[str, object] = {"mqtt.host": host, "mqtt.port": port}
-    return flags | ({"mqtt.tls": True} if parts.scheme == "mqtts" else {})
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise _bad_url(url) from error
+    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path.strip("/") or "@" in parts.netloc:
+        raise _bad_url(url)
+    secure = parts.scheme == "mqtts"
+    return {"mqtt.host": parts.hostname, "mqtt.port": port or (8883 if secure else 1883), "mqtt.tls": secure or None}
+
+
+def _bad_url(url: str) -> ConfigError:
+    shown = url.rsplit("@", 1)[-1]  # never repeat a password
+    msg = f"--broker mqtt://HOST:PORT or mqtts://HOST:PORT expected, found: {shown}"
+    return ConfigError(msg, hint="a name and a password go into mqtt.username and mqtt.password_file")
+
+
+def mqtt_settings(config: Config, client_id: str | None = None) -> MqttSettings:
+    """The connection that the configuration describes, under the service's client id or another one."""
+    from pipeline.edges.mqtt import MqttSettings
+
+    mqtt = config.mqtt
+    return MqttSettings(
+        client_id=client_id or mqtt.client_id,
+        host=mqtt.host,
+        port=mqtt.port,
+        username=mqtt.username or None,
+        password_file=mqtt.password_path(),
+        tls=mqtt.tls,
+        ca_file=Path(mqtt.tls_ca_file).expanduser() if mqtt.tls_ca_file else None,
+        keepalive_s=mqtt.keepalive_s,
+        session_expiry_s=mqtt.session_expiry_s,
+        receive_maximum=mqtt.receive_maximum,
+        maximum_packet_bytes=mqtt.max_payload_bytes + 65_536,  # topic and properties beside the payload
+    )

@@ -14,7 +14,9 @@ from pipeline.commands.common import Console, with_console
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), default=None, help="Data directory.")
 @click.option("--channels", default=None, metavar="NAME[=AS],...", help="Channels to take, and their new names.")
 @click.option("--rate", "rate_hz", type=float, default=None, help="Sampling rate in Hz of recordings that do not say.")
-@click.option("--model", "version", default=None, help="Model version or alias [default: model.alias, if there is one].")
+@click.option(
+    "--model", "version", default=None, help="Model version or alias [default: model.alias, if there is one]."
+)
 @click.option("--workers", type=click.IntRange(min=1), default=None, help="Processes [default: one per core].")
 @with_console
 def command(
@@ -41,7 +43,9 @@ def command(
     model = predictor(config, version)
     context = f"{feature_spec(config).schema} {config.window} {model.version if model else 'no model'}"
     jobs = [Job(path, channel_map, rate_hz, context) for path in find_recordings(inputs)]
-    console.say(f"{len(jobs)} recordings -> {folder(config.data.path)}, model: {model.version if model else 'none yet'}")
+    console.say(
+        f"{len(jobs)} recordings -> {folder(config.data.path)}, model: {model.version if model else 'none yet'}"
+    )
     began_s = time.monotonic()
 
     def show(done: Done) -> None:
@@ -80,8 +84,8 @@ def command(
         "skipped": [{"input": path, "reason": why} for path, why in report.skipped.items()],
     }
     text = (
-        f"{report.windows} windows of {len(report.streams)} streams in {seconds:.1f} s, {report.predictions} predictions; "
-        f"{report.known} recordings were done before, {len(report.skipped)} skipped"
+        f"{report.windows} windows of {len(report.streams)} streams in {seconds:.1f} s, "
+        f"{report.predictions} predictions; {report.known} recordings were done before, {len(report.skipped)} skipped"
     )
     console.result(document, text)
     if len(report.skipped) == report.inputs:

@@ -42,7 +42,7 @@ def opened(config: Config) -> Iterator[tuple[Journal, Archive]]:
 
 
 def predictor(config: Config, version: str | None = None) -> NumpyPredictor | None:
-    """A version or alias, else the model that serves; checked against the feature schema. None where none serves yet."""
+    """A version or alias, else the model that serves, if any; checked against the feature schema."""
     from models.predictor import NumpyPredictor
     from models.registry import Registry
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pipeline.commands.addresses import broker_flags, broker_option, mqtt_settings
 from pipeline.commands.common import Console, with_console
 
 if TYPE_CHECKING:
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 @click.option("--channels", default=None, metavar="NAME[=AS],...", help="Channels to take, and their new names.")
 @click.option("--rate", "rate_hz", type=float, default=None, help="Sampling rate in Hz of recordings that do not say.")
 @click.option("--speed", type=click.FloatRange(min=0), default=1.0, show_default=True, help="0 = as fast as accepted.")
-@click.option("--broker", metavar="URL", default=None, help="mqtt://HOST:PORT [default: mqtt.host and mqtt.port].")
-@click.option("--block-s", type=click.FloatRange(min=0.001), default=0.25, show_default=True, help="Length of a message.")
+@broker_option
+@click.option(
+    "--block-s", type=click.FloatRange(min=0.001), default=0.25, show_default=True, help="Length of a message."
+)
 @click.option(
     "--machine-from",
     type=click.Choice(["recording", "file"]),
@@ -49,8 +52,6 @@ def command(
     """
     import time
 
-    from pipeline.commands.addresses import broker_flags
-    from pipeline.commands.service import mqtt_settings
     from pipeline.core.codec import encode
     from pipeline.edges.mqtt import MqttPublisher, TopicTemplate
     from pipeline.edges.recordings import find_recordings, open_recording, parse_channels, streams
@@ -63,7 +64,7 @@ def command(
     skipped: dict[str, str] = {}
     sent_messages = sent_bytes = sent_streams = 0
     began_s = time.monotonic()
-    settings = mqtt_settings(config, client_id=f"{config.mqtt.client_id}-replay-{time.time_ns() % 10**9}")
+    settings = mqtt_settings(config, f"{config.mqtt.client_id}-replay-{time.time_ns() % 10**9}")
     with MqttPublisher(settings).connect() as publisher, console.progress(len(paths), "recordings") as bar:
         for path in paths:
             try:
@@ -98,14 +99,17 @@ def command(
     }
     console.result(
         document,
-        f"{sent_messages} messages of {sent_streams} streams, all acknowledged, in {seconds:.1f} s; {len(skipped)} skipped",
+        f"{sent_messages} messages of {sent_streams} streams, {acknowledged} acknowledged, "
+        f"in {seconds:.1f} s; {len(skipped)} skipped",
     )
     if paths and len(skipped) == len(paths):
         msg = f"at least one readable recording expected, found: {len(skipped)} that cannot be read"
         raise ThrumcastError(msg, hint="the reasons are above")
 
 
-def _timed(config: Config, stream: RecordedStream, block_s: float, machine: str | None) -> Iterator[tuple[Block, float]]:
+def _timed(
+    config: Config, stream: RecordedStream, block_s: float, machine: str | None
+) -> Iterator[tuple[Block, float]]:
     """Blocks of a stream as of now, and how many seconds after the first sample each is complete."""
     import time
     from dataclasses import replace

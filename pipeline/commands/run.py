@@ -6,18 +6,17 @@ from pathlib import Path
 
 import click
 
+from pipeline.commands.addresses import broker_flags, broker_option
 from pipeline.commands.common import Console, with_console
 
 
 @click.command(name="run")
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), default=None, help="Data directory.")
-@click.option("--broker", metavar="URL", default=None, help="mqtt://HOST:PORT [default: mqtt.host and mqtt.port].")
+@broker_option
 @click.option("--seconds", type=float, default=None, help="Stop after so long [default: run until stopped].")
 @click.option("--wait", is_flag=True, help="Wait for a broker that is not there yet, instead of failing.")
 @with_console
-def command(
-    console: Console, data_dir: Path | None, broker: str | None, seconds: float | None, wait: bool
-) -> None:
+def command(console: Console, data_dir: Path | None, broker: str | None, seconds: float | None, wait: bool) -> None:
     """Listen to the plant: readings in over MQTT, predictions out, everything into the archive.
 
     Stops cleanly on SIGTERM and Ctrl-C: what has arrived is committed and rolled into the archive.
@@ -25,7 +24,6 @@ def command(
     import signal
     import time
 
-    from pipeline.commands.addresses import broker_flags
     from pipeline.commands.compose import folder
     from pipeline.commands.logs import start_logging
     from pipeline.commands.service import service

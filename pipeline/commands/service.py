@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.commands.addresses import mqtt_settings
 from pipeline.commands.compose import opened, predictor
 from pipeline.core.engine import Engine, Step
 from pipeline.core.order import REMEMBERED_SESSIONS
@@ -17,7 +17,7 @@ from pipeline.drivers.intake import Batch, Intake
 from pipeline.drivers.live import Live, Rhythm
 from pipeline.drivers.results import Results
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
-from pipeline.edges.mqtt import MqttConnection, MqttSettings, TopicTemplate
+from pipeline.edges.mqtt import MqttConnection, TopicTemplate
 from pipeline.specs import stream_specs
 
 if TYPE_CHECKING:
@@ -25,24 +25,6 @@ if TYPE_CHECKING:
     from pipeline.core.records import Predictor
     from pipeline.core.state import StreamSpec
     from pipeline.edges.journal import Journal
-
-
-def mqtt_settings(config: Config, *, client_id: str | None = None) -> MqttSettings:
-    """The connection that the configuration describes, under its own client id or another one."""
-    mqtt = config.mqtt
-    return MqttSettings(
-        client_id=client_id or mqtt.client_id,
-        host=mqtt.host,
-        port=mqtt.port,
-        username=mqtt.username or None,
-        password_file=mqtt.password_path(),
-        tls=mqtt.tls,
-        ca_file=Path(mqtt.tls_ca_file).expanduser() if mqtt.tls_ca_file else None,
-        keepalive_s=mqtt.keepalive_s,
-        session_expiry_s=mqtt.session_expiry_s,
-        receive_maximum=mqtt.receive_maximum,
-        maximum_packet_bytes=mqtt.max_payload_bytes + 65_536,
-    )
 
 
 @dataclass(slots=True)
@@ -68,9 +50,7 @@ def _facts(block: Block) -> dict[str, Any]:
     return facts
 
 
-def restored(
-    journal: Journal, spec_of: Callable[[StreamKey], StreamSpec]
-) -> dict[StreamKey, StreamState]:
+def restored(journal: Journal, spec_of: Callable[[StreamKey], StreamSpec]) -> dict[StreamKey, StreamState]:
     """Every stream as the last commit left it.
 
     Raises:

@@ -6,10 +6,10 @@ import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import click
 
+from pipeline.commands.addresses import broker_flags, broker_option, mqtt_settings
 from pipeline.commands.common import Console, with_console
 from pipeline.errors import ConfigError
 
@@ -35,7 +35,7 @@ REPORT_EVERY_S = 5.0
 @click.option("--training", is_flag=True, help="Machines to learn from: every failure mode, every severity.")
 @click.option("--transport", metavar="FAULT=CHANCE,...", default="", help="A bad network: drop=0.01,reorder=0.1.")
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Write recordings into this folder instead.")
-@click.option("--broker", metavar="URL", default=None, help="mqtt://HOST:PORT [default: mqtt.host and mqtt.port].")
+@broker_option
 @with_console
 def command(
     console: Console,
@@ -71,7 +71,7 @@ def command(
     if out is not None and seconds is not None:
         _write(console, made, seconds, out)
     else:
-        config = console.config(**_address(broker))
+        config = console.config(**broker_flags(broker))
         _publish(console, config, made, seconds, 1.0 if speed is None else speed, _faults(transport), seed)
 
 
@@ -137,22 +137,13 @@ def _publish(
 ) -> None:
     import numpy as np
 
-    from pipeline.edges.mqtt import MqttPublisher, MqttSettings, TopicTemplate
+    from pipeline.edges.mqtt import MqttPublisher, TopicTemplate
     from sim.channel import Counts, disturb
     from sim.publish import Sent, messages, to_broker
 
-    mqtt = config.mqtt
-    settings = MqttSettings(
-        client_id=f"{mqtt.client_id}-sim-{os.getpid()}",
-        host=mqtt.host,
-        port=mqtt.port,
-        username=mqtt.username or None,
-        password_file=mqtt.password_path(),
-        tls=mqtt.tls,
-        ca_file=Path(mqtt.tls_ca_file) if mqtt.tls_ca_file else None,
-    )
+    settings = mqtt_settings(config, f"{config.mqtt.client_id}-sim-{os.getpid()}")
     counts, sent = Counts(), Sent()
-    outgoing = messages(made.blocks(seconds), TopicTemplate(mqtt.readings_topic))
+    outgoing = messages(made.blocks(seconds), TopicTemplate(config.mqtt.readings_topic))
     if faults is not None:
         outgoing = disturb(outgoing, faults, np.random.default_rng((seed, 3)), counts)
     with MqttPublisher(settings) as publisher:
@@ -205,27 +196,6 @@ def _machines(made: Plant) -> list[dict[str, object]]:
         }
         for machine in made.machines
     ]
-
-
-def _address(url: str | None) -> dict[str, object]:
-    """The configuration keys that a broker's URL stands for."""
-    if url is None:
-        return {}
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise _bad_url(url) from error
-    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path.strip("/") or "@" in parts.netloc:
-        raise _bad_url(url)
-    secure = parts.scheme == "mqtts"
-    return {"mqtt.host": parts.hostname, "mqtt.port": port or (8883 if secure else 1883), "mqtt.tls": secure or None}
-
-
-def _bad_url(url: str) -> ConfigError:
-    shown = url.rsplit("@", 1)[-1]  # never repeat a password
-    msg = f"--broker mqtt://HOST:PORT or mqtts://HOST:PORT expected, found: {shown}"
-    return ConfigError(msg, hint="a name and a password go into mqtt.username and mqtt.password_file")
 
 
 def _faults(text: str) -> Faults | None:

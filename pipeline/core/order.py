@@ -102,9 +102,9 @@ def _begin(spec: OrderSpec, state: OrderState, block: Block) -> OrderState:
 def _remember(state: OrderState) -> tuple[Finished, ...]:
     if state.session is None:
         return state.finished
-    *rest, newest = state.finished or (None,)
+    newest = state.finished[-1] if state.finished else None
     if newest is not None and newest.last + 1 == state.session and newest.end == state.next_index:
-        return (*rest, replace(newest, last=state.session))  # type: ignore[arg-type]
+        return (*state.finished[:-1], replace(newest, last=state.session))
     return (*state.finished, Finished(state.session, state.session, state.next_index))[-REMEMBERED_SESSIONS:]
 
 

@@ -166,7 +166,7 @@ _worker: Worker | None = None
 
 
 def _start(make_worker: Callable[[], Worker]) -> None:
-    global _worker  # noqa: PLW0603 - what a worker process is for, set once when it starts
+    global _worker  # what a worker process is for, set once when it starts
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that writes
     _worker = make_worker()
 

@@ -1,6 +1,6 @@
 """Intake: messages -> blocks, and an account in which every received message ends in exactly one place.
 
-    received = committed + duplicate + late + quarantined + dropped + in_flight
+received = committed + duplicate + late + quarantined + dropped + in_flight
 """
 
 from __future__ import annotations

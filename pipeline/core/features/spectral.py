@@ -54,7 +54,7 @@ def spectra(x: Float32, mean: Float32, plan: SpectrumPlan) -> Complex64:
     padded = np.zeros((-(-batch // FFT_LANES) * FFT_LANES, x.shape[1]), np.float32)
     np.subtract(x, mean[:, None], out=padded[:batch])
     padded[:batch] *= plan.hann
-    return rfft(padded, axis=1)[:batch]  # type: ignore[no-any-return]
+    return rfft(padded, axis=1)[:batch]
 
 
 def spectral(spectrum: Complex64, plan: SpectrumPlan, to_m_s2: Float32) -> Float32:

@@ -1,0 +1,155 @@
+"""A model version as a directory that explains itself.
+
+    registry/v0008/
+      model.safetensors   weights, float32, named as in models/network.py
+      config.json         classes, inputs, feature schema, window, bandwidth, scaler, sizes, temperature
+      metrics.json        held-out numbers      data.json   what it was trained on      train.json   how, and with what
+      README.md           model card            SHA256SUMS  of all the above, written last
+
+Nothing here can run code: safetensors and JSON only. Reading checks the sums first and refuses by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from models.spec import FORMAT, Document, ModelSpec, check_weights
+from pipeline.errors import ModelError, SchemaError
+
+REQUIRED = ("model.safetensors", "config.json", "metrics.json", "data.json", "train.json", "README.md")
+SUMS = "SHA256SUMS"
+_SUM_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9_.-]*)")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    """A model version in memory."""
+
+    spec: ModelSpec
+    weights: dict[str, NDArray[np.float32]]
+    metrics: Document
+    data: Document
+    train: Document
+    card: str  # README.md
+
+    def check_fits(self, feature_schema: str) -> None:
+        """Refuse another feature schema than the one the model was trained on.
+
+        Raises:
+            SchemaError: naming both.
+        """
+        if feature_schema != self.spec.feature_schema:
+            ours = self.spec.feature_schema
+            msg = f"model {self.spec.version}: expected feature schema {ours}, found: {feature_schema}"
+            raise SchemaError(msg, hint="train a new version on this archive, or use the release that wrote the model")
+
+    def named(self, version: str) -> Bundle:
+        """Return the same model under another version name."""
+        card = self.card.replace("{version}", version)
+        return replace(self, spec=replace(self.spec, version=version), card=card)
+
+    def save(self, directory: Path) -> None:
+        """Write all files into `directory` (made if need be), flushed to disk, the sums last."""
+        check_weights(self.spec, self.weights)
+        directory.mkdir(parents=True, exist_ok=True)
+        contents = {
+            "model.safetensors": save_tensors({name: np.ascontiguousarray(w) for name, w in self.weights.items()}),
+            "config.json": _json_bytes(self.spec.document()),
+            "metrics.json": _json_bytes(self.metrics),
+            "data.json": _json_bytes(self.data),
+            "train.json": _json_bytes(self.train),
+            "README.md": self.card.encode(),
+        }
+        sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
+        for name, content in (*contents.items(), (SUMS, sums.encode())):
+            with (directory / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def load(directory: Path) -> Bundle:
+    """Read a model version; nothing is used before its checksum is right.
+
+    Raises:
+        ModelError: a file is missing or damaged, the format is unknown, or weights and sizes do not fit.
+    """
+    contents = _verified(directory)
+    documents = {name: _document(directory, name, contents[name]) for name in REQUIRED if name.endswith(".json")}
+    config = documents["config.json"]
+    if config.get("format") != FORMAT:
+        msg = f"{directory / 'config.json'}: expected model format {FORMAT}, found: {config.get('format')}"
+        raise ModelError(msg, hint="this version was written by another release of thrumcast")
+    try:
+        spec = ModelSpec.from_document(config)
+    except (KeyError, TypeError, ValueError) as error:
+        msg = (
+            f"{directory / 'config.json'}: expected a complete model description, found: {type(error).__name__} {error}"
+        )
+        raise ModelError(msg) from error
+    try:
+        weights = load_tensors(contents["model.safetensors"])
+    except SafetensorError as error:
+        msg = f"{directory / 'model.safetensors'}: expected safetensors, found: {error}"
+        raise ModelError(msg) from error
+    check_weights(spec, weights)
+    return Bundle(
+        spec,
+        weights,
+        documents["metrics.json"],
+        documents["data.json"],
+        documents["train.json"],
+        contents["README.md"].decode(),
+    )
+
+
+def _verified(directory: Path) -> dict[str, bytes]:
+    """Read every file that SHA256SUMS lists and check it."""
+    if not directory.is_dir():
+        msg = f"expected a model version in {directory}, found: no such directory"
+        raise ModelError(msg, hint="`thrumcast models ls` lists the versions there are")
+    try:
+        lines = (directory / SUMS).read_text().splitlines()
+        listed = {match[2]: match[1] for line in lines if (match := _SUM_LINE.fullmatch(line))}
+        contents = {name: (directory / name).read_bytes() for name in listed}
+    except (OSError, UnicodeDecodeError) as error:
+        name = Path(error.filename).name if isinstance(error, OSError) and error.filename else SUMS
+        msg = f"{directory}: expected {name}, found: {getattr(error, 'strerror', None) or error}"
+        raise ModelError(msg, hint="the version is not whole: train again, or restore it from a copy") from error
+    for name in REQUIRED:
+        if name not in listed:
+            msg = f"{directory / SUMS}: expected a line for {name}, found: none"
+            raise ModelError(msg, hint="the version is not whole: train again, or restore it from a copy")
+    for name, expected in listed.items():
+        found = hashlib.sha256(contents[name]).hexdigest()
+        if found != expected:
+            msg = f"{directory / name}: expected sha256 {expected[:12]}, found: {found[:12]}"
+            raise ModelError(msg, hint="the file was changed after training: restore it, or use another version")
+    return contents
+
+
+def _document(directory: Path, name: str, content: bytes) -> Document:
+    try:
+        document = json.loads(content)
+    except ValueError as error:
+        msg = f"{directory / name}: expected JSON, found: {error}"
+        raise ModelError(msg) from error
+    if not isinstance(document, dict):
+        msg = f"{directory / name}: expected a JSON object, found: {type(document).__name__}"
+        raise ModelError(msg)
+    return document
+
+
+def _json_bytes(document: Document) -> bytes:
+    return (json.dumps(document, indent=1, sort_keys=False, allow_nan=False) + "\n").encode()

@@ -1,0 +1,145 @@
+"""Composition of an evaluation: which predictions are scored, and what is said beside the numbers.
+
+    --split none    the version as it is, over everything in the directory; warns of machines it was trained on
+    --split FIELD   its settings and number of passes, trained again per fold: held-out predictions only
+
+With `--against` another version is scored on the same windows and classes, and the differences are shown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models import report
+from models.bundle import Bundle
+from models.dataset import Dataset, build, check_trainable, read, read_machines
+from models.predictor import NumpyPredictor
+from models.registry import CHAMPION, Registry
+from models.scoring import run, score
+from models.settings import TrainSettings
+from models.splits import make_split
+from models.train import DEFAULT_SPLIT, alarm_spec, dataset_spec
+from pipeline.config import Config
+from pipeline.errors import ThrumcastError
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateRequest:
+    """What is to be scored, and on what."""
+
+    data_dir: Path
+    config: Config
+    version: str | None = None  # version or alias; None: champion, else the newest
+    against: str | None = None
+    split: str = DEFAULT_SPLIT
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """The result, as JSON and as text."""
+
+    document: dict[str, Any]
+    text: str
+
+
+def evaluate(request: EvaluateRequest, *, say: Say, warn: Say) -> Evaluated:
+    """Score a version, and another one beside it if asked.
+
+    Raises:
+        ModelError: no such version.
+        SchemaError: the archive speaks another feature schema than the model.
+        ThrumcastError: nothing in the archive can be scored.
+    """
+    registry = Registry(request.data_dir)
+    document = _evaluate_one(registry.load(request.version or _default(registry)), request, say, warn)
+    if request.against is not None:
+        document["against"] = _evaluate_one(registry.load(request.against), request, say, warn)
+    return Evaluated(document, report.evaluated_text(document))
+
+
+def _default(registry: Registry) -> str:
+    aliases, versions = registry.aliases(), registry.versions()
+    return CHAMPION if CHAMPION in aliases or not versions else versions[-1]
+
+
+def _evaluate_one(model: Bundle, request: EvaluateRequest, say: Say, warn: Say) -> dict[str, Any]:
+    started = time.monotonic()
+    spec = dataclasses.replace(
+        dataset_spec(request.config, ""), exact_inputs=model.spec.inputs, exact_classes=model.spec.classes
+    )
+    dataset = build(read(request.data_dir), spec)
+    model.check_fits(dataset.feature_schema)
+    say(f"{model.spec.version}\n{dataset.facts.text()}")
+    if dataset.facts.used == 0:
+        msg = f"expected windows with a truth that {model.spec.version} knows, found: none of {dataset.facts.windows}"
+        raise ThrumcastError(msg, hint=f"it knows {', '.join(model.spec.classes)}")
+    if request.split == "none":
+        numbers, remarks = _as_it_is(model, dataset, request.config)
+    else:
+        numbers, remarks = _trained_again(model, dataset, request, say)
+    for remark in remarks:
+        warn(remark)
+    return {
+        "version": model.spec.version,
+        **numbers,
+        "split": request.split,
+        "remarks": remarks,
+        "data": dataset.facts.document(),
+        "train_data": {
+            "machines": model.data["machines"],
+            "windows": model.data["used"],
+            "from": model.data["from"],
+            "to": model.data["to"],
+        },
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def _as_it_is(model: Bundle, dataset: Dataset, config: Config) -> tuple[dict[str, Any], list[str]]:
+    """Score the serving predictor; machines that it was trained on are named."""
+    tracks = run(NumpyPredictor(model), dataset.sequences)
+    numbers = score(tracks, dataset.classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
+    seen = sorted(set(model.data["machines"]) & set(dataset.facts.machines))
+    if not seen:
+        return numbers, []
+    some = ", ".join(seen[:5]) + (f" and {len(seen) - 5} more" if len(seen) > 5 else "")
+    known = f"{len(seen)} of {len(dataset.facts.machines)} machines were in the training data of {model.spec.version}"
+    return numbers, [f"{known}, their numbers are too good: {some}"]
+
+
+def _trained_again(
+    model: Bundle, dataset: Dataset, request: EvaluateRequest, say: Say
+) -> tuple[dict[str, Any], list[str]]:
+    """Score the version's recipe on groups that it is not shown."""
+    import torch
+
+    from models.crossval import cross_validate
+
+    torch.set_num_threads(1)
+    config = request.config
+    present = tuple(mode for mode, count in dataset.facts.windows_per_mode.items() if count)
+    check_trainable(dataclasses.replace(dataset, classes=present))
+    settings = TrainSettings.from_document(model.train["settings"])
+    facts = read_machines(request.data_dir)
+    split = make_split(dataset.sequences, dataset.classes, facts, request.split, settings.folds)
+    for number, fold in enumerate(split.folds, 1):
+        say(f"fold {number}: held out {', '.join(fold.groups)}")
+    held_out = cross_validate(
+        dataset,
+        split,
+        settings,
+        lambda *_: None,
+        epochs=int(model.train["epochs"]),
+        schedule_epochs=int(model.train["schedule_epochs"]),
+    )
+    if held_out is None or held_out.folds_done < len(split.folds):
+        raise KeyboardInterrupt
+    numbers = score(held_out.tracks, dataset.classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
+    return numbers, list(split.remarks)

@@ -1,0 +1,164 @@
+"""What an operator would have seen: alarms against fault episodes, and one verdict per recording.
+
+A *fault episode* is a run of windows of one sequence with the same failure mode as truth. The alarms are those of
+pipeline.core.alarm, run over the predictions with the settings of the service. Per episode, in this order:
+detected (an alarm of the right mode is up inside it), misdiagnosed (alarms of other modes only), missed.
+A *false alarm* is an alarm that is up in windows known to be healthy and in no fault episode.
+Delay = first alarm of the right mode - start of the episode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.dataset import UNKNOWN, WindowSequence
+from models.metrics import number_or_none
+from pipeline.core.alarm import HEALTHY, AlarmSpec, AlarmState, judge
+from pipeline.core.records import AlarmChange
+
+DAY_S = 86_400.0
+SECOND_NS = 1e9
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Track:
+    """A sequence and the probabilities (T, K) that it was given."""
+
+    sequence: WindowSequence
+    p: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """A fault episode or an alarm, [start, end) in ns."""
+
+    mode: str
+    start_ns: int
+    end_ns: int
+
+    def meets(self, other: _Span) -> bool:
+        return self.start_ns < other.end_ns and other.start_ns < self.end_ns
+
+
+def event_metrics(
+    tracks: Sequence[Track], classes: Sequence[str], spec: AlarmSpec, *, warm_up_windows: int = 0
+) -> dict[str, Any]:
+    """Count detections, misses, wrong diagnoses and false alarms, and the delays; `events` of `evaluate --json`."""
+    detected = missed = misdiagnosed = false_alarms = 0
+    healthy_s = 0.0
+    delays_s: list[float] = []
+    for track in tracks:
+        alarms = _alarms(track, classes, spec, warm_up_windows)
+        episodes = _truth_spans(track.sequence, classes)
+        faults = [span for span in episodes if span.mode != HEALTHY]
+        healthy = [span for span in episodes if span.mode == HEALTHY]
+        healthy_s += sum(span.end_ns - span.start_ns for span in healthy) / SECOND_NS
+        for fault in faults:
+            met = [alarm for alarm in alarms if alarm.meets(fault)]
+            right = [alarm for alarm in met if alarm.mode == fault.mode]
+            if right:
+                detected += 1
+                delays_s.append(max(0, right[0].start_ns - fault.start_ns) / SECOND_NS)
+            elif met:
+                misdiagnosed += 1
+            else:
+                missed += 1
+        false_alarms += sum(
+            any(alarm.meets(span) for span in healthy) and not any(alarm.meets(fault) for fault in faults)
+            for alarm in alarms
+        )
+    days = healthy_s / DAY_S
+    return {
+        "episodes": detected + missed + misdiagnosed,
+        "detections": detected,
+        "missed": missed,
+        "misdiagnosed": misdiagnosed,
+        "false_alarms": false_alarms,
+        "healthy_machine_days": days,
+        "false_alarms_per_machine_day": number_or_none(false_alarms / days if days else float("nan")),
+        # With n events in D days the rate is below the upper limit with 95 % (Poisson; n = 0: rule of three).
+        "false_alarms_per_machine_day_upper": number_or_none(
+            _poisson_upper(false_alarms) / days if days else float("nan")
+        ),
+        "detection_delay_s": {
+            "median": float(np.median(delays_s)) if delays_s else None,
+            "p90": float(np.percentile(delays_s, 90)) if delays_s else None,
+        },
+    }
+
+
+def recording_metrics(tracks: Sequence[Track], classes: Sequence[str]) -> dict[str, Any]:
+    """One verdict per (machine, point, truth): the class with the largest mean probability.
+
+    `share` is that mean, `session` the first one of the recording.
+    """
+    mean: dict[tuple[str, str, int], list[Any]] = {}
+    for track in tracks:
+        for k in np.unique(track.sequence.y[track.sequence.y != UNKNOWN]).tolist():
+            mine = track.sequence.y == k
+            entry = mean.setdefault(
+                (*track.sequence.key, k), [np.zeros(len(classes)), 0, track.sequence.session[mine][0]]
+            )
+            entry[0] += track.p[mine].sum(axis=0)
+            entry[1] += int(mine.sum())
+    predictions = []
+    for (machine, point, k), (total, windows, session) in sorted(mean.items()):
+        best = int(total.argmax())
+        predictions.append(
+            {
+                "machine": machine,
+                "point": point,
+                "session": int(session),
+                "truth": classes[k],
+                "predicted": classes[best],
+                "share": float(total[best] / windows),
+                "windows": windows,
+            }
+        )
+    right = sum(row["truth"] == row["predicted"] for row in predictions)
+    accuracy = right / len(predictions) if predictions else None
+    return {"count": len(predictions), "accuracy": accuracy, "predictions": predictions}
+
+
+def _alarms(track: Track, classes: Sequence[str], spec: AlarmSpec, warm_up_windows: int) -> list[_Span]:
+    """Alarms over one sequence; one that is still up at the end ends there."""
+    sequence, state = track.sequence, AlarmState()
+    spans: list[_Span] = []
+    raised: AlarmChange | None = None
+    for t in range(warm_up_windows, len(sequence)):
+        probabilities = dict(zip(classes, track.p[t].tolist(), strict=True))
+        start_ns, end_ns = int(sequence.start_ns[t]), int(sequence.end_ns[t])
+        state, changes = judge(spec, state, sequence.key, probabilities, start_ns, end_ns)
+        for change in changes:
+            if change.type == "raised":
+                raised = change
+            elif change.type == "cleared" and raised is not None:
+                spans.append(_Span(raised.mode, raised.at_ns, change.at_ns))
+                raised = None
+    if raised is not None:
+        spans.append(_Span(raised.mode, raised.at_ns, max(int(sequence.end_ns[-1]), raised.at_ns) + 1))
+    return spans
+
+
+def _truth_spans(sequence: WindowSequence, classes: Sequence[str]) -> list[_Span]:
+    """Runs of windows with the same known truth."""
+    y = sequence.y
+    edges = [0, *(np.flatnonzero(y[1:] != y[:-1]) + 1).tolist(), y.size]
+    return [
+        _Span(classes[int(y[first])], int(sequence.start_ns[first]), int(sequence.end_ns[last - 1]) + 1)
+        for first, last in pairwise(edges)
+        if y[first] != UNKNOWN
+    ]
+
+
+def _poisson_upper(count: int) -> float:
+    """Upper 95 % limit of a Poisson mean after `count` events: chi2(0.95, 2 count + 2) / 2."""
+    from scipy.special import gammaincinv  # chi2.ppf without the weight of scipy.stats
+
+    return float(gammaincinv(count + 1, 0.95))

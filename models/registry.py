@@ -1,0 +1,193 @@
+"""Model versions and the names that point at them.
+
+    DIR/registry/v0001/ v0002/ ...      written under a hidden name, then renamed: a version is whole or not there
+    DIR/registry/aliases.json           {"champion": "v0001", "history": [{at, alias, from, to, by, why}]}
+
+Aliases are a pointer file, not symlinks: it survives copies, images and Windows. Versions never change;
+what serves is decided by moving `champion`, in one atomic replace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import getpass
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from models import bundle
+from models.bundle import Bundle
+from models.predictor import NumpyPredictor
+from pipeline.errors import ModelError
+
+CHAMPION = "champion"  # the version that serves
+CHALLENGER = "challenger"  # the newest one that wants to
+
+_VERSION = re.compile(r"v[0-9]{4,9}")
+_ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+
+
+class Registry:
+    """The registry of one data directory. Reading needs no lock and creates nothing."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.root = data_dir / "registry"
+
+    def versions(self) -> list[str]:
+        """All versions, oldest first."""
+        if not self.root.is_dir():
+            return []
+        names = [path.name for path in self.root.iterdir() if path.is_dir() and _VERSION.fullmatch(path.name)]
+        return sorted(names, key=lambda name: int(name[1:]))
+
+    def aliases(self) -> dict[str, str]:
+        """Alias -> version."""
+        return {name: to for name, to in self._read().items() if name != "history"}
+
+    def history(self) -> list[dict[str, Any]]:
+        """Every move of an alias, oldest first: at, alias, from, to, by, why."""
+        history: list[dict[str, Any]] = self._read()["history"]
+        return history
+
+    def resolve(self, name: str) -> str:
+        """Turn a version or an alias into a version that is there.
+
+        Raises:
+            ModelError: neither a version nor an alias of this registry.
+        """
+        versions, aliases = self.versions(), self.aliases()
+        version = aliases.get(name, name)
+        if version in versions:
+            return version
+        there = ", ".join([*aliases, *versions]) or "none"
+        msg = f"expected a model version or alias of {self.root}, found: {name} (there are: {there})"
+        raise ModelError(
+            msg, hint="`thrumcast train --data DIR` makes one" if not versions else "see `thrumcast models ls`"
+        )
+
+    def path(self, name: str) -> Path:
+        """Directory of a version or alias."""
+        return self.root / self.resolve(name)
+
+    def load(self, name: str) -> Bundle:
+        """Read a version or alias, checksums first."""
+        version = self.resolve(name)
+        model = bundle.load(self.root / version)
+        if model.spec.version != version:
+            msg = f"{self.root / version}: expected config.json of {version}, found: {model.spec.version}"
+            raise ModelError(msg, hint="a version keeps its name: predictions are stamped with it")
+        return model
+
+    def predictor(self, name: str = CHAMPION) -> NumpyPredictor:
+        """Read a version or alias, ready to serve."""
+        return NumpyPredictor(self.load(name))
+
+    def add(self, model: Bundle) -> str:
+        """Write a model as the next version and return its name; the bundle's own version name is replaced."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            newest = self.versions()[-1:] or ["v0000"]
+            version = f"v{int(newest[0][1:]) + 1:04d}"
+            staging = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=self.root))
+            try:
+                model.named(version).save(staging)
+                staging.chmod(0o755)
+                staging.rename(self.root / version)
+            except BaseException:
+                shutil.rmtree(staging, ignore_errors=True)
+                raise
+            _sync_directory(self.root)
+        return version
+
+    def point(self, alias: str, version: str, *, why: str) -> str | None:
+        """Move an alias in one atomic replace; return the version it pointed at before.
+
+        Raises:
+            ModelError: no such version, or not a name for an alias.
+        """
+        if _ALIAS.fullmatch(alias) is None or alias == "history" or _VERSION.fullmatch(alias):
+            msg = f"expected an alias such as champion, found: {alias}"
+            raise ModelError(msg)
+        to = self.resolve(version)
+        with self._locked():
+            document = self._read()
+            before: str | None = document.get(alias)
+            document[alias] = to
+            at = datetime.now(UTC).isoformat(timespec="seconds")
+            move = {"at": at, "alias": alias, "from": before, "to": to, "by": _user(), "why": why}
+            document["history"] = [*document["history"], move]
+            self._write(document)
+        return before
+
+    def rollback_target(self, alias: str = CHAMPION) -> str:
+        """Return the version that `alias` pointed at before the present one.
+
+        Raises:
+            ModelError: there is none, or it is gone.
+        """
+        stack: list[str] = []  # going back to a version forgets what came after it: a second rollback goes further back
+        for move in self.history():
+            if move["alias"] == alias:
+                del stack[stack.index(move["to"]) if move["to"] in stack else len(stack) :]
+                stack.append(move["to"])
+        if len(stack) > 1:
+            return self.resolve(stack[-2])
+        found = f"none before {stack[-1]}" if stack else "none"
+        msg = f"expected an earlier {alias} in the history of {self.root}, found: {found}"
+        raise ModelError(msg, hint="name the version: `thrumcast rollback --to VERSION`")
+
+    def _read(self) -> dict[str, Any]:
+        path = self.root / "aliases.json"
+        try:
+            document = json.loads(path.read_text())
+        except FileNotFoundError:
+            return {"history": []}
+        except ValueError as error:
+            msg = f"{path}: expected JSON, found: {error}"
+            raise ModelError(msg, hint="restore it from a copy, or remove it and promote a version again") from error
+        if not isinstance(document, dict) or not isinstance(document.setdefault("history", []), list):
+            msg = f"{path}: expected an object of aliases with a list `history`, found: another shape"
+            raise ModelError(msg, hint="restore it from a copy, or remove it and promote a version again")
+        return document
+
+    def _write(self, document: dict[str, Any]) -> None:
+        ordered = {name: document[name] for name in sorted(document) if name != "history"}
+        ordered["history"] = document["history"]
+        temporary = self.root / f".aliases-{os.getpid()}.json"
+        with temporary.open("w") as file:
+            json.dump(ordered, file, indent=1)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.root / "aliases.json")
+        _sync_directory(self.root)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other writers of this registry out."""
+        with (self.root / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _user() -> str:
+    """Name of who moved an alias; a container may have no entry for its user."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"

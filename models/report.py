@@ -1,0 +1,104 @@
+"""Numbers as text for the terminal: event numbers first, then recordings, then windows. Pure formatting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Numbers = Mapping[str, Any]
+
+_WINDOW_ROWS = (("accuracy", "accuracy"), ("macro F1", "macro_f1"), ("macro AUROC", "macro_auroc"), ("ECE", "ece"))
+
+
+def trained_text(document: Numbers) -> str:
+    """What `train` prints at the end."""
+    lines = []
+    if document["metrics"]:
+        lines += [f"held out by {document['split']}, pooled over the folds", metrics_text(document["metrics"]), ""]
+    lines.append(
+        f"{document['version']}: {', '.join(document['aliases'])}; {document['epochs']} passes, temperature"
+        f" {document['temperature']:.2f}, {document['windows_used']} windows in {document['seconds']:.1f} s"
+    )
+    return "\n".join(lines)
+
+
+def evaluated_text(document: Numbers) -> str:
+    """What `evaluate` prints."""
+    how = (
+        "everything in the directory"
+        if document["split"] == "none"
+        else f"trained again, held out by {document['split']}"
+    )
+    lines = [f"{document['version']}: {how}, {document['seconds']:.1f} s", metrics_text(document)]
+    against = document.get("against")
+    if against:
+        lines += ["", _against_text(document, against)]
+    return "\n".join(lines)
+
+
+def metrics_text(numbers: Numbers) -> str:
+    """Events, recordings, windows, per class, confusion."""
+    events, recordings = numbers["events"], numbers["recordings"]
+    delay = events["detection_delay_s"]
+    rate, upper = events["false_alarms_per_machine_day"], events["false_alarms_per_machine_day_upper"]
+    base = numbers["baselines"]
+    lines = [
+        f"events      {events['episodes']} faults: {events['detections']} detected,"
+        f" {events['misdiagnosed']} misdiagnosed, {events['missed']} missed;"
+        f" delay median {_number(delay['median'], 1)} s, 90 % {_number(delay['p90'], 1)} s",
+        f"            {events['false_alarms']} false alarms in {events['healthy_machine_days']:.4f} machine-days"
+        + ("" if rate is None else f": {rate:.2g} per day, 95 % below {upper:.2g}"),
+        f"recordings  {recordings['count']}, accuracy {_number(recordings['accuracy'], 3)}",
+        f"windows     {numbers['windows']}, "
+        + ", ".join(f"{label} {_number(numbers[key], 3)}" for label, key in _WINDOW_ROWS),
+        f"            majority {_number(base['majority'], 3)}, chance {base['chance']:.3f}",
+        "",
+        table(
+            ("mode", "precision", "recall", "F1", "windows"),
+            [
+                (mode, f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{row['f1']:.3f}", str(row["support"]))
+                for mode, row in numbers["per_class"].items()
+            ],
+        ),
+        "",
+        confusion_text(numbers["confusion"]["labels"], numbers["confusion"]["matrix"]),
+    ]
+    return "\n".join(lines)
+
+
+def confusion_text(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
+    """Rows are the truth, columns the prediction, in the same order and lettered."""
+    letters = [chr(ord("a") + k % 26) for k in range(len(labels))]
+    rows = [
+        (f"{letter} {label}", *(str(count) if count else "." for count in row))
+        for letter, label, row in zip(letters, labels, matrix, strict=True)
+    ]
+    return table(("truth \\ predicted", *letters), rows)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as they must be: the first to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if n else cell.ljust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (head, *rows)
+    )
+
+
+def _against_text(document: Numbers, against: Numbers) -> str:
+    rows = []
+    for label, key in _WINDOW_ROWS:
+        mine, other = document[key], against[key]
+        delta = "" if mine is None or other is None else f"{mine - other:+.3f}"
+        rows.append((label, _number(mine, 3), _number(other, 3), delta))
+    for label, key in (("detections", "detections"), ("missed", "missed"), ("false alarms", "false_alarms")):
+        mine, other = document["events"][key], against["events"][key]
+        rows.append((label, str(mine), str(other), f"{mine - other:+d}"))
+    return table(("", document["version"], against["version"], "difference"), rows)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

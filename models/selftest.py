@@ -1,0 +1,41 @@
+"""Is a model alive? Checks that need no data, before a version may serve.
+
+A *collapsed* model says the same whatever it sees: dead weights, saturated gates, a scaler that flattens everything.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from models.bundle import Bundle
+from models.predictor import NumpyPredictor
+
+STEPS = 30
+BATCH = 64
+LEAST_SPREAD = 1e-3  # of a probability over very different inputs
+
+
+def self_test(model: Bundle) -> list[str]:
+    """Return what is wrong with the model; an empty list is a pass. Deterministic."""
+    predictor, scaler = NumpyPredictor(model), model.spec.scaler
+    rng = np.random.default_rng(0)
+    shape = (BATCH, len(predictor.inputs))
+    h = predictor.initial(BATCH)
+    spread, moved = 0.0, 0.0
+    for _ in range(STEPS):
+        x = scaler.invert(2 * rng.standard_normal(shape).astype(np.float32))
+        p, h_next = predictor.step(x, h)
+        if not (np.isfinite(p).all() and np.isfinite(h_next).all()):
+            return ["its outputs are not finite"]
+        spread = max(spread, float(np.ptp(p, axis=0).max()))
+        moved = max(moved, float(np.abs(h_next - h).max()))
+        h = h_next
+    nothing, _ = predictor.step(np.full(shape, np.nan, np.float32), h)
+    problems = []
+    if not np.isfinite(nothing).all():
+        problems.append("its outputs are not finite when every input is missing")
+    if spread < LEAST_SPREAD:
+        problems.append(f"it says the same whatever it sees (largest difference of a probability: {spread:.1e})")
+    if moved < LEAST_SPREAD:
+        problems.append(f"its state does not move (largest change: {moved:.1e})")
+    return problems

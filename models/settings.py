@@ -1,0 +1,113 @@
+"""What can be set about a training, with its defaults: `thrumcast train --set key=value`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Self
+
+from models.scaling import KINDS
+from pipeline.errors import ConfigError
+
+BALANCES = ("none", "sqrt", "full")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """All choices of a training; stored with the version, so that `evaluate` can train the same way again."""
+
+    inputs: str = "gain_free"  # gain_free, all, or names with commas
+    scaler: str = "robust"  # standard, minmax, robust
+    hidden: int = 48  # units per layer
+    layers: int = 1  # GRU layers
+    dropout: float = 0.3
+    epochs: int = 0  # passes over the data; 0 = enough for about STEPS_WANTED steps
+    batch: int = 16  # sequences side by side
+    chunk: int = 32  # windows per truncated back-propagation
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+    reset_p: float = 0.15  # per chunk and sequence: the state starts again from zero
+    burn_in: int = 1  # windows after a cold start without loss
+    noise: float = 0.15  # standard deviation of the noise on scaled features
+    drop_input: float = 0.1  # share of the features that a sequence goes without, per chunk
+    structure_offset: float = 2.0  # standard deviation of a machine's own offset on scaled features, see augment.py
+    structure_drop: float = 0.5  # share of the chunks that go without the features that carry such an offset
+    label_smoothing: float = 0.05
+    balance: str = "sqrt"  # class weights: none, 1/sqrt(count), full = 1/count
+    folds: int = 5
+    patience: int = 6  # checks without a better held-out likelihood before a fold stops
+    seed: int = 0
+
+    @classmethod
+    def parse(cls, assignments: Iterable[str]) -> Self:
+        """Read `key=value` words over the defaults.
+
+        Raises:
+            ConfigError: an unknown key, or a value that does not fit; names the nearest key.
+        """
+        kinds = {field.name: type(getattr(cls(), field.name)) for field in dataclasses.fields(cls)}
+        values: dict[str, Any] = {}
+        for word in assignments:
+            key, equals, value = word.partition("=")
+            key = key.strip().removeprefix("train.")
+            if not equals or key not in kinds:
+                near = difflib.get_close_matches(key, kinds, n=1)
+                msg = f"--set: expected key=value with one of {', '.join(kinds)}, found: {word}"
+                raise ConfigError(msg, hint=f"did you mean {near[0]}?" if near else None)
+            try:
+                values[key] = kinds[key](value.strip())
+            except ValueError:
+                msg = f"--set {key}: expected {_kind_name(kinds[key])}, found: {value}"
+                raise ConfigError(msg) from None
+        return cls(**values).checked()
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> Self:
+        """Read the settings of a stored version; keys of other releases are left out."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in document.items() if name in names}).checked()
+
+    def document(self) -> dict[str, Any]:
+        """Return the settings as JSON has them."""
+        return dataclasses.asdict(self)
+
+    def checked(self) -> Self:
+        """Return the settings if every value is in its range.
+
+        Raises:
+            ConfigError: naming the key and the range.
+        """
+        ranges: dict[str, tuple[bool, str]] = {
+            "scaler": (self.scaler in KINDS, ", ".join(KINDS)),
+            "balance": (self.balance in BALANCES, ", ".join(BALANCES)),
+            "hidden": (1 <= self.hidden <= 4096, "1 to 4096"),
+            "layers": (self.layers in {1, 2}, "1 or 2"),
+            "dropout": (0 <= self.dropout < 1, "0 to below 1"),
+            "epochs": (0 <= self.epochs <= 100_000, "0 (automatic) to 100000"),
+            "batch": (self.batch >= 1, "1 or more"),
+            "chunk": (self.chunk >= 1, "1 or more"),
+            "learning_rate": (0 < self.learning_rate <= 1, "above 0, at most 1"),
+            "weight_decay": (0 <= self.weight_decay <= 1, "0 to 1"),
+            "clip_norm": (self.clip_norm > 0, "above 0"),
+            "reset_p": (0 <= self.reset_p <= 1, "0 to 1"),
+            "burn_in": (0 <= self.burn_in < self.chunk, "0 to below chunk"),
+            "noise": (0 <= self.noise <= 10, "0 to 10"),
+            "drop_input": (0 <= self.drop_input < 1, "0 to below 1"),
+            "structure_offset": (0 <= self.structure_offset <= 10, "0 to 10"),
+            "structure_drop": (0 <= self.structure_drop < 1, "0 to below 1"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "0 to below 1"),
+            "folds": (self.folds >= 2, "2 or more"),
+            "patience": (self.patience >= 1, "1 or more"),
+        }
+        for key, (fine, expected) in ranges.items():
+            if not fine:
+                msg = f"--set {key}: expected {expected}, found: {getattr(self, key)}"
+                raise ConfigError(msg)
+        return self
+
+
+def _kind_name(kind: type) -> str:
+    return {int: "a whole number", float: "a number"}.get(kind, "text")

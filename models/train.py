@@ -1,0 +1,198 @@
+"""Composition of a training: archive -> dataset -> folds -> numbers -> final fit -> registry.
+
+    1  data facts, before anything is computed
+    2  grouped cross-validation: honest metrics, number of passes, temperature      (models/crossval.py)
+    3  a final fit on everything, for that number of passes
+    4  self-test, new registry version, alias `challenger`; `champion` too when there is none yet
+
+Ctrl-C keeps what is learned: during 2 the folds that are done count and 3 follows, during 3 the last whole pass
+is kept. An interrupted training never becomes champion by itself.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models import card, report
+from models.bundle import Bundle
+from models.crossval import OutOfFold, cross_validate
+from models.dataset import Dataset, DatasetSpec, build, check_trainable, read, read_machines
+from models.finalfit import FinalModel, final_fit
+from models.registry import CHALLENGER, CHAMPION, Registry
+from models.runlog import RunLog
+from models.scoring import score
+from models.selftest import self_test
+from models.settings import TrainSettings
+from models.spec import ModelSpec
+from models.splits import Split, make_split
+from pipeline.config import Config
+from pipeline.core.alarm import AlarmSpec
+from pipeline.errors import ModelError, ThrumcastError
+
+DEFAULT_SPLIT = "specimen"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRequest:
+    """What is to be trained, and from what."""
+
+    data_dir: Path
+    config: Config
+    settings: TrainSettings
+    split: str | None = None  # None: by specimen, by time where that cannot be
+    start: datetime | None = None
+    end: datetime | None = None
+    command: str = ""  # as typed, for train.json
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The new version, and what to print of it."""
+
+    version: str
+    document: dict[str, Any]
+    text: str
+
+
+def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
+    """Train a new version of the registry of a data directory.
+
+    Raises:
+        ThrumcastError: there is nothing to learn from.
+        ModelError: what came out does not work; nothing is registered.
+    """
+    started = time.monotonic()
+    torch.set_num_threads(1)  # the service may share this machine; and one thread gives the same sums every time
+    config, settings = request.config, request.settings
+    dataset = build(read(request.data_dir, request.start, request.end), dataset_spec(config, settings.inputs))
+    say(dataset.facts.text())
+    check_trainable(dataset)
+    split = choose_split(dataset, request, warn)
+    run = request.data_dir / "runs" / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / "metrics.jsonl").open("w") as log:
+        watch = RunLog(log, say, 0 if split is None else len(split.folds))
+        held_out = None if split is None else cross_validate(dataset, split, settings, watch)
+        interrupted = split is not None and (held_out is None or held_out.folds_done < len(split.folds))
+        if interrupted:
+            warn("interrupted: the remaining folds are left out, the final fit follows (Ctrl-C again to cut it short)")
+        model = final_fit(dataset, settings, held_out, watch)
+    metrics = {} if held_out is None else _metrics(held_out, dataset, config)
+    interrupted = interrupted or model.cut_short
+    seconds = time.monotonic() - started
+    train_document = {
+        "command": request.command,
+        "settings": settings.document(),
+        "epochs": model.epochs,
+        "schedule_epochs": model.schedule_epochs,
+        "split": None if split is None else split.name,
+        "interrupted": interrupted,
+        "seconds": round(seconds, 3),
+        "run": run.name,
+        "packages": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+    }
+    data_document = {**dataset.facts.document(), "feature_schema": dataset.feature_schema, "remarks": _remarks(split)}
+    spec = _spec(dataset, config, model, 1.0 if held_out is None else held_out.temperature)
+    bundle = Bundle(spec, model.weights, metrics, data_document, train_document, "")
+    return _register(request, bundle, seconds, say, warn)
+
+
+def dataset_spec(config: Config, inputs: str) -> DatasetSpec:
+    """Turn the configuration into how rows become sequences."""
+    return DatasetSpec(config.modes.names, config.modes.resolve, config.model.max_gap_s, inputs)
+
+
+def alarm_spec(config: Config) -> AlarmSpec:
+    """Turn the configuration into the alarm settings that the service uses."""
+    alarm = config.alarm
+    return AlarmSpec(enter_p=alarm.enter_p, leave_p=alarm.leave_p, enter_s=alarm.enter_s, leave_s=alarm.leave_s)
+
+
+def choose_split(dataset: Dataset, request: TrainRequest, warn: Say) -> Split | None:
+    """Split as asked; unasked by specimen, or by time where there is only one of everything; None for `none`."""
+    if request.split == "none":
+        warn("split none: nothing is held back, so there are no honest numbers")
+        return None
+    facts, folds = read_machines(request.data_dir), request.settings.folds
+    try:
+        split = make_split(dataset.sequences, dataset.classes, facts, request.split or DEFAULT_SPLIT, folds)
+    except ThrumcastError as error:
+        if request.split is not None:
+            raise
+        warn(f"{error.message}; splitting by time instead")
+        split = make_split(dataset.sequences, dataset.classes, facts, "time", folds)
+    for remark in split.remarks:
+        warn(remark)
+    return split
+
+
+def _metrics(held_out: OutOfFold, dataset: Dataset, config: Config) -> dict[str, Any]:
+    numbers = score(held_out.tracks, dataset.classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
+    return {**numbers, "likelihood": [list(pair) for pair in held_out.likelihood]}
+
+
+def _remarks(split: Split | None) -> list[str]:
+    return ["nothing was held back"] if split is None else list(split.remarks)
+
+
+def _spec(dataset: Dataset, config: Config, model: FinalModel, temperature: float) -> ModelSpec:
+    return ModelSpec(
+        version="v0000",  # the registry names it
+        classes=dataset.classes,
+        inputs=dataset.inputs,
+        feature_schema=dataset.feature_schema,
+        window_length_s=config.window.length_s,
+        window_hop_s=config.window.hop_s,
+        bandwidth_hz=config.features.bandwidth_hz,
+        scaler=model.scaler,
+        hidden=model.hidden,
+        layers=model.layers,
+        temperature=temperature,
+    )
+
+
+def _register(request: TrainRequest, bundle: Bundle, seconds: float, say: Say, warn: Say) -> Trained:
+    problems = self_test(bundle)
+    if problems:
+        msg = f"expected a model that works, found: {'; '.join(problems)}"
+        raise ModelError(msg, hint="another --set learning_rate, scaler or seed may help; nothing was registered")
+    registry = Registry(request.data_dir)
+    version = registry.add(card.with_card(bundle))
+    registry.point(CHALLENGER, version, why="trained")
+    aliases = [CHALLENGER]
+    if CHAMPION not in registry.aliases() and not bundle.train["interrupted"]:
+        registry.point(CHAMPION, version, why="the first version")
+        aliases.append(CHAMPION)
+        say(f"{version} is champion too: there was none")
+    elif bundle.train["interrupted"]:
+        warn(f"{version} comes from an interrupted training")
+    data = bundle.data
+    document = {
+        "version": version,
+        "aliases": aliases,
+        "inputs": list(bundle.spec.inputs),
+        "classes": list(bundle.spec.classes),
+        "windows": data["windows"],
+        "windows_used": data["used"],
+        "skipped": data["ignored"],
+        "data": data,
+        "split": bundle.train["split"],
+        "metrics": bundle.metrics,
+        "temperature": bundle.spec.temperature,
+        "epochs": bundle.train["epochs"],
+        "interrupted": bundle.train["interrupted"],
+        "seconds": round(seconds, 3),
+        "windows_per_s": round(data["used"] / max(seconds, 1e-9), 1),
+    }
+    return Trained(version, document, report.trained_text(document))

@@ -1,0 +1,178 @@
+"""`thrumcast demo`: a private broker, a simulated plant, a model and the service, with nothing to set up."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline.commands.common import Console, with_console
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from subprocess import Popen
+
+    from pipeline.commands.board import Board
+    from pipeline.config import Config
+
+MARKER = "written by thrumcast demo.txt"  # a folder without it is somebody's, and is left alone
+PRETRAINED = "models/pretrained"
+REDRAW_S = 1.0
+PRINT_EVERY_S = 10.0  # where the output is no terminal
+
+
+@click.command(name="demo")
+@click.option("--seconds", type=click.FloatRange(min=5), default=None, help="Length [default: until Ctrl-C].")
+@click.option("--machines", type=click.IntRange(min=1), default=8, show_default=True, help="Machines in the plant.")
+@click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True, help="Same seed, same plant.")
+@click.option("--no-browser", is_flag=True, help="Open no page. (This version shows its table in the terminal only.)")
+@click.option("--data", "data_dir", type=click.Path(path_type=Path), default=Path("demo-data"), show_default=True)
+@with_console
+def command(
+    console: Console, seconds: float | None, machines: int, seed: int, no_browser: bool, data_dir: Path
+) -> None:
+    """Watch a small plant fail: everything that thrumcast does, on this machine alone.
+
+    Half of the machines develop a fault within the first minute or two. All that is written lies in ./demo-data.
+    """
+    import os
+    import signal
+    import sys
+    import time
+
+    from pipeline.commands.board import Board
+    from pipeline.commands.service import service
+    from pipeline.edges.broker import PrivateBroker
+
+    _fresh(data_dir)
+    board = Board()
+    life_s = seconds or 120.0
+    stopping = False
+
+    def stop_soon(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
+
+    with PrivateBroker(data_dir / "broker") as broker:
+        address = {"mqtt.host": broker.host, "mqtt.port": broker.port}
+        config = console.config(**{"data.dir": data_dir}, **address)
+        console.say(_install_model(config))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop_soon)
+        with service(config, wait=False) as (live, _, model):
+            board_and_facts = live.on_turn
+            drawn_s = 0.0
+
+            def on_turn(batch: object, step: object) -> None:
+                board_and_facts(batch, step)  # type: ignore[arg-type]
+                board(batch, step)  # type: ignore[arg-type]
+
+            live.on_turn = on_turn
+            plant = _plant(broker.port, machines, life_s, seed, data_dir)
+            console.say(
+                f"{broker.kind} on port {broker.port}, {machines} machines, model {model.version if model else 'none'}; "
+                f"{f'{seconds:g} s' if seconds else 'Ctrl-C ends'}"
+            )
+            ends_s = time.monotonic() + seconds if seconds else None
+            try:
+                while not stopping and (ends_s is None or time.monotonic() < ends_s) and plant.poll() is None:
+                    live.turn(lambda: stopping)
+                    every_s = REDRAW_S if sys.stderr.isatty() else PRINT_EVERY_S
+                    if board.lines and time.monotonic() - drawn_s >= every_s:
+                        drawn_s = time.monotonic()
+                        _draw(console, board)
+            finally:
+                plant.terminate()
+                plant.wait(timeout=10)
+            live.run(lambda: True)
+            counts = dict(live.counts)
+    stored = _stored(config)
+    document = {
+        "messages": counts,
+        "stored": stored,
+        "windows": board.windows,
+        "predictions": board.predictions,
+        "predictions_that_name_the_truth": board.right,
+        "predictions_with_known_truth": board.judged,
+        "alarms": board.alarms,
+        "model": model.version if model else None,
+        "data": str(data_dir),
+    }
+    console.result(document, "\n".join(_summary(board, stored, counts, data_dir)))
+    if stopping and seconds is None:
+        os.sys.stdout.flush()
+
+
+def _fresh(data_dir: Path) -> None:
+    """An empty data directory; one of an earlier demo is removed, anything else is refused."""
+    from pipeline.errors import ArchiveError
+
+    if data_dir.exists() and any(data_dir.iterdir()):
+        if not (data_dir / MARKER).exists():
+            msg = f"an empty folder or one of an earlier demo expected, found: {data_dir}"
+            raise ArchiveError(msg, hint="name another one: thrumcast demo --data DIR")
+        shutil.rmtree(data_dir)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        (data_dir / MARKER).write_text("Removed and made again by every `thrumcast demo`.\n", encoding="utf-8")
+    except OSError as error:
+        msg = f"a folder that can be written expected, found: {data_dir}: {error}"
+        raise ArchiveError(msg, hint="name another one: thrumcast demo --data DIR") from error
+
+
+def _install_model(config: Config) -> str:
+    """Put the model that comes with the package into the demo's registry; says what it did."""
+    from models import bundle
+    from models.registry import Registry
+    from pipeline.specs import feature_spec
+
+    shipped = bundle.load(Path(__file__).resolve().parents[2] / PRETRAINED)
+    shipped.check_fits(feature_spec(config).schema)
+    registry = Registry(config.data.path)
+    version = registry.add(shipped)
+    registry.point("champion", version, why="the model that comes with thrumcast")
+    return f"model: the one that comes with thrumcast, trained on {shipped.data.get('source', 'simulated machines')}"
+
+
+def _plant(port: int, machines: int, life_s: float, seed: int, data_dir: Path) -> Popen[bytes]:
+    """The simulated plant, in a process of its own."""
+    import os
+    import subprocess
+    import sys
+
+    main = "import sys; from pipeline.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", main, "sim", "--quiet", "--machines", str(machines), "--seed", str(seed)]
+    command += ["--life-s", f"{life_s:g}", "--broker", f"mqtt://127.0.0.1:{port}"]
+    with (data_dir / "sim.log").open("wb") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def _draw(console: Console, board: Board) -> None:
+    import sys
+
+    if sys.stderr.isatty() and not console.quiet:
+        click.echo("\x1b[2J\x1b[H", nl=False, err=True)
+    console.say(board.text() + "\n")
+
+
+def _stored(config: Config) -> dict[str, int]:
+    from pipeline.edges.archive_check import survey
+
+    stocks, _ = survey(config.data.path)
+    rows: dict[str, int] = {}
+    for stock in stocks:
+        rows[stock.kind] = rows.get(stock.kind, 0) + stock.rows
+    return rows
+
+
+def _summary(board: Board, stored: dict[str, int], counts: dict[str, int], data_dir: Path) -> Iterator[str]:
+    yield f"{counts.get('received', 0)} messages, {counts.get('committed', 0)} committed"
+    yield f"stored in {data_dir}/archive: " + ", ".join(f"{n} {kind} rows" for kind, n in sorted(stored.items()))
+    if board.judged:
+        share = 100 * board.right / board.judged
+        yield f"predictions: {board.predictions}, of which {share:.0f} % name the plant's true state"
+    yield f"alarms: {len(board.alarms)}"
+    yield from (f"  {alarm}" for alarm in board.alarms)
+    yield f'next: python -c "import pandas; print(pandas.read_parquet(\'{data_dir}/archive/predictions\'))"'

@@ -1,0 +1,36 @@
+"""`thrumcast evaluate`: honest numbers about a model version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline.commands.common import Console, with_console
+
+
+@click.command(name="evaluate")
+@click.argument("version", required=False)
+@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@click.option("--against", metavar="ALIAS", help="Another version or alias to compare with.")
+@click.option(
+    "--split",
+    default="specimen",
+    show_default=True,
+    metavar="FIELD",
+    help="Train again per fold, holding back a field of machines.jsonl, `machine` or `time`; `none` scores the version"
+    " as it is over everything.",
+)
+@with_console
+def command(console: Console, version: str | None, data_dir: Path | None, against: str | None, split: str) -> None:
+    """Score VERSION (a version or an alias; default: the champion, else the newest) on the archive.
+
+    Event numbers come first: faults detected and missed, delays, false alarms per machine-day.
+    """
+    config = console.config(**{"data.dir": data_dir and str(data_dir)})
+
+    from models.evaluate import EvaluateRequest, evaluate
+
+    request = EvaluateRequest(config.data.path, config, version, against, split)
+    evaluated = evaluate(request, say=console.say, warn=console.warn)
+    console.result(evaluated.document, evaluated.text)

@@ -1,0 +1,89 @@
+"""`thrumcast models ls|show`: what the registry holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.commands.common import Console, with_console
+
+if TYPE_CHECKING:
+    from models.registry import Registry
+
+
+@click.group(name="models")
+def command() -> None:
+    """List and show the model versions of a data directory."""
+
+
+@command.command(name="ls")
+@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@with_console
+def ls(console: Console, data_dir: Path | None) -> None:
+    """List all versions with their aliases and held-out numbers; one that cannot be read says why."""
+    from models.registry import Registry
+    from models.report import table
+
+    registry = Registry(console.config(**{"data.dir": data_dir and str(data_dir)}).data.path)
+    aliases = registry.aliases()
+    rows = [_row(registry, version, aliases) for version in registry.versions()]
+    head = ("version", "aliases", "windows", "macro F1", "recordings", "split", "problem")
+    cells = [
+        (
+            row["version"],
+            ",".join(row["aliases"]),
+            *(_cell(row[key]) for key in ("windows", "macro_f1", "recording_accuracy", "split", "problem")),
+        )
+        for row in rows
+    ]
+    console.result(
+        {"versions": rows, "aliases": aliases}, table(head, cells) if rows else f"no versions in {registry.root}"
+    )
+
+
+@command.command(name="show")
+@click.argument("version")
+@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@with_console
+def show(console: Console, version: str, data_dir: Path | None) -> None:
+    """Show the model card of VERSION (a version or an alias)."""
+    from models.registry import Registry
+
+    registry = Registry(console.config(**{"data.dir": data_dir and str(data_dir)}).data.path)
+    model = registry.load(version)
+    document = {
+        "version": model.spec.version,
+        "aliases": [name for name, to in registry.aliases().items() if to == model.spec.version],
+        "config": model.spec.document(),
+        "metrics": model.metrics,
+        "data": model.data,
+        "train": model.train,
+        "history": [move for move in registry.history() if model.spec.version in {move["from"], move["to"]}],
+    }
+    console.result(document, model.card.rstrip())
+
+
+def _row(registry: Registry, version: str, aliases: dict[str, str]) -> dict[str, Any]:
+    from pipeline.errors import ModelError
+
+    row: dict[str, Any] = {"version": version, "aliases": [name for name, to in aliases.items() if to == version]}
+    row |= dict.fromkeys(("windows", "macro_f1", "recording_accuracy", "split", "problem"))
+    try:
+        model = registry.load(version)
+    except ModelError as error:
+        return row | {"problem": error.message}
+    recordings = model.metrics.get("recordings", {})
+    return row | {
+        "windows": model.data.get("used"),
+        "macro_f1": model.metrics.get("macro_f1"),
+        "recording_accuracy": recordings.get("accuracy"),
+        "split": model.train.get("split"),
+    }
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,213 @@
+"""The Parquet archive: pending rows of the journal become parts that any Parquet reader opens.
+
+One roll, in this order; the number in the names follows from the journal, so that a roll that died anywhere before its
+transaction writes the same names again, with the same rows (and those that came since):
+
+    1  parts that lack a newly seen column are written again under their own name
+    2  pending rows -> per kind and UTC date -> archive/.staging/<name> -> fsync
+    3  rename to archive/<kind>/date=YYYY-MM-DD/part-<number>.parquet -> fsync of the directory
+    4  ONE journal transaction: rows out of the journal, parts into its manifest, part number + 1
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.edges import archive_files as files
+from pipeline.edges.archive_schema import (
+    DATE_COLUMN,
+    KEYS,
+    KINDS,
+    FeatureSchema,
+    Part,
+    arrow_schema,
+    conform,
+    part_path,
+)
+from pipeline.edges.archive_tables import Quarantined
+from pipeline.edges.faults import fault_point
+from pipeline.edges.journal import Journal, add_counters, write_extras, write_parts
+from pipeline.edges.journal_files import storage_error
+from pipeline.edges.journal_read import JournalView
+from pipeline.errors import ArchiveError
+
+__all__ = ["Archive", "FeatureSchema", "Part", "Quarantined"]
+
+DUPLICATE_ROWS = "archive_duplicate_rows"  # journal counter: rows whose key was already in the archive
+_DAY_US = 86_400_000_000
+
+
+class Archive:
+    """Writes the parts of one data directory. `roll` may run on another thread than the journal's commits."""
+
+    def __init__(self, directory: Path, journal: Journal, feature_schema: FeatureSchema) -> None:
+        """Makes sure that journal, files and feature table speak the same.
+
+        Raises:
+            SchemaError: the data directory was written with another feature table.
+            ArchiveError: it cannot be written, or holds a file that cannot be read.
+        """
+        self.root = directory / files.ARCHIVE_NAME
+        self._journal = journal
+        self._schema = feature_schema
+        self._rolling = threading.Lock()
+        try:
+            files.make_directory(self.root / files.STAGING_NAME)
+            for left_over in (self.root / files.STAGING_NAME).iterdir():
+                left_over.unlink()
+        except OSError as error:
+            raise storage_error(self.root, error) from error
+        self._adopt()
+        journal.bind(feature_schema)
+
+    def _adopt(self) -> None:
+        """A journal that never saw this archive takes over what stands there; done once in its life."""
+        view = self._journal.view(())
+        if view.schema is not None:
+            return
+        parts = files.adopt(self.root, self._schema)
+        with self._journal.transaction() as db:
+            write_parts(db, parts)
+            for part in parts:
+                write_extras(db, part.kind, part.extras)
+            number = 1 + max((part.number for part in parts), default=0)
+            db.execute("UPDATE meta SET value = ? WHERE key = 'part_number'", (str(number),))
+
+    def roll(self) -> list[Part]:
+        """Everything pending -> new parts; an empty list if nothing is pending.
+
+        Raises:
+            ArchiveError: the disk is full, read-only or broken; the rows stay in the journal and the next roll tries
+                again.
+        """
+        with self._rolling:
+            fault_point("roll_begin")
+            view = self._journal.view(KINDS)
+            try:
+                self._widen(view)
+                if not any(view.pending[kind].ids for kind in KINDS):
+                    return []
+                parts, dropped = self._write(view)
+            except OSError as error:
+                raise storage_error(self.root, error) from error
+            self._record(view, parts, dropped)
+            fault_point("roll_done")
+            return parts
+
+    def _widen(self, view: JournalView) -> None:
+        """Writes parts again that were written before a channel or class was first seen."""
+        widened = []
+        for part in view.parts:
+            extras = view.extras[part.kind]
+            path = self.root / part.relative
+            if part.extras == extras or not path.exists():  # one that was removed by hand: `verify` names it
+                continue
+            table = conform(_read_part(path), arrow_schema(part.kind, extras, self._schema))
+            content = files.encode_part(table)
+            staged = self._stage(part.kind, part.date, part.number, content)
+            fault_point("after_rewrite_staging")
+            staged.replace(path)
+            files.sync_directory(path.parent)
+            fault_point("after_rewrite_rename")
+            widened.append(files.describe_part(part.kind, part.date, part.number, table, extras, content))
+        if widened:
+            fault_point("rewrite_before_transaction")
+            with self._journal.transaction() as db:
+                write_parts(db, widened)
+            fault_point("rewrite_done")
+
+    def _write(self, view: JournalView) -> tuple[list[Part], int]:
+        """Stages and renames one file per kind and date; returns the parts and how many rows were known."""
+        dropped, staged = 0, []
+        for kind in KINDS:
+            schema = arrow_schema(kind, view.extras[kind], self._schema)
+            for date, rows in _by_date(view.pending[kind].table(schema), DATE_COLUMN[kind]):
+                fresh = self._without_known(view, kind, date, rows)
+                dropped += rows.num_rows - fresh.num_rows
+                if not fresh.num_rows:
+                    continue
+                table = files.sort_rows(fresh, kind)
+                content = files.encode_part(table)
+                path = self._stage(kind, date, view.part_number, content)
+                part = files.describe_part(kind, date, view.part_number, table, view.extras[kind], content)
+                staged.append((path, part))
+                fault_point("after_staging")
+        for path, part in staged:
+            target = self.root / part.relative
+            files.make_directory(target.parent)
+            path.replace(target)
+            fault_point("after_rename")
+        for directory in {(self.root / part.relative).parent for _, part in staged}:
+            files.sync_directory(directory)
+            fault_point("after_directory_fsync")
+        return [part for _, part in staged], dropped
+
+    def _record(self, view: JournalView, parts: list[Part], dropped: int) -> None:
+        fault_point("roll_before_transaction")
+        with self._journal.transaction() as db:
+            ids = [(number,) for kind in KINDS for number in view.pending[kind].ids]
+            db.executemany("DELETE FROM pending WHERE id = ?", ids)
+            write_parts(db, parts)
+            db.execute("UPDATE meta SET value = ? WHERE key = 'part_number'", (str(view.part_number + 1),))
+            if dropped:
+                add_counters(db, {DUPLICATE_ROWS: dropped})
+            fault_point("roll_in_transaction")
+
+    def _stage(self, kind: str, date: str, number: int, content: bytes) -> Path:
+        path = self.root / files.STAGING_NAME / part_path(kind, date, number).replace("/", "-")
+        files.stage(path, content)
+        return path
+
+    def _without_known(self, view: JournalView, kind: str, date: str, rows: pa.Table) -> pa.Table:
+        """Rows whose key is in no listed part and comes only once; the first one stays.
+
+        A window's key follows from data alone, so the same readings sent twice, in whatever way, meet here. Only parts
+        that overlap in time are looked into: in a live archive that is next to none.
+        """
+        keys = list(KEYS[kind])
+        if not keys:
+            return rows
+        span = pc.min_max(rows[DATE_COLUMN[kind]].cast(pa.int64()))
+        first, last = span["min"].as_py(), span["max"].as_py()
+        known = [
+            _read_part(self.root / part.relative, keys)
+            for part in view.parts
+            if (part.kind, part.date) == (kind, date) and part.first_us <= last and part.last_us >= first
+            if (self.root / part.relative).exists()
+        ]
+        before = sum(table.num_rows for table in known)
+        together = pa.concat_tables([*known, rows.select(keys).replace_schema_metadata(None)])
+        together = together.append_column("place", pa.array(np.arange(together.num_rows)))
+        groups = together.group_by(keys).aggregate([("place", "min")])
+        if groups.num_rows == together.num_rows:
+            return rows
+        firsts = np.sort(groups["place_min"].to_numpy())
+        return rows.take(pa.array(firsts[firsts >= before] - before))
+
+
+def _read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
+    try:
+        table = pq.ParquetFile(path).read(columns=columns)
+    except pa.ArrowException as error:
+        msg = f"expected a readable Parquet file, found {path}: {error}"
+        raise ArchiveError(
+            msg, hint="restore it from a backup; `thrumcast archive verify` names every such file"
+        ) from error
+    fields = [pa.field(field.name, field.type) for field in table.schema]
+    return pa.Table.from_arrays(table.columns, schema=pa.schema(fields))
+
+
+def _by_date(table: pa.Table, column: str) -> Iterator[tuple[str, pa.Table]]:
+    """Splits rows by the UTC date of a time column."""
+    days = table[column].cast(pa.int64()).to_numpy() // _DAY_US
+    for day in np.unique(days):
+        date = datetime.fromtimestamp(int(day) * 86_400, UTC).date().isoformat()
+        yield date, table.filter(pa.array(days == day))

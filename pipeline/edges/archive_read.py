@@ -1,0 +1,210 @@
+"""Reading the archive back: whole files and what is still in the journal, without a lock, each row once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.edges import archive_files as files
+from pipeline.edges.archive_schema import ORDER, FeatureSchema, arrow_schema, canonical, conform
+from pipeline.edges.journal_read import JournalView, view_journal
+from pipeline.errors import ArchiveError
+
+_TRIES = 5  # a listed file may be replaced or merged while it is read: look again
+
+
+def read_features(
+    data_dir: Path,
+    *,
+    columns: Sequence[str] | None = None,
+    machines: Collection[str] | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    include_pending: bool = True,
+) -> pa.Table:
+    """Feature rows, sorted by machine, point, start.
+
+    Args:
+        data_dir: A data directory.
+        columns: Which columns, in this order; all of them if None.
+        machines: Only these machines.
+        start: Only windows that start at this time or later (UTC if it has no zone).
+        end: Only windows that start before this time.
+        include_pending: Whether rows that are still in the journal count.
+
+    Raises:
+        ArchiveError: no such directory, an unknown column, or a file that cannot be read.
+    """
+    return read_kind(data_dir, "features", columns, Selection(machines, start, end), include_pending)
+
+
+def read_predictions(
+    data_dir: Path,
+    *,
+    columns: Sequence[str] | None = None,
+    machines: Collection[str] | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    include_pending: bool = True,
+) -> pa.Table:
+    """Prediction rows, sorted by machine, point, start; arguments as for `read_features`."""
+    return read_kind(data_dir, "predictions", columns, Selection(machines, start, end), include_pending)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which rows: machines, and times [start, end) of a window's start."""
+
+    machines: Collection[str] | None = None
+    start: datetime | None = None
+    end: datetime | None = None
+
+    def expression(self, kind: str) -> pc.Expression | None:
+        """As a filter that Parquet statistics can prune with."""
+        time = "start" if kind in ("features", "predictions") else "at"
+        parts = []
+        if self.machines is not None:
+            parts.append(pc.field("machine").isin(pa.array(sorted(self.machines), pa.string())))
+        if self.start is not None:
+            parts.append(pc.field(time) >= _stamp(self.start))
+        if self.end is not None:
+            parts.append(pc.field(time) < _stamp(self.end))
+        if not parts:
+            return None
+        whole = parts[0]
+        for part in parts[1:]:
+            whole &= part
+        return whole
+
+    def may_hold(self, date: str) -> bool:
+        """Whether a partition can hold such rows: a window starts before it ends, and its end decides the date."""
+        return self.start is None or date >= _aware(self.start).date().isoformat()
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What there is to read of one kind at one moment."""
+
+    schema: pa.Schema
+    paths: tuple[Path, ...]
+    pending: pa.Table
+
+
+def read_kind(
+    data_dir: Path,
+    kind: str,
+    columns: Sequence[str] | None = None,
+    selection: Selection | None = None,
+    include_pending: bool = True,
+) -> pa.Table:
+    """Rows of any kind of archive (features, predictions, alarms, quarantine)."""
+    selection = selection or Selection()
+    tries = _TRIES
+    while True:
+        layout = look(data_dir, kind, selection)
+        tries -= 1
+        try:
+            return _read(layout, kind, columns, selection, include_pending)
+        except FileNotFoundError as error:
+            if not tries:
+                msg = f"expected every listed part in place, found missing: {error.filename}"
+                raise ArchiveError(msg, hint="see `thrumcast archive verify`; restore it from a backup") from error
+        except pa.ArrowException as error:
+            msg = f"expected readable Parquet files below {data_dir}, found: {error}"
+            raise ArchiveError(msg, hint="`thrumcast archive verify` names the damaged file") from error
+
+
+def look(data_dir: Path, kind: str, selection: Selection | None = None) -> Layout:
+    """Manifest, columns and pending rows in one look; a plain listing where there is no journal.
+
+    While a roll is under way its rows may stand in a file and in the journal at once: only files that the manifest
+    lists are read, and both come from one transaction.
+    """
+    if not data_dir.is_dir():
+        msg = f"expected a data directory, found none: {data_dir}"
+        raise ArchiveError(msg, hint="fill one with `thrumcast backfill` or `thrumcast run`, or check --data")
+    return lay_out(data_dir, kind, view_journal(data_dir, (kind,)), selection or Selection())
+
+
+def lay_out(data_dir: Path, kind: str, view: JournalView | None, selection: Selection) -> Layout:
+    """As `look`, for a journal that was looked into already."""
+    root = data_dir / files.ARCHIVE_NAME
+    if view is not None:
+        schema = view.arrow_schema(kind)
+        paths = [root / part.relative for part in view.parts if part.kind == kind and selection.may_hold(part.date)]
+        return Layout(schema, tuple(paths), view.pending[kind].table(schema))
+    found = [(date, path) for k, date, _, path in files.list_parts(root) if k == kind]
+    schema = _listed_schema(kind, [path for _, path in found])
+    paths = [path for date, path in found if selection.may_hold(date)]
+    return Layout(schema, tuple(paths), schema.empty_table())
+
+
+def _listed_schema(kind: str, paths: list[Path]) -> pa.Schema:
+    """The union of the columns of files that no journal describes; units come with the fields."""
+    schemas = [pq.read_schema(path) for path in paths]
+    if not schemas:
+        return arrow_schema(kind, (), None)
+    names = {str(files.file_about(schema, path).get("schema")) for schema, path in zip(schemas, paths, strict=True)}
+    if len(names) > 1:
+        msg = f"expected one feature schema in the archive, found: {', '.join(sorted(names))}"
+        raise ArchiveError(msg, hint="keep archives of different versions in different directories")
+    first = next((schema for schema in schemas if files.extras_of(kind, schema.names)), schemas[0])
+    extras = canonical(kind, dict.fromkeys(x for schema in schemas for x in files.extras_of(kind, schema.names)))
+    channel = next(iter(files.extras_of(kind, first.names)), "")
+    features = [name.removeprefix(f"{channel}.") for name in first.names if name.startswith(f"{channel}.")]
+    units = [_note(first, f"{channel}.{feature}", b"unit") for feature in features]
+    sources = [_note(first, f"{channel}.{feature}", b"source") for feature in features]
+    table = FeatureSchema(names.pop(), tuple(features), tuple(units), tuple(sources))
+    return arrow_schema(kind, extras, table if kind == "features" else None)
+
+
+def _note(schema: pa.Schema, name: str, key: bytes) -> str:
+    return (schema.field(name).metadata or {}).get(key, b"").decode()
+
+
+def _read(
+    layout: Layout, kind: str, columns: Sequence[str] | None, selection: Selection, include_pending: bool
+) -> pa.Table:
+    wanted = list(layout.schema.names if columns is None else columns)
+    _check_columns(wanted, layout.schema.names)
+    needed = pa.schema(
+        [field for field in layout.schema if field.name in {*wanted, *ORDER[kind]}], metadata=layout.schema.metadata
+    )
+    where = selection.expression(kind)
+    tables = []
+    for path in layout.paths:
+        # One open file per part: a part that is replaced meanwhile stays whole for whoever has it open.
+        with pa.OSFile(str(path)) as source:
+            have = set(pq.read_schema(source).names)
+            names = [name for name in needed.names if name in have]
+            source.seek(0)
+            tables.append(conform(pq.read_table(source, columns=names, filters=where), needed))
+    if include_pending and layout.pending.num_rows:
+        pending = layout.pending if where is None else layout.pending.filter(where)
+        tables.append(conform(pending, needed))
+    if not tables:
+        return needed.empty_table().select(wanted)
+    return files.sort_rows(pa.concat_tables(tables), kind).select(wanted)
+
+
+def _check_columns(wanted: Iterable[str], known: list[str]) -> None:
+    for name in wanted:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            msg = f"expected a column of the archive, found: {name}"
+            raise ArchiveError(msg, hint=f"did you mean {near[0]}?" if near else f"there are {', '.join(known[:20])}")
+
+
+def _aware(time: datetime) -> datetime:
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
+def _stamp(time: datetime) -> pa.Scalar:
+    return pa.scalar(_aware(time), pa.timestamp("us", tz="UTC"))

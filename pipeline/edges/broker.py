@@ -1,0 +1,200 @@
+"""A private broker on this machine's loopback, for the demo and the tests: mosquitto if there is one, else iotcore.
+
+mosquitto keeps its sessions over a restart, iotcore (rumqttd in a wheel) keeps nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Self
+
+from pipeline.edges.broker_config import Kind, is_available, write_config
+from pipeline.errors import NotReachable
+
+__all__ = ["Kind", "PrivateBroker", "handshake", "is_available"]
+
+_HOST: Final = "127.0.0.1"
+_START_TIMEOUT_S: Final = 20.0
+_STOP_TIMEOUT_S: Final = 10.0
+_PR_SET_PDEATHSIG: Final = 1
+
+class PrivateBroker:
+    """A broker process that belongs to this one: `with PrivateBroker() as broker: ... broker.port`.
+
+    On Linux it also ends when the thread that started it ends, so start it from one that lasts. Its configuration, log
+    and database lie in `directory`; without one they are temporary.
+
+    Raises:
+        NotReachable: if neither broker is installed (or not the one asked for), or it does not come up.
+    """
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        *,
+        kind: Kind | None = None,
+        port: int | None = None,
+        anonymous: bool = True,
+    ) -> None:
+        self.host = _HOST
+        self.kind = kind or _first_available()
+        if not is_available(self.kind):
+            msg = f"the broker {self.kind} expected on this machine, found: nothing"
+            raise NotReachable(msg, hint="apt install mosquitto" if self.kind == "mosquitto" else "pip install iotcore")
+        self._wanted_port = port
+        self.port = port or _free_port()
+        self._anonymous = anonymous
+        self._temporary = None if directory else tempfile.TemporaryDirectory(prefix="thrumcast-broker-")
+        self.directory = (directory or Path(self._temporary.name if self._temporary else ".")).resolve()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether its process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs."""
+        return self._process.pid if self._process is not None and self.running else None
+
+    def start(self) -> Self:
+        """Starts the process and waits until it answers a CONNECT; does nothing if it runs."""
+        tries = 1 if self._wanted_port or self._process else 5  # another program may snatch a free port
+        while not self.running:
+            tries -= 1
+            why = "the port is in use"
+            if _is_free(self.port):  # else the other program, maybe a broker too, would answer for ours
+                self._spawn()
+                if self._answers():
+                    break
+                self.kill()
+                why = f"its log says {self._log_tail()}"
+            if tries == 0:
+                msg = f"{self.kind} on {self.host}:{self.port} expected to answer, found: {why}"
+                raise NotReachable(msg, hint=f"choose another port; the log is {self.directory / 'broker.log'}")
+            self.port = _free_port()
+        return self
+
+    def terminate(self) -> None:
+        """An orderly stop: mosquitto writes its database first."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """A stop in the middle of whatever it does."""
+        self._end(signal.SIGKILL)
+
+    def restart(self, *, kill: bool = False) -> None:
+        """Stops and starts it again on the same port."""
+        self._end(signal.SIGKILL if kill else signal.SIGTERM)
+        self.start()
+
+    def __enter__(self) -> Self:
+        """Starts."""
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        """Stops, and removes the temporary directory."""
+        self.terminate()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def _spawn(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        command = write_config(self.kind, self.directory, self.host, self.port, anonymous=self._anonymous)
+        with (self.directory / "broker.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for us: we stop the broker last
+                preexec_fn=_die_with_parent(),
+            )
+
+    def _answers(self) -> bool:
+        deadline_s = time.monotonic() + _START_TIMEOUT_S
+        while self.running and time.monotonic() < deadline_s:
+            if handshake(self.host, self.port) is not None:
+                return self.running
+            time.sleep(0.01)
+        return False
+
+    def _end(self, signal_number: int) -> None:
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        process.send_signal(signal_number)
+        try:
+            process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _log_tail(self) -> str:
+        lines = (self.directory / "broker.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return " | ".join(lines[-3:]) or "nothing"
+
+
+def handshake(host: str, port: int, *, timeout_s: float = 1.0) -> int | None:
+    """Sends an MQTT 5 CONNECT: the reason code of the CONNACK (0 = accepted), None if there is no such answer."""
+    client_id = f"probe-{secrets.token_hex(4)}".encode()
+    body = b"\x00\x04MQTT\x05\x02\x00\x3c\x00" + len(client_id).to_bytes(2, "big") + client_id
+    try:
+        with socket.create_connection((host, port), timeout=timeout_s) as sock:
+            sock.sendall(b"\x10" + bytes([len(body)]) + body)
+            answer = b""
+            while len(answer) < 4:  # type, length, flags, reason code
+                part = sock.recv(4 - len(answer))
+                if not part:
+                    return None
+                answer += part
+            sock.sendall(b"\xe0\x00")
+    except OSError:
+        return None
+    return answer[3] if answer[0] == 0x20 else None
+
+
+def _first_available() -> Kind:
+    for kind in ("mosquitto", "iotcore"):
+        if is_available(kind):
+            return kind
+    msg = "a broker on this machine (mosquitto, or the Python package iotcore) expected, found: neither"
+    raise NotReachable(msg, hint="apt install mosquitto, or pip install iotcore")
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind((_HOST, 0))
+        return int(sock.getsockname()[1])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections of a broker before do not count
+        try:
+            sock.bind((_HOST, port))
+        except OSError:
+            return False
+        return True
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """What the child runs before it becomes the broker; everything is looked up here, before the fork."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None).prctl
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    return ask

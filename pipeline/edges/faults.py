@@ -1,0 +1,41 @@
+"""Named places at which a test may kill the process, to prove that a crash there loses and doubles nothing.
+
+`THRUMCAST_FAULT_AT=name` dies at the first pass of that place, `name:N` at the Nth. Unset, nothing happens.
+"""
+
+from __future__ import annotations
+
+import os
+
+KILLED = 137  # the exit status of a process that was killed by SIGKILL
+FAULT_POINTS = (
+    "commit_begin",
+    "commit_before_end",
+    "commit_done",
+    "roll_begin",
+    "after_staging",
+    "after_rename",
+    "after_directory_fsync",
+    "roll_before_transaction",
+    "roll_in_transaction",
+    "roll_done",
+    "after_rewrite_staging",
+    "after_rewrite_rename",
+    "rewrite_before_transaction",
+    "rewrite_done",
+)
+
+_passes: dict[str, int] = {}
+
+
+def fault_point(name: str) -> None:
+    """Dies like a killed process, without any clean-up, if the environment asks for it here."""
+    wanted = os.environ.get("THRUMCAST_FAULT_AT")
+    if wanted is None:
+        return
+    place, _, count = wanted.partition(":")
+    if place != name:
+        return
+    _passes[name] = _passes.get(name, 0) + 1
+    if _passes[name] >= int(count or 1):
+        os._exit(KILLED)

@@ -1,0 +1,247 @@
+"""What is decided but not yet in Parquet: stream states, pending rows, alarms, counters and the manifest of parts.
+
+One SQLite database, DIR/journal.db (WAL, synchronous=FULL). `Journal.commit` is the commit point of the pipeline: what
+one step of the engine changed is written in one transaction or not at all, and only then are messages acknowledged.
+Pending rows are kept as Arrow record batches, one entry per commit, kind and set of columns, so that making a Parquet
+part of them is: concatenate, sort, write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Self
+
+import pyarrow as pa
+
+from pipeline.core.records import AlarmChange, FeatureRow, Prediction, StreamKey
+from pipeline.edges import archive_tables as tables
+from pipeline.edges import journal_read as read
+from pipeline.edges.archive_schema import KINDS, FeatureSchema, Part, schema_error
+from pipeline.edges.archive_tables import Quarantined
+from pipeline.edges.faults import fault_point
+from pipeline.edges.journal_files import DirectoryLock, create_or_open, storage_error
+from pipeline.errors import SchemaError
+
+__all__ = ["Commit", "Journal", "Quarantined"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Commit:
+    """Everything that one turn of a driver decided."""
+
+    states: Mapping[StreamKey, bytes] = field(default_factory=dict)  # of the streams that changed
+    features: Sequence[FeatureRow] = ()
+    predictions: Sequence[Prediction] = ()
+    classes: tuple[str, ...] = ()  # what the probabilities of `predictions` stand for, in order
+    alarms: Sequence[AlarmChange] = ()
+    quarantined: Sequence[Quarantined] = ()
+    counters: Mapping[str, int] = field(default_factory=dict)  # name -> increment
+    inputs: Mapping[str, str] = field(default_factory=dict)  # id of a finished input -> what it was
+
+
+class Journal:
+    """The journal of one data directory, held by one process at a time. May be used from several threads."""
+
+    def __init__(self, directory: Path) -> None:
+        """Opens or creates DIR/journal.db.
+
+        Raises:
+            ArchiveError: another process holds the directory, it cannot be written, or the journal is damaged or of
+                another version.
+        """
+        self.directory = directory
+        self.path = directory / read.JOURNAL_NAME
+        self._turn = threading.RLock()
+        self._lock = DirectoryLock(directory)
+        try:
+            self._db = create_or_open(self.path)
+            self._schema = read.read_schema(self._db)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets the directory go. What was committed stays."""
+        with self._turn:
+            self._db.close()
+            self._lock.release()
+
+    def bind(self, schema: FeatureSchema) -> None:
+        """Says which feature table the rows speak; a journal of another one is refused with SchemaError."""
+        if self._schema is not None and self._schema.name != schema.name:
+            raise schema_error(schema.name, self._schema.name, str(self.path))
+        if self._schema is not None and self._schema.features != schema.features:
+            differ = sorted(set(self._schema.features) ^ set(schema.features)) or ["their order"]
+            raise schema_error(schema.name, f"{self._schema.name} with other features ({differ[0]})", str(self.path))
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('feature_schema', ?)", (json.dumps(asdict(schema)),))
+        self._schema = schema
+
+    def commit(self, commit: Commit) -> None:
+        """Writes all of it in one transaction; on an error nothing is written and the same commit can be tried again.
+
+        Raises:
+            ArchiveError: the disk is full, read-only or broken.
+            SchemaError: a row speaks another feature table, or shapes do not fit.
+        """
+        batches = list(self._batches(commit))
+        fault_point("commit_begin")
+        with self._transaction() as db:
+            for kind, extras, table in batches:
+                _write_pending(db, kind, extras, table)
+            db.executemany(
+                "INSERT INTO states VALUES (?, ?, ?) ON CONFLICT (machine, point) DO UPDATE SET state = excluded.state",
+                [(key.machine, key.point, state) for key, state in commit.states.items()],
+            )
+            for change in commit.alarms:
+                _write_alarm(db, change)
+            add_counters(db, commit.counters)
+            db.executemany("INSERT OR REPLACE INTO inputs VALUES (?, ?)", list(commit.inputs.items()))
+            fault_point("commit_before_end")
+        fault_point("commit_done")
+
+    def _batches(self, commit: Commit) -> Iterator[tuple[str, tuple[str, ...], pa.Table]]:
+        if commit.features:
+            if self._schema is None:
+                msg = "expected a journal that knows its feature table, found none"
+                raise SchemaError(msg, hint="open the Archive, or call bind, before committing feature rows")
+            for channels, table in tables.feature_tables(commit.features, self._schema):
+                yield "features", channels, table
+        if commit.predictions:
+            yield "predictions", commit.classes, tables.prediction_table(commit.predictions, commit.classes)
+        if commit.alarms:
+            yield "alarms", (), tables.alarm_table(commit.alarms)
+        if commit.quarantined:
+            yield "quarantine", (), tables.quarantine_table(commit.quarantined)
+
+    def states(self) -> dict[StreamKey, bytes]:
+        """The newest state of every stream."""
+        with self._reading() as db:
+            rows = db.execute("SELECT machine, point, state FROM states ORDER BY machine, point")
+            return {StreamKey(machine, point): state for machine, point, state in rows}
+
+    def forget(self, keys: Iterable[StreamKey]) -> None:
+        """Drops the states of streams; their rows stay."""
+        with self._transaction() as db:
+            db.executemany("DELETE FROM states WHERE machine = ? AND point = ?", list(keys))
+
+    def counters(self) -> dict[str, int]:
+        """Cumulative counters, since the data directory began."""
+        with self._reading() as db:
+            return read.read_counters(db)
+
+    def inputs_done(self) -> dict[str, str]:
+        """Finished inputs: id -> what it was."""
+        with self._reading() as db:
+            return dict(db.execute("SELECT id, note FROM inputs ORDER BY id"))
+
+    def open_alarms(self) -> dict[str, AlarmChange]:
+        """Alarm id -> its newest change, for every alarm that is not cleared."""
+        with self._reading() as db:
+            return {change.id: change for change in read.read_open_alarms(db)}
+
+    def pending_rows(self, kind: str | None = None) -> int:
+        """How many rows of a kind (of all kinds) are not yet in a Parquet part."""
+        with self._reading() as db:
+            row = db.execute("SELECT total(rows) FROM pending WHERE ?1 IS NULL OR kind = ?1", (kind,)).fetchone()
+            return int(row[0])
+
+    def view(self, kinds: Sequence[str]) -> read.JournalView:
+        """One consistent look at manifest, columns and pending rows."""
+        with self._reading() as db:
+            return read.JournalView(
+                schema=self._schema,
+                extras={kind: read.read_extras(db, kind) for kind in KINDS},
+                parts=read.read_parts(db),
+                pending={kind: read.read_pending(db, kind) for kind in kinds},
+                part_number=int(read.read_meta(db, "part_number") or 1),
+            )
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._turn:
+            try:
+                yield self._db
+            except sqlite3.Error as error:
+                raise storage_error(self.path, error) from error
+            except pa.ArrowException as error:
+                raise read.damaged(self.path, error) from error
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, also when the COMMIT itself fails."""
+        with self._turn:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                yield self._db
+                self._db.execute("COMMIT")
+            except sqlite3.Error as error:
+                self._roll_back()
+                raise storage_error(self.path, error) from error
+            except BaseException:
+                self._roll_back()
+                raise
+
+    transaction = _transaction  # for the archive, which turns pending rows into listed parts
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:  # SQLite ends the transaction by itself after some errors
+            self._db.execute("ROLLBACK")
+
+
+def add_counters(db: sqlite3.Connection, increments: Mapping[str, int]) -> None:
+    """Adds to the cumulative counters, within the caller's transaction."""
+    db.executemany(
+        "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
+        list(increments.items()),
+    )
+
+
+def write_parts(db: sqlite3.Connection, parts: Iterable[Part]) -> None:
+    """Lists parts in the manifest, or corrects what it says of them."""
+    db.executemany(
+        "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (p.kind, p.date, p.number, p.rows, p.bytes, p.sha256, json.dumps(p.extras), p.first_us, p.last_us)
+            for p in parts
+        ],
+    )
+
+
+def write_extras(db: sqlite3.Connection, kind: str, extras: Iterable[str]) -> None:
+    """Remembers channels or classes that have columns from now on."""
+    db.executemany(
+        "INSERT OR IGNORE INTO extras SELECT ?1, ?2, (SELECT count(*) FROM extras WHERE kind = ?1)",
+        [(kind, name) for name in extras],
+    )
+
+
+def _write_pending(db: sqlite3.Connection, kind: str, extras: tuple[str, ...], table: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    blob = sink.getvalue().to_pybytes()
+    db.execute("INSERT INTO pending (kind, rows, batch) VALUES (?, ?, ?)", (kind, table.num_rows, blob))
+    write_extras(db, kind, extras)
+
+
+def _write_alarm(db: sqlite3.Connection, change: AlarmChange) -> None:
+    if change.type == "cleared":
+        db.execute("DELETE FROM open_alarms WHERE id = ?", (change.id,))
+        return
+    db.execute(
+        "INSERT OR REPLACE INTO open_alarms VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (change.id, *change.key, change.type, change.mode, change.p, change.at_ns, change.since_ns),
+    )

@@ -1,0 +1,172 @@
+"""What stands in a journal, for its owner and for readers in other processes.
+
+A reader opens the database read-only and takes everything in one read transaction: the manifest and the rows that are
+still pending belong together, so a roll in progress can neither hide a row nor show it twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.core.records import AlarmChange, StreamKey
+from pipeline.edges.archive_schema import KINDS, FeatureSchema, Part, arrow_schema, canonical, conform
+from pipeline.errors import ArchiveError
+
+JOURNAL_VERSION = 1
+JOURNAL_NAME = "journal.db"
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Rows that are decided but not yet in a Parquet part, and the journal entries that hold them."""
+
+    kind: str
+    ids: tuple[int, ...]
+    tables: tuple[pa.Table, ...]
+
+    def table(self, schema: pa.Schema) -> pa.Table:
+        """All rows, with the columns of `schema`."""
+        return pa.concat_tables([conform(table, schema) for table in self.tables] or [schema.empty_table()])
+
+
+@dataclass(frozen=True, slots=True)
+class JournalView:
+    """One consistent look at a journal."""
+
+    schema: FeatureSchema | None
+    extras: dict[str, tuple[str, ...]]
+    parts: tuple[Part, ...]
+    pending: dict[str, Pending]
+    part_number: int
+    counters: dict[str, int] = field(default_factory=dict)
+
+    def arrow_schema(self, kind: str) -> pa.Schema:
+        """The columns that every part of a kind has, or will have after the next roll."""
+        return arrow_schema(kind, self.extras.get(kind, ()), self.schema)
+
+
+def view_journal(directory: Path, kinds: Sequence[str] = KINDS) -> JournalView | None:
+    """Looks into the journal of a data directory without locking it; None where there is no journal.
+
+    Raises:
+        ArchiveError: it cannot be read, or is of another version.
+    """
+    path = directory / JOURNAL_NAME
+    if not path.exists():
+        return None
+    try:
+        with contextlib.closing(_open_read_only(path)) as db:
+            db.execute("BEGIN")
+            if not has_tables(db):
+                return None
+            check_version(db, path)
+            return JournalView(
+                schema=read_schema(db),
+                extras={kind: read_extras(db, kind) for kind in KINDS},
+                parts=read_parts(db),
+                pending={kind: read_pending(db, kind) for kind in kinds},
+                part_number=int(read_meta(db, "part_number") or 1),
+                counters=read_counters(db),
+            )
+    except (sqlite3.Error, pa.ArrowException) as error:
+        raise damaged(path, error) from error
+
+
+def _open_read_only(path: Path) -> sqlite3.Connection:
+    uri = path.resolve().as_uri()
+    db = sqlite3.connect(f"{uri}?mode=ro", uri=True, isolation_level=None, timeout=30.0)
+    try:
+        db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        db.close()
+        wal = path.with_name(path.name + "-wal")
+        if wal.exists() and wal.stat().st_size:
+            raise
+        # A journal at rest on a read-only medium: SQLite cannot make its shared-memory file there, and needs none.
+        db = sqlite3.connect(f"{uri}?mode=ro&immutable=1", uri=True, isolation_level=None)
+    return db
+
+
+def has_tables(db: sqlite3.Connection) -> bool:
+    """Whether anything was ever written into this database."""
+    return db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] > 0
+
+
+def check_version(db: sqlite3.Connection, path: Path) -> None:
+    """Refuses the journal of another version, or another program's database."""
+    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    found = read_meta(db, "journal_version") if "meta" in tables else None
+    if found != str(JOURNAL_VERSION):
+        msg = f"expected journal version {JOURNAL_VERSION}, found in {path}: {found or 'none, not a journal'}"
+        raise ArchiveError(msg, hint="use a new data directory, or the version of thrumcast that wrote this one")
+
+
+def read_meta(db: sqlite3.Connection, key: str) -> str | None:
+    """One value of the table of facts about the journal itself."""
+    row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def read_schema(db: sqlite3.Connection) -> FeatureSchema | None:
+    """The feature table that this data directory speaks."""
+    text = read_meta(db, "feature_schema")
+    if text is None:
+        return None
+    known = json.loads(text)
+    return FeatureSchema(known.pop("name"), **{key: tuple(value) for key, value in known.items()})
+
+
+def read_extras(db: sqlite3.Connection, kind: str) -> tuple[str, ...]:
+    """Every channel or class ever seen, in canonical order."""
+    rows = db.execute("SELECT name FROM extras WHERE kind = ? ORDER BY position", (kind,))
+    return canonical(kind, [name for (name,) in rows])
+
+
+def read_parts(db: sqlite3.Connection) -> tuple[Part, ...]:
+    """The manifest, in the order of writing."""
+    rows = db.execute(
+        "SELECT kind, date, number, rows, bytes, sha256, extras, first_us, last_us FROM parts "
+        "ORDER BY number, kind, date"
+    )
+    return tuple(
+        Part(kind, date, number, count, size, sha256, tuple(json.loads(extras)), first_us, last_us)
+        for kind, date, number, count, size, sha256, extras, first_us, last_us in rows
+    )
+
+
+def read_pending(db: sqlite3.Connection, kind: str) -> Pending:
+    """Rows not yet in Parquet, as they were committed."""
+    rows = db.execute("SELECT id, batch FROM pending WHERE kind = ? ORDER BY id", (kind,)).fetchall()
+    tables = tuple(pa.ipc.open_stream(pa.py_buffer(blob)).read_all() for _, blob in rows)
+    return Pending(kind, tuple(number for number, _ in rows), tables)
+
+
+def read_counters(db: sqlite3.Connection) -> dict[str, int]:
+    """Cumulative counters, since the data directory began."""
+    return dict(db.execute("SELECT name, value FROM counters ORDER BY name"))
+
+
+def read_open_alarms(db: sqlite3.Connection) -> Iterator[AlarmChange]:
+    """The newest change of every alarm that is not cleared."""
+    rows = db.execute(
+        "SELECT machine, point, type, id, mode, p, at_ns, since_ns FROM open_alarms ORDER BY since_ns, id"
+    )
+    for machine, point, *rest in rows:
+        yield AlarmChange(StreamKey(machine, point), *rest)
+
+
+def damaged(path: Path, error: Exception) -> ArchiveError:
+    """The database file is not what SQLite or Arrow can read."""
+    msg = f"expected a readable journal, found {path} damaged: {error}"
+    hint = (
+        f"restore {path.name} from a backup, or move it away together with its -wal and -shm files; "
+        "finished Parquet parts stay readable, rows not yet in them and stream states are lost"
+    )
+    return ArchiveError(msg, hint=hint)

@@ -1,0 +1,127 @@
+"""What is known of each machine and point, DIR/machines.jsonl: one JSON object per line, the newest one counts.
+
+The file is only ever appended to, so an older fact can still be seen, and a line that was torn by a crash is the last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.records import BearingOrders, StreamKey
+from pipeline.errors import ArchiveError
+
+MACHINES_NAME = "machines.jsonl"
+_PLACE = ("dataset", "rig", "bearing", "fault_location", "fault_class", "fault_size_mil", "fault_arc_deg")
+_SEEDED = ("fault_location", "fault_size_mil", "fault_arc_deg")
+_HEALTHY = ("normal", "healthy")
+
+
+class MachinesFile:
+    """The facts of one data directory. One process writes, any may read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self) -> dict[StreamKey, dict[str, Any]]:
+        """Everything known, per stream; empty if nothing is.
+
+        Raises:
+            ArchiveError: a line (but for a torn last one) is not what `update` writes.
+        """
+        facts: dict[StreamKey, dict[str, Any]] = {}
+        for number, line in enumerate(self._whole_lines(), 1):
+            try:
+                entry = json.loads(line)
+                key = StreamKey(entry.pop("machine"), entry.pop("point"))
+            except (ValueError, KeyError, AttributeError, TypeError) as error:
+                msg = (
+                    f"expected facts of a machine as a JSON object in {self.path}, line {number}, found: {line[:60]!r}"
+                )
+                raise ArchiveError(msg, hint="correct or remove that line") from error
+            facts[key] = entry
+        return facts
+
+    def update(self, key: StreamKey, facts: Mapping[str, Any]) -> bool:
+        """Adds or changes facts of a stream and keeps the others; False if that changes nothing.
+
+        Raises:
+            ArchiveError: the file cannot be written.
+        """
+        return self.update_all({key: facts}) > 0
+
+    def update_all(self, facts: Mapping[StreamKey, Mapping[str, Any]]) -> int:
+        """As `update`, for many streams with one write; returns how many changed."""
+        known = self.load()
+        lines = []
+        for key, new in facts.items():
+            old = known.get(key, {})
+            merged = json.loads(json.dumps({**old, **new}, allow_nan=False))  # compare as it will be read
+            if key not in known or merged != old:
+                lines.append(json.dumps({"machine": key.machine, "point": key.point, **merged}, ensure_ascii=False))
+        if lines:
+            self._append("".join(f"{line}\n" for line in lines).encode())
+        return len(lines)
+
+    def _whole_lines(self) -> list[str]:
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            msg = f"expected to read {self.path}, found: {error}"
+            raise ArchiveError(msg, hint="check the permissions of the data directory") from error
+        # Not splitlines: it also splits at characters that JSON leaves as they are, such as U+0085.
+        return content[: content.rfind(b"\n") + 1].decode("utf-8", "replace").split("\n")[:-1]
+
+    def _append(self, content: bytes) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab+") as file:
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)  # a torn last line was never acknowledged
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            msg = f"expected to write {self.path}, found: {error}"
+            raise ArchiveError(msg, hint="check free space and permissions of the data directory") from error
+
+
+def recording_facts(
+    metadata: Mapping[str, Any],
+    machine: str,
+    *,
+    rate_hz: float,
+    unit: str,
+    speed_rpm: float | None = None,
+    orders: BearingOrders | None = None,
+) -> dict[str, Any]:
+    """Facts of a stream that came from a recording: the recording's own plain metadata, and what was made of it."""
+    plain = {key: value for key, value in metadata.items() if isinstance(value, str | int | float | bool)}
+    facts: dict[str, Any] = plain | {"rate_hz": rate_hz, "unit": unit, "specimen": specimen(metadata, machine)}
+    if speed_rpm is not None:
+        facts["speed_rpm"] = speed_rpm
+    if orders is not None:
+        facts["orders"] = asdict(orders)
+    return {key: value for key, value in facts.items() if key not in ("machine", "point")}
+
+
+def specimen(metadata: Mapping[str, Any], machine: str) -> str:
+    """Which physical thing was recorded: recordings of one bearing at several loads or speeds share it.
+
+    A seeded fault is told by where and how large it is. Healthy recordings of a dataset are taken for one specimen:
+    they were made with the same bearing, and nothing says otherwise.
+    """
+    known = {key: value for key, value in metadata.items() if value not in (None, "", "none")}
+    if "bearing_id" in known:
+        return str(known["bearing_id"])
+    if any(key in known for key in _SEEDED):
+        return "/".join(str(known[key]) for key in _PLACE if key in known)
+    if "dataset" in known and str(known.get("fault_class")).lower() in _HEALTHY:
+        return f"{known['dataset']}/{known['fault_class']}"
+    return machine

@@ -1,0 +1,108 @@
+"""paho's client as we use it: MQTT 5, manual acknowledgement, external loop.
+
+Two facts of paho 2 shape this module (both are covered by tests):
+
+* Its writes go out at once unless `on_socket_register_write` is set; set, they wait for `loop_write`, so that a batch
+  of acknowledgements is written as one.
+* It closes a connection whose PINGRESP does not come within the keep-alive. While reading is paused the PINGRESP lies
+  unread behind the messages, so that clock must be set back: `forgive_ping`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from pipeline.edges.mqtt.settings import MqttSettings, not_reachable
+
+
+class Client(paho.Client):
+    """paho's client with the one thing it lacks."""
+
+    def forgive_ping(self) -> None:
+        """Asks no answer to the last PINGREQ: we are not reading, or messages prove that the connection lives."""
+        self._ping_t = 0.0
+
+
+def make_client(settings: MqttSettings, will: tuple[str, bytes] | None) -> Client:
+    """A client that is told everything but its callbacks, and not yet connected.
+
+    Raises:
+        ConfigError: if the password file cannot be read.
+        NotReachable: if the certificates cannot be read.
+    """
+    client = Client(CallbackAPIVersion.VERSION2, client_id=settings.client_id, protocol=paho.MQTTv5, manual_ack=True)
+    client.connect_timeout = settings.connect_timeout_s
+    client.max_inflight_messages = 0  # no limit: the windows are ours, and paho's costs a scan per PUBACK
+    client.max_queued_messages = 0
+    if settings.username is not None:
+        client.username_pw_set(settings.username, settings.password())
+    if settings.tls:
+        try:
+            client.tls_set(ca_certs=None if settings.ca_file is None else str(settings.ca_file))
+        except OSError as error:
+            raise not_reachable(settings, error) from error
+    if will is not None:
+        client.will_set(will[0], will[1], qos=1, retain=True)
+    properties = Properties(PacketTypes.CONNECT)
+    properties.SessionExpiryInterval = settings.session_expiry_s
+    properties.ReceiveMaximum = settings.receive_maximum
+    properties.MaximumPacketSize = settings.maximum_packet_bytes
+    client.connect_async(
+        settings.host, settings.port, settings.keepalive_s, clean_start=settings.clean_start, properties=properties
+    )
+    client.on_socket_register_write = lambda *_: None  # its mere presence defers writes
+    return client
+
+
+class Attempt(threading.Thread):
+    """One blocking `reconnect` off the caller's thread: name lookup, TCP and TLS can hang for seconds.
+
+    Nobody else touches the client until `done`.
+    """
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(name="mqtt-connect", daemon=True)
+        self.client = client
+        self.error: Exception | None = None
+        self.done = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        """Connects, and keeps the error for the owner's thread, which sorts it."""
+        try:
+            self.client.reconnect()
+        except Exception as error:
+            self.error = error
+        finally:
+            self.done.set()
+
+
+class CallbackErrors:
+    """Keeps what a callback raises until paho is done with its packet; raising through paho leaves it in the middle."""
+
+    def __init__(self) -> None:
+        self._first: Exception | None = None
+
+    def guard(self, callback: Callable[..., None]) -> Callable[..., None]:
+        """The callback without paho's two leading arguments, and without its exceptions."""
+
+        def guarded(_client: object, _userdata: object, *arguments: Any) -> None:
+            try:
+                callback(*arguments)
+            except Exception as error:
+                self._first = self._first or error
+
+        return guarded
+
+    def raise_first(self) -> None:
+        """Raises the oldest one that was kept, once."""
+        if self._first is not None:
+            error, self._first = self._first, None
+            raise error

@@ -1,0 +1,244 @@
+"""One MQTT 5 connection on one thread, made again whenever it is lost.
+
+Nothing is read, written or called back except inside `pump`, `flush` and `close`, on the caller's thread. Not reading
+the socket is the back-pressure; the PINGREQs go on all the same, so the broker does not take a slow consumer for a dead
+one.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import paho.mqtt.client as paho
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from pipeline.edges.mqtt.client import Attempt, CallbackErrors, Client, make_client
+from pipeline.edges.mqtt.settings import MqttSettings, not_reachable
+from pipeline.edges.mqtt.waiting import Backoff, Waiter
+from pipeline.edges.ports import EventKind, LinkEvent
+
+_TAKEN_OVER: Final = 0x8E  # MQTT 5 reason "session taken over"
+_MAX_EVENTS: Final = 1000
+_NO_CONNACK: Final = "no answer to CONNECT in time"
+
+class Link:
+    """The connection and its life; what goes over it belongs to `MqttConnection` and `MqttPublisher`.
+
+    `on_message` and `on_puback` are called from `pump` only; `on_puback` says whether that id was waited for (paho also
+    calls it for what it has merely written at QoS 0). `epoch` counts connections from 1. A link is used once.
+    """
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        *,
+        subscriptions: tuple[str, ...] = (),
+        will: tuple[str, bytes] | None = None,
+        on_message: Callable[[paho.MQTTMessage], None] | None = None,
+        on_puback: Callable[[int, ReasonCode], bool] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.subscriptions = subscriptions
+        self.epoch = 0
+        self.connected = False  # CONNACK said yes
+        self.subscribed = False  # SUBACK too
+        self.server_receive_maximum = 65535
+        self._progress = 0  # messages and PUBACKs that came: a sign of life
+        self._errors = CallbackErrors()
+        self._on_message = on_message
+        self._on_puback = on_puback
+        self.client = self._wired(make_client(settings, will))
+        self._events: deque[LinkEvent] = deque(maxlen=_MAX_EVENTS)
+        self._waiter = Waiter()
+        self._backoff = Backoff(*settings.backoff_s)
+        self._attempt: Attempt | None = None
+        self._since_s = 0.0  # monotonic time of the present socket, then of its CONNACK
+        self._error: Exception | str | None = None  # why the last try failed, or the last connection ended
+        self._useless: str | None = None  # why the present connection is to be given up
+        self._down = True  # the end of the present connection has been told
+        self._fenced = False
+        self._closed = False
+
+    def connect(self, *, wait: bool, ready: Callable[[], bool] = lambda: False) -> None:
+        """Makes the first connection; with `wait` returns at once and lets later calls of `pump` bring it about.
+
+        Raises:
+            NotReachable: without `wait`, if the first attempt fails.
+        """
+        self._begin()
+        if wait:
+            return
+        deadline_s = time.monotonic() + 2 * self.settings.connect_timeout_s + 1
+        while not (self.connected and (self.subscribed or ready())):
+            self.pump(0.05, room=lambda: not ready())
+            if self._error is not None or time.monotonic() > deadline_s:
+                self.close()
+                raise not_reachable(self.settings, self._error or _NO_CONNACK)
+
+    def pump(self, timeout_s: float, *, room: Callable[[], bool]) -> None:
+        """Waits at most `timeout_s` for the network and does what there is to do; reads while there is `room()`.
+
+        Raises:
+            NotReachable: when another client took the session over; going on would only throw that one out.
+        """
+        if self._fenced:
+            raise not_reachable(self.settings, f"another client with the client id {self.settings.client_id!r}")
+        sock = None if self._attempt else self.client.socket()
+        if sock is None:
+            self._revive(timeout_s)
+            return
+        reading = room() or not self.connected  # CONNACK must come through a full house too
+        unread = reading and isinstance(sock, ssl.SSLSocket) and sock.pending() > 0  # held by TLS, unseen by select
+        timeout_s = 0.0 if unread else min(timeout_s, max(self.settings.keepalive_s / 4, 0.25))
+        readable, writable = self._waiter.wait(
+            sock, reading=reading, writing=self.client.want_write(), timeout_s=timeout_s
+        )
+        before = self._progress
+        if readable or unread:
+            self._read(room)
+        if writable:
+            self.client.loop_write()
+        if not reading or self._progress != before:
+            self.client.forgive_ping()
+        self.client.loop_misc()
+        if not self.connected and time.monotonic() - self._since_s > self.settings.connect_timeout_s:
+            self._useless = _NO_CONNACK
+        if self._useless is not None:
+            self._give_up(self._useless)
+        self._errors.raise_first()
+
+    def flush(self) -> None:
+        """Writes what the socket takes now; the rest goes out in `pump`."""
+        if self._attempt is None and self.client.want_write():
+            self.client.loop_write()
+            self._errors.raise_first()
+
+    def events(self) -> list[LinkEvent]:
+        """What happened since the last call, oldest first."""
+        events = list(self._events)
+        self._events.clear()
+        return events
+
+    def close(self) -> None:
+        """Says goodbye properly (the last will is not sent then) and ends; may be called twice."""
+        self._closed = True
+        if self._attempt is not None:
+            self._attempt.join(self.settings.connect_timeout_s)
+            self._attempt = None
+        self.client.disconnect()
+        deadline_s = time.monotonic() + 1.0
+        while (sock := self.client.socket()) is not None and time.monotonic() < deadline_s:
+            self.client.loop_write()
+            if self.client.want_write() and self.client.socket() is sock:
+                self._waiter.wait(sock, reading=False, writing=True, timeout_s=0.05)
+        self._waiter.close()
+        self._errors.raise_first()
+
+    # -- what happens inside pump ------------------------------------------------------------------------------------
+
+    def _read(self, room: Callable[[], bool]) -> None:
+        """Reads packets until there is no room, or the last call brought nothing whole."""
+        while (room() or not self.connected) and self.client.socket() is not None:
+            before = self._progress
+            self.client.loop_read()
+            if self._progress == before:
+                return
+
+    def _begin(self) -> None:
+        self._waiter.forget()
+        self._error = None
+        self._down = False
+        self._attempt = Attempt(self.client)
+
+    def _revive(self, timeout_s: float) -> None:
+        """Without a connection: waits for the attempt under way, or until the next one is due."""
+        if self._attempt is None:
+            if (left_s := self._backoff.left_s()) > 0 or self._closed:
+                time.sleep(min(timeout_s, left_s))
+                return
+            self._begin()
+        attempt = self._attempt
+        if attempt is None or not attempt.done.wait(timeout_s):
+            return
+        self._attempt = None
+        self._since_s = time.monotonic()
+        if attempt.error is None:
+            return
+        if not isinstance(attempt.error, OSError | ValueError):  # not the network: ours
+            raise attempt.error
+        self._ended("refused", attempt.error)
+
+    def _give_up(self, why: str) -> None:
+        """Leaves a connection that is there but useless; `_gone` follows from the write."""
+        self._useless = None
+        if self.client.socket() is not None:
+            self._error = why
+            self.client.disconnect()
+            self.client.loop_write()
+
+    def _ended(self, kind: EventKind, why: Exception | str) -> None:
+        self._down = True
+        self.connected = self.subscribed = False
+        self._error = self._error or why
+        self._events.append(LinkEvent(kind, self.epoch, str(self._error)))
+        self._backoff.failed(lived_s=time.monotonic() - self._since_s)
+
+    # -- paho's callbacks --------------------------------------------------------------------------------------------
+
+    def _wired(self, client: Client) -> Client:
+        client.on_connect = self._errors.guard(self._connack)
+        client.on_disconnect = self._errors.guard(self._gone)
+        client.on_subscribe = self._errors.guard(self._suback)
+        client.on_message = self._errors.guard(self._message)
+        if self._on_puback is not None:  # for QoS 0 paho builds two objects per call: only where somebody listens
+            client.on_publish = self._errors.guard(self._puback)
+        return client
+
+    def _connack(self, flags: paho.ConnectFlags, reason: ReasonCode, properties: Properties) -> None:
+        if reason.is_failure:
+            self._error = str(reason)
+            return  # paho closes the socket now; `_gone` follows
+        self.epoch += 1
+        self.connected = True
+        self._since_s = time.monotonic()
+        self.server_receive_maximum = getattr(properties, "ReceiveMaximum", 65535)
+        self._events.append(LinkEvent("connected", self.epoch, self.settings.address))
+        if self.epoch > 1 and not flags.session_present and not self.settings.clean_start:
+            self._events.append(LinkEvent("session_lost", self.epoch, "the broker has forgotten the session"))
+        options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+        self.subscribed = not self.subscriptions
+        if self.subscriptions:
+            self.client.subscribe([(topic, options) for topic in self.subscriptions])
+
+    def _suback(self, _mid: int, reasons: list[ReasonCode], _properties: Properties) -> None:
+        refused = [topic for topic, reason in zip(self.subscriptions, reasons, strict=True) if reason.is_failure]
+        if refused:
+            self._useless = f"Not authorized to subscribe to {', '.join(refused)}"
+        else:
+            self.subscribed = True
+
+    def _gone(self, flags: paho.DisconnectFlags, reason: ReasonCode, _properties: Properties) -> None:
+        if self._closed or self._down:  # paho tells of one loss twice at times
+            self.connected = self.subscribed = False
+        elif flags.is_disconnect_packet_from_server and reason.value == _TAKEN_OVER:
+            self._fenced = True
+            self._ended("taken_over", str(reason))
+        elif self.connected:
+            self._ended("disconnected", str(reason))
+        else:
+            self._ended("refused", "the connection was closed before CONNACK")
+
+    def _message(self, message: paho.MQTTMessage) -> None:
+        self._progress += 1
+        if self._on_message is not None:
+            self._on_message(message)
+
+    def _puback(self, mid: int, reason: ReasonCode, _properties: Properties) -> None:
+        if self._on_puback is not None and self._on_puback(mid, reason):
+            self._progress += 1

@@ -1,0 +1,68 @@
+"""How to reach a broker, and what to say when it cannot be reached."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import ConfigError, NotReachable
+
+
+@dataclass(frozen=True, slots=True)
+class MqttSettings:
+    """One client of one broker. The client id names the session: unique per broker, the same after a restart."""
+
+    client_id: str
+    host: str = "127.0.0.1"
+    port: int = 1883
+    username: str | None = None
+    password_file: Path | None = None
+    tls: bool = False
+    ca_file: Path | None = None  # None = the system's certificates
+    keepalive_s: int = 30
+    clean_start: bool = False
+    session_expiry_s: int = 7 * 86400
+    receive_maximum: int = 2000
+    maximum_packet_bytes: int = 16 * 2**20  # a broker throws larger messages away without a word
+    connect_timeout_s: float = 5.0
+    backoff_s: tuple[float, float] = (1.0, 10.0)  # shortest and longest wait before connecting again
+
+    @property
+    def address(self) -> str:
+        """Host and port for messages to people."""
+        return f"{self.host}:{self.port}"
+
+    def password(self) -> str | None:
+        """What the password file says, without the line end.
+
+        Raises:
+            ConfigError: if the file cannot be read.
+        """
+        if self.password_file is None:
+            return None
+        try:
+            return self.password_file.read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            msg = f"mqtt.password_file as a readable text file expected, found: {self.password_file}: {error}"
+            raise ConfigError(msg, hint="it holds the password alone and must be readable by this user") from error
+
+
+def not_reachable(settings: MqttSettings, why: Exception | str) -> NotReachable:
+    """The error for a broker that does not answer at `settings.address`, with a hint that fits the cause."""
+    msg = f"an MQTT broker at {settings.address} expected, found: {why}"
+    text = str(why)
+    if isinstance(why, ConnectionRefusedError):
+        hint = "is it running? mqtt.host and mqtt.port say where it is looked for"
+    elif isinstance(why, socket.gaierror):
+        hint = "check the name in mqtt.host"
+    elif isinstance(why, ssl.SSLError):
+        hint = "check mqtt.tls, mqtt.port and mqtt.ca_file: that authority must have signed a certificate for mqtt.host"
+    elif "Bad user name" in text or "Not authorized" in text:
+        hint = "check mqtt.username and mqtt.password_file, and what the broker allows this user"
+    elif isinstance(why, OSError):
+        hint = "check mqtt.host, mqtt.port and the network between"
+    else:
+        hint = "it must speak MQTT 5 on this port; check mqtt.port, mqtt.tls, mqtt.username and mqtt.password_file"
+    return NotReachable(msg, hint=hint)

@@ -1,0 +1,58 @@
+"""Topic templates such as `plant/{area}/{machine}/{point}/vibration`: which stream a topic belongs to, and back."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from pipeline.core.records import ID_PATTERN, StreamKey, is_id
+from pipeline.errors import ConfigError
+
+_PLACES = ("area", "machine", "point")
+
+
+@dataclass(frozen=True, slots=True)
+class TopicTemplate:
+    """A topic with the places `{machine}` and `{point}`, and `{area}` if wanted; a place fills a whole level.
+
+    Raises:
+        ConfigError: for a template that cannot be subscribed to or does not name a stream.
+    """
+
+    template: str
+    subscription: str = field(init=False)
+    _pattern: re.Pattern[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Checks the template once, so that parsing cannot fail later."""
+        levels = self.template.split("/")
+        places = [level[1:-1] for level in levels if level.startswith("{") and level.endswith("}")]
+        fixed = "".join(level for level in levels if level[1:-1] not in places)
+        if sorted(places) not in (["area", "machine", "point"], ["machine", "point"]) or re.search(r"[{}+#\0]", fixed):
+            msg = f"mqtt.readings_topic with whole levels {{machine}} and {{point}} expected, found: {self.template}"
+            raise ConfigError(msg, hint="for instance plant/{area}/{machine}/{point}/vibration")
+        object.__setattr__(self, "subscription", "/".join("+" if level[1:-1] in places else level for level in levels))
+        one_id = ID_PATTERN.pattern
+        parts = (f"(?P<{level[1:-1]}>{one_id})" if level[1:-1] in places else re.escape(level) for level in levels)
+        object.__setattr__(self, "_pattern", re.compile("/".join(parts)))
+
+    def parse(self, topic: str) -> StreamKey | None:
+        """The stream that a topic belongs to; None if the topic does not fit or holds something that is not an id."""
+        match = self._pattern.fullmatch(topic)
+        if match is None or not all(is_id(text) for text in match.groups()):
+            return None
+        return StreamKey(match["machine"], match["point"])
+
+    def format(self, *, machine: str, point: str, area: str = "main") -> str:
+        """The topic of a stream; the area is left out where the template has none.
+
+        Raises:
+            ValueError: for a text that is not an id.
+        """
+        topic = self.template
+        for place, text in zip(_PLACES, (area, machine, point), strict=True):
+            if not is_id(text):
+                msg = f"an id of [A-Za-z0-9_.-]{{1,64}} as {place} expected, found: {text[:80]!r}"
+                raise ValueError(msg)
+            topic = topic.replace(f"{{{place}}}", text)
+        return topic

@@ -1,0 +1,238 @@
+"""Recordings (Parquet, CSV, WAV, MATLAB) as streams of blocks, and the writer of our own format.
+
+A `Recording` only remembers what the file says of itself; samples are read again, chunk by chunk, whenever blocks are
+asked for. Sessions and times follow from the file alone, so that reading it twice gives the same windows the same keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.records import BearingOrders, Block, Float32, StreamKey
+from pipeline.edges.recordings_channels import ChannelMap, choose, id_text, parse_channels
+from pipeline.edges.recordings_files import RecordingWriter, find_recordings, input_id, write_recording
+from pipeline.edges.recordings_formats import describe, read_chunks
+from pipeline.edges.recordings_snapshots import read_snapshot_index
+from pipeline.errors import RecordingError
+
+__all__ = [
+    "ChannelMap",
+    "RecordedStream",
+    "Recording",
+    "RecordingWriter",
+    "find_recordings",
+    "input_id",
+    "open_recording",
+    "parse_channels",
+    "streams",
+    "write_recording",
+]
+
+NOMINAL_START_NS = 946_684_800_000_000_000  # 2000-01-01T00:00:00Z, where a recording does not say when it was made
+_UNITS = {
+    "g": "g",
+    "m/s2": "m/s2",
+    "m/s^2": "m/s2",
+    "m/s²": "m/s2",
+    "m/s**2": "m/s2",
+    "mm/s": "mm/s",
+    "v": "V",
+    "volt": "V",
+    "1": "1",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recording:
+    """One file: what it says of itself."""
+
+    path: Path
+    machine: str
+    metadata: Mapping[str, Any]
+    rate_hz: float
+    unit: str  # g, m/s2, mm/s, V or 1
+    channels: tuple[str, ...]  # original names
+    samples: int  # per channel
+    snapshots: bool  # a row of records that are not contiguous
+    truth: str | None  # the fault class in the words of the file
+    speed_rpm: float | None
+
+    def orders(self, channel: str) -> BearingOrders | None:
+        """Defect orders of the bearing at a channel, from `fault_orders_of_shaft`: flat, or by channel name."""
+        found = self.metadata.get("fault_orders_of_shaft")
+        if not isinstance(found, dict):
+            return None
+        if any(isinstance(entry, dict) for entry in found.values()):
+            found = found.get(channel)
+        names = ("ftf", "bpfo", "bpfi", "bsf")
+        if not isinstance(found, dict) or not all(_positive(found.get(name)) for name in names):
+            return None
+        return BearingOrders(**{name: float(found[name]) for name in names})
+
+    def start_ns(self) -> int:
+        """Time of the first sample: as the file says, else a nominal one, the same for every reading."""
+        offset = self.metadata.get("start_sample")
+        skipped = int(offset) if isinstance(offset, int) and offset > 0 else 0
+        known = self.metadata.get("start_time_ns")
+        begin = known if isinstance(known, int) else NOMINAL_START_NS
+        return begin + round(skipped / self.rate_hz * 1e9)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RecordedStream:
+    """Some channels of a recording under their new names: one measurement point of one machine."""
+
+    recording: Recording
+    key: StreamKey
+    originals: tuple[str, ...]
+    channels: tuple[str, ...]  # new names
+    orders: BearingOrders | None
+
+    def blocks(self, block_s: float = 10.0, *, session: int | None = None, t0_ns: int | None = None) -> Iterator[Block]:
+        """The samples as blocks of `block_s` seconds (the last one shorter), numbered from 0.
+
+        Args:
+            block_s: Length of a block; does not change windows.
+            session: Number of the session, of the first snapshot's if there are snapshots (the others count on).
+                Default: follows from the file.
+            t0_ns: Time of the first sample. Default: as the file says, or a nominal time.
+
+        Raises:
+            RecordingError: the file cannot be read, or the stream holds not a single number.
+        """
+        start_ns = self.recording.start_ns() if t0_ns is None else t0_ns
+        first = default_session(self.recording, start_ns) if session is None else session
+        size = max(1, round(block_s * self.recording.rate_hz))
+        self._require_numbers()
+        if not self.recording.snapshots:
+            yield from self._cut(self._chunks(), first, start_ns, size)
+            return
+        index = read_snapshot_index(self.recording.path, self.recording.metadata, self.recording.rate_hz)
+        lengths = [int(n) for n in np.diff(index.first_rows)]
+        for k, record in enumerate(_split(self._chunks(), lengths)):
+            yield from self._cut(iter([record]), first + k, start_ns + int(index.times_ns[k]), size)
+
+    def _chunks(self) -> Iterator[Float32]:
+        return read_chunks(self.recording.path, self.originals)
+
+    def _cut(self, chunks: Iterator[Float32], session: int, start_ns: int, size: int) -> Iterator[Block]:
+        at, rate_hz = 0, self.recording.rate_hz
+        for samples in _split(chunks, itertools.repeat(size)):
+            yield Block(
+                key=self.key,
+                session=session,
+                index=at,
+                t0_ns=start_ns + round(at * 1e9 / rate_hz),
+                rate_hz=rate_hz,
+                channels=self.channels,
+                unit=self.recording.unit,
+                samples=samples,
+                speed_rpm=self.recording.speed_rpm,
+                orders=self.orders,
+                truth=self.recording.truth,
+            )
+            at += samples.shape[1]
+
+    def _require_numbers(self) -> None:
+        if not any(np.isfinite(chunk).any() for chunk in self._chunks()):  # stops at the first number
+            msg = f"expected samples in {self.recording.path}, found no number in: {', '.join(self.originals)}"
+            raise RecordingError(msg, hint="the sensor was not connected, or the conversion went wrong")
+
+
+def _split(chunks: Iterator[Float32], sizes: Iterator[int] | list[int]) -> Iterator[Float32]:
+    """Chunks (C, any) -> contiguous arrays (C, size) for each size; the last one may be shorter."""
+    held: list[Float32] = []
+    count = 0
+    for size in sizes:
+        while count < size and (chunk := next(chunks, None)) is not None:
+            held.append(chunk)
+            count += chunk.shape[1]
+        if not count:
+            return
+        whole = held[0] if len(held) == 1 else np.concatenate(held, axis=1)
+        yield np.ascontiguousarray(whole[:, :size])
+        held = [whole[:, size:]] if count > size else []
+        count = max(0, count - size)
+
+
+def open_recording(path: Path, rate_hz: float | None = None) -> Recording:
+    """Looks at a file; `rate_hz` is used where the file does not say its rate.
+
+    Raises:
+        RecordingError: unreadable, without a signal, or without a rate.
+    """
+    contents = describe(path)
+    if not contents.channels or not contents.samples:
+        msg = f"expected numeric channels with samples, found none: {path}"
+        raise RecordingError(msg, hint="one column per channel, one row per sample")
+    rate = contents.rate_hz if contents.rate_hz is not None else rate_hz
+    if rate is None:
+        msg = f"expected a sampling rate, found none in: {path}"
+        raise RecordingError(msg, hint="give it in hertz: --rate 12000")
+    if not _positive(rate):
+        msg = f"expected a sampling rate above 0 Hz, found in {path}: {rate}"
+        raise RecordingError(msg, hint="correct sample_rate_hz in the recording's metadata, or --rate")
+    metadata = contents.metadata
+    truth, speed = metadata.get("fault_class"), metadata.get("rpm")
+    return Recording(
+        path=path,
+        machine=machine_id(metadata, path),
+        metadata=metadata,
+        rate_hz=float(rate),
+        unit=_UNITS.get(str(metadata.get("units", "1")).strip().lower(), "1"),
+        channels=contents.channels,
+        samples=contents.samples,
+        snapshots=contents.snapshots,
+        truth=truth if isinstance(truth, str) and truth else None,
+        speed_rpm=float(speed) if speed is not None and _positive(speed) else None,
+    )
+
+
+def machine_id(metadata: Mapping[str, Any], path: Path) -> str:
+    """`dataset-recording`, or the file's stem; cut to 64 characters, of which the last then tell long names apart."""
+    given = [str(metadata[name]) for name in ("dataset", "recording") if metadata.get(name) not in (None, "")]
+    whole = "-".join(given) if given else path.stem
+    text = id_text(whole)
+    return text if len(text) <= 64 else f"{text[:55]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+
+
+def streams(recording: Recording, channel_map: ChannelMap | None = None) -> list[RecordedStream]:
+    """The streams of a recording: all channels together, or as the map says.
+
+    A stream's point is the original channel if it has only one, else `main`. Where its channels sit at different
+    bearings no orders can be given for it as a whole.
+
+    Raises:
+        RecordingError: a chosen channel is not there.
+    """
+    found: list[RecordedStream] = []
+    for group in choose(recording.channels, channel_map, recording.path).groups():
+        originals, channels = zip(*group, strict=True)
+        point = id_text(originals[0])[:64] if len(group) == 1 else "main"
+        while any(stream.key.point == point for stream in found):
+            point = f"{point[:62]}_2"
+        orders = {recording.orders(name) for name in originals} - {None}
+        shared = orders.pop() if len(orders) == 1 else None
+        found.append(RecordedStream(recording, StreamKey(recording.machine, point), originals, channels, shared))
+    return found
+
+
+def default_session(recording: Recording, start_ns: int) -> int:
+    """A session number that follows from the file.
+
+    The start in ns. Files that do not say what they are may share their name, so a part of their content counts too.
+    """
+    known = recording.metadata.get("recording") is not None
+    return start_ns if known else start_ns + int(input_id(recording.path)[:7], 16)
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0

@@ -1,0 +1,185 @@
+"""Finding recordings in folders, telling one from another, and writing new ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import ArrayLike
+
+from pipeline.core.records import Float32
+from pipeline.edges.recordings_formats import FORMATS, guarded
+from pipeline.errors import RecordingError
+
+_GROUP_ROWS = 262_144  # a few seconds of a fast channel: small enough to read alone
+
+
+def find_recordings(paths: Iterable[Path]) -> list[Path]:
+    """Files as given, folders searched through; sorted within a folder, each file once.
+
+    In a folder, hidden files, the archive's own parts and tables of text (a manifest.csv) are passed over; a file that
+    is named is always taken.
+
+    Raises:
+        RecordingError: a path that does not exist, or a folder without a recording.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if path.is_dir():
+            inside = [each for each in sorted(path.rglob("*")) if _looks_recorded(each, path)]
+            if not inside:
+                msg = f"expected recordings ({', '.join(sorted(FORMATS))}) in the folder, found none: {path}"
+                raise RecordingError(msg, hint="check the path")
+            found |= dict.fromkeys(inside)
+        elif path.exists():
+            found[path] = None
+        else:
+            msg = f"expected a recording or a folder of recordings, found nothing: {path}"
+            raise RecordingError(msg, hint="check the path")
+    by_place = {path.resolve(): path for path in reversed(found)}
+    return [path for path in found if by_place[path.resolve()] == path]
+
+
+def _looks_recorded(path: Path, folder: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS or not path.is_file():
+        return False
+    if any(part.startswith((".", "_")) for part in path.relative_to(folder).parts):
+        return False
+    try:
+        if suffix == ".csv":
+            return _is_numeric_table(path)
+        if suffix == ".parquet":
+            return b"thrumcast" not in (pq.read_schema(path).metadata or {})
+    except (OSError, pa.ArrowException):
+        return True  # a damaged recording is reported when it is opened, not passed over
+    return True
+
+
+def _is_numeric_table(path: Path) -> bool:
+    """Whether the second line of a text file is mostly numbers."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        _, second = file.readline(), file.readline()
+    separator = max(";\t,", key=second.count)
+    fields = [field.strip().strip('"') for field in second.split(separator)]
+    texts = sum(1 for field in fields if field and not _is_number(field))
+    return 2 * texts < len(fields) or not second.strip()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace(",", "."))
+    except ValueError:
+        return False
+    return True
+
+
+def input_id(path: Path, *context: object) -> str:
+    """Identity of an input: a hash of its content and of what is done with it (channels, schema, ...).
+
+    Size and time would take a changed file for the old one; a Parquet footer holds no checksum of its data.
+    """
+
+    def digest() -> str:
+        with path.open("rb") as file:
+            whole = hashlib.file_digest(file, "sha256")
+        for part in context:
+            whole.update(b"\0" + str(part).encode())
+        return whole.hexdigest()
+
+    found: str = guarded(path, digest)
+    return found
+
+
+class RecordingWriter:
+    """Writes a recording piece by piece; the file appears when it is whole.
+
+    Use as a context manager: after an error inside, nothing is left behind.
+    """
+
+    def __init__(self, path: Path, channels: Sequence[str], metadata: Mapping[str, Any]) -> None:
+        """Begins a file.
+
+        Args:
+            path: Where it will stand.
+            channels: Names of the C columns.
+            metadata: At least `sample_rate_hz`; further keys as in the documentation of recordings.
+
+        Raises:
+            RecordingError: no rate, no channel, or a place that cannot be written.
+        """
+        if not channels or len(set(channels)) != len(channels):
+            msg = f"expected one or more channels of different names, found: {list(channels)}"
+            raise RecordingError(msg)
+        rate = metadata.get("sample_rate_hz")
+        if not isinstance(rate, int | float) or not np.isfinite(rate) or rate <= 0:
+            msg = f"expected the metadata key sample_rate_hz above 0, found: {rate}"
+            raise RecordingError(msg)
+        text = json.dumps(dict(metadata), allow_nan=False)
+        fields = [pa.field(name, pa.float32()) for name in channels]
+        self.path, self._partial = path, path.with_name(f".{path.name}.{os.getpid()}.partial")
+        self._schema = pa.schema(fields, metadata={"recording_metadata": text})
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = pq.ParquetWriter(
+                self._partial,
+                self._schema,
+                compression="zstd",
+                compression_level=1,
+                use_dictionary=False,
+                use_byte_stream_split=True,
+            )
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def append(self, samples: ArrayLike) -> None:
+        """Adds samples (C, n)."""
+        array: Float32 = np.asarray(samples, np.float32)
+        if array.ndim != 2 or array.shape[0] != len(self._schema):
+            msg = f"expected samples of shape ({len(self._schema)}, n), found: {array.shape}"
+            raise RecordingError(msg)
+        columns = [pa.array(np.ascontiguousarray(row)) for row in array]
+        try:
+            self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema), row_group_size=_GROUP_ROWS)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def close(self) -> None:
+        """Makes the file appear."""
+        try:
+            self._writer.close()
+            with self._partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            self._partial.replace(self.path)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> RecordingError:
+        msg = f"expected to write {self.path}, found: {error}"
+        return RecordingError(msg, hint="check the place and the free space")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._writer.close()
+            self._partial.unlink(missing_ok=True)
+
+
+def write_recording(path: Path, samples: ArrayLike, channels: Sequence[str], metadata: Mapping[str, Any]) -> None:
+    """Writes samples (C, n) and their metadata as one Parquet recording."""
+    with RecordingWriter(path, channels, metadata) as writer:
+        writer.append(samples)

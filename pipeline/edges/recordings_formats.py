@@ -1,0 +1,236 @@
+"""How the samples of each file format are read: a description first, then columns in chunks of bounded size.
+
+Nothing that is read can run code: no pickle, and no MATLAB objects.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.core.records import Float32
+from pipeline.errors import RecordingError
+
+CHUNK_ROWS = 65_536
+SNAPSHOT, TIME_OF_DAY = "snapshot", "time_of_day_s"
+# Columns that say when, not what.
+_NOT_CHANNELS = {SNAPSHOT, TIME_OF_DAY, "time", "time_s", "timestamp", "t"}
+_CWRU_NAMES = {"DE": "drive_end", "FE": "fan_end", "BA": "base"}
+_MIN_MAT_SAMPLES = 16  # shorter MATLAB arrays are parameters, not signals
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a file says of itself."""
+
+    channels: tuple[str, ...]
+    samples: int  # per channel
+    rate_hz: float | None
+    metadata: dict[str, Any]
+    snapshots: bool = False  # whether it is a row of records that are not contiguous
+
+
+def describe(path: Path) -> Contents:
+    """Channels, length, rate and metadata of a file of any known format.
+
+    Raises:
+        RecordingError: it cannot be read, or holds no signal.
+    """
+    return guarded(path, lambda: _of(path)[0](path))
+
+
+def read_chunks(path: Path, channels: Sequence[str]) -> Iterator[Float32]:
+    """Samples of some channels as (C, n) arrays, in order."""
+    chunks = guarded(path, lambda: _of(path)[1](path, channels))
+    while True:
+        chunk = guarded(path, lambda: next(chunks, None))
+        if chunk is None:
+            return
+        yield chunk
+
+
+def guarded(path: Path, read: Callable[[], Any]) -> Any:
+    """Turns what the libraries raise into one line that names the file."""
+    try:
+        return read()
+    except RecordingError:
+        raise
+    except FileNotFoundError as error:
+        msg = f"expected a recording, found no such file: {path}"
+        raise RecordingError(msg, hint="check the path") from error
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, NotImplementedError, MemoryError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        msg = f"expected a readable {path.suffix.lstrip('.') or 'recording'} file, found {path}: {reason}"
+        old = isinstance(error, NotImplementedError)
+        hint = "save it with MATLAB's -v7 format" if old else "check that the file is whole, and what its name says"
+        raise RecordingError(msg, hint=hint) from error
+
+
+def _parquet(path: Path) -> Contents:
+    file = pq.ParquetFile(path)
+    schema, rows = file.schema_arrow, file.metadata.num_rows
+    channels = tuple(
+        field.name
+        for field in schema
+        if (pa.types.is_floating(field.type) or pa.types.is_integer(field.type)) and field.name not in _NOT_CHANNELS
+    )
+    metadata = json.loads((schema.metadata or {}).get(b"recording_metadata", b"{}"))
+    if not isinstance(metadata, dict):
+        msg = f"expected recording_metadata to be a JSON object, found in {path}: {type(metadata).__name__}"
+        raise RecordingError(msg, hint="write it again with its metadata")
+    rate = metadata.get("sample_rate_hz")
+    return Contents(channels, rows, None if rate is None else float(rate), metadata, SNAPSHOT in schema.names)
+
+
+def _parquet_chunks(path: Path, channels: Sequence[str]) -> Iterator[Float32]:
+    for batch in pq.ParquetFile(path).iter_batches(CHUNK_ROWS, columns=list(channels), use_threads=False):
+        yield _stack([batch.column(name).to_numpy(zero_copy_only=False) for name in channels])
+
+
+def _csv_options(path: Path) -> tuple[pa_csv.ReadOptions, pa_csv.ParseOptions, pa_csv.ConvertOptions]:
+    """Separator, header and decimal sign, told from the first lines."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        lines = [line.strip() for line in (file.readline(), file.readline())]
+    separator = max(";\t,", key=lines[0].count)
+    decimal = "," if separator == ";" and "," in lines[1] else "."
+    first = [field.strip().strip('"') for field in lines[0].split(separator)]
+    headless = bool(lines[0]) and all(_is_number(field.replace(decimal, ".")) for field in first)
+    names = [f"ch{i + 1}" for i in range(len(first))] if headless else None
+    return (
+        pa_csv.ReadOptions(column_names=names, use_threads=False, block_size=1 << 20),
+        pa_csv.ParseOptions(delimiter=separator),
+        pa_csv.ConvertOptions(decimal_point=decimal),
+    )
+
+
+def _csv(path: Path) -> Contents:
+    read, parse, convert = _csv_options(path)
+    with pa_csv.open_csv(path, read, parse, convert) as reader:
+        channels = tuple(
+            field.name
+            for field in reader.schema
+            if (pa.types.is_floating(field.type) or pa.types.is_integer(field.type)) and field.name not in _NOT_CHANNELS
+        )
+    rows = sum(chunk.shape[1] for chunk in _csv_chunks(path, channels[:1])) if channels else 0
+    return Contents(channels, rows, None, {})
+
+
+def _csv_chunks(path: Path, channels: Sequence[str]) -> Iterator[Float32]:
+    read, parse, convert = _csv_options(path)
+    convert.include_columns = list(channels)
+    convert.column_types = dict.fromkeys(channels, pa.float64())  # the first lines may look like integers
+    with pa_csv.open_csv(path, read, parse, convert) as reader:
+        for batch in reader:
+            yield _stack([column.to_numpy(zero_copy_only=False) for column in batch.columns])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _wav_data(path: Path) -> tuple[float, NDArray[Any]]:
+    from scipy.io import wavfile
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks of other programs, no matter to us
+        try:
+            rate, data = wavfile.read(path, mmap=True)
+        except ValueError:  # 24 bit cannot be mapped
+            rate, data = wavfile.read(path)
+    return float(rate), data.reshape(len(data), -1)
+
+
+def _wav(path: Path) -> Contents:
+    rate, data = _wav_data(path)
+    return Contents(tuple(f"ch{i + 1}" for i in range(data.shape[1])), len(data), rate, {})
+
+
+def _wav_chunks(path: Path, channels: Sequence[str]) -> Iterator[Float32]:
+    """Integer codes become fractions of full scale."""
+    _, data = _wav_data(path)
+    columns = [int(name.removeprefix("ch")) - 1 for name in channels]
+    offset, scale = 0.0, 1.0
+    if data.dtype.kind in "iu":
+        info = np.iinfo(data.dtype)
+        offset, scale = (128.0, 1 / 128) if info.min == 0 else (0.0, -1.0 / info.min)
+    for row in range(0, len(data), CHUNK_ROWS):
+        chunk = data[row : row + CHUNK_ROWS, columns].T.astype(np.float64)
+        yield np.ascontiguousarray((chunk - offset) * scale, dtype=np.float32)
+
+
+def _mat_data(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Signals by channel name, and the speed if there is one named like CWRU's X105RPM."""
+    from scipy.io import loadmat
+
+    arrays: dict[str, NDArray[Any]] = {}
+    metadata: dict[str, Any] = {}
+    for name, value in loadmat(path).items():
+        if name.startswith("__") or not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
+            continue
+        if value.size == 1 and name.upper().endswith("RPM"):
+            metadata.setdefault("rpm", float(value.ravel()[0]))
+        elif value.ndim <= 2 and value.size == max(value.shape) >= _MIN_MAT_SAMPLES:
+            arrays[name] = value.ravel()
+    longest = max((len(array) for array in arrays.values()), default=0)
+    together = {name: array for name, array in arrays.items() if len(array) == longest}
+    if len(together) < len(arrays):  # arrays of other lengths were not sampled together with these
+        metadata["skipped_variables"] = ", ".join(sorted(set(arrays) - set(together)))
+    short = {name: _mat_channel(name) for name in together}
+    unique = len(set(short.values())) == len(short)
+    return {short[name] if unique else name: array for name, array in together.items()}, metadata
+
+
+def _mat_channel(name: str) -> str:
+    """`X105_DE_time` -> `drive_end`: CWRU's names without the number of the file."""
+    match = re.fullmatch(r"X\d+_(\w+?)_time", name)
+    return name if match is None else _CWRU_NAMES.get(match[1], match[1])
+
+
+def _mat(path: Path) -> Contents:
+    arrays, metadata = _mat_data(path)
+    length = len(next(iter(arrays.values()))) if arrays else 0
+    return Contents(tuple(arrays), length, None, metadata)
+
+
+def _mat_chunks(path: Path, channels: Sequence[str]) -> Iterator[Float32]:
+    arrays, _ = _mat_data(path)
+    length = len(arrays[channels[0]])
+    for row in range(0, length, CHUNK_ROWS):
+        yield _stack([arrays[name][row : row + CHUNK_ROWS] for name in channels])
+
+
+def _stack(columns: list[NDArray[Any]]) -> Float32:
+    return np.stack([column.astype(np.float32, copy=False) for column in columns])
+
+
+_Describe = Callable[[Path], Contents]
+_Chunks = Callable[[Path, Sequence[str]], Iterator[Float32]]
+FORMATS: dict[str, tuple[_Describe, _Chunks]] = {
+    ".parquet": (_parquet, _parquet_chunks),
+    ".csv": (_csv, _csv_chunks),
+    ".wav": (_wav, _wav_chunks),
+    ".mat": (_mat, _mat_chunks),
+}
+
+
+def _of(path: Path) -> tuple[_Describe, _Chunks]:
+    found = FORMATS.get(path.suffix.lower())
+    if found is None:
+        msg = f"expected a recording ({', '.join(sorted(FORMATS))}), found: {path}"
+        raise RecordingError(msg, hint="convert it to Parquet with one column per channel")
+    return found

@@ -1,0 +1,81 @@
+"""A journal with its archive, rows to put in, and a run that tests kill: without the readers that the tests compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.core.records import FeatureRow, Prediction, StreamKey
+from pipeline.edges.archive import Archive
+from pipeline.edges.archive_tables import FeatureSchema
+from pipeline.edges.journal import Commit, Journal
+
+SCHEMA = FeatureSchema("test-1", ("rms", "kurtosis"), ("g", "1"), ("ISO 20816", "moments"), ("gap", "flat"))
+MIDNIGHT_NS = 1_704_067_200_000_000_000  # 2024-01-01T00:00:00Z
+SECOND_NS = 1_000_000_000
+
+
+def key_of(number: int) -> StreamKey:
+    return StreamKey(f"pump-{number:02d}", "de")
+
+
+def feature_row(window: int, number: int = 1, channels: tuple[str, ...] = ("x",), session: int = 7) -> FeatureRow:
+    """Windows of one minute; window 0 begins half an hour before midnight."""
+    values = np.arange(len(channels) * 2, dtype=np.float32).reshape(-1, 2) + window
+    start_ns = MIDNIGHT_NS + (window - 30) * 60 * SECOND_NS
+    end_ns = start_ns + 60 * SECOND_NS
+    return FeatureRow(
+        key_of(number), session, window, start_ns, end_ns, 12e3, 1500.0, 1.0, 0, None, channels, values, SCHEMA.name
+    )
+
+
+def prediction(window: int, number: int = 1, classes: int = 2, model: str = "v0001") -> Prediction:
+    row = feature_row(window, number)
+    p = np.full(classes, 1 / classes, np.float32)
+    return Prediction(
+        row.key, 7, window, row.start_ns, row.end_ns, "healthy", 0.5, p, "normal", window, model, SCHEMA.name
+    )
+
+
+class Plant:
+    """A journal and its archive."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.journal = Journal(data)
+        try:
+            self.archive = Archive(data, self.journal, SCHEMA)
+        except BaseException:
+            self.journal.close()
+            raise
+
+    def add(self, *rows: FeatureRow) -> None:
+        self.journal.commit(Commit(features=rows))
+
+    def close(self) -> None:
+        self.journal.close()
+
+
+def run_turns(data: Path) -> None:
+    """Four commits with a roll after each; takes up where a killed run ended.
+
+    The second roll crosses midnight, the third and fourth bring a new channel and a new class.
+    """
+    plant = Plant(data)
+    for turn in range(4):
+        name = f"turn-{turn}"
+        if name not in plant.journal.inputs_done():
+            windows = range(27 + 3 * turn, 30 + 3 * turn)
+            channels = ("x", "c") if turn == 2 else ("x",)
+            classes = ("healthy", "unbalance", "looseness")[: 3 if turn == 3 else 2]
+            plant.journal.commit(
+                Commit(
+                    features=[feature_row(w, n, channels) for w in windows for n in (1, 2)],
+                    predictions=[prediction(w, classes=len(classes)) for w in windows],
+                    classes=classes,
+                    inputs={name: ""},
+                )
+            )
+        plant.archive.roll()
+    plant.close()

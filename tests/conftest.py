@@ -1,0 +1,53 @@
+"""Fixtures that several test files share: a seeded generator, the real recordings, real brokers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from harness.broker import Site
+
+from pipeline.edges.broker import PrivateBroker, is_available
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20240229)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real recordings; what needs it is skipped where it is not."""
+    folder = os.environ.get("THRUMCAST_SHARED_DATA")
+    path = Path(folder) if folder else Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip(f"no recordings at {path}; set THRUMCAST_SHARED_DATA")
+    return path
+
+
+@pytest.fixture(params=["mosquitto", "iotcore"])
+def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[PrivateBroker]:
+    """Each of the two brokers that we start ourselves, fresh for every test."""
+    if not is_available(request.param):
+        pytest.skip(f"{request.param} is not installed")
+    with PrivateBroker(tmp_path / "broker", kind=request.param) as started:
+        yield started
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[PrivateBroker]:
+    """For what iotcore cannot do: keep its sessions over a restart."""
+    if not is_available("mosquitto"):
+        pytest.skip("mosquitto is not installed")
+    with PrivateBroker(tmp_path / "broker", kind="mosquitto") as started:
+        yield started
+
+
+@pytest.fixture
+def site(broker: PrivateBroker) -> Iterator[Site]:
+    """Both brokers with the clients around them."""
+    with Site(broker) as made:
+        yield made

@@ -1,0 +1,1 @@
+"""What tests of the whole need: brokers, clients, and a wire that can be cut and read."""

@@ -1,0 +1,445 @@
+"""The archive: what was committed is in Parquet once, whatever happens on the way, and any reader opens it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from archive_plant import MIDNIGHT_NS, SCHEMA, Plant, feature_row, key_of, prediction, run_turns
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.commands import archive as archive_command
+from pipeline.core.records import AlarmChange
+from pipeline.edges.archive import DUPLICATE_ROWS, Archive
+from pipeline.edges.archive_check import survey, verify
+from pipeline.edges.archive_files import encode_part
+from pipeline.edges.archive_read import read_features, read_kind, read_predictions
+from pipeline.edges.archive_tables import FeatureSchema
+from pipeline.edges.faults import FAULT_POINTS, KILLED
+from pipeline.edges.journal import Commit, Journal, Quarantined
+from pipeline.errors import ArchiveError, SchemaError
+
+ROOT = Path(__file__).parent.parent
+
+
+def addresses(table: pa.Table) -> list[tuple[object, ...]]:
+    return list(zip(*(table[name].to_pylist() for name in ("machine", "session", "window")), strict=True))
+
+
+def parts_of(data: Path, kind: str = "features") -> list[Path]:
+    return sorted((data / "archive" / kind).rglob("*.parquet"))
+
+
+@pytest.fixture
+def plant(tmp_path: Path):
+    opened = Plant(tmp_path / "data")
+    yield opened
+    opened.journal.close()
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    windows=st.lists(st.tuples(st.integers(0, 59), st.integers(1, 3)), min_size=1, max_size=30),
+    rolls=st.lists(st.booleans(), min_size=30, max_size=30),
+)
+def test_every_window_is_there_once_however_often_it_came_and_whenever_it_was_rolled(tmp_path_factory, windows, rolls):
+    plant = Plant(tmp_path_factory.mktemp("data"))
+    for (window, number), roll in zip(windows, rolls, strict=False):
+        plant.add(feature_row(window, number, ("x", "y") if number == 2 else ("x",)))
+        if roll:
+            plant.archive.roll()
+    plant.archive.roll()
+    plant.journal.close()
+    expected = sorted({(f"pump-{number:02d}", 7, window) for window, number in windows})
+    assert addresses(read_features(plant.data)) == expected
+    report = verify(plant.data)
+    assert report.problems == ()
+    assert report.rows == len(expected)
+    assert plant_counter(plant.data) == len(windows) - len(expected)
+
+
+def plant_counter(data: Path) -> int:
+    with Journal(data) as journal:
+        return journal.counters().get(DUPLICATE_ROWS, 0)
+
+
+def test_rows_go_to_the_utc_date_of_their_windows_end(plant):
+    plant.add(*(feature_row(window) for window in range(60)))
+    parts = plant.archive.roll()
+    assert [(part.date, part.rows) for part in parts] == [("2023-12-31", 29), ("2024-01-01", 31)]
+    assert [path.parent.name for path in parts_of(plant.data)] == ["date=2023-12-31", "date=2024-01-01"]
+    assert plant.journal.pending_rows() == 0
+    assert plant.archive.roll() == []
+
+
+def test_a_part_is_written_as_the_interface_says(plant):
+    plant.add(*(feature_row(window, number) for window in (40, 39, 38) for number in (2, 1)))
+    (part,) = plant.archive.roll()
+    path = plant.data / "archive" / part.relative
+    assert part.relative == "features/date=2024-01-01/part-00000001.parquet"
+    file = pq.ParquetFile(path)
+    schema = file.schema_arrow
+    address = ["machine", "point", "session", "window", "start", "end"]
+    facts = ["rate_hz", "speed_rpm", "coverage", "quality", "truth", "schema"]
+    assert schema.names == [*address, *facts, "x.rms", "x.kurtosis"]
+    assert schema.field("machine").type == pa.string()
+    assert schema.field("session").type == pa.uint64()
+    assert schema.field("start").type == schema.field("end").type == pa.timestamp("us", "UTC")
+    assert schema.field("x.rms").type == pa.float32()
+    assert schema.field("x.rms").metadata[b"unit"] == b"g"
+    assert schema.field("x.rms").metadata[b"source"] == b"ISO 20816"
+    assert schema.field("quality").metadata[b"bit_1"] == b"flat"
+    about = json.loads(schema.metadata[b"thrumcast"])
+    assert about["schema"] == "test-1"
+    assert about["format"] == 1
+    assert about["writer"].startswith("thrumcast ")
+    columns = {file.metadata.row_group(0).column(i).path_in_schema: i for i in range(len(schema.names))}
+    rms = file.metadata.row_group(0).column(columns["x.rms"])
+    assert rms.compression == "ZSTD"
+    assert "BYTE_STREAM_SPLIT" in rms.encodings
+    assert not any("DICTIONARY" in encoding for encoding in rms.encodings)
+    assert any("DICTIONARY" in e for e in file.metadata.row_group(0).column(columns["machine"]).encodings)
+    table = file.read()
+    assert list(zip(table["machine"].to_pylist(), table["window"].to_pylist(), strict=True)) == [
+        (f"pump-{number:02d}", window) for number in (1, 2) for window in (38, 39, 40)
+    ]
+    assert table["start"][0].as_py() == datetime(2024, 1, 1, 0, 8, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(("rows", "groups"), [(1, [1]), (20_000, [20_000]), (20_001, [10_001, 10_000])])
+def test_row_groups_are_cut_evenly(rows, groups):
+    metadata = pq.ParquetFile(pa.BufferReader(encode_part(pa.table({"a": np.arange(rows)})))).metadata
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == groups
+
+
+def grown(plant: Plant) -> set[str]:
+    """Three parts, each with a column that the ones before did not have."""
+    for i, channels in enumerate((("x",), ("x", "z"), ("a",))):
+        plant.add(*(feature_row(30 + 3 * i + w, i + 1, channels) for w in range(3)))
+        plant.archive.roll()
+    return {f"{channel}.{feature}" for channel in "axz" for feature in SCHEMA.features}
+
+
+def test_pandas_reads_all_rows_and_columns_also_after_growth(plant):
+    columns = grown(plant)
+    frame = pd.read_parquet(plant.data / "archive" / "features")
+    assert len(frame) == 9
+    assert columns <= set(frame.columns)
+    assert frame["z.rms"].notna().sum() == 3
+
+
+def test_duckdb_reads_all_rows_and_columns_also_after_growth(plant):
+    columns = grown(plant)
+    relation = duckdb.sql(f"SELECT * FROM read_parquet('{plant.data}/archive/features/**/*.parquet')")
+    assert columns <= set(relation.columns)
+    found = duckdb.sql(f"""SELECT count(*), count("z.rms"), sum("a.rms")
+        FROM read_parquet('{plant.data}/archive/features/**/*.parquet', hive_partitioning = true)
+        WHERE date = '2024-01-01'""").fetchall()
+    assert found == [(9, 3, 36 + 37 + 38)]
+
+
+def test_polars_reads_all_rows_and_columns_also_after_growth(plant):
+    columns = grown(plant)
+    directory = plant.data / "archive" / "features"
+    frame = pl.read_parquet(directory, hive_partitioning=True)
+    assert len(frame) == 9
+    assert columns <= set(frame.columns)
+    lazy = pl.scan_parquet(directory, hive_partitioning=True).filter(pl.col("machine") == "pump-03")
+    assert lazy.select("a.rms").collect()["a.rms"].to_list() == [36.0, 37.0, 38.0]
+
+
+def test_older_parts_are_widened_once_and_then_left_alone(plant):
+    grown(plant)
+    before = {path: path.stat().st_ino for path in parts_of(plant.data)}
+    assert {part.extras for part in plant.journal.view(()).parts} == {("a", "x", "z")}
+    assert {part.bytes for part in plant.journal.view(()).parts} == {path.stat().st_size for path in before}
+    plant.add(feature_row(50))
+    plant.archive.roll()
+    assert {path: path.stat().st_ino for path in before} == before
+
+
+def test_predictions_of_models_with_other_classes_stand_in_one_table(plant):
+    plant.journal.commit(Commit(predictions=[prediction(1)], classes=("healthy", "unbalance")))
+    plant.archive.roll()
+    other = Commit(predictions=[prediction(1, classes=3, model="v0002")], classes=("healthy", "looseness", "unbalance"))
+    plant.journal.commit(other)
+    plant.archive.roll()
+    frame = pd.read_parquet(plant.data / "archive" / "predictions")
+    assert [name for name in frame.columns if name.startswith("p_")] == ["p_healthy", "p_unbalance", "p_looseness"]
+    assert frame["p_looseness"].notna().sum() == 1
+    assert read_predictions(plant.data)["model"].to_pylist() == ["v0001", "v0002"]
+    assert verify(plant.data).problems == ()
+
+
+def test_alarms_and_quarantine_are_archived_too(plant):
+    change = AlarmChange(key_of(1), "raised", "a1", "unbalance", 0.9, MIDNIGHT_NS, MIDNIGHT_NS - 5000)
+    bad = Quarantined("plant/\ud800", MIDNIGHT_NS, "length", b"\x00\x01", 2)
+    plant.journal.commit(Commit(alarms=[change], quarantined=[bad]))
+    assert {part.kind for part in plant.archive.roll()} == {"alarms", "quarantine"}
+    assert read_kind(plant.data, "alarms")["id"].to_pylist() == ["a1"]
+    assert read_kind(plant.data, "quarantine")["payload"].to_pylist() == [b"\x00\x01"]
+    assert plant.journal.open_alarms() == {"a1": change}
+
+
+def test_a_reader_sees_pending_rows_once_and_can_leave_them_out(plant):
+    plant.add(feature_row(31), feature_row(32))
+    plant.archive.roll()
+    plant.add(feature_row(33, channels=("y",)))
+    table = read_features(plant.data)
+    assert table["window"].to_pylist() == [31, 32, 33]
+    assert table["y.rms"].to_pylist() == [None, None, 33.0]
+    assert read_features(plant.data, include_pending=False)["window"].to_pylist() == [31, 32]
+
+
+def test_a_reader_chooses_columns_machines_and_times(plant):
+    plant.add(*(feature_row(window, number) for window in range(60) for number in (1, 2)))
+    plant.archive.roll()
+    plant.add(feature_row(60, 1), feature_row(60, 2))
+    at = datetime(2024, 1, 1, tzinfo=UTC)
+    table = read_features(
+        plant.data, columns=["window", "x.rms"], machines=["pump-02"], start=at, end=at + timedelta(minutes=2)
+    )
+    assert table.to_pydict() == {"window": [30, 31], "x.rms": [30.0, 31.0]}
+    late = read_features(plant.data, columns=["machine"], start=at + timedelta(minutes=30))
+    assert late["machine"].to_pylist() == ["pump-01", "pump-02"]
+    with pytest.raises(ArchiveError, match=r"found: x\.rmz") as caught:
+        read_features(plant.data, columns=["x.rmz"])
+    assert caught.value.hint == "did you mean x.rms?"
+
+
+def test_files_without_a_journal_are_read_by_their_listing(plant):
+    grown(plant)
+    expected = read_features(plant.data)
+    plant.journal.close()
+    for path in plant.data.glob("journal.db*"):
+        path.unlink()
+    table = read_features(plant.data)
+    assert table.equals(expected)
+    assert table.schema.field("z.rms").metadata[b"unit"] == b"g"
+    assert verify(plant.data).problems == ()
+
+
+def test_a_directory_that_is_missing_is_an_error_and_an_empty_one_an_empty_table(tmp_path):
+    with pytest.raises(ArchiveError, match="expected a data directory"):
+        read_features(tmp_path / "none")
+    assert read_features(tmp_path).num_rows == 0
+    assert read_features(tmp_path).schema.names[:2] == ["machine", "point"]
+
+
+def test_a_reader_beside_a_rolling_writer_never_sees_a_row_twice_or_loses_one(plant):
+    """Counts may only grow by whole commits, in order: a row is in the journal or in a listed file, never in both."""
+    done = threading.Event()
+    problems: list[str] = []
+
+    def read_again_and_again() -> None:
+        seen = 0
+        while not done.is_set():
+            windows = sorted(read_features(plant.data, columns=["window"])["window"].to_pylist())
+            if windows != list(range(len(windows))) or len(windows) < seen:
+                problems.append(f"{seen} -> {windows}")
+            seen = len(windows)
+            problems.extend(verify(plant.data).problems)
+
+    reader = threading.Thread(target=read_again_and_again)
+    reader.start()
+    try:
+        for i in range(25):
+            plant.add(feature_row(2 * i), feature_row(2 * i + 1, channels=("x", f"c{i // 8}")))
+            plant.archive.roll()
+    finally:
+        done.set()
+        reader.join()
+    assert problems == []
+    assert read_features(plant.data).num_rows == 50
+
+
+def test_commits_from_another_thread_during_a_roll_are_kept_for_the_next_one(plant):
+    def commit_all() -> None:
+        for window in range(40):
+            plant.add(feature_row(window, 2))
+
+    writer = threading.Thread(target=commit_all)
+    writer.start()
+    while writer.is_alive():
+        plant.archive.roll()
+    writer.join()
+    plant.archive.roll()
+    assert plant.journal.pending_rows() == 0
+    assert read_features(plant.data)["window"].to_pylist() == list(range(40))
+
+
+def crash_run(data: Path, fault: str) -> int:
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "THRUMCAST_FAULT_AT": fault}
+    command = "import sys, pathlib, archive_plant; archive_plant.run_turns(pathlib.Path(sys.argv[1]))"
+    return subprocess.run([sys.executable, "-c", command, str(data)], env=env, check=False).returncode
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    data = tmp_path_factory.mktemp("uninterrupted")
+    run_turns(data)
+    return data
+
+
+# The Nth pass is where it matters most: the second roll crosses midnight, the third and fourth widen older parts.
+CRASHES = [(name, 1) for name in FAULT_POINTS] + [
+    ("after_staging", 3),
+    ("after_rename", 4),
+    ("after_rewrite_rename", 2),
+    ("roll_in_transaction", 3),
+]
+
+
+@pytest.mark.parametrize(("name", "passes"), CRASHES, ids=[f"{name}:{n}" for name, n in CRASHES])
+def test_a_crash_at_any_point_once_or_twice_loses_and_doubles_nothing(tmp_path, uninterrupted, name, passes):
+    assert crash_run(tmp_path, f"{name}:{passes}") == KILLED
+    crash_run(tmp_path, name)  # dies again, unless that place is behind it
+    between = verify(tmp_path)
+    assert between.problems == ()
+    run_turns(tmp_path)
+    report = verify(tmp_path)
+    assert report.problems == report.notes == ()
+    assert report.pending_rows == 0
+    for read in (read_features, read_predictions):
+        assert read(tmp_path).equals(read(uninterrupted))
+    frame = pd.read_parquet(tmp_path / "archive" / "features")
+    assert len(frame) == read_features(uninterrupted).num_rows == 24
+
+
+def test_an_unfinished_file_in_staging_is_removed_at_the_start(plant):
+    plant.journal.close()
+    left = plant.data / "archive" / ".staging" / "features-part.parquet"
+    left.write_bytes(b"half")
+    assert "unfinished" in verify(plant.data).notes[0]
+    Plant(plant.data).journal.close()
+    assert not left.exists()
+
+
+def test_a_full_disk_keeps_the_rows_for_the_next_roll(plant, monkeypatch):
+    plant.add(feature_row(31))
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.edges.archive_files.stage", full)
+        with pytest.raises(ArchiveError, match="No space left") as caught:
+            plant.archive.roll()
+    assert "free some space" in caught.value.hint
+    assert plant.journal.pending_rows() == 1
+    assert len(plant.archive.roll()) == 1
+
+
+def test_an_archive_of_another_feature_table_is_refused_by_name_with_and_without_its_journal(plant):
+    plant.add(feature_row(31))
+    plant.archive.roll()
+    plant.journal.close()
+    other = FeatureSchema("test-2", SCHEMA.features, SCHEMA.units)
+    for _ in range(2):
+        with Journal(plant.data) as journal, pytest.raises(SchemaError, match=r"test-2.*test-1") as caught:
+            Archive(plant.data, journal, other)
+        assert caught.value.exit_code == 3
+        assert "new data directory" in caught.value.hint
+        for path in plant.data.glob("journal.db*"):
+            path.unlink()
+
+
+def test_a_new_journal_takes_over_the_parts_of_a_lost_one_and_overwrites_none(plant):
+    columns = grown(plant)
+    plant.journal.close()
+    for path in plant.data.glob("journal.db*"):
+        path.unlink()
+    again = Plant(plant.data)
+    again.add(feature_row(50, 4), feature_row(30, 1))  # one new window, and one that is there already
+    (part,) = again.archive.roll()
+    again.journal.close()
+    assert (part.number, part.rows) == (4, 1)
+    table = read_features(plant.data)
+    assert table.num_rows == 10
+    assert columns <= set(table.column_names)
+    assert verify(plant.data).problems == ()
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "missing", "foreign", "unlisted", "moved"])
+def test_verify_names_every_file_that_is_not_as_it_was_written(plant, damage):
+    plant.add(*(feature_row(window) for window in range(60)))
+    plant.archive.roll()
+    plant.archive.roll()
+    path = parts_of(plant.data)[1]
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        path.write_bytes(content[:-7])
+    elif damage == "bit":
+        content[10] ^= 1
+        path.write_bytes(content)
+    elif damage == "missing":
+        path.unlink()
+    elif damage == "foreign":
+        pq.write_table(pa.table({"a": [1]}), path)
+    elif damage == "unlisted":
+        path = path.with_name("part-00000077.parquet")
+        path.write_bytes(content)
+    else:
+        path.write_bytes(parts_of(plant.data)[0].read_bytes())
+    report = verify(plant.data)
+    assert path.relative_to(plant.data / "archive").as_posix() in "\n".join(report.problems)
+
+
+def test_verify_finds_a_key_that_stands_twice(plant):
+    plant.add(feature_row(40))
+    plant.archive.roll()
+    plant.journal.close()
+    (path,) = parts_of(plant.data)
+    path.with_name("part-00000002.parquet").write_bytes(path.read_bytes())
+    for journal in plant.data.glob("journal.db*"):
+        journal.unlink()
+    assert "each key once, found 1 keys" in verify(plant.data).problems[0]
+
+
+def test_the_survey_counts_per_kind_and_date(plant):
+    plant.add(*(feature_row(window, number) for window in range(60) for number in (1, 2)))
+    plant.archive.roll()
+    plant.add(feature_row(60))
+    stocks, pending = survey(plant.data)
+    found = [(stock.kind, stock.date, stock.files, stock.rows, stock.machines) for stock in stocks]
+    assert found == [("features", "2023-12-31", 1, 58, 2), ("features", "2024-01-01", 1, 62, 2)]
+    assert stocks[1].first == datetime(2024, 1, 1, tzinfo=UTC)
+    assert pending == {"features": 1, "predictions": 0, "alarms": 0, "quarantine": 0}
+
+
+def test_the_command_lists_and_verifies(plant):
+    plant.add(*(feature_row(window) for window in range(60)))
+    plant.archive.roll()
+    runner = CliRunner()
+    listed = runner.invoke(archive_command.command, ["ls", "--data", str(plant.data), "--json"], catch_exceptions=False)
+    assert [entry["rows"] for entry in json.loads(listed.stdout)["archive"]] == [29, 31]
+    text = runner.invoke(archive_command.command, ["ls", "--data", str(plant.data)], catch_exceptions=False)
+    assert "2024-01-01" in text.stdout
+    whole = runner.invoke(archive_command.command, ["verify", "--data", str(plant.data), "--json"])
+    assert (whole.exit_code, json.loads(whole.stdout)["ok"]) == (0, True)
+    parts_of(plant.data)[0].unlink()
+    broken = runner.invoke(archive_command.command, ["verify", "--data", str(plant.data)])
+    assert isinstance(broken.exception, ArchiveError)
+    assert "part-00000001" in broken.stdout
+
+
+def test_crash_points_are_known_by_name():
+    """A point that no code passes would make its crash test prove nothing."""
+    sources = "".join((ROOT / "pipeline" / "edges" / name).read_text() for name in ("archive.py", "journal.py"))
+    assert all(f'fault_point("{name}")' in sources for name in FAULT_POINTS)
+    assert len(set(itertools.chain(FAULT_POINTS))) == len(FAULT_POINTS)
