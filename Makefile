@@ -5,7 +5,7 @@ STAMP  := $(VENV)/.installed
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench format clean
+.PHONY: help demo test check model bench format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ check: $(STAMP)  ## formatting, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy pipeline models sim
+
+model: $(STAMP)  ## train the model that ships with the package anew (minutes)
+	$(BIN)/python -m models.pretrain
 
 bench: $(STAMP)  ## the measured table
 	$(BIN)/python -m benchmarks

@@ -6,7 +6,7 @@
                       at an order of the shaft gets an offset that stays for the sequence, or is taken away altogether
 
 The last is what makes a network look at the lines of a damaged bearing instead of learning each test rig's
-spectrum by heart (see docs/decisions.md: on bearings never seen it moved macro AUROC from 0.75 to above 0.9).
+spectrum by heart: on bearings never seen it moved macro AUROC from 0.75 to above 0.9.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class TrainSettings:
     label_smoothing: float = 0.05
     balance: str = "sqrt"  # class weights: none, 1/sqrt(count), full = 1/count
     folds: int = 5
-    patience: int = 6  # checks without a better held-out likelihood before a fold stops
+    patience: int = 10  # checks without a better held-out likelihood before a fold stops
     seed: int = 0
 
     @classmethod

@@ -32,7 +32,7 @@ from models.network import GruClassifier, GruConfig
 from models.settings import TrainSettings
 
 STEPS_WANTED = 1200  # of the optimiser, when epochs = 0
-EPOCHS_RANGE = (6, 80)
+EPOCHS_RANGE = (6, 160)
 PREDICT_CHUNK = 512  # windows per forward pass outside training
 
 Float32 = NDArray[np.float32]

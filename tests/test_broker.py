@@ -69,12 +69,13 @@ def test_no_process_and_no_temporary_file_is_left_behind() -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child that its parent has died")
 @pytest.mark.parametrize("kind", ["mosquitto", "iotcore"])
-def test_it_dies_with_a_parent_that_is_killed(kind: str) -> None:
+def test_it_dies_with_a_parent_that_is_killed(kind: str, tmp_path: Path) -> None:
     if not is_available(kind):  # type: ignore[arg-type]
         pytest.skip(f"{kind} is not installed")
     program = (
-        "import sys, time; from pipeline.edges.broker import PrivateBroker\n"
-        f"broker = PrivateBroker(kind={kind!r}).start(); print(broker.pid, flush=True); time.sleep(600)"
+        "import pathlib, time; from pipeline.edges.broker import PrivateBroker\n"
+        f"broker = PrivateBroker(pathlib.Path({str(tmp_path)!r}), kind={kind!r}).start()\n"
+        "print(broker.pid, flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=ROOT) as parent:
         assert parent.stdout is not None

@@ -269,8 +269,8 @@ def test_what_is_wrong_is_named_by_a_fixed_word(reason: str, changes: dict[str, 
 def test_every_reason_is_reached_by_some_payload() -> None:
     reached = {reason_of(packed(**changes)) for changes in (
         {"v": 2}, {"session": -1}, {"index": -1}, {"t0": 0}, {"rate_hz": 0}, {"channels": []}, {"unit": ""},
-        {"dtype": ""}, {"scale": 2.0},
-        {"samples": 1}, {"samples": b""}, {"speed_rpm": -1}, {"orders": 1}, {"truth": ""}, {"t0": ...},
+        {"dtype": ""}, {"scale": 2.0}, {"samples": 1}, {"samples": b""}, {"speed_rpm": -1}, {"orders": 1},
+        {"truth": ""}, {"t0": ...},
     )}  # fmt: skip
     reached |= {reason_of(b""), reason_of(packed(), limit=10), reason_of(packed(), "text/plain")}
     assert reached == set(REASONS)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -398,6 +400,41 @@ def test_refused_credentials_are_blamed_on_the_user(tmp_path: Path) -> None:
         MqttPublisher(settings(broker, "x", username="me", password_file=password)).connect()
     assert "mqtt.password_file" in str(caught.value.hint)
     assert "secret" not in str(caught.value)
+
+
+@needs_broker
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_over_tls_everything_passes_and_a_stranger_s_certificate_does_not(tmp_path: Path) -> None:
+    for name in ("ours", "strange"):
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+             "-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1",
+             "-keyout", tmp_path / f"{name}.key", "-out", tmp_path / f"{name}.crt"],
+            check=True, capture_output=True,
+        )  # fmt: skip
+    port = free_port()
+    listener = (
+        f"listener {port} 127.0.0.1\ncertfile {tmp_path / 'ours.crt'}\nkeyfile {tmp_path / 'ours.key'}\n"
+        f"tls_version tlsv1.2\n"
+    )
+    try:
+        broker = PrivateBroker(tmp_path / "broker", kind="mosquitto", extra_config=listener)
+    except NotReachable as error:
+        pytest.skip(error.message)
+    tls = {"port": port, "tls": True}
+    with broker, Site(broker) as site:
+        service = site.service(ca_file=tmp_path / "ours.crt", **tls)
+        plant = site.plant(ca_file=tmp_path / "ours.crt", **tls)
+        sent = [*numbered(200), bytes(2**20)]
+        for payload in sent:
+            plant.publish(TOPIC, payload)
+        plant.drain()
+        assert payloads(take(service, len(sent))) == sent
+        with pytest.raises(NotReachable) as caught:
+            site.plant("other", ca_file=tmp_path / "strange.crt", **tls)
+        assert "mqtt.tls_ca_file" in str(caught.value.hint)
+        with pytest.raises(NotReachable):
+            site.plant("third", ca_file=tmp_path / "missing.crt", **tls)
 
 
 def test_a_password_file_that_is_not_there_is_a_mistake_in_the_configuration(tmp_path: Path) -> None:

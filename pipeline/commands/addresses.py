@@ -60,5 +60,6 @@ def mqtt_settings(config: Config, client_id: str | None = None) -> MqttSettings:
         keepalive_s=mqtt.keepalive_s,
         session_expiry_s=mqtt.session_expiry_s,
         receive_maximum=mqtt.receive_maximum,
-        maximum_packet_bytes=mqtt.max_payload_bytes + 65_536,  # topic and properties beside the payload
+        # A broker drops what is larger without a word; what is only too large for us is to be quarantined by name.
+        maximum_packet_bytes=min(max(16 * 2**20, 4 * mqtt.max_payload_bytes), 268_435_455),
     )

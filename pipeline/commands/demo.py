@@ -28,7 +28,14 @@ PRINT_EVERY_S = 10.0  # where the output is no terminal
 @click.option("--machines", type=click.IntRange(min=1), default=8, show_default=True, help="Machines in the plant.")
 @click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True, help="Same seed, same plant.")
 @click.option("--no-browser", is_flag=True, help="Open no page. (This version shows its table in the terminal only.)")
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), default=Path("demo-data"), show_default=True)
+@click.option(
+    "--data",
+    "data_dir",
+    type=click.Path(path_type=Path),
+    default=Path("demo-data"),
+    show_default=True,
+    help="Where everything is written; emptied at the start if an earlier demo wrote it.",
+)
 @with_console
 def command(
     console: Console, seconds: float | None, machines: int, seed: int, no_browser: bool, data_dir: Path
@@ -37,7 +44,6 @@ def command(
 
     Half of the machines develop a fault within the first minute or two. All that is written lies in ./demo-data.
     """
-    import os
     import signal
     import sys
     import time
@@ -62,14 +68,8 @@ def command(
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop_soon)
         with service(config, wait=False) as (live, _, model):
-            board_and_facts = live.on_turn
+            live.on_turn += (board,)
             drawn_s = 0.0
-
-            def on_turn(batch: object, step: object) -> None:
-                board_and_facts(batch, step)  # type: ignore[arg-type]
-                board(batch, step)  # type: ignore[arg-type]
-
-            live.on_turn = on_turn
             plant = _plant(broker.port, machines, life_s, seed, data_dir)
             console.say(
                 f"{broker.kind} on port {broker.port}, {machines} machines, model {model.version if model else 'none'}; "
@@ -101,8 +101,6 @@ def command(
         "data": str(data_dir),
     }
     console.result(document, "\n".join(_summary(board, stored, counts, data_dir)))
-    if stopping and seconds is None:
-        os.sys.stdout.flush()
 
 
 def _fresh(data_dir: Path) -> None:

@@ -96,7 +96,7 @@ def service(config: Config, *, wait: bool) -> Iterator[tuple[Live, MqttConnectio
                 roll_rows=config.archive.roll_rows,
             ),
             states=restored(journal, engine.spec_of),
-            on_turn=Acquaintance(machines, set(known)),
+            on_turn=(Acquaintance(machines, set(known)),),
         )
         with connection:
             connection.connect(wait=wait)

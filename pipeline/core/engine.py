@@ -25,6 +25,7 @@ from pipeline.core.records import (
     Float32,
     Prediction,
     Predictor,
+    Rejected,
     StreamKey,
     Trouble,
     Window,
@@ -43,6 +44,7 @@ class Step:
     predictions: list[Prediction] = field(default_factory=list)
     alarms: list[AlarmChange] = field(default_factory=list)
     troubles: list[Trouble] = field(default_factory=list)
+    rejected: list[Block] = field(default_factory=list)  # those that contradict their session
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class Engine:
             state = result.states.get(key) or states.get(key) or stream.initial(spec)
             result.states[key], complete, troubles = stream.advance(spec, state, block)
             result.troubles += troubles
+            if any(isinstance(trouble, Rejected) for trouble in troubles):
+                result.rejected.append(block)
             windows.setdefault(key, []).extend(complete)
         return self._finish(result, windows)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from pipeline.core import codec
 from pipeline.core.engine import Engine, States, Step
-from pipeline.core.records import Block, Duplicate, Late, Rejected, StreamKey
+from pipeline.core.records import Block, Duplicate, Late, StreamKey
 from pipeline.edges.archive_tables import Quarantined
 from pipeline.edges.ports import Message
 from pipeline.errors import DecodeError
@@ -77,9 +77,9 @@ def step_all(engine: Engine, states: States, batch: Batch, now_ns: int) -> Step:
         raise
     except Exception:  # any failure is the block's: it is isolated, named and kept, never swallowed
         step = _step_one_by_one(engine, states, batch, now_ns)
-    contradicting = {(t.key, t.session, t.index) for t in step.troubles if isinstance(t, Rejected)}
+    rejected = {id(block) for block in step.rejected}
     for block, message in zip(batch.blocks, batch.origin, strict=True):
-        if (block.key, block.session, block.index) in contradicting:
+        if id(block) in rejected:
             batch.quarantined.append(refused(message, "session", now_ns))
     return step
 
@@ -99,6 +99,7 @@ def _step_one_by_one(engine: Engine, states: States, batch: Batch, now_ns: int) 
         total.predictions += step.predictions
         total.alarms += step.alarms
         total.troubles += step.troubles
+        total.rejected += step.rejected
     batch.blocks, batch.origin = [b for b, _ in good], [m for _, m in good]
     return total
 

@@ -73,7 +73,7 @@ class Live:
     rhythm: Rhythm = Rhythm()
     states: dict[StreamKey, StreamState] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)  # since this process began
-    on_turn: Callable[[Batch, Step], None] = lambda batch, step: None
+    on_turn: tuple[Callable[[Batch, Step], None], ...] = ()  # told of every committed turn
     _rolled_s: float = field(default_factory=time.monotonic)
     _pending_rows: int = 0
 
@@ -101,7 +101,8 @@ class Live:
             self.results.step(step, time.monotonic())
             self._pending_rows += len(step.features) + len(step.predictions) + len(step.alarms) + len(batch.quarantined)
             self._log_troubles(batch, step)
-            self.on_turn(batch, step)
+            for told in self.on_turn:
+                told(batch, step)
         for event in self.source.events():
             log.info("%s %s", event.kind, event.detail)
             if event.kind == "connected":

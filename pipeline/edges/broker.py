@@ -27,6 +27,7 @@ _START_TIMEOUT_S: Final = 20.0
 _STOP_TIMEOUT_S: Final = 10.0
 _PR_SET_PDEATHSIG: Final = 1
 
+
 class PrivateBroker:
     """A broker process that belongs to this one: `with PrivateBroker() as broker: ... broker.port`.
 
@@ -44,7 +45,9 @@ class PrivateBroker:
         kind: Kind | None = None,
         port: int | None = None,
         anonymous: bool = True,
+        extra_config: str = "",
     ) -> None:
+        """`extra_config` is added to the configuration as it is, in the language of that broker."""
         self.host = _HOST
         self.kind = kind or _first_available()
         if not is_available(self.kind):
@@ -53,6 +56,7 @@ class PrivateBroker:
         self._wanted_port = port
         self.port = port or _free_port()
         self._anonymous = anonymous
+        self._extra_config = extra_config
         self._temporary = None if directory else tempfile.TemporaryDirectory(prefix="thrumcast-broker-")
         self.directory = (directory or Path(self._temporary.name if self._temporary else ".")).resolve()
         self._process: subprocess.Popen[bytes] | None = None
@@ -110,7 +114,9 @@ class PrivateBroker:
 
     def _spawn(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        command = write_config(self.kind, self.directory, self.host, self.port, anonymous=self._anonymous)
+        command = write_config(
+            self.kind, self.directory, self.host, self.port, anonymous=self._anonymous, extra=self._extra_config
+        )
         with (self.directory / "broker.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command,

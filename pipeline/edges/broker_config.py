@@ -60,17 +60,17 @@ def is_available(kind: Kind) -> bool:
     return _mosquitto() is not None if kind == "mosquitto" else importlib.util.find_spec("iotcore") is not None
 
 
-def write_config(kind: Kind, directory: Path, host: str, port: int, *, anonymous: bool) -> list[str]:
+def write_config(kind: Kind, directory: Path, host: str, port: int, *, anonymous: bool, extra: str = "") -> list[str]:
     """Writes the configuration into `directory` and says with which command the broker starts on it."""
     template = _MOSQUITTO if kind == "mosquitto" else _IOTCORE
-    text = template.format(port=port, host=host, directory=directory, anonymous=str(anonymous).lower())
+    text = template.format(port=port, host=host, directory=directory, anonymous=str(anonymous).lower()) + extra
     if kind == "iotcore":
         config = directory / "iotcore.toml"
         config.write_text(text, encoding="utf-8")
         # -P: a folder named iotcore in the working directory is not it.
         return [sys.executable, "-P", "-m", "iotcore", "--config", str(config), "--log-level", "CRITICAL"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
-        text += f"user {getpass.getuser()}\n"  # else root becomes `mosquitto`, who may not write here
+        text += f"\nuser {getpass.getuser()}\n"  # else root becomes `mosquitto`, who may not write here
     config = directory / "mosquitto.conf"
     config.write_text(text, encoding="utf-8")
     return [_mosquitto() or "mosquitto", "-c", str(config)]

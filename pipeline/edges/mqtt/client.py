@@ -10,7 +10,9 @@ Two facts of paho 2 shape this module (both are covered by tests):
 
 from __future__ import annotations
 
+import socket
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -79,9 +81,18 @@ class Attempt(threading.Thread):
         try:
             self.client.reconnect()
         except Exception as error:
+            _close_sockets(error)
             self.error = error
         finally:
             self.done.set()
+
+
+def _close_sockets(error: Exception) -> None:
+    """Closes the socket whose TLS handshake failed: paho keeps it in a local variable only."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for value in frame.f_locals.values():
+            if isinstance(value, socket.socket):
+                value.close()
 
 
 class CallbackErrors:

@@ -27,6 +27,7 @@ _TAKEN_OVER: Final = 0x8E  # MQTT 5 reason "session taken over"
 _MAX_EVENTS: Final = 1000
 _NO_CONNACK: Final = "no answer to CONNECT in time"
 
+
 class Link:
     """The connection and its life; what goes over it belongs to `MqttConnection` and `MqttPublisher`.
 

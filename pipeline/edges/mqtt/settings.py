@@ -58,7 +58,7 @@ def not_reachable(settings: MqttSettings, why: Exception | str) -> NotReachable:
     elif isinstance(why, socket.gaierror):
         hint = "check the name in mqtt.host"
     elif isinstance(why, ssl.SSLError):
-        hint = "check mqtt.tls, mqtt.port and mqtt.ca_file: that authority must have signed a certificate for mqtt.host"
+        hint = "check mqtt.tls, mqtt.port and mqtt.tls_ca_file: it must have signed a certificate for mqtt.host"
     elif "Bad user name" in text or "Not authorized" in text:
         hint = "check mqtt.username and mqtt.password_file, and what the broker allows this user"
     elif isinstance(why, OSError):

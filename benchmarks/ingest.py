@@ -1,0 +1,205 @@
+"""End to end: a plant, a private broker, and `thrumcast run` as its own process, in wall-clock time.
+
+* ingest: 12 KiB blocks at QoS 1 as fast as they are accepted. The service decodes, cuts windows, computes features,
+  steps the network, commits to its journal, writes Parquet and publishes; beside it, in turns, a client that takes and
+  acknowledges only. The sender and the broker share the machine with both.
+* latency: from the publishing of the block that completes a window to the arrival of its prediction, at 80 blocks/s.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import numpy as np
+
+from benchmarks.measure import Effort, median
+from benchmarks.model import untrained
+from benchmarks.plant import Receiver, Service, wait_until
+from benchmarks.report import Row, Section
+from benchmarks.vibration import BLOCK, CHANNELS, RATE_HZ, block, vibration
+from models.registry import CHAMPION, Registry
+from pipeline.config import Config
+from pipeline.core.codec import encode
+from pipeline.core.records import Float32, StreamKey
+from pipeline.core.window import WindowSpec, length_and_hop
+from pipeline.edges.broker import PrivateBroker
+from pipeline.edges.mqtt import MqttConnection, MqttPublisher, MqttSettings, TopicTemplate
+
+STREAMS = 16  # of the ingest measurement
+LEAD = 2000  # messages that the sender may be ahead: keeps every consumer busy and the broker's memory small
+LATENCY_STREAMS = 8
+BLOCKS_PER_S = RATE_HZ / BLOCK  # of each stream
+LATENCY_WARM_UP_S = 1.0  # until the first windows are whole
+CYCLE = 16  # different blocks of samples, sent over and over
+RECEIVE_TOPIC = TopicTemplate("bench/{machine}/{point}")
+RESULTS = "thrumcast/machines/+/+/prediction"
+
+
+class Consumer(Protocol):
+    """Who is being measured."""
+
+    def consumed(self) -> int:
+        """Messages done with, so far."""
+
+    def cpu_s(self) -> float | None:
+        """CPU seconds used, so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What a consumer did while the sender was busy."""
+
+    msgs_per_s: float
+    cpu_us_per_msg: float | None
+    sender_bound: bool  # the sender never got its whole lead: the consumer could have done more
+
+
+def run(effort: Effort) -> Section:
+    """Both measurements, with one broker and one service.
+
+    Raises:
+        NotReachable: no broker is installed.
+        ThrumcastError: the service does not do its work.
+    """
+    config = Config()
+    samples = np.split(vibration(len(CHANNELS), CYCLE * BLOCK, RATE_HZ), CYCLE, axis=1)
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="thrumcast-bench-")))
+        broker = stack.enter_context(PrivateBroker(directory / "broker"))
+        service = stack.enter_context(Service(directory, broker.port))
+        settings = MqttSettings(client_id="bench-results", port=broker.port, clean_start=True)
+        results = stack.enter_context(MqttConnection(settings, subscriptions=[RESULTS, "thrumcast/status"])).connect()
+        service.start(lambda registry: _serve(registry, config))
+        receiver = stack.enter_context(Receiver(broker.port, RECEIVE_TOPIC.subscription))
+        plant = MqttPublisher(MqttSettings(client_id="bench-plant", port=broker.port))
+        stack.enter_context(plant).connect()
+        wait_until(receiver.ready.is_set, lambda: plant.rest(0.05), "a client that receives")
+        wait_until(lambda: bool(results.take(1, 0.2)), service.check, "a service that is online")
+        latency_s = latencies(plant, results, samples, TopicTemplate(config.mqtt.readings_topic), 1.5 * effort.seconds)
+        to_service = sender(plant, TopicTemplate(config.mqtt.readings_topic), samples)
+        to_receiver = sender(plant, RECEIVE_TOPIC, samples)
+        done: dict[str, list[Rate]] = {"receiver": [], "service": []}
+        for _ in range(effort.rounds):
+            done["receiver"].append(rate(plant, to_receiver, receiver, effort.seconds))
+            done["service"].append(rate(plant, to_service, service, effort.seconds))
+            results.take(1000, 0.0)
+    return _section(config, done["receiver"], done["service"], latency_s)
+
+
+def _serve(registry: Registry, config: Config) -> None:
+    registry.point(CHAMPION, registry.add(untrained(config)), why="benchmark")
+
+
+def sender(plant: MqttPublisher, topics: TopicTemplate, samples: list[Float32]) -> Iterator[None]:
+    """Each `next` publishes the next block of the next stream."""
+    keys = [StreamKey(f"ingest-{i:02d}", "de") for i in range(STREAMS)]
+    for number in count():
+        for i, key in enumerate(keys):
+            payload = encode(block(key, number, samples[(number + i) % CYCLE]))
+            plant.publish(topics.format(machine=key.machine, point=key.point), payload)
+            yield
+
+
+def rate(plant: MqttPublisher, messages: Iterator[None], consumer: Consumer, seconds: float) -> Rate:
+    """Messages per second between the first and the last time that the consumer's count was seen to grow.
+
+    The service counts in commits; so whole commits are counted, at least three, and the rest of the time is not.
+    """
+    begun = last = consumer.consumed()
+    sent = 0
+    marks: list[tuple[float, int]] = []
+    cpu_s = consumer.cpu_s()
+    led = False
+    until_s = time.monotonic() + seconds
+
+    def turn() -> None:
+        nonlocal last, sent, led
+        for _ in range(32):
+            if sent - (last - begun) >= LEAD:
+                led = True
+                plant.service(0.005)
+                break
+            next(messages)
+            sent += 1
+        last = consumer.consumed()
+        if last != (marks[-1][1] if marks else begun):
+            marks.append((time.monotonic(), last))
+
+    wait_until(lambda: time.monotonic() >= until_s and len(marks) > 2, turn, "three commits")
+    wait_until(lambda: consumer.consumed() - begun >= sent, lambda: plant.rest(0.05), "the end of the queue")
+    plant.drain()
+    used_s = consumer.cpu_s()
+    cpu_us = None if cpu_s is None or used_s is None else (used_s - cpu_s) / sent * 1e6
+    (first_s, first), (last_s, newest) = marks[0], marks[-1]
+    return Rate((newest - first) / (last_s - first_s), cpu_us, not led)
+
+
+def latencies(
+    plant: MqttPublisher, results: MqttConnection, samples: list[Float32], topics: TopicTemplate, seconds: float
+) -> list[float]:
+    """Seconds from publishing the last block of a window to its prediction; blocks come at their natural pace."""
+    length, hop = length_and_hop(WindowSpec(), RATE_HZ)
+    complete_at: dict[tuple[str, int], float] = {}  # machine and window -> when its last block was published
+    found: list[float] = []
+    began_s = time.monotonic()
+
+    def collect(timeout_s: float) -> None:
+        for message in results.take(1000, timeout_s):
+            parts = message.topic.split("/")
+            if parts[-1] == "prediction":
+                window = msgspec.json.decode(message.payload)["window"]
+                if (at_s := complete_at.pop((parts[2], window), None)) is not None:
+                    found.append(time.monotonic() - at_s)
+
+    for number in range(int((LATENCY_WARM_UP_S + seconds) * BLOCKS_PER_S)):
+        for i in range(LATENCY_STREAMS):  # out of step with each other, as machines are
+            due_s = began_s + (number + i / LATENCY_STREAMS) / BLOCKS_PER_S
+            plant.service(0.0)
+            while (left_s := due_s - time.monotonic()) > 0:
+                collect(left_s)
+            key = StreamKey(f"latency-{i}", "de")
+            end = (number + 1) * BLOCK
+            payload = encode(block(key, number, samples[(number + i) % CYCLE]))
+            plant.publish(topics.format(machine=key.machine, point=key.point), payload)
+            for window in range(max(0, -(-(end - BLOCK - length + 1) // hop)), (end - length) // hop + 1):
+                complete_at[key.machine, window] = time.monotonic()
+    wait_until(lambda: not complete_at, lambda: collect(0.05), "all predictions")
+    return found
+
+
+def _section(config: Config, receiver: list[Rate], service: list[Rate], latency_s: list[float]) -> Section:
+    alone, whole = (median([r.msgs_per_s for r in rates]) for rates in (receiver, service))
+    ratio = median([s.msgs_per_s / r.msgs_per_s for r, s in zip(receiver, service, strict=True)])
+    p50, p99 = (float(np.percentile(latency_s, p)) * 1000 for p in (50, 99))
+    interval_ms = config.commit.interval_s * 1000
+    limited = "; the sender could do no more" if any(r.sender_bound for r in receiver) else ""
+    beside = f"a client that takes and acknowledges only ({alone:,.0f} msg/s{limited})"
+    committing = f"commit.interval_s ({interval_ms:g} ms): a prediction is published when it is committed"
+    rows = [
+        Row("service: readings to archive", whole, "msg/s", beside, ratio),
+        Row("latency, median", p50, "ms", committing, p50 / interval_ms),
+        Row("latency, 99 %", p99, "ms", f"the same; {len(latency_s)} windows", p99 / interval_ms),
+    ]
+    ingest: dict[str, float | bool] = {
+        "receive_only_msgs_per_s": alone,
+        "service_msgs_per_s": whole,
+        "ratio": ratio,
+        "receive_only_sender_bound": any(r.sender_bound for r in receiver),
+        "service_sender_bound": any(r.sender_bound for r in service),
+    }
+    cpu = [[r.cpu_us_per_msg for r in rates if r.cpu_us_per_msg] for rates in (receiver, service)]
+    if all(cpu):
+        alone_us, whole_us = median(cpu[0]), median(cpu[1])
+        ingest |= {"receive_only_cpu_us_per_msg": alone_us, "service_cpu_us_per_msg": whole_us}
+        beside = f"the client that only receives ({alone_us:.3g} us)"
+        rows.insert(1, Row("service: CPU time", whole_us, "us/msg", beside, whole_us / alone_us))
+    title = f"end to end: {STREAMS} streams, blocks of 3 x {BLOCK} float32, QoS 1; latency at 8 streams x 10 blocks/s"
+    return Section(title, rows, {"ingest": ingest, "latency_ms": {"p50": p50, "p99": p99, "windows": len(latency_s)}})

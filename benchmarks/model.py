@@ -1,0 +1,78 @@
+"""One step of the network for B streams at once, beside nothing but its matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from benchmarks.measure import Effort, interleaved
+from benchmarks.report import Row, Section, number_text
+from benchmarks.vibration import CHANNELS
+from models.bundle import Bundle
+from models.predictor import NumpyPredictor
+from models.scaling import Scaler
+from models.settings import TrainSettings
+from models.spec import ModelSpec
+from pipeline.config import Config
+from pipeline.core.features.table import FEATURES
+from pipeline.core.records import Float32
+from pipeline.specs import feature_spec
+
+BATCHES = (1, 16, 256, 4096)
+
+
+def untrained(config: Config, seed: int = 3) -> Bundle:
+    """A model of the size that `train` makes by default, with random weights: it costs what a trained one costs."""
+    rng = np.random.default_rng(seed)
+    sizes = TrainSettings()
+    inputs = tuple(f"{channel}.{feature.name}" for channel in CHANNELS for feature in FEATURES if feature.gain_free)
+    spec = ModelSpec(
+        version="v0001",
+        classes=tuple(config.modes.names),
+        inputs=inputs,
+        feature_schema=feature_spec(config).schema,
+        window_length_s=config.window.length_s,
+        window_hop_s=config.window.hop_s,
+        bandwidth_hz=config.features.bandwidth_hz,
+        scaler=Scaler("standard", np.zeros(len(inputs), np.float32), np.full(len(inputs), 10, np.float32)),
+        hidden=sizes.hidden,
+        layers=sizes.layers,
+    )
+    weights = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in spec.shapes().items()}
+    return Bundle(spec, weights, {}, {}, {}, "Random weights, for benchmarks.\n")
+
+
+def run(effort: Effort) -> Section:
+    """`Predictor.step` for four batch sizes."""
+    bundle = untrained(Config())
+    predictor = NumpyPredictor(bundle)
+    rng = np.random.default_rng(5)
+    cases: dict[str, Callable[[], object]] = {}
+    for batch in BATCHES:
+        x = rng.standard_normal((batch, len(predictor.inputs))).astype(np.float32)
+        x[:, ::7] = np.nan  # some inputs are always missing
+        h = np.tanh(rng.standard_normal((batch, *predictor.hidden_shape))).astype(np.float32)
+        cases[f"step {batch}"] = partial(predictor.step, x, h)
+        cases[f"products {batch}"] = _products(bundle, batch, rng)
+    times = interleaved(cases, effort.samples)
+    rows = []
+    for batch in BATCHES:
+        step, products = times[f"step {batch}"], times[f"products {batch}"]
+        beside = f"its matrix products alone ({number_text(products.us)} us); {batch / step.median_s:,.0f} streams/s"
+        dirty = step.dirty or products.dirty
+        rows.append(Row(f"step of {batch} streams", step.us, "us", beside, step.us / products.us, dirty))
+    spec = bundle.spec
+    title = f"model: GRU {spec.layers} x {spec.hidden}, {len(spec.inputs)} inputs, {len(spec.classes)} classes, numpy"
+    return Section(title, rows, {"model_step_us": {str(batch): times[f"step {batch}"].us for batch in BATCHES}})
+
+
+def _products(bundle: Bundle, batch: int, rng: np.random.Generator) -> Callable[[], object]:
+    """The step's matrix products, and nothing else."""
+    pairs: list[tuple[Float32, Float32]] = []
+    for weight in bundle.weights.values():
+        if weight.ndim == 2:
+            left = rng.standard_normal((batch, weight.shape[1])).astype(np.float32)
+            pairs.append((left, np.ascontiguousarray(weight.T)))
+    return lambda: [left @ right for left, right in pairs]

@@ -1,0 +1,111 @@
+"""Small worlds for the modelling tests: tables, archives, bundles and sequences without any signal processing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from models.bundle import Bundle
+from models.dataset import WindowSequence
+from models.scaling import Scaler
+from models.spec import ModelSpec
+from pipeline.core.records import FeatureRow, StreamKey
+from pipeline.edges.archive import Archive
+from pipeline.edges.archive_tables import FeatureSchema
+from pipeline.edges.journal import Commit, Journal
+from pipeline.edges.machines import MachinesFile
+
+SCHEMA = FeatureSchema("test-1", ("rms", "kurtosis", "crest"), ("g", "1", "1"), ("a", "b", "c"), ("gap", "gap", "gap"))
+START_NS = 1_704_067_200_000_000_000
+SECOND_NS = 1_000_000_000
+TIME = pa.timestamp("us", tz="UTC")
+
+
+def table(rows: list[dict[str, Any]]) -> pa.Table:
+    """Feature rows; what is not given is good, of one machine, 1 s long and 0.5 s after the one before."""
+    full = []
+    for number, row in enumerate(rows):
+        start = row.pop("start_s", 0.5 * number)
+        fixed = {"machine": "pump-01", "point": "de", "session": 1, "window": number, "quality": 0, "truth": "healthy"}
+        full.append(
+            fixed
+            | {"start": round(start * 1e6), "end": round((start + 1) * 1e6), "schema": "test-1"}
+            | {"x.rms": 1.0, "x.kurtosis": 3.0}
+            | row
+        )
+    columns = {name: [row.get(name) for row in full] for name in dict.fromkeys(key for row in full for key in row)}
+    kinds = {"start": TIME, "end": TIME, "session": pa.uint64(), "quality": pa.uint32(), "truth": pa.string()}
+    types = {name: kinds.get(name, pa.float32() if "." in name else None) for name in columns}
+    return pa.table({name: pa.array(values, types[name]) for name, values in columns.items()})
+
+
+def sequence(
+    y: list[int], *, machine: str = "pump-01", x: np.ndarray | None = None, hop_s: float = 0.5
+) -> WindowSequence:
+    """Windows of 1 s in one stream."""
+    count = len(y)
+    start = START_NS + (np.arange(count) * hop_s * SECOND_NS).astype(np.int64)
+    values = np.zeros((count, 1), np.float32) if x is None else x.astype(np.float32)
+    return WindowSequence(
+        StreamKey(machine, "de"), values, np.array(y, np.int64), start, start + SECOND_NS, np.ones(count, np.uint64)
+    )
+
+
+def bundle(
+    rng: np.random.Generator, *, features: int = 5, hidden: int = 7, layers: int = 1, classes: int = 3
+) -> Bundle:
+    """A model with random weights, wide enough that its outputs move."""
+    spec = ModelSpec(
+        version="v0001",
+        classes=tuple(f"mode_{k}" for k in range(classes)),
+        inputs=tuple(f"x.f{k}" for k in range(features)),
+        feature_schema="test-1",
+        window_length_s=1.0,
+        window_hop_s=0.5,
+        bandwidth_hz=5000.0,
+        scaler=Scaler(
+            "robust",
+            rng.normal(0, 10, features).astype(np.float32),
+            rng.uniform(0.1, 10, features).astype(np.float32),
+        ),
+        hidden=hidden,
+        layers=layers,
+        temperature=1.7,
+    )
+    weights = {name: rng.normal(0, 0.4, shape).astype(np.float32) for name, shape in spec.shapes().items()}
+    train = {"settings": {}, "epochs": 1, "split": None, "interrupted": False}
+    return Bundle(spec, weights, {}, {"machines": []}, train, "# Model card {version}\n")
+
+
+def archive_of_plant(
+    data: Path, rng: np.random.Generator, *, machines: int = 6, windows: int = 24, modes: tuple[str, ...] = ()
+) -> None:
+    """An archive in which kurtosis and crest say the mode; half of the machines are healthy, half have a fault."""
+    modes = modes or ("normal", "outer_race")
+    rows, facts = [], {}
+    for number in range(machines):
+        truth = modes[number % len(modes)]
+        key = StreamKey(f"pump-{number:02d}", "de")
+        facts[key] = {"specimen": f"bearing-{number}", "load_hp": number // len(modes)}
+        level = 3.0 + 3.0 * (number % len(modes))
+        for window in range(windows):
+            start = START_NS + window * SECOND_NS // 2
+            values = np.array([[1.0 + number, level, level + 1]]) + rng.normal(0, 0.4, (1, 3))
+            rows.append(
+                FeatureRow(
+                    key, 1, window, start, start + SECOND_NS, 12e3, 1500.0, 1.0, 0, truth, ("x",),
+                    values.astype(np.float32), SCHEMA.name,
+                )
+            )  # fmt: skip
+    journal = Journal(data)
+    try:
+        archive = Archive(data, journal, SCHEMA)
+        journal.commit(Commit(features=rows[: len(rows) // 2]))
+        archive.roll()
+        journal.commit(Commit(features=rows[len(rows) // 2 :]))  # these stay in the journal
+    finally:
+        journal.close()
+    MachinesFile(data / "machines.jsonl").update_all(facts)

@@ -1,0 +1,227 @@
+"""From an archive to a version that serves, and honest numbers about it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from model_world import archive_of_plant
+
+from models.bundle import load
+from models.evaluate import EvaluateRequest, evaluate
+from models.finalfit import final_fit
+from models.registry import Registry
+from models.settings import TrainSettings
+from models.train import TrainRequest, train
+from pipeline.commands import evaluate as evaluate_command
+from pipeline.commands import train as train_command
+from pipeline.config import Config
+from pipeline.errors import ConfigError, ModelError, ThrumcastError
+
+QUICK = TrainSettings(epochs=12, hidden=12, learning_rate=0.02, structure_offset=0.0, noise=0.1)
+KEYS = {
+    "version", "windows", "accuracy", "macro_f1", "macro_auroc", "ece", "per_class", "confusion", "recordings",
+    "events", "split", "train_data", "seconds",
+}  # fmt: skip
+
+
+def trained(data, *, settings=QUICK, split=None):
+    said: list[str] = []
+    request = TrainRequest(data, Config(), settings, split)
+    result = train(request, say=said.append, warn=said.append)
+    return result, said
+
+
+@pytest.fixture
+def plant(tmp_path, rng):
+    archive_of_plant(tmp_path, rng)
+    return tmp_path
+
+
+def test_an_archive_becomes_a_champion_that_knows_machines_it_never_saw(plant):
+    result, said = trained(plant)
+    assert "6 machines" in said[0]
+    assert result.document["aliases"] == ["challenger", "champion"]
+    assert result.document["split"] == "specimen"
+    assert result.document["metrics"]["accuracy"] > 0.95
+    assert result.document["metrics"]["recordings"]["accuracy"] == 1.0
+    assert result.document["windows"] == 144
+    assert Registry(plant).predictor().classes == ("healthy", "bearing_outer")
+
+
+def test_the_second_version_is_only_a_challenger(plant):
+    trained(plant)
+    result, _ = trained(plant)
+    assert result.document["aliases"] == ["challenger"]
+    assert Registry(plant).aliases() == {"challenger": "v0002", "champion": "v0001"}
+
+
+def test_the_same_data_and_seed_give_the_same_weights_and_numbers(plant):
+    first, second = trained(plant)[0], trained(plant)[0]
+    registry = Registry(plant)
+    a, b = (registry.load(result.version) for result in (first, second))
+    assert all(np.array_equal(a.weights[name], b.weights[name]) for name in a.weights)
+    assert a.metrics == b.metrics
+    other = registry.load(trained(plant, settings=TrainSettings(**{**QUICK.document(), "seed": 5}))[0].version)
+    assert not np.array_equal(a.weights["head.weight"], other.weights["head.weight"])
+
+
+def test_a_version_says_what_it_was_made_of(plant):
+    result, _ = trained(plant)
+    model = load(plant / "registry" / result.version)
+    assert model.data["machines"] == [f"pump-{n:02d}" for n in range(6)]
+    assert model.data["feature_schema"] == "test-1"
+    assert model.train["settings"]["hidden"] == 12
+    assert model.train["split"] == "specimen"
+    assert model.spec.inputs == ("x.kurtosis", "x.crest")  # gain-free
+    assert "# Model card v0001" in model.card
+    assert "bearing_outer" in model.card
+    log = (plant / "runs" / model.train["run"] / "metrics.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in log]
+    assert {entry["fold"] for entry in entries} == {0, 1, 2, 3, 4, None}
+    assert all(entry["loss"] > 0 for entry in entries)
+
+
+def test_without_specimens_to_hold_back_the_split_is_by_time_and_that_is_said(tmp_path, rng):
+    archive_of_plant(tmp_path, rng, machines=2)
+    result, said = trained(tmp_path)
+    assert result.document["split"] == "time"
+    assert any("splitting by time instead" in line for line in said)
+    with pytest.raises(ThrumcastError, match="two or more groups"):
+        trained(tmp_path, split="specimen")
+
+
+def test_split_none_trains_without_numbers_and_says_so(plant):
+    result, said = trained(plant, split="none")
+    assert result.document["metrics"] == {}
+    assert any("no honest numbers" in line for line in said)
+
+
+def test_one_failure_mode_alone_is_refused_and_nothing_is_registered(tmp_path, rng):
+    archive_of_plant(tmp_path, rng, machines=2, modes=("normal",))
+    with pytest.raises(ThrumcastError, match="at least two failure modes with known truth, found: healthy"):
+        trained(tmp_path)
+    assert Registry(tmp_path).versions() == []
+
+
+def test_ctrl_c_keeps_the_last_whole_pass_but_makes_no_champion(plant, monkeypatch):
+    from models import finalfit
+
+    def cut_short(dataset, settings, held_out, watch):
+        def interrupting(fold, seen, likelihood):
+            watch(fold, seen, likelihood)
+            if seen.epoch == 3:
+                raise KeyboardInterrupt
+
+        return final_fit(dataset, settings, held_out, interrupting)
+
+    assert finalfit.final_fit is final_fit
+    monkeypatch.setattr("models.train.final_fit", cut_short)
+    result, said = trained(plant)
+    assert result.document["epochs"] == 3
+    assert result.document["interrupted"]
+    assert result.document["aliases"] == ["challenger"]
+    assert any("interrupted" in line for line in said)
+    assert Registry(plant).predictor("challenger").version == "v0001"
+
+
+def test_ctrl_c_during_the_folds_counts_those_that_are_done(plant, monkeypatch):
+    from models import crossval
+
+    whole, calls = crossval._one_fold, []
+
+    def third_is_interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(*arguments)
+
+    monkeypatch.setattr("models.crossval._one_fold", third_is_interrupted)
+    result, said = trained(plant)
+    assert result.document["interrupted"]
+    assert result.document["metrics"]["windows"] < 144
+    assert any("the remaining folds are left out" in line for line in said)
+
+
+def test_a_model_that_collapsed_is_not_registered(plant, monkeypatch):
+    monkeypatch.setattr("models.train.self_test", lambda model: ["it says the same whatever it sees"])
+    with pytest.raises(ModelError, match="says the same"):
+        trained(plant)
+    assert Registry(plant).versions() == []
+
+
+@pytest.mark.parametrize("split", ["none", "specimen", "load_hp", "machine", "time"])
+def test_evaluate_has_every_promised_key_whatever_the_split(plant, split):
+    trained(plant)
+    run = CliRunner().invoke(evaluate_command.command, ["--data", str(plant), "--split", split, "--json"])
+    assert run.exit_code == 0, run.output
+    document = json.loads(run.stdout)
+    assert document.keys() >= KEYS
+    assert document["split"] == split
+    assert document["accuracy"] > 0.9
+    assert set(document["events"]) >= {
+        "detections", "missed", "misdiagnosed", "false_alarms", "false_alarms_per_machine_day", "detection_delay_s",
+    }  # fmt: skip
+    row = document["recordings"]["predictions"][0]
+    assert set(row) >= {"machine", "point", "session", "truth", "predicted", "share"}
+    assert document["confusion"]["labels"] == ["healthy", "bearing_outer"]
+
+
+def test_scoring_what_was_trained_on_warns_by_name(plant):
+    trained(plant)
+    said: list[str] = []
+    request = EvaluateRequest(plant, Config(), None, None, "none")
+    evaluate(request, say=said.append, warn=said.append)
+    assert any("6 of 6 machines were in the training data of v0001" in line for line in said)
+
+
+def test_two_versions_are_compared_on_the_same_windows(plant):
+    trained(plant)
+    trained(plant, settings=TrainSettings(**{**QUICK.document(), "epochs": 1}))
+    request = EvaluateRequest(plant, Config(), "v0001", "challenger", "none")
+    result = evaluate(request, say=lambda _: None, warn=lambda _: None)
+    assert result.document["against"]["version"] == "v0002"
+    assert result.document["against"]["windows"] == result.document["windows"]
+    assert "difference" in result.text
+
+
+def test_evaluating_without_a_model_says_how_to_get_one(plant):
+    with pytest.raises(ModelError) as refused:
+        evaluate(EvaluateRequest(plant, Config()), say=lambda _: None, warn=lambda _: None)
+    assert "thrumcast train" in str(refused.value.hint)
+
+
+def test_train_and_evaluate_print_a_table_to_people(plant):
+    words = ["--data", str(plant), *(f"--set={key}={getattr(QUICK, key)}" for key in ("epochs", "hidden"))]
+    run = CliRunner().invoke(train_command.command, words)
+    assert run.exit_code == 0, run.output
+    assert "v0001: challenger, champion" in run.stdout
+    assert "truth \\ predicted" in run.stdout
+    assert run.stdout.index("events") < run.stdout.index("windows  ")
+    shown = CliRunner().invoke(evaluate_command.command, ["--data", str(plant)])
+    assert "held out by specimen" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("word", "message", "hint"),
+    [
+        ("hiden=3", "expected key=value", "hidden"),
+        ("epochs", "expected key=value", ""),
+        ("epochs=many", "a whole number, found: many", ""),
+        ("layers=3", "1 or 2, found: 3", ""),
+        ("dropout=1.0", "0 to below 1", ""),
+        ("scaler=magic", "standard, minmax, robust", ""),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named_with_what_could(word, message, hint):
+    with pytest.raises(ConfigError, match=message) as refused:
+        TrainSettings.parse([word])
+    assert hint in str(refused.value)
+
+
+def test_settings_survive_the_way_through_a_version(plant):
+    result, _ = trained(plant)
+    model = Registry(plant).load(result.version)
+    assert TrainSettings.from_document(model.train["settings"]) == QUICK
