@@ -61,7 +61,9 @@ def main() -> None:
                 if number % 60 == 0:
                     say(f"{number} of {MACHINES} machines")
             archive.roll()
-        trained = train(TrainRequest(config.data.path, config, TrainSettings(hidden=64), split="machine"), say=say, warn=say)
+        trained = train(
+            TrainRequest(config.data.path, config, TrainSettings(hidden=64), split="machine"), say=say, warn=say
+        )
         say(trained.text)
         made = Registry(config.data.path).load(trained.version)
         made.data["source"] = f"{MACHINES} simulated machines of {SECONDS_PER_MACHINE:g} s each, seed {SEED}"

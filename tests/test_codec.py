@@ -47,6 +47,17 @@ def blocks(draw: st.DrawFn, *, finite: bool = False) -> Block:
         speed_rpm=draw(st.none() | st.floats(0, 1e6)),
         orders=draw(st.none() | st.builds(BearingOrders, positive, positive, positive, positive)),
         truth=draw(st.none() | ids),
+        about=draw(
+            st.none()
+            | st.dictionaries(
+                ids,
+                st.text(max_size=500)
+                | st.integers(-(2**53), 2**53)
+                | st.floats(allow_nan=False, allow_infinity=False)
+                | st.booleans(),
+                max_size=5,
+            )
+        ),
     )
 
 
@@ -258,6 +269,8 @@ NAN, INF = float("nan"), float("inf")
         *[("orders", {"orders": value}) for value in
           ({"ftf": 1.0}, {"ftf": 0.0, "bpfo": 1.0, "bpfi": 1.0, "bsf": 1.0},
            {"ftf": 1, "bpfo": NAN, "bpfi": 1, "bsf": 1}, {"ftf": 1, "bpfo": INF, "bpfi": 1, "bsf": 1}, [1, 2, 3, 4])],
+        *[("about", {"about": value}) for value in
+          (1, {"a b": 1}, {"a": NAN}, {"a": "x" * 501}, {"a": [1]}, {f"k{i}": i for i in range(65)})],
         *[("truth", {"truth": value}) for value in ("", "not an id", "t" * 65, "..", 1)],
         *[("malformed", {key: ...}) for key in ("session", "index", "t0", "rate_hz", "channels", "unit", "samples")],
     ],
@@ -270,7 +283,7 @@ def test_every_reason_is_reached_by_some_payload() -> None:
     reached = {reason_of(packed(**changes)) for changes in (
         {"v": 2}, {"session": -1}, {"index": -1}, {"t0": 0}, {"rate_hz": 0}, {"channels": []}, {"unit": ""},
         {"dtype": ""}, {"scale": 2.0}, {"samples": 1}, {"samples": b""}, {"speed_rpm": -1}, {"orders": 1},
-        {"truth": ""}, {"t0": ...},
+        {"truth": ""}, {"about": 1}, {"t0": ...},
     )}  # fmt: skip
     reached |= {reason_of(b""), reason_of(packed(), limit=10), reason_of(packed(), "text/plain")}
     assert reached == set(REASONS)

@@ -12,8 +12,23 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pipeline", "models", "sim")
 # What joins the rooms: these may import everything, and only each other and commands import them.
-COMPOSITION = ("models.train", "models.evaluate", "models.dataset", "models.pretrain", "sim.publish", "pipeline.cli", "pipeline.commands")
-NOT_FOR_OTHERS = ("models.train", "models.evaluate", "models.pretrain", "sim.publish", "pipeline.cli", "pipeline.commands")
+COMPOSITION = (
+    "models.train",
+    "models.evaluate",
+    "models.dataset",
+    "models.pretrain",
+    "sim.publish",
+    "pipeline.cli",
+    "pipeline.commands",
+)
+NOT_FOR_OTHERS = (
+    "models.train",
+    "models.evaluate",
+    "models.pretrain",
+    "sim.publish",
+    "pipeline.cli",
+    "pipeline.commands",
+)
 # config.toml as structs, and from them the specs that core owns.
 CONFIGURATION = ("pipeline.config", "pipeline.specs")
 LONGEST_MODULE_LINES = 300

@@ -72,7 +72,7 @@ def command(
             drawn_s = 0.0
             plant = _plant(broker.port, machines, life_s, seed, data_dir)
             console.say(
-                f"{broker.kind} on port {broker.port}, {machines} machines, model {model.version if model else 'none'}; "
+                f"{broker.kind} on port {broker.port}, {machines} machines, model {model.version if model else '-'}; "
                 f"{f'{seconds:g} s' if seconds else 'Ctrl-C ends'}"
             )
             ends_s = time.monotonic() + seconds if seconds else None
@@ -173,4 +173,4 @@ def _summary(board: Board, stored: dict[str, int], counts: dict[str, int], data_
         yield f"predictions: {board.predictions}, of which {share:.0f} % name the plant's true state"
     yield f"alarms: {len(board.alarms)}"
     yield from (f"  {alarm}" for alarm in board.alarms)
-    yield f'next: python -c "import pandas; print(pandas.read_parquet(\'{data_dir}/archive/predictions\'))"'
+    yield f"next: python -c \"import pandas; print(pandas.read_parquet('{data_dir}/archive/predictions'))\""

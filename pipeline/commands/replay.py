@@ -115,11 +115,15 @@ def _timed(
     from dataclasses import replace
 
     from pipeline.core.records import StreamKey
+    from pipeline.edges.machines import recording_facts
     from pipeline.edges.recordings_channels import id_text
 
     now_ns = time.time_ns()
+    recording = stream.recording
+    about = recording_facts(recording.metadata, recording.machine, rate_hz=recording.rate_hz, unit=recording.unit)
     key = stream.key if machine is None else StreamKey(id_text(machine)[:64], stream.key.point)
     for block in stream.blocks(block_s, session=now_ns, t0_ns=now_ns):
         truth = None if block.truth is None else config.modes.resolve(block.truth)
         due_s = (block.t0_ns - now_ns) / 1e9 + block.samples.shape[1] / block.rate_hz
-        yield replace(block, key=key, truth=truth), due_s
+        first = block.session == now_ns and block.index == 0
+        yield replace(block, key=key, truth=truth, about=about if first else None), due_s

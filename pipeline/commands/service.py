@@ -29,21 +29,24 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Acquaintance:
-    """Writes down what blocks say of streams that machines.jsonl does not know yet."""
+    """Writes down what blocks say of their streams: at first sight, and whenever one carries facts."""
 
     machines: MachinesFile
     known: set[StreamKey] = field(default_factory=set)
 
     def __call__(self, batch: Batch, step: Step) -> None:
         """After a committed turn."""
-        new = {block.key: _facts(block) for block in batch.blocks if block.key not in self.known}
-        if new:
-            self.known |= new.keys()
-            self.machines.update_all(new)
+        facts: dict[StreamKey, dict[str, Any]] = {}
+        for block in batch.blocks:
+            if block.key not in self.known or block.about is not None:
+                facts.setdefault(block.key, {}).update(_facts(block))
+        if facts:
+            self.known |= facts.keys()
+            self.machines.update_all(facts)
 
 
 def _facts(block: Block) -> dict[str, Any]:
-    facts: dict[str, Any] = {"rate_hz": block.rate_hz, "unit": block.unit}
+    facts: dict[str, Any] = {**(block.about or {}), "rate_hz": block.rate_hz, "unit": block.unit}
     if block.orders is not None:
         orders = block.orders
         facts["orders"] = {"ftf": orders.ftf, "bpfo": orders.bpfo, "bpfi": orders.bpfi, "bsf": orders.bsf}

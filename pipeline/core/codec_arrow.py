@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.codec_map import MAX_CHANNELS, Head, Orders, checked_channels, scale_of
-from pipeline.core.records import Float32
+from pipeline.core.records import Fact, Float32
 from pipeline.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ def write_stream(head: Head, samples: NDArray[Any]) -> bytes:
     import pyarrow as pa
 
     metadata = {key: str(value) for key in _KEYS if (value := getattr(head, key)) is not None}
+    if head.about is not None:
+        metadata["about"] = msgspec.json.encode(head.about).decode()
     if head.orders is not None:
         metadata["orders"] = msgspec.json.encode(head.orders).decode()
     columns = [pa.array(row) for row in samples]
@@ -123,7 +125,10 @@ def _head(batch: pa.RecordBatch) -> Head:
         raise DecodeError("dtype", f"columns of dtype {stored} expected from the stream, metadata says: {named}")
     raw_orders = metadata.get(b"orders")
     orders = None if raw_orders is None else msgspec.json.decode(raw_orders, type=Orders)
-    return msgspec.convert({**fields, "channels": batch.schema.names, "orders": orders}, Head, strict=False)
+    raw_about = metadata.get(b"about")
+    about = None if raw_about is None else msgspec.json.decode(raw_about, type=dict[str, Fact])
+    given = {"channels": batch.schema.names, "orders": orders, "about": about}
+    return msgspec.convert({**fields, **given}, Head, strict=False)
 
 
 def _samples(batch: pa.RecordBatch, head: Head) -> Float32:

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from pipeline.core.records import BearingOrders, Block, Float32, StreamKey, is_id
+from pipeline.core.records import BearingOrders, Block, Fact, Float32, StreamKey, is_id
 from pipeline.errors import DecodeError
 
 UNITS: Final = ("g", "m/s2", "mm/s", "V", "1")
@@ -18,11 +18,13 @@ RATE_HZ_RANGE: Final = (1.0, 1e6)  # slower is no vibration, faster no converter
 MAX_INDEX: Final = 2**62  # leaves room to add block lengths in int64
 T0_RANGE_NS: Final = (946_684_800 * 10**9, 4_102_444_800 * 10**9)  # 2000-01-01 to 2100-01-01
 MAX_SPEED_RPM: Final = 1e6
+MAX_FACTS: Final = 64
+MAX_FACT_CHARS: Final = 500
 SCALE_RANGE: Final = (1e-30, 1e30)  # code * scale stays inside float32
 
 REASONS: Final = (
     "oversize", "encoding", "content_type", "malformed", "version", "session", "index", "time", "rate", "channels",
-    "unit", "dtype", "scale", "samples", "length", "speed", "orders", "truth",
+    "unit", "dtype", "scale", "samples", "length", "speed", "orders", "truth", "about",
 )  # fmt: skip
 
 
@@ -50,6 +52,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     speed_rpm: float | None = None
     orders: Orders | None = None
     truth: str | None = None
+    about: dict[str, Fact] | None = None
 
 
 @lru_cache(maxsize=4096)
@@ -105,5 +108,15 @@ def block_of(head: Head, samples: Float32, key: StreamKey) -> Block:
         orders = BearingOrders(head.orders.ftf, head.orders.bpfo, head.orders.bpfi, head.orders.bsf)
         if not all(0 < value < math.inf for value in (orders.ftf, orders.bpfo, orders.bpfi, orders.bsf)):
             raise DecodeError("orders", f"positive finite `orders` expected, found: {orders}")
+    about = head.about or {}
+    if len(about) > MAX_FACTS or not all(map(_is_fact, about.items())):
+        raise DecodeError("about", f"at most {MAX_FACTS} facts, each an id and a short text or finite number, expected")
     return Block(key, head.session, head.index, head.t0, head.rate_hz, head.channels, head.unit, samples,
-                 head.speed_rpm, orders, head.truth)  # fmt: skip
+                 head.speed_rpm, orders, head.truth, head.about)  # fmt: skip
+
+
+def _is_fact(item: tuple[str, Fact]) -> bool:
+    name, value = item
+    if isinstance(value, str):
+        return is_id(name) and len(value) <= MAX_FACT_CHARS
+    return is_id(name) and math.isfinite(value)

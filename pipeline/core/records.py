@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
+Fact = str | int | float | bool
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -66,6 +67,7 @@ class Block:
     speed_rpm: float | None = None  # shaft speed over the block
     orders: BearingOrders | None = None  # of the bearing at this point, when it comes with the data
     truth: str | None = None  # the true failure mode: archived, never shown to a model
+    about: dict[str, Fact] | None = None  # other facts of the machine, for machines.jsonl; once a session is enough
 
     @property
     def end(self) -> int:
