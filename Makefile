@@ -5,7 +5,7 @@ STAMP  := $(VENV)/.installed
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check model bench format clean
+.PHONY: help demo test check model results bench format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,10 @@ check: $(STAMP)  ## formatting, lint and types
 
 model: $(STAMP)  ## train the model that ships with the package anew (minutes)
 	$(BIN)/python -m models.pretrain
+
+results: $(STAMP)  ## what the models reach on real recordings (needs them in ../shared/data)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[results]'
+	$(BIN)/python -m benchmarks.results --markdown docs/results-table.md
 
 bench: $(STAMP)  ## the measured table
 	$(BIN)/python -m benchmarks

@@ -1,0 +1,233 @@
+"""`make results`: what the models reach on real recordings, and what simple methods reach on the same folds.
+
+    python -m benchmarks.results [--recordings FOLDER] [--markdown FILE]
+
+Every row is out of fold: train and test share no group of the split. Beside the network stand a random forest on
+the same inputs (window by window, no memory), the plain envelope rule (the bearing family with the strongest
+lines, no learning; fault recordings only), and the majority class.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.crossval import cross_validate
+from models.dataset import UNKNOWN, Dataset, build, read, read_machines
+from models.events import Track
+from models.scoring import score
+from models.settings import TrainSettings
+from models.splits import Split, make_split
+from models.train import alarm_spec, dataset_spec
+from pipeline.commands.compose import MakeWorker, feature_schema
+from pipeline.config import Config, DataConfig
+from pipeline.drivers.backfill import Job, backfill
+from pipeline.edges.archive import Archive
+from pipeline.edges.journal import Journal
+from pipeline.edges.recordings import find_recordings, parse_channels
+
+FAMILIES = {"bearing_outer": "env_bpfo", "bearing_inner": "env_bpfi", "bearing_ball": "env_2bsf"}
+TREES = 300
+RESAMPLES = 200
+
+Source = tuple[str, str]  # folder or file below the recordings, --channels
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """What is trained and tested on what."""
+
+    name: str
+    sources: tuple[Source, ...]
+    split: str
+
+
+CWRU: tuple[Source, ...] = (("cwru/12k_drive_end", "drive_end=x"), ("cwru/normal", "drive_end=x"))
+FAN: tuple[Source, ...] = (("cwru/12k_fan_end", "fan_end=x"),)
+HIT: tuple[Source, ...] = (("hit_sm", "vibration=x"),)
+
+PROTOCOLS = (
+    Protocol("CWRU drive end, by load", CWRU, "load_hp"),
+    Protocol("CWRU drive end, leave one size out", CWRU, "fault_size_mil"),
+    Protocol("CWRU drive end <-> fan end", CWRU + FAN, "fault_location"),
+    Protocol("HIT-SM, by severity", HIT, "fault_arc_deg"),
+    Protocol("CWRU <-> HIT-SM, across rigs", CWRU + HIT, "dataset"),
+    Protocol("CWRU + HIT-SM, by bearing", CWRU + HIT, "specimen"),
+)
+
+
+def archived(recordings: Path, folder: str, sources: Sequence[Source]) -> Config:
+    """A data directory with the features of some recordings."""
+    config = Config(data=DataConfig(dir=folder))
+    with Journal(config.data.path) as journal:
+        archive = Archive(config.data.path, journal, feature_schema(config))
+        jobs = [
+            Job(path, parse_channels(channels), None, "results")
+            for place, channels in sources
+            for path in find_recordings([recordings / place])
+        ]
+        make_worker = MakeWorker(config, None, frozenset())
+        report = backfill(jobs, make_worker, journal, archive, classes=(), workers=os.cpu_count() or 1)
+    if report.skipped:
+        sys.exit(f"recordings that cannot be read: {report.skipped}")
+    return config
+
+
+def rows(protocol: Protocol, recordings: Path) -> Iterator[dict[str, Any]]:
+    """One row per method."""
+    with tempfile.TemporaryDirectory(prefix="thrumcast-results-") as folder:
+        config = archived(recordings, folder, protocol.sources)
+        table = read(config.data.path)
+        dataset = build(table, dataset_spec(config, "gain_free"))
+        families = build(table, dataset_spec(config, ",".join(FAMILIES.values())))
+        settings = TrainSettings()
+        split = make_split(
+            dataset.sequences, dataset.classes, read_machines(config.data.path), protocol.split, settings.folds
+        )
+    methods: tuple[tuple[str, Callable[[], Sequence[Track]]], ...] = (
+        ("GRU", lambda: _network(dataset, split, settings)),
+        ("random forest", lambda: _forest(dataset, split)),
+        ("envelope rule", lambda: _rule(dataset, families, split)),
+        ("majority", lambda: _majority(dataset, split)),
+    )
+    for name, method in methods:
+        began_s = time.monotonic()
+        tracks = method()
+        numbers = score(tracks, dataset.classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
+        low, high = _interval(tracks, dataset)
+        yield {
+            "protocol": protocol.name,
+            "split": protocol.split,
+            "method": name,
+            "recordings": numbers["recordings"]["count"],
+            "recording_accuracy": numbers["recordings"]["accuracy"],
+            "recording_accuracy_90": (low, high),
+            "macro_f1": numbers["macro_f1"],
+            "macro_auroc": numbers["macro_auroc"],
+            "ece": numbers["ece"],
+            "seconds": time.monotonic() - began_s,
+        }
+
+
+def _network(dataset: Dataset, split: Split, settings: TrainSettings) -> Sequence[Track]:
+    import torch
+
+    torch.set_num_threads(1)
+    held_out = cross_validate(dataset, split, settings, lambda *_: None)
+    if held_out is None:
+        raise KeyboardInterrupt
+    return held_out.tracks
+
+
+def _forest(dataset: Dataset, split: Split) -> list[Track]:
+    from sklearn.ensemble import RandomForestClassifier
+
+    tracks = []
+    for fold in split.folds:
+        x = np.concatenate([s.x for s in fold.train])
+        y = np.concatenate([s.y for s in fold.train])
+        middle = np.nan_to_num(np.nanmedian(x, axis=0))
+        forest = RandomForestClassifier(TREES, class_weight="balanced", random_state=0, n_jobs=1)
+        forest.fit(np.where(np.isnan(x), middle, x)[y != UNKNOWN], y[y != UNKNOWN])
+        for sequence in fold.test:
+            p = np.zeros((len(sequence), len(dataset.classes)))
+            p[:, forest.classes_] = forest.predict_proba(np.where(np.isnan(sequence.x), middle, sequence.x))
+            tracks.append(_track(sequence, p, split))
+    return tracks
+
+
+def _rule(dataset: Dataset, families: Dataset, split: Split) -> list[Track]:
+    """The family with the strongest lines, as a probability by their ratio; healthy is beyond it, so not scored."""
+    by_key = {(s.key, int(s.start_ns[0])): s for s in families.sequences}
+    order = [families.inputs.index(f"x.{name}") for name in FAMILIES.values()]
+    columns = [dataset.classes.index(mode) for mode in FAMILIES if mode in dataset.classes]
+    tracks = []
+    for fold in split.folds:
+        for sequence in fold.test:
+            strength = by_key[sequence.key, int(sequence.start_ns[0])].x[:, order][:, : len(FAMILIES)]
+            strength = strength[:, [mode in dataset.classes for mode in FAMILIES]]
+            odds = 10.0 ** (np.nan_to_num(strength) / 20)
+            p = np.zeros((len(sequence), len(dataset.classes)))
+            p[:, columns] = odds / odds.sum(axis=1, keepdims=True)
+            track = _track(sequence, p, split)
+            track.sequence.y[track.sequence.y == dataset.classes.index("healthy")] = UNKNOWN
+            if (track.sequence.y != UNKNOWN).any():
+                tracks.append(track)
+    return tracks
+
+
+def _majority(dataset: Dataset, split: Split) -> list[Track]:
+    tracks = []
+    for fold in split.folds:
+        y = np.concatenate([s.y for s in fold.train])
+        share = np.bincount(y[y != UNKNOWN], minlength=len(dataset.classes)) / (y != UNKNOWN).sum()
+        tracks += [_track(s, np.tile(share, (len(s), 1)), split) for s in fold.test]
+    return tracks
+
+
+def _track(sequence: Any, p: np.ndarray, split: Split) -> Track:
+    from dataclasses import replace
+
+    return Track(replace(sequence, y=np.where(np.isin(sequence.y, split.untested), UNKNOWN, sequence.y)), p)
+
+
+def _interval(tracks: Sequence[Track], dataset: Dataset) -> tuple[float, float]:
+    """5 % and 95 % of the recording accuracy, resampling machines."""
+    right: dict[str, list[float]] = {}
+    for track in tracks:
+        known = track.sequence.y[track.sequence.y != UNKNOWN]
+        if known.size:
+            verdict = track.p[track.sequence.y != UNKNOWN].mean(axis=0).argmax()
+            right.setdefault(track.sequence.key.machine, []).append(float(verdict == np.bincount(known).argmax()))
+    per_machine = np.array([np.mean(values) for values in right.values()])
+    rng = np.random.default_rng(0)
+    means = per_machine[rng.integers(len(per_machine), size=(RESAMPLES, len(per_machine)))].mean(axis=1)
+    return float(np.quantile(means, 0.05)), float(np.quantile(means, 0.95))
+
+
+def markdown(found: Sequence[dict[str, Any]]) -> str:
+    """The table."""
+    lines = [
+        "| protocol (groups of the split) | method | recordings | recording accuracy (90 % interval) | macro F1 "
+        "| macro AUROC | ECE |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found:
+        low, high = row["recording_accuracy_90"]
+        numbers = [f"{row['recording_accuracy']:.3f} ({low:.2f} to {high:.2f})"]
+        numbers += ["-" if row[k] is None else f"{row[k]:.3f}" for k in ("macro_f1", "macro_auroc", "ece")]
+        where = f"{row['protocol']} ({row['split']})"
+        lines.append(f"| {where} | {row['method']} | {row['recordings']} | {' | '.join(numbers)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the table, and write it where asked."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recordings", type=Path, default=Path(os.environ.get("THRUMCAST_SHARED_DATA", default)))
+    parser.add_argument("--markdown", type=Path, default=None, help="also write the table to this file")
+    chosen = parser.parse_args()
+    if not chosen.recordings.is_dir():
+        sys.exit(f"a folder of recordings expected, found nothing: {chosen.recordings}")
+    found = []
+    for protocol in PROTOCOLS:
+        for row in rows(protocol, chosen.recordings):
+            found.append(row)
+            print(markdown([row]).splitlines()[-1], f"{row['seconds']:.1f} s", file=sys.stderr)
+    print(markdown(found))
+    if chosen.markdown is not None:
+        chosen.markdown.write_text(markdown(found) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
