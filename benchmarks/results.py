@@ -75,7 +75,7 @@ def archived(recordings: Path, folder: str, sources: Sequence[Source]) -> Config
             for place, channels in sources
             for path in find_recordings([recordings / place])
         ]
-        make_worker = MakeWorker(config, None, frozenset())
+        make_worker = MakeWorker(config, None, {})
         report = backfill(jobs, make_worker, journal, archive, classes=(), workers=os.cpu_count() or 1)
     if report.skipped:
         sys.exit(f"recordings that cannot be read: {report.skipped}")

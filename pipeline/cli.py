@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -67,6 +68,8 @@ def run(arguments: Sequence[str]) -> int:
         code = group.main(list(arguments), prog_name="thrumcast", standalone_mode=False, color=color)
     except ThrumcastError as error:
         _complain(error.message, error.hint, color)
+        if "--json" in arguments and not error.reported:
+            click.echo(json.dumps({"ok": False, "error": error.message, "hint": error.hint}, ensure_ascii=False))
         return error.exit_code
     except click.ClickException as error:
         error.show()

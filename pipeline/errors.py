@@ -21,10 +21,11 @@ class ThrumcastError(Exception):
 
     exit_code = 1
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, reported: bool = False) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.reported = reported  # a command's result, printed before, has said it already
 
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message}\nhint: {self.hint}"

@@ -6,11 +6,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from harness.broker import Site
 
 from pipeline.edges.broker import PrivateBroker, is_available
+
+# Machines are shared: an example that took long says nothing about the code.
+hypothesis.settings.register_profile("thrumcast", deadline=None)
+hypothesis.settings.load_profile("thrumcast")
 
 
 @pytest.fixture

@@ -110,3 +110,9 @@ def test_memory_of_gaps_is_bounded() -> None:
     _, troubles, state = run([block(1000 * i) for i in range(200)])
     assert sum(isinstance(t, Gap) for t in troubles) == 199
     assert len(state.gaps) == REMEMBERED_GAPS
+
+
+def test_a_stream_that_comes_back_in_the_middle_of_another_session_has_lost_its_beginning() -> None:
+    ready, troubles, _ = run([block(0), block(5000, session=2)])
+    assert numbers(ready) == [*range(10), *range(5000, 5010)]
+    assert troubles == [Gap(KEY, 2, 0, 5000)]

@@ -41,6 +41,8 @@ def broker_flags(url: str | None) -> dict[str, object]:
 def _bad_url(url: str) -> ConfigError:
     shown = url.rsplit("@", 1)[-1]  # never repeat a password
     msg = f"--broker mqtt://HOST:PORT or mqtts://HOST:PORT expected, found: {shown}"
+    if "//" not in url:
+        return ConfigError(msg, hint=f"did you mean mqtt://{shown}?")
     return ConfigError(msg, hint="a name and a password go into mqtt.username and mqtt.password_file")
 
 

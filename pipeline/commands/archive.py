@@ -61,7 +61,9 @@ def verify(console: Console, data_dir: Path | None) -> None:
     )
     if report.problems:
         msg = f"expected a whole archive in {directory}, found problems: {len(report.problems)}"
-        raise ArchiveError(msg, hint="restore the files named above from a backup; the others stay readable")
+        raise ArchiveError(
+            msg, hint="restore the files named above from a backup; the others stay readable", reported=True
+        )
 
 
 def _table(stocks: list[Stock], pending: dict[str, int]) -> str:

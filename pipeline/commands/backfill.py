@@ -42,7 +42,7 @@ def command(
     channel_map = parse_channels(channels) if channels else None
     model = predictor(config, version)
     context = f"{feature_spec(config).schema} {config.window} {model.version if model else 'no model'}"
-    jobs = [Job(path, channel_map, rate_hz, context) for path in find_recordings(inputs)]
+    jobs = [Job(path, channel_map, rate_hz, context, str(config.window)) for path in find_recordings(inputs)]
     console.say(
         f"{len(jobs)} recordings -> {folder(config.data.path)}, model: {model.version if model else 'none yet'}"
     )
@@ -54,7 +54,7 @@ def command(
             console.warn(f"skipped {done.path}: {done.error}")
 
     with opened(config) as (journal, archive), console.progress(len(jobs), "recordings") as bar:
-        make_worker = MakeWorker(config, model.version if model else None, frozenset(journal.inputs_done()))
+        make_worker = MakeWorker(config, model.version if model else None, journal.inputs_done())
         report = backfill(
             jobs,
             make_worker,
@@ -65,10 +65,11 @@ def command(
             on_done=show,
         )
     seconds = time.monotonic() - began_s
-    if report.windows and report.incomplete == report.windows:
+    if report.empty:
         console.warn(
-            f"no window is complete: is every record shorter than window.length_s = {config.window.length_s:g} s? "
-            "Set [window] in config.toml, or `window` of the machine"
+            f"{len(report.empty)} recordings gave no window: no stretch of them is as long as window.length_s = "
+            f"{config.window.length_s:g} s (for snapshots of 0.1 s: THRUMCAST_WINDOW__LENGTH_S=0.1 "
+            "THRUMCAST_WINDOW__HOP_S=0.1, or [window] in config.toml)"
         )
     document = {
         "inputs": report.inputs,
@@ -90,5 +91,5 @@ def command(
     console.result(document, text)
     if len(report.skipped) == report.inputs:
         msg = f"at least one readable recording expected, found: {len(report.skipped)} that cannot be read"
-        raise RecordingError(msg, hint="the reasons are above")
-    console.say("next: thrumcast train, or thrumcast archive ls")
+        raise RecordingError(msg, hint="the reasons are above", reported=True)
+    console.say(f"next: thrumcast train --data {folder(config.data.path)}")

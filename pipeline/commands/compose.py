@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,7 +60,7 @@ class MakeWorker:
 
     config: Config
     version: str | None  # None = features only
-    finished: frozenset[str]
+    finished: Mapping[str, str]
 
     def __call__(self) -> Worker:
         """In the worker process."""

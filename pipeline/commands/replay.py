@@ -104,7 +104,7 @@ def command(
     )
     if paths and len(skipped) == len(paths):
         msg = f"at least one readable recording expected, found: {len(skipped)} that cannot be read"
-        raise ThrumcastError(msg, hint="the reasons are above")
+        raise ThrumcastError(msg, hint="the reasons are above", reported=True)
 
 
 def _timed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -27,12 +28,18 @@ if TYPE_CHECKING:
     from pipeline.edges.journal import Journal
 
 
+SHORT_RECORDS = 5  # sessions without a window, after which a stream is named
+
+log = logging.getLogger("thrumcast.service")
+
+
 @dataclass(slots=True)
 class Acquaintance:
     """Writes down what blocks say of their streams: at first sight, and whenever one carries facts."""
 
     machines: MachinesFile
     known: set[StreamKey] = field(default_factory=set)
+    waiting: dict[StreamKey, set[int]] = field(default_factory=dict)  # sessions of streams without any window yet
 
     def __call__(self, batch: Batch, step: Step) -> None:
         """After a committed turn."""
@@ -43,6 +50,19 @@ class Acquaintance:
         if facts:
             self.known |= facts.keys()
             self.machines.update_all(facts)
+        self._name_short_records(batch, step, set(facts))
+
+    def _name_short_records(self, batch: Batch, step: Step, new: set[StreamKey]) -> None:
+        """A sensor whose records are shorter than a window would be listened to for ever without a word."""
+        self.waiting |= {key: set() for key in new}
+        for row in step.features:
+            self.waiting.pop(row.key, None)
+        for block in batch.blocks:
+            sessions = self.waiting.get(block.key)
+            if sessions is not None:
+                sessions.add(block.session)
+                if len(sessions) == SHORT_RECORDS:
+                    log.warning("no_window %s: %d records, none as long as window.length_s", block.key, SHORT_RECORDS)
 
 
 def _facts(block: Block) -> dict[str, Any]:

@@ -89,8 +89,9 @@ def _form(block: Block) -> tuple[float, tuple[str, ...], str]:
 
 
 def _begin(spec: OrderSpec, state: OrderState, block: Block) -> OrderState:
-    # A first block near the start of its session may have overtaken the very first one; far from it, we joined late.
-    joined_late = block.index > round(spec.max_wait_s * block.rate_hz)
+    # Of a stream that was never heard of, a first block far from the start of its session means that we joined late.
+    # Otherwise the beginning is missing: near the start it may still come, and then it is waited for.
+    joined_late = state.session is None and block.index > round(spec.max_wait_s * block.rate_hz)
     return OrderState(
         session=block.session,
         form=_form(block),

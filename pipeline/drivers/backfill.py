@@ -9,7 +9,7 @@ others go on.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -25,7 +25,7 @@ from pipeline.edges.archive import Archive
 from pipeline.edges.journal import Commit, Journal
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile, recording_facts
 from pipeline.edges.recordings import ChannelMap, RecordedStream
-from pipeline.errors import ThrumcastError
+from pipeline.errors import RecordingError, ThrumcastError
 
 BLOCK_S = 10.0
 BLOCKS_PER_STEP = 64  # snapshots are short; a step over many keeps the feature batches full
@@ -40,6 +40,7 @@ class Job:
     channels: ChannelMap | None
     rate_hz: float | None  # for recordings that do not say
     context: str  # what else makes it another input: feature schema and model
+    cut: str = ""  # how it is cut into windows; a data directory holds a recording cut one way only
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Worker:
 
     engine: Engine
     resolve: Callable[[str], str]  # names of failure modes -> the taxonomy
-    finished: frozenset[str]  # inputs of earlier runs
+    finished: Mapping[str, str]  # inputs of earlier runs, and how recordings were cut then
 
 
 @dataclass(slots=True)
@@ -57,6 +58,8 @@ class Done:
 
     path: Path
     input_id: str = ""
+    content_id: str = ""
+    cut: str = ""
     known: bool = False  # finished in an earlier run
     error: str | None = None
     features: list[FeatureRow] = field(default_factory=list)
@@ -104,7 +107,7 @@ def backfill(
                     features=done.features,
                     predictions=done.predictions,
                     classes=classes,
-                    inputs={done.input_id: str(done.path)},
+                    inputs={done.input_id: str(done.path), done.content_id: done.cut},
                 )
             )
             pending_rows += len(done.features) + len(done.predictions)
@@ -180,8 +183,13 @@ def _work(job: Job) -> Done:
 
 def _read(worker: Worker, job: Job) -> Done:
     """One recording from file to rows."""
-    done = Done(job.path)
+    done = Done(job.path, cut=job.cut)
     try:
+        done.content_id = f"cut-{recordings.input_id(job.path, job.channels, job.rate_hz)}"
+        before = worker.finished.get(done.content_id, job.cut)
+        if before != job.cut:
+            msg = f"windows as before expected, {before}, found: {job.cut}"
+            raise RecordingError(msg, hint="a data directory holds a recording cut one way only: use another --data")
         done.input_id = recordings.input_id(job.path, job.channels, job.rate_hz, job.context)
         if done.input_id in worker.finished:
             done.known = True

@@ -114,7 +114,7 @@ def read_kind(
             return _read(layout, kind, columns, selection, include_pending)
         except FileNotFoundError as error:
             if not tries:
-                msg = f"expected every listed part in place, found missing: {error.filename}"
+                msg = f"expected every listed part in place, found missing: {error.filename or error}"
                 raise ArchiveError(msg, hint="see `thrumcast archive verify`; restore it from a backup") from error
         except pa.ArrowException as error:
             msg = f"expected readable Parquet files below {data_dir}, found: {error}"
