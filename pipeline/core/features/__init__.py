@@ -21,9 +21,19 @@ from pipeline.core.features.envelope import (
     line_orders,
 )
 from pipeline.core.features.spectral import M_S2, SpectrumPlan, spectra, spectral, spectrum_plan
-from pipeline.core.features.table import NAMES, schema_name
+from pipeline.core.features.table import BAND_COUNT, COLUMN, NAMES, schema_name
 from pipeline.core.features.time_domain import time_domain
 from pipeline.core.records import Float32, Window
+
+IN_TIME = (
+    *("mean", "rms", "peak", "crest", "kurtosis", "skewness"),
+    *("shape", "impulse", "clearance", "zero_crossing"),
+)
+IN_SPECTRUM = (
+    *(f"band_{k:02d}" for k in range(BAND_COUNT)),
+    *("centroid", "spread", "entropy", "dominant", "velocity_rms"),
+)
+IN_ENVELOPE = ("env_bpfo", "env_bpfi", "env_2bsf", "env_ftf", "env_shaft")
 
 BATCH = 16  # windows at a time: their spectra stay in the processor's cache
 
@@ -101,4 +111,7 @@ def _compute_alike(spec: FeatureSpec, plan: _Plan, windows: Sequence[Window]) ->
         lines_hz = np.repeat(lines_hz.astype(np.float32), channels, axis=0)
         ses = envelope_spectra(spectrum, plan.envelope)
         in_envelope = envelope(ses, plan.envelope, lines_hz, spec.slip_tolerance)
-    return np.concatenate([in_time, in_spectrum, in_envelope], axis=1)
+    values = np.full((len(x), len(NAMES)), np.nan, np.float32)
+    for names, columns in ((IN_TIME, in_time), (IN_SPECTRUM, in_spectrum), (IN_ENVELOPE, in_envelope)):
+        values[:, [COLUMN[name] for name in names]] = columns
+    return values
