@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline.core.alarm import AlarmSpec, AlarmState
 from pipeline.core.features import FeatureSpec
+from pipeline.core.iso import Limits
 from pipeline.core.order import OrderSpec, OrderState
 from pipeline.core.records import BearingOrders, Float32
 from pipeline.core.window import WindowSpec, WindowState
@@ -38,6 +39,7 @@ class StreamSpec:
     speed_rpm: float | None = None
     orders: BearingOrders | None = None
     unit: str | None = None
+    limits: Limits | None = None  # of the vibration severity zones
     max_gap_s: float = 30.0  # a longer pause between windows resets the hidden state
     warm_up_windows: int = 5  # a younger hidden state is reported as warming up, and raises no alarm
 
