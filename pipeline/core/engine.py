@@ -100,7 +100,7 @@ class Engine:
             for key, row in ready:
                 state = self._fresh_if_due(predictor, result.states[key], row)
                 result.states[key] = state
-                if row.quality == Quality.GOOD:
+                if not Quality(row.quality).stops:
                     judged.append((key, row))
                 else:
                     result.predictions.append(_not_judged(predictor, row, state))

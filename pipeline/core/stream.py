@@ -88,7 +88,7 @@ def _row(window: Window, values: Float32, schema: str) -> FeatureRow:
         rate_hz=window.rate_hz,
         speed_rpm=window.speed_rpm,
         coverage=window.coverage,
-        quality=int(judge(window)),
+        quality=int(judge(window, values=values)),
         truth=window.truth,
         channels=window.channels,
         values=values,
