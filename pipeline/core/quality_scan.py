@@ -55,7 +55,7 @@ def _scan(x: Float32, bits: Int32, rate_hz: float) -> int:
         return _NON_FINITE
     top_bits = high ^ ((high >> 31) & _MAGNITUDE)
     bottom_bits = low ^ ((low >> 31) & _MAGNITUDE)
-    equal = ends = 0
+    equal = ends = np.int32(0)
     for i in range(1, n):
         equal += np.int32(bits[i] == bits[i - 1])
         ends += np.int32((bits[i] == top_bits) | (bits[i] == bottom_bits))
@@ -64,7 +64,7 @@ def _scan(x: Float32, bits: Int32, rate_hz: float) -> int:
     if largest - smallest <= FLAT_RATIO * max(abs(largest), abs(smallest)):
         return _FLATLINE
 
-    found = _steady(x, bits, equal, rate_hz)
+    found = _steady(x, bits, int(equal), rate_hz)
     if ends >= max(RAIL_SAMPLES, RAIL_SHARE * n):
         found |= _rails(x, largest, smallest)
     if found & (_FLATLINE | _SATURATED) == 0 and _repeats(bits):
