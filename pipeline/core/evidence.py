@@ -18,6 +18,7 @@ from pipeline.core.records import FeatureRow
 
 TOP = 3  # statements for a line of the alarm table
 FAMILY_DB = 9.0  # an envelope family over its local floor
+FAMILY_LEAD_DB = 6.0  # a family so far below the strongest one is explained by it: lines of all families lie close
 LINE_DB = 15.0  # a shaft order over its local floor: deterministic lines of sound machines stand 10 dB high
 SUBHARMONIC_DB = 12.0  # 0.5x and 1.5x: sound machines have none
 VELOCITY_SHARE = 0.5  # of 1x in the velocity's mean square
@@ -86,7 +87,7 @@ def confirms(mode: str, row: FeatureRow) -> bool | None:
     """Whether the evidence bears out a failure mode; None where no rule speaks of it or its features are missing."""
     signs = Signs(row)
     if mode in _FAMILIES:
-        return _at_least(signs[_FAMILIES[mode][0]], FAMILY_DB)
+        return _at_least(signs[_FAMILIES[mode][0]], max(FAMILY_DB, _strongest_family(signs) - FAMILY_LEAD_DB))
     rule = _MODES.get(mode)
     return None if rule is None else rule(signs)
 
@@ -105,13 +106,18 @@ def _strength(value: float, threshold: float, full: float) -> float:
 
 
 def _envelope(signs: Signs) -> Iterator[Evidence]:
+    threshold_db = max(FAMILY_DB, _strongest_family(signs) - FAMILY_LEAD_DB)
     for name, label in _FAMILIES.values():
-        if (db := signs[name]) >= FAMILY_DB:
+        if (db := signs[name]) >= threshold_db:
             count = signs.same_channel(f"{name}_harmonics", name)
             yield Evidence(
                 _strength(db, FAMILY_DB, FAMILY_DB + FULL_DB),
                 f"envelope {label}{_lines(count)}, {db:.0f} dB over floor{signs.at(name)}",
             )
+
+
+def _strongest_family(signs: Signs) -> float:
+    return max((db for name, _ in _FAMILIES.values() if not math.isnan(db := signs[name])), default=0.0)
 
 
 def _lines(count: float) -> str:
