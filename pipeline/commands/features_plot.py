@@ -190,7 +190,7 @@ def _mark(axes: Any, cursors: Sequence[Cursor]) -> None:
         share, _ = axes.transAxes.inverted().transform(axes.transData.transform((cursor.hz, bottom)))  # of the width
         high = not high if share - last < 0.013 else True  # labels side by side would cover each other
         last, at = share, (cursor.hz, 0.985 if high else 0.48)
-        style_of_text: dict[str, Any] = {"rotation": 90, "fontsize": 7, "color": colour, "ha": "right", "va": "top"}
+        style_of_text: dict[str, Any] = {"rotation": 90, "fontsize": 6.5, "color": colour, "ha": "right", "va": "top"}
         axes.text(*at, text, transform=axes.get_xaxis_transform(), **style_of_text)
 
 
