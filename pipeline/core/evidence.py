@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.core.features.table import BAND_COUNT, COLUMN, ORDERS
-from pipeline.core.records import FeatureRow
+from pipeline.core.records import FeatureRow, Float32
 
 TOP = 3  # statements for a line of the alarm table
 FAMILY_DB = 9.0  # an envelope family over its local floor
@@ -69,6 +69,10 @@ class Signs:
             return ""
         column = self._row.values[:, COLUMN[name]]
         return f" ({self._row.channels[int(np.nanargmax(column))]})"
+
+    def table(self, *names: str) -> Float32:
+        """Some features of every channel: (C, len(names))."""
+        return self._row.values[:, [COLUMN[name] for name in names]]
 
     def same_channel(self, name: str, where: str) -> float:
         """The feature `name` on the channel on which `where` is largest."""
@@ -199,7 +203,9 @@ def _high_orders(signs: Signs) -> int:
 
 
 def _high_share(signs: Signs) -> float:
-    return sum(10.0 ** signs[f"band_{k:02d}"] for k in range(BAND_COUNT - HIGH_BANDS, BAND_COUNT))
+    """Share of the power in the highest bands, on the channel where it is largest."""
+    logs = signs.table(*(f"band_{k:02d}" for k in range(BAND_COUNT - HIGH_BANDS, BAND_COUNT)))
+    return float(np.fmax.reduce((10.0 ** np.minimum(logs, 0.0)).sum(axis=1)))
 
 
 def _flow_noise(signs: Signs) -> bool | None:
