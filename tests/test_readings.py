@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from harness.broker import Site
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import cli
 from pipeline.commands.compose import opened
 from pipeline.config import Config, DataConfig
+from pipeline.core.codec import encode
 from pipeline.core.engine import Engine
 from pipeline.core.records import BearingOrders, Block, StreamKey
 from pipeline.edges import recordings_readings
+from pipeline.edges.broker import PrivateBroker
 from pipeline.edges.journal import Commit
 from pipeline.edges.recordings import open_recording
 from pipeline.edges.recordings_readings import READINGS_NAME, ReadingsWriter, find_readings, read_readings
@@ -163,6 +168,26 @@ def test_one_changed_sample_is_found_with_its_window(tmp_path: Path, capsys: pyt
     assert worst["column"].startswith("y.")
     assert "rms" in parity["differing_features"]
     assert "windows that differ: 1" in captured.err
+
+
+def test_what_is_sent_while_recording_is_kept_in_order_and_once(tmp_path: Path, mosquitto: PrivateBroker) -> None:
+    given_ = blocks()
+    shuffled = [given_[k] for k in (0, 2, 1, 1, 3, 5, 4, *range(6, 12), 3)]
+    main = "import sys; from pipeline.cli import main; sys.exit(main())"
+    url = f"mqtt://127.0.0.1:{mosquitto.port}"
+    command = [sys.executable, "-c", main, "record", "--broker", url, "--data", str(tmp_path), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("recording ")
+        with Site(mosquitto) as site:
+            site.send(b"no block", *map(encode, shuffled), topic="plant/a/pump-01/de/vibration")
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    document = json.loads(out)
+    assert (document["streams"], document["samples"], document["messages_passed_over"]) == (1, 12_000, 1)
+    back = [block for path in find_readings(tmp_path / READINGS_NAME) for block in read_readings(path)]
+    assert all(same(replace(one, orders=given_[0].orders), other) for one, other in zip(back, given_, strict=True))
 
 
 def test_parity_without_readings_says_how_to_keep_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,7 +65,9 @@ def command(
     connection = MqttConnection(settings, subscriptions=[topics.subscription])
     with connection.connect():
         console.say(f"recording {config.mqtt.host}:{config.mqtt.port} {topics.subscription} -> {folder(writer.folder)}")
-        while not stopping and (until_s is None or time.monotonic() < until_s):
+        last = False
+        while not last:  # once asked to stop, take what has arrived by now
+            last = stopping or (until_s is not None and time.monotonic() >= until_s)
             messages = connection.take(1000, 0.25)
             batch = intake.read(messages, time.time_ns())
             for block in batch.blocks:
