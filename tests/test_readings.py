@@ -170,6 +170,7 @@ def test_one_changed_sample_is_found_with_its_window(tmp_path: Path, capsys: pyt
     assert "windows that differ: 1" in captured.err
 
 
+@pytest.mark.network
 def test_what_is_sent_while_recording_is_kept_in_order_and_once(tmp_path: Path, mosquitto: PrivateBroker) -> None:
     given_ = blocks()
     shuffled = [given_[k] for k in (0, 2, 1, 1, 3, 5, 4, *range(6, 12), 3)]
