@@ -49,11 +49,11 @@ class Broker:
 
 def test_the_state_names_zone_and_evidence_and_that_it_bears_out_the_mode() -> None:
     broker = Broker(limits_of_class(2, "rigid"))
-    broker.step(row(velocity_rms=3.1, env_bpfo=14.0, env_bpfo_harmonics=3), prediction())
+    broker.step(row(velocity_rms=3.1, env_bpfo=14.0, env_bpfo_harmonics=5), prediction())
     (state,) = broker.states()
     assert (state["velocity_rms_mm_s"], state["zone"]) == (pytest.approx(3.1), "C")
     assert state["zone_note"] == "ISO 10816-3:2009, group 2, rigid support"
-    assert state["evidence"] == ["envelope BPFO x1 x2 x3, 14 dB over floor (y)"]
+    assert state["evidence"] == ["envelope BPFO x1 to x5, 14 dB over floor (y)"]
     assert state["confirmed"] is True
     assert state["quality"] == []
 
