@@ -22,6 +22,7 @@ from pipeline.core.records import BearingOrders, StreamKey, Window
 
 STAGES = ("time", "spectrum", "orders", "cepstrum", "envelope", "speed", "baseline")
 RATE_HZ = 12_000.0
+NEVER_HERE = [f.name for f in FEATURES if {"gear", "baseline"} & set(f.needs)]  # the windows below have neither
 ORDERS = BearingOrders(ftf=0.39828, bpfo=3.5848, bpfi=5.4152, bsf=2.35675)
 SPEC = FeatureSpec()
 
@@ -141,11 +142,12 @@ def test_an_impact_train_with_slip_stands_in_its_own_family(name: str, order: fl
 
 def test_what_cannot_be_computed_is_nan_and_nothing_else() -> None:
     x = impacts(ORDERS.bpfo)
-    lines = ["env_bpfo", "env_bpfi", "env_2bsf", "env_ftf"]
-    no_bearing, no_speed = of(x, orders=None), of(x, speed_rpm=None)
-    known = of(x)
-    assert [n for n in NAMES if np.isnan(no_bearing[n]) and not np.isnan(known[n])] == lines
-    assert [n for n in NAMES if np.isnan(no_speed[n]) and not np.isnan(known[n])] == [*lines, "env_shaft"]
+    for missing, need in (({"orders": None}, "bearing"), ({"speed_rpm": None}, "speed"), ({"unit": "V"}, "unit")):
+        found, known = of(x, **missing), of(x)
+        gone = {n for n in NAMES if np.isnan(found[n]) and not np.isnan(known[n])}
+        assert gone == {f.name for f in FEATURES if need in f.needs} - set(NEVER_HERE) | (
+            {"speed_confidence"} if need == "speed" else set()
+        )
     assert all(np.isnan(v) for v in features.compute(SPEC, [replace(window(x), samples=None)])[0][0])
 
 

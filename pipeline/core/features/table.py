@@ -125,8 +125,8 @@ _ORDERS = (
 _CEPSTRUM = (
     Feature(
         "cepstrum_shaft",
-        "",
-        "largest cepstrum of the power spectrum at the shaft period / rms of the cepstrum around",
+        "dB",
+        "cepstrum of the power spectrum at the shaft period and its rahmonics 2 and 3 over local floor",
         "Randall, MSSP 97 (2017) 3",
         "cepstrum",
         needs=("speed",),
@@ -135,8 +135,8 @@ _CEPSTRUM = (
 
 FAMILIES = (
     ("bpfo", "outer race", ("speed", "bearing")),
-    ("bpfi", "inner race with shaft sidebands", ("speed", "bearing")),
-    ("2bsf", "rolling element (twice its spin) with cage sidebands", ("speed", "bearing")),
+    ("bpfi", "inner race", ("speed", "bearing")),
+    ("2bsf", "rolling element (twice its spin)", ("speed", "bearing")),
     ("ftf", "cage", ("speed", "bearing")),
     ("shaft", "shaft", ("speed",)),
 )
@@ -166,7 +166,27 @@ _ENVELOPE = (
         for line, what, needs in FAMILIES[:4]
     ),
     Feature(
-        "env_kurtosis", "", "mean e^4 / (mean e^2)^2, e = |analytic signal|; Gaussian noise has 2", _ANTONI, "envelope"
+        "env_bpfi_sidebands",
+        "dB",
+        "inner race -+ shaft, harmonics 1 to 3, over local floor",
+        _ANTONI,
+        "envelope",
+        needs=("speed", "bearing"),
+    ),
+    Feature(
+        "env_2bsf_sidebands",
+        "dB",
+        "rolling element -+ cage, harmonics 1 to 3, over local floor",
+        _ANTONI,
+        "envelope",
+        needs=("speed", "bearing"),
+    ),
+    Feature(
+        "env_kurtosis",
+        "",
+        "mean e^4 / (mean e^2)^2 of the analytic signal's magnitude e, less the window's share; Gaussian noise has 2",
+        "Antoni, MSSP 21 (2007) 108",
+        "envelope",
     ),
     Feature("env_rms", "dB", "10 log10(power in the envelope band / total power)", _ANTONI, "envelope"),
 )
