@@ -76,6 +76,8 @@ class Engine:
 
     def _finish(self, result: Step, windows: dict[StreamKey, list[Window]]) -> Step:
         rows = self._feature_rows(windows)
+        for key, of_stream in rows.items():
+            result.states[key] = stream.related(self.spec_of(key), result.states[key], of_stream)
         result.features = [row for of_stream in rows.values() for row in of_stream]
         if self.predictor is not None:
             self._predict(self.predictor, result, rows)

@@ -1,6 +1,6 @@
 """Features: windows -> one row of numbers per channel, the same numbers however the windows came together.
 
-window -> common bandwidth -> quarters of the window -> one FFT -> spectrum, orders, cepstrum -> squared envelope -> (C, F)
+window -> common bandwidth -> its quarters -> one FFT -> spectrum, orders, cepstrum -> squared envelope -> (C, F)
 """
 
 from pipeline.core.features.batch import compute

@@ -8,16 +8,15 @@ two statements of it, so the angle is linear between them.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from pipeline.core.features.lanes import LANES
+from pipeline.core.features.lanes import LANES, kernel
 from pipeline.core.features.time_domain import Float64
 from pipeline.core.records import Float32
 
 TAPER_SUM = 3 / 8  # mean hann^2
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def resample_to_angle(
     even: Float32, odd: Float32, count: int, lane: int, square_sum: float, at: Float64, turns: Float64, x: Float32
 ) -> None:

@@ -15,11 +15,10 @@ from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy.fft import prev_fast_len
 
-from pipeline.core.features.lanes import LANES, load, splat, store, sums
+from pipeline.core.features.lanes import LANES, entry, kernel, load, splat, store, sums
 from pipeline.core.features.spectrum import RATE_PER_BANDWIDTH
 from pipeline.core.features.time_domain import samples_at
 from pipeline.core.records import Float32
@@ -84,7 +83,7 @@ def _taps(rate_hz: float, up: int, pass_hz: float, stop_hz: float) -> Float32:
     return (taps / taps.sum(axis=1, keepdims=True)).astype(np.float32)  # every phase passes a constant unchanged
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _filter(address: NDArray[np.int64], n: int, taps: Float32, up: int, down: int, half: int, y: Float32) -> None:
     """Eight outputs at a time, each a product of vectors; where the window ends, sample by sample."""
     width = taps.shape[1]
@@ -126,7 +125,7 @@ def _filter(address: NDArray[np.int64], n: int, taps: Float32, up: int, down: in
             out[rest] = _one(x, taps, up, down, half, rest)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _one(x: Float32, taps: Float32, up: int, down: int, half: int, m: int) -> np.float32:
     """Output m where the filter reaches over the window's ends, which repeat their last sample."""
     centre, phase = (m * down) // up, (m * down) % up

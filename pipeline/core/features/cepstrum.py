@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from scipy.fft import prev_fast_len
 
 from pipeline.core.features.fft import FftPlan, fft, fft_plan
-from pipeline.core.features.lanes import LANES, load, log2, splat, store
+from pipeline.core.features.lanes import LANES, kernel, load, log2, splat, store
 from pipeline.core.features.spectrum import Spectra, SpectrumPlan, log_sums, unpack
 from pipeline.core.records import Float32
 
@@ -40,7 +39,7 @@ def cepstrum_plan(spectrum: SpectrumPlan) -> CepstrumPlan:
     )
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def cepstra(
     plan: CepstrumPlan,
     s: Spectra,

@@ -13,12 +13,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy.fft import next_fast_len
 
 from pipeline.core.features.fft import FftPlan, fft, fft_plan
-from pipeline.core.features.lanes import LANES, exp2, load, splat, store
+from pipeline.core.features.lanes import LANES, exp2, kernel, load, splat, store
 from pipeline.core.features.spectrum import BLOCK, RATE_PER_BANDWIDTH, Spectra, SpectrumPlan, log_sums, unpack
 from pipeline.core.records import Float32
 
@@ -91,7 +90,7 @@ class Envelopes(NamedTuple):
     sums: Float32  # (2 * LANES,) sum of e^2 and of e^4
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def whiten(plan: EnvelopePlan, bins: int, s: Spectra, gains: Float32) -> None:
     """Fill the gains: 1 / geometric mean of the amplitudes of the stretch in which a bin lies."""
     width = plan.white * BLOCK
@@ -111,7 +110,7 @@ def whiten(plan: EnvelopePlan, bins: int, s: Spectra, gains: Float32) -> None:
             store(gains, (k - plan.low) * LANES, gain)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def squared(plan: EnvelopePlan, e: Envelopes) -> int:
     """Squared envelope of the band in the first pair of buffers, even samples and odd ones apart, and its sums.
 
@@ -133,7 +132,7 @@ def squared(plan: EnvelopePlan, e: Envelopes) -> int:
     return 1 - where
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def demodulate(plan: EnvelopePlan, s: Spectra, e: Envelopes, low: int, high: int) -> int:
     """Squared envelope of bins [low, high): see `squared`."""
     for k in range(low, high):
@@ -145,7 +144,7 @@ def demodulate(plan: EnvelopePlan, s: Spectra, e: Envelopes, low: int, high: int
     return squared(plan, e)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def envelope_spectrum(plan: EnvelopePlan, e: Envelopes, where: int) -> None:
     """Power, and sums of its logarithms, of the squared envelopes that `demodulate` left in pair `where`.
 
@@ -163,7 +162,7 @@ def envelope_spectrum(plan: EnvelopePlan, e: Envelopes, where: int) -> None:
     log_sums(e.power, plan.bins, e.logs, e.log_blocks)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def envelope_kurtosis(plan: EnvelopePlan, e: Envelopes, lane: int) -> float:
     """Of the complex envelope; 2 for Gaussian noise."""
     squares = np.float64(e.sums[lane])

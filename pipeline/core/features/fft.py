@@ -14,10 +14,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from pipeline.core.features.lanes import LANES, load, store
+from pipeline.core.features.lanes import LANES, kernel, load, store
 from pipeline.core.records import Float32
 
 RADICES = (8, 4, 2, 5, 3)
@@ -55,13 +54,13 @@ def fft_plan(n: int) -> FftPlan:
     return FftPlan(n, np.array(radix, np.int64), w.real.astype(np.float32), w.imag.astype(np.float32))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def fft(plan: FftPlan, re: Float32, im: Float32, re2: Float32, im2: Float32) -> int:
     """Forward transform of re + i im; both pairs are overwritten. Returns 0 if the result is in the first, else 1.
 
     For the inverse (without 1/n) exchange the roles of re and im, on the way in and on the way out.
     """
-    n, s, first = plan.n, 1, 0
+    n, s, first = plan.n, np.int64(1), 0  # typed: a literal 1 would compile every pass twice
     for i in range(plan.radix.shape[0]):
         r = plan.radix[i]
         m = n // r
@@ -83,7 +82,7 @@ def fft(plan: FftPlan, re: Float32, im: Float32, re2: Float32, im2: Float32) -> 
     return plan.radix.shape[0] % 2
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _pass2(re: Float32, im: Float32, yr: Float32, yi: Float32, wr: Float32, wi: Float32, m: int, s: int) -> None:
     step, jump = s * m * LANES, s * LANES
     for p in range(m):
@@ -97,7 +96,7 @@ def _pass2(re: Float32, im: Float32, yr: Float32, yi: Float32, wr: Float32, wi: 
             store(yi, o + jump, ar * wi[p] + ai * wr[p])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _pass3(re: Float32, im: Float32, yr: Float32, yi: Float32, wr: Float32, wi: Float32, m: int, s: int) -> None:
     step, jump = s * m * LANES, s * LANES
     for p in range(m):
@@ -119,7 +118,7 @@ def _pass3(re: Float32, im: Float32, yr: Float32, yi: Float32, wr: Float32, wi: 
             store(yi, o + 2 * jump, cr * wi[w + 1] + ci * wr[w + 1])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _pass4(re: Float32, im: Float32, yr: Float32, yi: Float32, wr: Float32, wi: Float32, m: int, s: int) -> None:
     step, jump = s * m * LANES, s * LANES
     for p in range(m):
@@ -145,7 +144,7 @@ def _pass4(re: Float32, im: Float32, yr: Float32, yi: Float32, wr: Float32, wi: 
             store(yi, o + 3 * jump, xr * wi[w + 2] + xi * wr[w + 2])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _pass5(re: Float32, im: Float32, yr: Float32, yi: Float32, wr: Float32, wi: Float32, m: int, s: int) -> None:
     step, jump = s * m * LANES, s * LANES
     for p in range(m):
@@ -179,7 +178,7 @@ def _pass5(re: Float32, im: Float32, yr: Float32, yi: Float32, wr: Float32, wi: 
             store(yi, o + 3 * jump, xr * wi[w + 2] + xi * wr[w + 2])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _pass8(re: Float32, im: Float32, yr: Float32, yi: Float32, wr: Float32, wi: Float32, m: int, s: int) -> None:
     step, jump = s * m * LANES, s * LANES
     for p in range(m):

@@ -7,7 +7,6 @@ and rows that lie a quarter, a half or three quarters of a window behind the one
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from pipeline.core.features.angle import resample_to_angle
 from pipeline.core.features.cepstrum import cepstra
@@ -18,7 +17,7 @@ from pipeline.core.features.envelope import (
     whiten,
 )
 from pipeline.core.features.kurtogram import sharpest_bands, sharpest_spectrum
-from pipeline.core.features.lanes import LANES
+from pipeline.core.features.lanes import LANES, entry, kernel, load, store
 from pipeline.core.features.lines import family
 from pipeline.core.features.orders import ENVELOPE_COLUMNS, SHARE_BINS, coherent, envelope_lines, gear_mesh, order_line
 from pipeline.core.features.plan import Plan, Rows, Work
@@ -31,11 +30,11 @@ from pipeline.core.features.spectrum import (
     transform,
 )
 from pipeline.core.features.speed import estimate
-from pipeline.core.features.time_domain import MEAN, QUARTERS, quarter, samples_at, time_domain
+from pipeline.core.features.time_domain import MEAN, PARTIALS, QUARTERS, quarter, samples_at, time_domain
 from pipeline.core.records import Float32
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@entry
 def compute_rows(plan: Plan, rows: Rows, count: int, work: Work, out: Float32) -> None:
     """Features of rows [0, count) -> out (count, F)."""
     for first in range(0, count, LANES):
@@ -47,7 +46,7 @@ def compute_rows(plan: Plan, rows: Rows, count: int, work: Work, out: Float32) -
         _spectrum_rows(plan, rows, first, last, work, out)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _time_row(plan: Plan, rows: Rows, row: int, work: Work, out: Float32) -> None:
     """Quarters that the row before has already summed are taken from there."""
     n = plan.spectrum.length
@@ -61,7 +60,8 @@ def _time_row(plan: Plan, rows: Rows, row: int, work: Work, out: Float32) -> Non
                 shared = QUARTERS - shift
     for i in range(QUARTERS):
         if i < shared:
-            work.parts[current, i] = work.parts[before, i + QUARTERS - shared]
+            for j in range(PARTIALS):
+                work.parts[current, i, j] = work.parts[before, i + QUARTERS - shared, j]
         else:
             begin, end = i * n // QUARTERS, (i + 1) * n // QUARTERS
             x = samples_at(rows.address[row] + 4 * begin, end - begin)
@@ -72,7 +72,7 @@ def _time_row(plan: Plan, rows: Rows, row: int, work: Work, out: Float32) -> Non
         out[row, plan.columns[1] - 1] = np.nan
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _spectrum_rows(plan: Plan, rows: Rows, first: int, last: int, work: Work, out: Float32) -> None:
     p, s = plan.spectrum, work.spectra
     load_windows(p, rows.address, first, work.mean, s.re, s.im)
@@ -84,7 +84,7 @@ def _spectrum_rows(plan: Plan, rows: Rows, first: int, last: int, work: Work, ou
     power_spectra(p, s)
     count = p.band_bins.shape[0] - 1
     shape(p, s, work.blocks, work.found)
-    work.total[:] = work.found[7 * LANES : 8 * LANES]
+    store(work.total, 0, load(work.found, 7 * LANES))
     column = plan.columns[1]
     for lane in range(last - first):
         for i in range(7):
@@ -107,7 +107,7 @@ def _spectrum_rows(plan: Plan, rows: Rows, first: int, last: int, work: Work, ou
         _envelope_rows(plan, rows, s, first, last, work, out)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _order_row(plan: Plan, rows: Rows, s: Spectra, row: int, lane: int, work: Work, out: Float32) -> None:
     """The speed, and what follows from it in the power spectrum."""
     p = plan.spectrum
@@ -152,7 +152,7 @@ def _order_row(plan: Plan, rows: Rows, s: Spectra, row: int, lane: int, work: Wo
     out[row, column + width + 1], out[row, column + width + 2] = mesh, side
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _cepstrum_rows(
     plan: Plan, s: Spectra, first: int, last: int, re: Float32, im: Float32, work: Work, out: Float32
 ) -> None:
@@ -174,7 +174,7 @@ def _cepstrum_rows(
             )[0]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _envelope_rows(plan: Plan, rows: Rows, s: Spectra, first: int, last: int, work: Work, out: Float32) -> None:
     p, e = plan.envelope, work.envelopes
     column = plan.columns[4]

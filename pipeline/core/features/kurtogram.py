@@ -7,8 +7,6 @@ a family of lines stands in its envelope, see `coherent`.
 
 from __future__ import annotations
 
-from numba import njit
-
 from pipeline.core.features.envelope import (
     EnvelopePlan,
     Envelopes,
@@ -17,14 +15,14 @@ from pipeline.core.features.envelope import (
     envelope_spectrum,
     squared,
 )
-from pipeline.core.features.lanes import LANES, splat, store
+from pipeline.core.features.lanes import LANES, kernel, splat, store
 from pipeline.core.features.spectrum import Spectra
 from pipeline.core.records import Float32
 
 USABLE = 0.5  # of a band's width: lines further apart have too few pairs of bins
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def sharpest_bands(plan: EnvelopePlan, s: Spectra, e: Envelopes, best: Float32) -> None:
     """For each lane the number of the band with the largest kurtosis -> best [0, lane]; best [1] holds the kurtosis."""
     store(best, 0, splat(0.0))
@@ -37,7 +35,7 @@ def sharpest_bands(plan: EnvelopePlan, s: Spectra, e: Envelopes, best: Float32) 
                 best[lane], best[LANES + lane] = b, kurtosis
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def sharpest_spectrum(plan: EnvelopePlan, s: Spectra, e: Envelopes, best: Float32) -> None:
     """Envelope spectra, each lane of its own band; best [0] becomes the number of bins that are of use."""
     e.re[: plan.length * LANES] = 0.0

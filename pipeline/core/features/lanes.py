@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import extending, types
+from numba import extending, njit, types
 from numba.core import cgutils
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
@@ -28,6 +28,12 @@ LANES = 8
 intrinsic: Any = (
     extending.intrinsic
 )  # its results are called with fewer arguments than it was given, which no type says
+
+# Compiled code that Python calls, and code that only compiled code calls: the latter needs no way in from Python,
+# which for arguments of many arrays is most of what there is to compile.
+entry: Any = njit(cache=True, nogil=True, error_model="numpy")
+_inner: Any = njit  # its type does not know the last two
+kernel: Any = _inner(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 _I32 = ir.IntType(32)
 _F32 = ir.FloatType()
@@ -69,7 +75,7 @@ def _operator(symbol: Callable[..., Any], emit: Callable[[ir.IRBuilder, ir.Value
     """Teach Numba `symbol` for lanes with lanes and for lanes with a number."""
 
     @infer_global(symbol)
-    class _Template(AbstractTemplate):  # type: ignore[misc]
+    class _Template(AbstractTemplate):
         def generic(self, args: tuple[Any, ...], kws: dict[str, Any]) -> Any:
             if len(args) == 2 and lanes in args and all(a == lanes or isinstance(a, types.Number) for a in args):
                 return signature(lanes, *(a if a == lanes else types.float32 for a in args))

@@ -8,9 +8,8 @@ Bins at multiples of the shaft speed say nothing about a bearing: the largest is
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from pipeline.core.features.lanes import LANES
+from pipeline.core.features.lanes import LANES, kernel
 from pipeline.core.features.spectrum import log_range
 from pipeline.core.records import Float32
 
@@ -20,7 +19,7 @@ HARMONICS, SHORT_HARMONICS = 3, 5  # of a family; the second where the window do
 RATIO_6_DB = 10.0**0.6
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def line(
     power: Float32,
     logs: Float32,
@@ -57,7 +56,7 @@ def line(
     return np.float64(peak) * 2.0 ** (-around / (first - begin + end - last - 1))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def family(
     power: Float32,
     logs: Float32,
@@ -87,7 +86,7 @@ def family(
     return 20.0 * np.log10(ratios / found), high
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def sidebands(
     power: Float32,
     logs: Float32,

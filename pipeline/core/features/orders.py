@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from pipeline.core.features.envelope import Envelopes
+from pipeline.core.features.lanes import kernel
 from pipeline.core.features.lines import HARMONICS, family, line, sidebands
 from pipeline.core.features.spectrum import Spectra
 from pipeline.core.features.time_domain import Float64
@@ -20,13 +20,13 @@ COHERENT_HARMONICS = 2
 QUARTER_TURN = 0.25  # of the shaft: a mesh line must not be mistaken for its sidebands
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def order_line(s: Spectra, bins: int, lane: int, place: float, tolerance: float) -> float:
     """One shaft order over its floor, in dB."""
     return 10 * np.log10(line(s.power, s.logs, s.log_blocks, bins, lane, place, tolerance, 0.0))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def gear_mesh(s: Spectra, bins: int, lane: int, turns: float, teeth: Float64, tolerance: float) -> tuple[float, float]:
     """Mesh and sidebands (+-1, +-2 x shaft) in dB, of the wheel on this shaft whose mesh stands out most."""
     mesh, side = np.nan, np.nan
@@ -52,7 +52,7 @@ def gear_mesh(s: Spectra, bins: int, lane: int, turns: float, teeth: Float64, to
     return mesh, side
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def envelope_lines(
     bins: int, e: Envelopes, lane: int, turns: float, lines: Float64, tolerance: float, complete: bool, out: Float32
 ) -> None:
@@ -72,7 +72,7 @@ def envelope_lines(
     )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def coherent(bins: int, e: Envelopes, lane: int, turns: float, lines: Float64, tolerance: float) -> bool:
     """Whether the envelope shows a family of the bearing: two of its first three harmonics 10 dB over the floor."""
     shaft = turns if turns >= RESOLVED_BINS else 0.0

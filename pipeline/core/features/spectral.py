@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
-from pipeline.core.features.lanes import LANES, absolute, greater, load, log2, splat, store
+from pipeline.core.features.lanes import LANES, absolute, greater, kernel, load, log2, splat, store
 from pipeline.core.features.spectrum import BLOCK, Spectra, SpectrumPlan, log_range
 from pipeline.core.records import Float32
 
@@ -15,7 +14,7 @@ M_S2 = {"g": 9.80665, "m/s2": 1.0}  # units of acceleration that can be integrat
 LOG10_2 = np.float32(np.log10(2.0))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def shape(plan: SpectrumPlan, s: Spectra, blocks: Float32, out: Float32) -> None:
     """Centroid, spread, entropy, flatness, roll-offs and dominant line -> out [7, lane]; blocks is scratch.
 
@@ -86,7 +85,7 @@ def shape(plan: SpectrumPlan, s: Spectra, blocks: Float32, out: Float32) -> None
     store(out, 7 * LANES, load(blocks, 2 * LANES))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def bands(plan: SpectrumPlan, s: Spectra, total: Float32, sums: Float32, out: Float32) -> None:
     """Shares of the log bands, log10 -> out [bands, lane], and the flux -> out [bands]; sums is scratch.
 
@@ -128,7 +127,7 @@ def bands(plan: SpectrumPlan, s: Spectra, total: Float32, sums: Float32, out: Fl
         store(out, b * LANES, log2(share) * LOG10_2 if inside else splat(np.nan))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def velocities(plan: SpectrumPlan, s: Spectra, out: Float32) -> None:
     """Mean square of the velocity from 10 Hz on, and what a slow machine has below -> out [2, lane]."""
     slow, low, last = plan.velocity_bins
@@ -141,7 +140,7 @@ def velocities(plan: SpectrumPlan, s: Spectra, out: Float32) -> None:
     store(out, LANES, below)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def mains(plan: SpectrumPlan, s: Spectra, total: Float32, lane: int) -> float:
     """Share of the power within a bin of the mains lines."""
     if plan.mains_bins.shape[0] == 0:

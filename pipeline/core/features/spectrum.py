@@ -11,11 +11,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from pipeline.core.features.fft import FftPlan, fft, fft_plan
-from pipeline.core.features.lanes import LANES, load, load_rows, log2, splat, store
+from pipeline.core.features.lanes import LANES, kernel, load, load_rows, log2, splat, store
 from pipeline.core.features.table import band_edges_hz
 from pipeline.core.features.time_domain import samples_at
 from pipeline.core.records import Float32
@@ -86,7 +85,7 @@ class Spectra(NamedTuple):
     log_blocks: Float32  # sum of log2 P over each block
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def load_windows(
     plan: SpectrumPlan, rows: NDArray[np.int64], first: int, mean: Float32, re: Float32, im: Float32
 ) -> None:
@@ -132,7 +131,7 @@ def load_windows(
         im[: n * LANES] = 0.0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def unpack(plan_n: int, turn_re: Float32, turn_im: Float32, zr: Float32, zi: Float32, xr: Float32, xi: Float32) -> None:
     """Twice the spectrum X_k, k = 0 .. n/2, of n real samples from the spectrum Z of even + i odd samples."""
     h = plan_n // 2
@@ -153,7 +152,7 @@ def unpack(plan_n: int, turn_re: Float32, turn_im: Float32, zr: Float32, zi: Flo
         store(xi, j, ti - ei)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def log_sums(power: Float32, bins: int, logs: Float32, log_blocks: Float32) -> None:
     """Fill `logs` and `log_blocks` of power [0, bins): sums of log2 within blocks of BLOCK bins."""
     running = splat(0.0)
@@ -167,7 +166,7 @@ def log_sums(power: Float32, bins: int, logs: Float32, log_blocks: Float32) -> N
     store(logs, bins * LANES, splat(0.0) if bins % BLOCK == 0 else running)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def log_range(logs: Float32, log_blocks: Float32, first: int, end: int, lane: int) -> float:
     """Sum of log2 over bins [first, end) of one lane."""
     found = np.float64(logs[end * LANES + lane]) - np.float64(logs[first * LANES + lane])
@@ -176,7 +175,7 @@ def log_range(logs: Float32, log_blocks: Float32, first: int, end: int, lane: in
     return found
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def power_spectra(plan: SpectrumPlan, s: Spectra) -> None:
     """P_k of all bins, and the sums of its logarithms; the two lowest bins count as empty."""
     for k in range(plan.bins):
@@ -186,7 +185,7 @@ def power_spectra(plan: SpectrumPlan, s: Spectra) -> None:
     log_sums(s.power, plan.bins, s.logs, s.log_blocks)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def transform(plan: SpectrumPlan, re: Float32, im: Float32, re2: Float32, im2: Float32) -> int:
     """Spectra of the loaded windows. Returns 0 if they stand in the first pair, else 1."""
     where = fft(plan.fft, re, im, re2, im2)

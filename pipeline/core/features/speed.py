@@ -8,9 +8,8 @@ them: noise and a single unexplained line leave it near 0.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from pipeline.core.features.lanes import LANES
+from pipeline.core.features.lanes import LANES, kernel
 from pipeline.core.features.lines import line
 from pipeline.core.records import Float32
 
@@ -20,7 +19,7 @@ LARGEST_DB = 20.0  # one harmonic counts at most this much
 STANDS_DB = 6.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _score(power: Float32, logs: Float32, log_blocks: Float32, bins: int, lane: int, place: float) -> float:
     found = 0.0
     for harmonic in range(1, HARMONICS + 1):
@@ -30,7 +29,7 @@ def _score(power: Float32, logs: Float32, log_blocks: Float32, bins: int, lane: 
     return found
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def estimate(
     power: Float32, logs: Float32, log_blocks: Float32, bins: int, lane: int, low: float, high: float
 ) -> tuple[float, float]:
@@ -52,7 +51,7 @@ def estimate(
     return _refined(power, logs, log_blocks, bins, lane, best_place), (best - second) / best
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _refined(power: Float32, logs: Float32, log_blocks: Float32, bins: int, lane: int, place: float) -> float:
     """Mean of where the harmonics that stand out really are, higher ones counting more."""
     weighted, weights = 0.0, 0.0

@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray, njit, types
+from numba import carray, types  # type: ignore[attr-defined]
 from numpy.typing import NDArray
 
-from pipeline.core.features.lanes import LANES, absolute, greater, intrinsic, load, splat, square_root, store
+from pipeline.core.features.lanes import LANES, absolute, greater, intrinsic, kernel, load, splat, square_root, store
 from pipeline.core.records import Float32
 
 Float64 = NDArray[np.float64]
@@ -33,13 +33,13 @@ def _pointer(typing: Any, address: Any) -> Any:
     return types.voidptr(types.int64), emit
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def samples_at(address: int, count: int) -> Float32:
     """The `count` float32 that stand at `address`, as an array; nothing is copied."""
     return carray(_pointer(address), (count,), np.float32)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def total(lane: Float32) -> float:
     """Sum of one vector's lanes, in double precision."""
     found = 0.0
@@ -48,7 +48,7 @@ def total(lane: Float32) -> float:
     return found
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def quarter(x: Float32, psi: Float32, lane: Float32, out: Float64) -> None:
     """All partial sums of one quarter x (n,); psi (n,) and lane (8,) are scratch."""
     n = x.shape[0]
@@ -84,7 +84,7 @@ def quarter(x: Float32, psi: Float32, lane: Float32, out: Float64) -> None:
     _moments(psi[:inner], np.float32(first / inner), np.float32(scale), lane, out[PSI:])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _moments(x: Float32, centre: np.float32, scale: np.float32, lane: Float32, out: Float64) -> None:
     """Count, mean and central moments (sums) of x; centre is about its mean, what it lacks is made up for."""
     n = x.shape[0]
@@ -113,7 +113,7 @@ def _moments(x: Float32, centre: np.float32, scale: np.float32, lane: Float32, o
     out[M4] = (s4 - 4 * rest * s3 + 6 * rest**2 * s2 - 3 * n * rest**4) * unit**4
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _sizes(x: Float32, centre: np.float32, lane: Float32, out: Float64) -> None:
     """Sums of |q| and sqrt |q|, sign changes of q, and the extremes of x."""
     n = x.shape[0]
@@ -151,7 +151,7 @@ def _sizes(x: Float32, centre: np.float32, lane: Float32, out: Float64) -> None:
     out[ABSOLUTE], out[ROOT], out[CROSSINGS], out[HIGH], out[LOW] = absolutes, square_roots, crossings, top, bottom
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _merge(a: Float64, b: Float64) -> None:
     """Add the count, mean and moments of b to those of a (Pebay, 2008, 1.2)."""
     na, nb = a[COUNT], b[COUNT]
@@ -168,10 +168,11 @@ def _merge(a: Float64, b: Float64) -> None:
     a[COUNT] = n
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def time_domain(parts: Float64, rate_hz: float, merged: Float64, out: Float32) -> None:
     """All `time` features of a window from its quarters (4, PARTIALS) -> out (12,), in table order."""
-    merged[:] = parts[0]
+    for j in range(PARTIALS):  # element by element: an assignment of arrays compiles a page of error messages
+        merged[j] = parts[0, j]
     for i in range(1, QUARTERS):
         _merge(merged, parts[i])
         _merge(merged[PSI:], parts[i, PSI:])
