@@ -12,10 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pipeline.core import stream
 from pipeline.core.features.table import COLUMN, NAMES
 from pipeline.core.quality import SENSOR, STOPS, Quality, judge
 from pipeline.core.quality_scan import scan
-from pipeline.core.records import StreamKey, Window
+from pipeline.core.records import Block, FeatureRow, StreamKey, Window
+from pipeline.core.state import StreamSpec
+from pipeline.core.window import WindowSpec
 
 RATE_HZ = 12_000.0
 N = 12_000
@@ -101,18 +104,38 @@ def test_a_window_with_holes_or_without_a_turning_shaft_is_no_sensor_fault() -> 
     for found, expected in (
         (judge(window(X, samples=None)), Quality.INCOMPLETE),
         (judge(window(X, speed_rpm=3.0)), Quality.NOT_RUNNING),
-        (judge(window(X, speed_rpm=140.0), nominal_rpm=1500.0), Quality.NOT_RUNNING),
-        (judge(window(X), values=features(rms=0.01), usual_rms=np.array([0.3], np.float32)), Quality.NOT_RUNNING),
     ):
         assert found == expected
         assert found.stops
         assert not found.sensor_fault
 
 
-def test_a_slow_or_quiet_machine_that_turns_is_judged() -> None:
-    assert judge(window(X, speed_rpm=160.0), nominal_rpm=1500.0) == Quality.GOOD
-    assert judge(window(X, speed_rpm=None), nominal_rpm=1500.0) == Quality.GOOD
-    assert judge(window(X), values=features(rms=0.05), usual_rms=np.array([0.3], np.float32)) == Quality.GOOD
+def qualities(spec: StreamSpec, *pieces: tuple[NDArray[np.float64], float | None]) -> list[Quality]:
+    """What a stream says of seconds of signal at a speed, one after the other."""
+    state, found = stream.initial(spec), []
+    for k, (x, speed_rpm) in enumerate(pieces):
+        samples = x.astype(np.float32)[None]
+        block = Block(StreamKey("m", "p"), 1, k * N, k * 10**9, RATE_HZ, ("x",), "g", samples, speed_rpm)
+        state, events = stream.step(spec, state, block)
+        found += [Quality(event.quality) for event in events if isinstance(event, FeatureRow)]
+    return found
+
+
+def test_a_shaft_below_a_tenth_of_its_nominal_speed_is_not_running() -> None:
+    spec = StreamSpec(window=WindowSpec(1.0, 1.0), speed_rpm=1500.0)
+    assert qualities(spec, (X, 1480.0), (X, 140.0), (X, 160.0), (X, None)) == [
+        Quality.GOOD, Quality.NOT_RUNNING, Quality.GOOD, Quality.GOOD,
+    ]  # fmt: skip
+
+
+def test_a_machine_far_below_its_commissioned_level_is_not_running() -> None:
+    spec = StreamSpec(window=WindowSpec(1.0, 1.0), commissioning_windows=4)
+    sound = [(vibration(seed), None) for seed in range(4)]
+    assert qualities(spec, *sound, (0.01 * X, None), (0.2 * X, None)) == [
+        *[Quality.GOOD] * 4, Quality.NOT_RUNNING, Quality.GOOD,
+    ]  # fmt: skip
+    quiet_from_the_start = [(0.01 * vibration(seed), None) for seed in range(6)]
+    assert qualities(spec, *quiet_from_the_start) == [Quality.GOOD] * 6
 
 
 def test_mains_hum_is_a_note_and_what_is_unknown_is_none() -> None:

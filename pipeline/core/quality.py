@@ -11,9 +11,10 @@ from enum import IntFlag
 
 import numpy as np
 
-from pipeline.core.features.table import COLUMN
+from pipeline.core.features.baseline import Baseline
+from pipeline.core.features.table import COLUMN, RELATIVE
 from pipeline.core.quality_scan import scan
-from pipeline.core.records import Float32, Window
+from pipeline.core.records import FeatureRow, Float32, Window
 
 STANDSTILL_RPM = 30.0  # below this a shaft counts as stopped ...
 STANDSTILL_SHARE = 0.1  # ... and below this share of its nominal speed
@@ -56,34 +57,33 @@ STOPS = SENSOR | Quality.INCOMPLETE | Quality.NOT_RUNNING
 NO_VELOCITY = Quality.SKI_SLOPE | Quality.SATURATED | Quality.CLIPPED  # bits that make a velocity RMS meaningless
 
 
-def judge(
-    window: Window,
-    *,
-    values: Float32 | None = None,
-    nominal_rpm: float | None = None,
-    usual_rms: Float32 | None = None,
-) -> Quality:
-    """All that applies to a window.
-
-    values: its features (C, F), for the rules that need a spectrum; usual_rms: (C,) in the unit of the samples, from
-    the stream's baseline. What is not given is not judged.
-    """
+def judge(window: Window, *, values: Float32 | None = None) -> Quality:
+    """All that a window says by itself; `values` are its features (C, F), for the rules that need a spectrum."""
     found = 0
-    speed_rpm = window.speed_rpm
-    if speed_rpm is not None and speed_rpm < max(STANDSTILL_RPM, STANDSTILL_SHARE * (nominal_rpm or 0.0)):
+    if window.speed_rpm is not None and window.speed_rpm < STANDSTILL_RPM:
         found |= _NOT_RUNNING
     if window.samples is None:
         return Quality(found | _INCOMPLETE)
     for samples in window.samples:
         found |= scan(np.ascontiguousarray(samples), window.rate_hz)
-    if values is not None and not found & _STOPS:
-        if usual_rms is not None and (values[:, COLUMN["rms"]] < STANDSTILL_LEVEL * usual_rms).all():
-            found |= _NOT_RUNNING
-        if (values[:, COLUMN["mains_hum"]] > MAINS_SHARE).any():  # NaN is not
-            found |= _MAINS_HUM
+    if values is not None and not found & _STOPS and (values[:, COLUMN["mains_hum"]] > MAINS_SHARE).any():  # NaN is not
+        found |= _MAINS_HUM
     return Quality(found)
+
+
+def stands_still(row: FeatureRow, nominal_rpm: float | None, baseline: Baseline | None) -> bool:
+    """Whether the machine is off by what is known of its stream: its nominal speed, and the RMS of its baseline."""
+    if nominal_rpm is not None and row.speed_rpm is not None and row.speed_rpm < STANDSTILL_SHARE * nominal_rpm:
+        return True
+    if baseline is None or baseline.centre is None or row.quality & _STOPS:
+        return False
+    if (baseline.schema, baseline.channels) != (row.schema, row.channels):
+        return False  # made of other numbers
+    usual = 10.0 ** (baseline.centre[:, _RMS] / 20)  # the baseline is in dB
+    return bool((row.values[:, COLUMN["rms"]] < STANDSTILL_LEVEL * usual).all())
 
 
 # Plain numbers: an operation on a flag costs more than the scan of a short window.
 _INCOMPLETE, _NOT_RUNNING, _MAINS_HUM = int(Quality.INCOMPLETE), int(Quality.NOT_RUNNING), int(Quality.MAINS_HUM)
 _STOPS = int(STOPS)
+_RMS = RELATIVE.index("rms")

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from pipeline.core import features, order, window
 from pipeline.core.features.baseline import relate
-from pipeline.core.quality import Quality, judge
+from pipeline.core.quality import Quality, judge, stands_still
 from pipeline.core.records import Block, FeatureRow, Float32, Trouble, Window
 from pipeline.core.state import StreamSpec, StreamState
 
@@ -60,15 +60,18 @@ def feature_rows(spec: StreamSpec, windows: Sequence[Window]) -> list[FeatureRow
     return [_row(window, value, schema) for window, value in zip(windows, values, strict=True)]
 
 
-def related(spec: StreamSpec, state: StreamState, rows: Sequence[FeatureRow]) -> StreamState:
-    """Fill in, in order, what the rows of one stream are relative to its baseline; return the state that knows them."""
-    if spec.commissioning_windows <= 0 or not rows:
-        return state
+def related(spec: StreamSpec, state: StreamState, rows: list[FeatureRow]) -> StreamState:
+    """Fill in, in order, what the rows of one stream are relative to its nominal speed and its baseline.
+
+    Changes the rows; returns the state that knows them.
+    """
     baseline = state.baseline
-    for row in rows:
-        good = not Quality(row.quality).stops
-        baseline = relate(spec.commissioning_windows, baseline, row, good=good)
-    return replace(state, baseline=baseline)
+    for i, row in enumerate(rows):
+        if stands_still(row, spec.speed_rpm, baseline):
+            row = rows[i] = replace(row, quality=row.quality | int(Quality.NOT_RUNNING))
+        if spec.commissioning_windows > 0:
+            baseline = relate(spec.commissioning_windows, baseline, row, good=not Quality(row.quality).stops)
+    return state if baseline is state.baseline else replace(state, baseline=baseline)
 
 
 def _cut(
