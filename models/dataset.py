@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from models.facts import DataFacts
 from models.inputs import columns_matrix, feature_columns
-from pipeline.core.quality import Quality
+from pipeline.core.quality import STOPS, Quality
 from pipeline.core.records import StreamKey
 from pipeline.errors import SchemaError, ThrumcastError
 
@@ -99,7 +99,7 @@ def build(table: pa.Table, spec: DatasetSpec) -> Dataset:
     truths = rows.column("truth").to_pylist()
     modes = [None if truth is None else spec.resolve(truth) for truth in truths]
     quality = rows.column("quality").to_numpy().astype(np.int64)
-    good = quality == Quality.GOOD
+    good = (quality & int(STOPS)) == 0
     known = spec.exact_classes or spec.modes
     present = {mode for mode, fine in zip(modes, good, strict=True) if fine}
     classes = spec.exact_classes or tuple(mode for mode in spec.modes if mode in present)
@@ -162,9 +162,8 @@ def _ignored(modes: Sequence[str | None], quality: Int64, known: Sequence[str]) 
     """Count the windows that no loss or score is computed on, by reason."""
     reasons: Counter[str] = Counter()
     for mode, bits in zip(modes, quality.tolist(), strict=True):
-        if bits:
-            names = [flag.name.lower() for flag in Quality if bits & flag and flag.name]
-            reasons[f"quality: {' and '.join(names) or bits}"] += 1
+        if Quality(bits).stops:
+            reasons[f"quality: {' and '.join((Quality(bits) & STOPS).words())}"] += 1
         elif not mode:
             reasons["no truth"] += 1
         elif mode not in known:

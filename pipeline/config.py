@@ -187,5 +187,6 @@ class Config(Table, frozen=True):
             speed_rpm=own.speed_rpm or table.speed_rpm,
             unit=own.unit or table.unit,
             bearing=own.bearing or table.bearing,
+            limits=own.limits() or table.limits(),
             window=WindowConfig(length_s=length_s, hop_s=hop_s),
         )

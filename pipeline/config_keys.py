@@ -37,7 +37,7 @@ def names_a_machine_or_point(path: KeyPath) -> bool:
 def leaf_type(path: KeyPath) -> Any:
     """The annotated type of a key; an unknown key is an error that names the nearest known one."""
     kind: Any = Config
-    by_id = False
+    by_id = named = False
     for at, part in enumerate(path):
         if by_id:
             check_id(path[: at + 1])
@@ -47,7 +47,9 @@ def leaf_type(path: KeyPath) -> Any:
         if part not in types:
             raise unknown_key(path)
         inner, by_id = table_of(types[part])
-        kind = inner or types[part]
+        kind, named = inner or types[part], may_be_a_name(types[part])
+    if named:
+        return str
     if by_id or (isinstance(kind, type) and issubclass(kind, Table)):
         raise unknown_key(path)
     return kind
@@ -65,6 +67,11 @@ def table_of(kind: Any) -> tuple[type[Table] | None, bool]:
         if isinstance(part, type) and issubclass(part, Table):
             return part, by_id
     return None, False
+
+
+def may_be_a_name(kind: Any) -> bool:
+    """Whether a name may stand in the place of a table (`Struct | str`)."""
+    return str in get_args(kind) and table_of(kind)[0] is not None
 
 
 def known_keys(struct: type[Table] = Config, prefix: KeyPath = (), ids: KeyPath = ()) -> Iterator[KeyPath]:
@@ -103,7 +110,7 @@ def leaves(table: Table, prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
         if by_id:
             for entry_id, entry in value.items():
                 yield from leaves(entry, (*path, entry_id))
-        elif inner is not None:
+        elif inner is not None and isinstance(value, Table):
             yield from leaves(value, path)
         else:
             yield path, value

@@ -1,13 +1,14 @@
-"""What the configuration may know of a machine: its bearing, speed, unit and window, per machine and per point."""
+"""What the configuration may know of a machine: bearing, speed, unit, limits and window, per machine and per point."""
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from pipeline.core.bearings import find, orders_from_geometry
+from pipeline.core.iso import Limits, Support, limits_of_class
 from pipeline.core.records import BearingOrders
 
 Positive = Annotated[float, Meta(gt=0)]
@@ -40,19 +41,13 @@ class BearingConfig(Table, frozen=True):
     contact_angle_deg: Annotated[float, Meta(ge=0, lt=90)] | None = None
 
     def orders(self) -> BearingOrders | None:
-        """Defect orders, multiples of the shaft speed; None if neither set of values is whole.
-
-        With r = d/D cos(angle), n elements and a fixed outer ring: ftf = (1 - r)/2, bpfo = n (1 - r)/2,
-        bpfi = n (1 + r)/2, bsf = D/(2 d) (1 - r^2). Source: Randall & Antoni 2011, MSSP 25, eq. (1) to (4).
-        """
+        """Defect orders, multiples of the shaft speed; None if neither set of values is whole."""
         if self.ftf and self.bpfo and self.bpfi and self.bsf:
             return BearingOrders(ftf=self.ftf, bpfo=self.bpfo, bpfi=self.bpfi, bsf=self.bsf)
         if not (self.elements and self.element_diameter_mm and self.pitch_diameter_mm):
             return None
         ratio = self.element_diameter_mm / self.pitch_diameter_mm
-        r = ratio * math.cos(math.radians(self.contact_angle_deg or 0.0))
-        half = self.elements / 2
-        return BearingOrders(ftf=(1 - r) / 2, bpfo=half * (1 - r), bpfi=half * (1 + r), bsf=(1 - r * r) / (2 * ratio))
+        return orders_from_geometry(self.elements, ratio, self.contact_angle_deg or 0.0)
 
 
 class WindowOverride(Table, frozen=True):
@@ -68,8 +63,20 @@ class PointTable(Table, frozen=True):
     area: str = ""
     speed_rpm: SpeedRpm | None = None
     unit: Unit | None = None
-    bearing: BearingConfig | None = None
+    bearing: BearingConfig | str | None = None  # a name is looked up in the catalogue
     window: WindowOverride | None = None
+    iso_group: Literal[1, 2] | None = None
+    support: Support | None = None
+    limits_mm_s: tuple[Positive, Positive, Positive] | None = None  # velocity RMS of the zone boundaries A/B, B/C, C/D
+    limits_source: str = ""
+
+    def limits(self) -> Limits | None:
+        """Zone limits: those that are given, else those of the class; None where neither is."""
+        if self.limits_mm_s is not None:
+            return Limits(*self.limits_mm_s, self.limits_source)
+        if self.iso_group is not None and self.support is not None:
+            return limits_of_class(self.iso_group, self.support)
+        return None
 
 
 class MachineTable(PointTable, frozen=True):
@@ -84,5 +91,12 @@ class MachineConfig(Table, frozen=True):
     area: str
     speed_rpm: float | None
     unit: Unit | None
-    bearing: BearingConfig | None
+    bearing: BearingConfig | str | None
+    limits: Limits | None
     window: WindowConfig
+
+    def orders(self) -> BearingOrders | None:
+        """Defect orders of its bearing; None where it has none."""
+        if isinstance(self.bearing, str):
+            return find(self.bearing).geometry.orders()
+        return None if self.bearing is None else self.bearing.orders()

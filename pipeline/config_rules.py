@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import NoReturn
 
 from pipeline.config import Config
-from pipeline.config_keys import dotted
-from pipeline.config_machines import BearingConfig
+from pipeline.config_keys import KeyPath, dotted
+from pipeline.config_machines import BearingConfig, PointTable
+from pipeline.core.bearings import find
 from pipeline.core.records import is_id
 from pipeline.errors import ConfigError
 
@@ -35,9 +37,9 @@ def check(config: Config) -> None:
     if not (colon and port.isascii() and port.isdigit() and int(port) <= 65535):
         _refuse("web.bind", "ADDRESS:PORT", config.web.bind, "for instance 127.0.0.1:8080")
     for machine, table in config.machines.items():
-        _check_bearing(dotted(("machines", machine, "bearing")), table.bearing)
+        _check_place(("machines", machine), table)
         for point, own in table.points.items():
-            _check_bearing(dotted(("machines", machine, "points", point, "bearing")), own.bearing)
+            _check_place(("machines", machine, "points", point), own)
 
 
 def _refuse(key: str, expected: str, found: object, hint: str) -> NoReturn:
@@ -90,8 +92,31 @@ def _check_modes(config: Config) -> None:
             _refuse(f"modes.aliases.{alias}", "an alias that is no mode itself", alias, "remove it")
 
 
-def _check_bearing(key: str, bearing: BearingConfig | None) -> None:
+def _check_place(path: KeyPath, table: PointTable) -> None:
+    _check_bearing(dotted((*path, "bearing")), table.bearing)
+    given = table.limits_mm_s
+    if given is not None and not given[0] < given[1] < given[2]:
+        expected = "three rising velocities, the boundaries A/B, B/C and C/D"
+        _refuse(dotted((*path, "limits_mm_s")), expected, list(given), "RMS in mm/s, for instance [2.3, 4.5, 7.1]")
+    if given is not None and not table.limits_source:
+        _refuse(
+            dotted((*path, "limits_source")), "where limits_mm_s come from", "", "a standard, the maker, or learned"
+        )
+    if given is None and table.limits_source:
+        _refuse(
+            dotted((*path, "limits_mm_s")), "limits, as limits_source is given", None, "for instance [2.3, 4.5, 7.1]"
+        )
+    if (table.iso_group is None) != (table.support is None):
+        missing = "iso_group" if table.iso_group is None else "support"
+        expected = "1 or 2" if table.iso_group is None else "rigid or flexible"
+        _refuse(dotted((*path, missing)), expected, None, "ISO 10816-3 has limits for a group on a support")
+
+
+def _check_bearing(key: str, bearing: BearingConfig | str | None) -> None:
     if bearing is None:
+        return
+    if isinstance(bearing, str):
+        _keyed(key, lambda: find(bearing))
         return
     given = [name for name in bearing.__struct_fields__ if getattr(bearing, name) is not None]
     allowed = (set(ORDERS), set(GEOMETRY), {*GEOMETRY, "contact_angle_deg"})
@@ -101,3 +126,13 @@ def _check_bearing(key: str, bearing: BearingConfig | None) -> None:
     element, pitch = bearing.element_diameter_mm, bearing.pitch_diameter_mm
     if element is not None and pitch is not None and element >= pitch:
         _refuse(f"{key}.element_diameter_mm", f"less than pitch_diameter_mm ({pitch})", element, "in millimetres")
+    _keyed(key, bearing.orders)
+
+
+def _keyed(key: str, action: Callable[[], object]) -> None:
+    """Does it, and lets an error name the key."""
+    try:
+        action()
+    except ConfigError as error:
+        msg = f"{key}: {error.message}"
+        raise ConfigError(msg, hint=error.hint) from error

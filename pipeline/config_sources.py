@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import msgspec
 
@@ -27,6 +27,7 @@ from pipeline.config_keys import (
     fields,
     leaf_type,
     leaves,
+    may_be_a_name,
     names_a_machine_or_point,
     table_of,
     unknown_key,
@@ -83,14 +84,27 @@ def load(
     for path, setting in given.items():
         value = _converted(path, setting)
         given[path] = Setting(value, setting.source, setting.place)
-        table = document
-        for part in path[:-1]:
-            table = table.setdefault(part, {})
-        table[path[-1]] = value
+        _put(document, path, value)
     config = msgspec.convert(document, Config)
     check(config)
     settings = {path: Setting(value, "default") for path, value in leaves(config)} | given
     return Resolved(config, settings, file)
+
+
+def _put(document: dict[str, Any], path: KeyPath, value: Any) -> None:
+    table = document
+    for at, part in enumerate(path[:-1], 1):
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            _refuse_both(path[:at])
+    if isinstance(table.get(path[-1]), dict) and value != {}:
+        _refuse_both(path)
+    table.setdefault(path[-1], value)
+
+
+def _refuse_both(path: KeyPath) -> NoReturn:
+    msg = f"{dotted(path)}: expected a name or a table, found: both"
+    raise ConfigError(msg, hint="one stands in the file, the other in the environment or a flag; remove one")
 
 
 def _from_file(file: Path) -> dict[KeyPath, Setting]:
@@ -113,7 +127,7 @@ def _flattened(table: Mapping[str, Any], prefix: KeyPath, struct: type[Table]) -
         if key not in types:
             raise unknown_key(path)
         inner, by_id = table_of(types[key])
-        if inner is None:
+        if inner is None or (isinstance(value, str) and may_be_a_name(types[key])):
             yield path, value
         elif by_id:
             for name, entry in _as_table(path, value).items():
@@ -184,6 +198,6 @@ def _expected(kind: Any, message: str) -> str:
     """What a type wants, in words, from msgspec's message (`Expected `float` > 0.0 - at `$``) or its literals."""
     for part in (kind, *get_args(kind)):
         if get_origin(part) is Literal:
-            return f"one of {', '.join(get_args(part))}"
+            return f"one of {', '.join(map(str, get_args(part)))}"
     text = re.sub(r", got .*$| - at `[^`]*`$", "", message).replace("`", "").replace(" | null", "")
     return "a number that fits 64 bits" if text == "Number out of range" else text.removeprefix("Expected ")

@@ -32,15 +32,15 @@ def stream_specs(config: Config, known: Mapping[StreamKey, Mapping[str, Any]]) -
     def spec_of(key: StreamKey) -> StreamSpec:
         machine = config.machine(key.machine, key.point)
         facts = known.get(key, {})
-        orders = machine.bearing.orders() if machine.bearing is not None else None
         return StreamSpec(
             order=OrderSpec(config.order.max_wait_s),
             window=WindowSpec(machine.window.length_s, machine.window.hop_s, config.order.max_time_step_s),
             features=feature_spec(config),
             alarm=AlarmSpec(config.alarm.enter_p, config.alarm.leave_p, config.alarm.enter_s, config.alarm.leave_s),
             speed_rpm=machine.speed_rpm or facts.get("speed_rpm"),
-            orders=orders or _orders(facts.get("orders")),
+            orders=machine.orders() or _orders(facts.get("orders")),
             unit=machine.unit,
+            limits=machine.limits,
             max_gap_s=config.model.max_gap_s,
             warm_up_windows=config.model.warm_up_windows,
         )

@@ -14,39 +14,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from pipeline.core.records import BearingOrders
-from pipeline.errors import ConfigError
 from sim.signals import TURN_RAD, Float32, Float64
 
 Complex128 = NDArray[np.complex128]
 
 LOCALISED_EXPONENT = 2.0  # impact amplitude grows as severity^2
 DISTRIBUTED_FROM = 0.55  # severity at which spalls begin to run into each other
-
-
-def bearing_orders(elements: int, ratio: float, contact_deg: float = 0.0) -> BearingOrders:
-    """Defect frequencies in orders of the shaft, inner ring turning; g = (d/D) cos phi.
-
-    FTF = (1 - g)/2, BPFO = Z (1 - g)/2, BPFI = Z (1 + g)/2, BSF = (1 - g^2) / (2 d/D) (Norton and Karczub, eq. 8.4 ff).
-    `ratio` is d/D, element over pitch diameter. 9 elements, 0.2034 -> BPFO 3.585 (6205).
-
-    Raises:
-        ConfigError: elements that cannot be, or that do not fit round the pitch circle.
-    """
-    if elements < 3 or not 0 < ratio < 1 or not 0 <= contact_deg < 90:
-        msg = (
-            "a bearing needs at least 3 elements, 0 < d/D < 1 and a contact angle of 0 to 90 degrees, "
-            f"found: {elements} elements, d/D {ratio:g}, {contact_deg:g} degrees"
-        )
-        raise ConfigError(msg, hint="d is the element's diameter, D the pitch diameter, not the bore or the outside")
-    if elements * math.asin(ratio) >= math.pi:
-        room = int(math.pi / math.asin(ratio))
-        msg = f"at most {room} elements of d/D {ratio:g} fit round the pitch circle, found: {elements}"
-        raise ConfigError(msg, hint="check d and D: both in the same unit")
-    g = ratio * math.cos(math.radians(contact_deg))
-    return BearingOrders(
-        ftf=(1 - g) / 2, bpfo=elements * (1 - g) / 2, bpfi=elements * (1 + g) / 2, bsf=(1 - g * g) / (2 * ratio)
-    )
 
 
 def strikes(

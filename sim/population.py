@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.core.bearings import orders_from_geometry
 from pipeline.core.records import BearingOrders
-from sim.impacts import bearing_orders
 from sim.signals import TURN_RAD, Complex64, Float32, Float64
 
 AXES = ("x", "y", "z")  # radial horizontal, radial vertical, axial
@@ -93,7 +93,7 @@ def draw(kind: str, rng: np.random.Generator) -> MakeUp:
         speed_hz=rng.uniform(*_SPEED_HZ[kind]),
         speed_sigma=rng.uniform(0.003, 0.012),
         speed_tau_s=rng.uniform(2.0, 10.0),
-        orders=bearing_orders(elements, ratio),
+        orders=orders_from_geometry(elements, ratio),
         slip=rng.uniform(0.005, 0.015),
         jitter=rng.uniform(0.004, 0.015),
         load_epsilon=rng.uniform(0.3, 0.5),

@@ -7,13 +7,16 @@ pipeline/core beyond the names of the features.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+import reference_lines as lines
 import scipy.fft
 import scipy.signal
 import scipy.stats
 
 BANDS = 14
+NAN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Recording:
     unit: str = "g"
     speed_rpm: float | None = None
     orders: tuple[float, float, float, float] | None = None  # bpfo, bpfi, 2bsf, ftf
+    teeth: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Settings:
     envelope_low_hz: float
     envelope_high_hz: float
     slip_tolerance: float
+    mains_hz: float = 50.0
 
 
 def windows(recording: Recording, settings: Settings) -> list[tuple[int, float, np.ndarray]]:
@@ -60,10 +65,22 @@ def features(x: np.ndarray, recording: Recording, settings: Settings) -> dict[st
     d = x - x.mean()
     hann = scipy.signal.windows.hann(len(d), sym=False)
     spectrum = np.fft.rfft(d * hann)
-    f = np.fft.rfftfreq(len(d), 1 / rate_hz)
-    power = 2 * abs(spectrum) ** 2 / (len(d) * (hann**2).sum())
-    found |= spectral(power, f, settings.bandwidth_hz or rate_hz / 2.4, rate_hz, recording.unit)
-    return found | envelope(spectrum, f, recording, settings)
+    df = rate_hz / len(d)
+    bins = min(round(min(settings.bandwidth_hz or np.inf, rate_hz / 2.4) / df) + 1, len(d) // 2)
+    scale = np.sqrt(2 / (len(d) * (hann**2).sum()))
+    power = abs(scale * spectrum[:bins]) ** 2
+    f_hz = NAN if recording.speed_rpm is None else recording.speed_rpm / 60
+    shaft = lines.Shaft(f_hz / df, recording.orders or (NAN,) * 4, recording.teeth)
+    high_hz = settings.bandwidth_hz or rate_hz / 2.4
+    found |= spectral(power, df, high_hz, recording)
+    found |= {"flux": flux(d, df, high_hz, bins), "mains_hum": mains(power, df, settings.mains_hz)}
+    found |= lines.orders(power, df, shaft, settings.slip_tolerance)
+    found |= {"cepstrum_shaft": lines.cepstrum(power, shaft, settings.slip_tolerance)}
+    found |= {"speed_used": 60 * f_hz, "speed_confidence": NAN if np.isnan(f_hz) else 1.0}
+    band = lines.band_of(df, rate_hz, bins, settings.envelope_low_hz, settings.envelope_high_hz)
+    if band is not None:
+        found |= lines.envelope(scale * spectrum, power, df, shaft, band, settings.slip_tolerance)
+    return found
 
 
 def to_bandwidth(x: np.ndarray, rate_hz: float, bandwidth_hz: float) -> tuple[np.ndarray, float]:
@@ -88,76 +105,68 @@ def to_bandwidth(x: np.ndarray, rate_hz: float, bandwidth_hz: float) -> tuple[np
 
 def time_domain(x: np.ndarray, rate_hz: float) -> dict[str, float]:
     d = x - x.mean()
-    size = abs(d)
-    rms = d.std()
+    quarters = [x[i * len(x) // 4 : (i + 1) * len(x) // 4] for i in range(4)]
+    q = np.concatenate([quarter - quarter.mean() for quarter in quarters])
+    psi = np.concatenate([(p := x - x.mean())[1:-1] ** 2 - p[:-2] * p[2:] for x in quarters])
+    size = abs(q)
+    rms, peak = d.std(), abs(d).max()
     return {
         "mean": x.mean(),
         "rms": rms,
-        "peak": size.max(),
-        "crest": size.max() / rms,
+        "peak": peak,
+        "p2p": np.ptp(x),
+        "crest": peak / rms,
         "kurtosis": scipy.stats.kurtosis(d, fisher=False),
         "skewness": scipy.stats.skew(d),
         "shape": rms / size.mean(),
-        "impulse": size.max() / size.mean(),
-        "clearance": size.max() / np.sqrt(size).mean() ** 2,
-        "zero_crossing": np.count_nonzero(np.diff(d > 0)) / ((len(d) - 1) / rate_hz) / 2,
+        "impulse": peak / size.mean(),
+        "clearance": peak / np.sqrt(size).mean() ** 2,
+        "zero_crossing": np.count_nonzero(np.diff(q > 0)) / ((len(d) - 1) / rate_hz) / 2,
+        "tkeo_kurtosis": scipy.stats.kurtosis(psi, fisher=False),
     }
 
 
-def spectral(power: np.ndarray, f: np.ndarray, high_hz: float, rate_hz: float, unit: str) -> dict[str, float]:
-    df = f[1]
-    last = round(min(high_hz, rate_hz / 2.4) / df)
-    p, fp = power[2 : last + 1], f[2 : last + 1]
+def spectral(power: np.ndarray, df: float, high_hz: float, recording: Recording) -> dict[str, float]:
+    k = np.arange(2, len(power))
+    p, f = power[2:], k * df
     share = p / p.sum()
-    centroid = (fp * share).sum()
+    centroid = (f * share).sum()
     found = {}
     edges = np.round(np.geomspace(10, high_hz, BANDS + 1) / df).astype(int)
     for b in range(BANDS):
         low, high = max(2, edges[b]), edges[b + 1]
-        inside = low < high <= last + 1
-        found[f"band_{b:02d}"] = np.log10(power[low:high].sum() / p.sum() + 1e-12) if inside else np.nan
+        inside = low < high <= len(power)
+        found[f"band_{b:02d}"] = np.log10(power[low:high].sum() / p.sum() + 1e-12) if inside else NAN
     found["centroid"] = centroid
-    found["spread"] = np.sqrt((fp**2 * share).sum() - centroid**2)
+    found["spread"] = np.sqrt(((f - centroid) ** 2 * share).sum())
     found["entropy"] = scipy.stats.entropy(share) / np.log(len(p))
-    found["dominant"] = fp[p.argmax()]
-    low, high = round(10 / df), round(1000 / df)
-    to_m_s2 = {"g": 9.80665, "m/s2": 1.0}.get(unit, np.nan)
-    known = low >= 2 and high <= last
-    velocity = power[low : high + 1] / (2 * np.pi * f[low : high + 1]) ** 2 if known else np.array([np.nan])
+    found["flatness"] = 10 * np.log10(scipy.stats.gmean(p) / p.mean())
+    edges_hz, cumulated = np.append(f - df / 2, f[-1] + df / 2), np.append(0, np.cumsum(share))
+    found["rolloff_85"], found["rolloff_95"] = np.interp([0.85, 0.95], cumulated, edges_hz)
+    found["dominant"] = f[p.argmax()]
+    slow = recording.speed_rpm is not None and recording.speed_rpm < 600
+    low, high = round((2 if slow else 10) / df), round(1000 / df)
+    to_m_s2 = {"g": 9.80665, "m/s2": 1.0}.get(recording.unit, NAN)
+    known = low >= 2 and high < len(power)
+    velocity = power[low : high + 1] / (2 * np.pi * df * np.arange(low, high + 1)) ** 2 if known else np.array([NAN])
     found["velocity_rms"] = 1000 * to_m_s2 * np.sqrt(velocity.sum())
     return found
 
 
-def envelope(spectrum: np.ndarray, f: np.ndarray, recording: Recording, settings: Settings) -> dict[str, float]:
-    df = f[1]
-    rate_hz = 2 * f[-1]
-    low = round(settings.envelope_low_hz / df)
-    high = min(round(settings.envelope_high_hz / df), round(0.45 * rate_hz / df))
-    names = ("env_bpfo", "env_bpfi", "env_2bsf", "env_ftf", "env_shaft")
-    if (high - low) * df < (settings.envelope_high_hz - settings.envelope_low_hz) / 2:
-        return dict.fromkeys(names, np.nan)
-    band = np.zeros(scipy.fft.next_fast_len(high - low), complex)
-    band[: high - low] = spectrum[low:high]
-    squared = abs(np.fft.ifft(band)) ** 2
-    ses = abs(np.fft.rfft(squared - squared.mean()))[: (high - low) // 2]
-    orders = (*(recording.orders or (np.nan,) * 4), 1.0)
-    shaft_hz = np.nan if recording.speed_rpm is None else recording.speed_rpm / 60
-    return {
-        name: family(ses, df, shaft_hz * order, settings.slip_tolerance)
-        for name, order in zip(names, orders, strict=True)
-    }
+def flux(d: np.ndarray, df: float, high_hz: float, bins: int) -> float:
+    """Difference of the band shares between two windows, each over one half."""
+    t = np.arange(len(d)) / len(d)
+    hann = scipy.signal.windows.hann(len(d), sym=False)
+    edges = np.clip(np.round(np.geomspace(10, high_hz, BANDS + 1) / df).astype(int), 2, bins)
+    shares = []
+    for sign in (1, -1):
+        power = abs(np.fft.rfft(d * hann * (1 + sign * np.sin(2 * np.pi * t)))) ** 2
+        sums = np.array([power[low:high].sum() for low, high in pairwise(edges)])
+        shares.append(sums / sums.sum())
+    return abs(shares[0] - shares[1]).sum() / 2
 
 
-def family(ses: np.ndarray, df: float, line_hz: float, tolerance: float) -> float:
-    ratios = []
-    for harmonic in (1, 2, 3):
-        f = harmonic * line_hz
-        if not np.isfinite(f):
-            continue
-        half = max(df / 2, tolerance * f)
-        near = [k for k in range(len(ses)) if f - half <= k * df <= f + half]
-        if not near or near[0] < 2 or near[-1] >= len(ses) - 2:
-            continue
-        around = [*ses[max(2, near[0] - 24) : near[0]], *ses[near[-1] + 1 : near[-1] + 25]]
-        ratios.append(max(ses[near]) / np.median(around))
-    return 20 * np.log10(np.mean(ratios)) if ratios else np.nan
+def mains(power: np.ndarray, df: float, mains_hz: float) -> float:
+    middles = [round(h * mains_hz / df) for h in range(1, 7)] if mains_hz >= 4 * df else []
+    known = [power[m - 1 : m + 2].sum() for m in middles if m + 1 < len(power)]
+    return sum(known) / power[2:].sum() if known else NAN

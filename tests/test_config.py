@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from pipeline.config import Config
 from pipeline.config_keys import dotted, known_keys
+from pipeline.config_machines import BearingConfig
 from pipeline.config_sources import Resolved, load
+from pipeline.core.iso import Limits
 from pipeline.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,10 +93,12 @@ def test_the_commented_machine_of_the_file_in_the_repository_works() -> None:
     config = resolved(example).config
     here, there = config.machine("pump-01", "de"), config.machine("pump-01", "fan-end")
     assert (here.area, here.speed_rpm, here.unit, here.window.length_s) == ("hall-2", 1480.0, "g", 2.0)
-    assert here.bearing
-    assert there.bearing
+    assert isinstance(here.bearing, BearingConfig)
+    assert isinstance(there.bearing, BearingConfig)
     assert here.bearing.elements == 9
     assert there.bearing.bpfo == 3.0530
+    assert config.machine("pump-01", "drive-end").bearing == "6205"
+    assert here.limits == Limits(2.3, 4.5, 7.1, "maker")
 
 
 @given(port=st.integers(1, 65535), length_s=st.floats(1e-3, 1e4), tls=st.booleans())

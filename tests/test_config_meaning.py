@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipeline import cli
 from pipeline.config import ModesConfig, MqttConfig
 from pipeline.config_machines import BearingConfig
 from pipeline.config_sources import Resolved, load
+from pipeline.core.bearings import find
+from pipeline.core.iso import Limits, limits_of_class
+from pipeline.core.records import StreamKey
 from pipeline.errors import ConfigError
+from pipeline.specs import stream_specs
 
 SECRET = "correct horse"
 
@@ -55,8 +60,8 @@ def test_a_point_overrides_its_machine_which_overrides_the_general_sections() ->
     assert (other.area, other.speed_rpm, other.unit, other.bearing) == ("", None, None, None)
     windows = [(view.window.length_s, view.window.hop_s) for view in (de, nde, other)]
     assert windows == [(4.0, 0.25), (8.0, 0.25), (4.0, 0.5)]
-    assert de.bearing
-    assert nde.bearing
+    assert isinstance(de.bearing, BearingConfig)
+    assert isinstance(nde.bearing, BearingConfig)
     assert (de.bearing.bpfo, nde.bearing.bpfo, nde.bearing.elements) == (3.6, None, 8)
 
 
@@ -84,10 +89,11 @@ def test_the_orders_of_a_6205_bearing_follow_from_its_geometry() -> None:
 @given(
     elements=st.integers(3, 60),
     element=st.floats(0.5, 90.0),
-    share=st.floats(0.02, 0.9),
+    share=st.floats(0.02, 0.8),
     angle=st.floats(0.0, 60.0),
 )
 def test_the_orders_of_any_bearing_obey_kinematics(elements: int, element: float, share: float, angle: float) -> None:
+    assume(elements * math.asin(share) < 0.999 * math.pi)  # else they do not fit round the pitch circle
     orders = BearingConfig(
         elements=elements,
         element_diameter_mm=element,
@@ -114,6 +120,10 @@ def test_orders_that_are_given_are_taken_as_they_are() -> None:
         "{ contact_angle_deg = 0.0 }",
         "{ ftf = 0.4, bpfo = 3.6, bpfi = 5.4, bsf = 2.36, elements = 9 }",
         "{ elements = 9, element_diameter_mm = 40.0, pitch_diameter_mm = 39.0 }",
+        "{ elements = 19, element_diameter_mm = 7.94, pitch_diameter_mm = 39.0 }",
+        '"6299"',
+        '""',
+        "3",
     ],
 )
 @pytest.mark.parametrize("table", ["machines.p", 'machines.p.points."de.1"'])
@@ -121,6 +131,71 @@ def test_half_a_bearing_or_an_impossible_one_is_refused(table: str, bearing: str
     with pytest.raises(ConfigError) as caught:
         resolved(f"[{table}]\nbearing = {bearing}")
     assert caught.value.message.startswith(f"{table}.bearing")
+
+
+def test_a_bearing_may_be_a_name_of_the_catalogue() -> None:
+    config = resolved('[machines.p]\nbearing = "6205-2RS"\npoints.fan = { bearing = "6203" }').config
+    assert config.machine("p", "de").orders() == find("6205").geometry.orders()
+    assert config.machine("p", "fan").orders() == find("6203").geometry.orders()
+    assert config.machine("q", "de").orders() is None
+
+
+def test_a_bearing_can_be_named_in_the_environment_but_not_beside_a_table() -> None:
+    name = {"THRUMCAST_MACHINES__P__BEARING": "6205"}
+    assert load(environment=name).config.machine("p", "de").bearing == "6205"
+    table = {"THRUMCAST_MACHINES__P__BEARING__BPFO": "3.58"}
+    for both in (name | table, table | name):
+        with pytest.raises(ConfigError, match=r"machines\.p\.bearing: expected a name or a table, found: both"):
+            load(environment=both)
+
+
+def test_an_unknown_bearing_is_refused_with_the_nearest_names() -> None:
+    with pytest.raises(ConfigError, match=r"machines\.p\.bearing: a bearing of the catalogue expected") as caught:
+        resolved('[machines.p]\nbearing = "6204"')
+    assert caught.value.hint
+    assert "6205" in caught.value.hint
+
+
+LIMITS = """
+[machines.p]
+iso_group = 1
+support = "flexible"
+[machines.p.points.own]
+limits_mm_s = [1.0, 2.0, 3.0]
+limits_source = "maker"
+[machines.p.points.other]
+iso_group = 2
+support = "rigid"
+"""
+
+
+def test_limits_come_from_the_point_then_the_machine_then_nowhere() -> None:
+    config = resolved(LIMITS).config
+    assert config.machine("p", "own").limits == Limits(1.0, 2.0, 3.0, "maker")
+    assert config.machine("p", "other").limits == limits_of_class(2, "rigid")
+    assert config.machine("p", "any").limits == limits_of_class(1, "flexible")
+    assert config.machine("q", "any").limits is None
+    assert stream_specs(config, {})(StreamKey("p", "own")).limits == Limits(1.0, 2.0, 3.0, "maker")
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("iso_group = 1", "support"),
+        ('support = "rigid"', "iso_group"),
+        ('iso_group = 3\nsupport = "rigid"', "iso_group"),
+        ('iso_group = 1\nsupport = "soft"', "support"),
+        ("limits_mm_s = [1.0, 2.0, 3.0]", "limits_source"),
+        ('limits_source = "maker"', "limits_mm_s"),
+        ('limits_mm_s = [1.0, 3.0, 3.0]\nlimits_source = "maker"', "limits_mm_s"),
+        ('limits_mm_s = [1.0, 3.0]\nlimits_source = "maker"', "limits_mm_s"),
+        ('limits_mm_s = [0.0, 3.0, 4.0]\nlimits_source = "maker"', "limits_mm_s"),
+    ],
+)
+def test_limits_that_are_not_whole_or_do_not_rise_are_refused(text: str, key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolved(f"[machines.p]\n{text}")
+    assert caught.value.message.startswith(f"machines.p.{key}")
 
 
 def test_an_alias_stands_for_its_mode_and_other_names_for_themselves() -> None:

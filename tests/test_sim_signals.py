@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ConfigError
 from sim import impacts, signals
 
 RATE_HZ = 12_000.0
@@ -129,33 +128,6 @@ def test_coloured_noise_rises_below_its_corner(rng: np.random.Generator) -> None
 
 
 # bearings
-
-
-@given(st.integers(3, 20), st.floats(0.02, 0.45), st.floats(0, 60))
-def test_bearing_orders_obey_their_identities(elements: int, ratio: float, contact_deg: float) -> None:
-    if elements * math.asin(ratio) >= math.pi:
-        with pytest.raises(ConfigError, match="fit round"):
-            impacts.bearing_orders(elements, ratio, contact_deg)
-        return
-    orders = impacts.bearing_orders(elements, ratio, contact_deg)
-    assert orders.bpfo + orders.bpfi == pytest.approx(elements)
-    assert orders.bpfo == pytest.approx(elements * orders.ftf)
-    assert 0 < orders.ftf < 0.5 < orders.bsf
-
-
-def test_the_6205_has_its_published_orders() -> None:
-    orders = impacts.bearing_orders(9, 0.3126 / 1.537)
-    found = (orders.ftf, orders.bpfo, orders.bpfi, orders.bsf)
-    assert found == pytest.approx((0.3983, 3.5848, 5.4152, 2.3567), abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("elements", "ratio", "contact_deg"), [(2, 0.2, 0), (9, 0.0, 0), (9, 1.2, 0), (9, 0.2, 90), (16, 0.3, 0)]
-)
-def test_impossible_geometry_is_refused(elements: int, ratio: float, contact_deg: float) -> None:
-    with pytest.raises(ConfigError, match="found") as error:
-        impacts.bearing_orders(elements, ratio, contact_deg)
-    assert error.value.hint
 
 
 def test_strikes_go_on_across_pieces_with_their_mean_gap(rng: np.random.Generator) -> None:

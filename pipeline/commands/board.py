@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import click
 
 from pipeline.core.engine import Step
+from pipeline.core.evidence import confirms, evidence
 from pipeline.core.features.table import COLUMN
-from pipeline.core.records import StreamKey
+from pipeline.core.records import FeatureRow, StreamKey
 from pipeline.drivers.intake import Batch
 
 ORDER = ("alarm", "warning", "unknown", "sensor_fault", "warming_up", "not_running", "normal")
@@ -26,6 +27,7 @@ class Line:
     mode: str = ""
     p: float = math.nan
     velocity_rms_mm_s: float = math.nan
+    row: FeatureRow | None = None
     truth: str = ""
     heard_s: float = 0.0
 
@@ -50,7 +52,7 @@ class Board:
             line = self.lines.setdefault(row.key, Line())
             velocity = row.values[:, COLUMN["velocity_rms"]]
             line.velocity_rms_mm_s = max((float(v) for v in velocity if math.isfinite(v)), default=math.nan)
-            line.truth, line.heard_s = row.truth or "", time.monotonic()
+            line.truth, line.heard_s, line.row = row.truth or "", time.monotonic(), row
             truth[row.key, row.session, row.window] = row.truth
         for p in step.predictions:
             line = self.lines.setdefault(p.key, Line())
@@ -63,7 +65,8 @@ class Board:
 
     def text(self) -> str:
         """The table."""
-        head = f"  {'machine':<22} {'state':<13} {'mode':<15} {'p':>5}  {'mm/s RMS':>8}  {'age s':>5}  {'(truth)'}"
+        head = f"  {'machine':<22} {'state':<13} {'mode':<15} {'p':>5}  {'mm/s RMS':>8}  {'age s':>5}"
+        head += f"  {'(truth)':<17}  evidence"
         worst_first = sorted(self.lines.items(), key=lambda item: (_rank(item[1].state), item[0]))
         return "\n".join([click.style(head, bold=True), *(_drawn(key, line) for key, line in worst_first)])
 
@@ -76,9 +79,19 @@ def _drawn(key: StreamKey, line: Line) -> str:
     age_s = time.monotonic() - line.heard_s
     text = (
         f"{MARK.get(line.state, ' ')} {key!s:<22} {line.state:<13} {line.mode:<15} {_number(line.p, '5.2f')}  "
-        f"{_number(line.velocity_rms_mm_s, '8.2f')}  {age_s:5.1f}  ({line.truth})"
+        f"{_number(line.velocity_rms_mm_s, '8.2f')}  {age_s:5.1f}  {f'({line.truth})':<17}  {_reason(line)}"
     )
     return click.style(text, fg=COLOUR[line.state]) if line.state in COLOUR else text
+
+
+def _reason(line: Line) -> str:
+    """The strongest physical statement where something is wrong, and a word where it does not bear out the mode."""
+    if line.row is None or line.state not in ("alarm", "warning", "unknown"):
+        return ""
+    texts = [statement.text for statement in evidence(line.row, top=1)]
+    if line.mode and confirms(line.mode, line.row) is False:
+        texts.append("unconfirmed")
+    return "; ".join(texts)
 
 
 def _number(value: float, form: str) -> str:

@@ -111,7 +111,13 @@ def service(config: Config, *, wait: bool) -> Iterator[tuple[Live, MqttConnectio
             intake=Intake(topics.parse, config.accepts, config.mqtt.max_payload_bytes),
             journal=journal,
             archive=archive,
-            results=Results(base, connection.publish, model.version if model else None, model.classes if model else ()),
+            results=Results(
+                base,
+                connection.publish,
+                model.version if model else None,
+                model.classes if model else (),
+                limits_of=lambda key: engine.spec_of(key).limits,
+            ),
             rhythm=Rhythm(
                 commit_interval_s=config.commit.interval_s,
                 commit_messages=messages_per_commit,

@@ -80,6 +80,8 @@ class Engine:
 
     def _finish(self, result: Step, windows: dict[StreamKey, list[Window]]) -> Step:
         rows = self._feature_rows(windows)
+        for key, of_stream in rows.items():
+            result.states[key] = stream.related(self.spec_of(key), result.states[key], of_stream)
         result.features = [row for of_stream in rows.values() for row in of_stream]
         if self.predictor is not None:
             self._predict(self.predictor, result, rows)
@@ -104,7 +106,7 @@ class Engine:
             for key, row in ready:
                 state = self._fresh_if_due(predictor, result.states[key], row)
                 result.states[key] = state
-                if row.quality == Quality.GOOD:
+                if not Quality(row.quality).stops:
                     judged.append((key, row))
                 else:
                     result.predictions.append(_not_judged(predictor, row, state))

@@ -93,9 +93,12 @@ class Window:
     unit: str
     samples: Float32 | None  # (C, length); None where the window is not whole
     coverage: float  # received / expected samples
-    speed_rpm: float | None
+    speed_rpm: float | None  # mean
     orders: BearingOrders | None
     truth: str | None
+    speed_trace: tuple[tuple[int, float], ...] | None = None  # (from sample, rpm), where the speed changes within
+    speed_range_rpm: tuple[float, float] | None = None  # in which to look for a speed that nobody states
+    gear_teeth: tuple[int, ...] = ()  # of the gears on this shaft
 
 
 @dataclass(frozen=True, slots=True, eq=False)

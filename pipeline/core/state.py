@@ -16,6 +16,8 @@ import numpy as np
 
 from pipeline.core.alarm import AlarmSpec, AlarmState
 from pipeline.core.features import FeatureSpec
+from pipeline.core.features.baseline import Baseline
+from pipeline.core.iso import Limits
 from pipeline.core.order import OrderSpec, OrderState
 from pipeline.core.records import BearingOrders, Float32
 from pipeline.core.window import WindowSpec, WindowState
@@ -38,8 +40,20 @@ class StreamSpec:
     speed_rpm: float | None = None
     orders: BearingOrders | None = None
     unit: str | None = None
+    gear_teeth: tuple[int, ...] = ()  # of the gears on this shaft
+    speed_min_rpm: float | None = None  # where nobody states the speed, it is looked for between these two
+    speed_max_rpm: float | None = None
+    commissioning_windows: int = 0  # good windows from which the baseline is made; 0 = not known to be healthy: none
+    limits: Limits | None = None  # of the vibration severity zones
     max_gap_s: float = 30.0  # a longer pause between windows resets the hidden state
     warm_up_windows: int = 5  # a younger hidden state is reported as warming up, and raises no alarm
+
+    @property
+    def speed_range_rpm(self) -> tuple[float, float] | None:
+        """Where to look for a speed that nobody states; None = nowhere."""
+        if self.speed_min_rpm is None or self.speed_max_rpm is None:
+            return None
+        return self.speed_min_rpm, self.speed_max_rpm
 
     @property
     def fingerprint(self) -> str:
@@ -54,6 +68,7 @@ class StreamState:
     order: OrderState = field(default_factory=OrderState)
     window: WindowState = field(default_factory=WindowState)
     alarm: AlarmState = field(default_factory=AlarmState)
+    baseline: Baseline | None = None  # None = nothing was commissioned yet, or is to be
     hidden: Float32 | None = None  # (L, H); None = a new sequence
     state_age: int = 0  # windows since the hidden state was reset
     last_end_ns: int | None = None  # end of the last window that the network saw

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pipeline.core import features, order, window
-from pipeline.core.quality import judge
+from pipeline.core.features.baseline import relate
+from pipeline.core.quality import Quality, judge, stands_still
 from pipeline.core.records import Block, FeatureRow, Float32, Trouble, Window
 from pipeline.core.state import StreamSpec, StreamState
 
@@ -29,13 +30,15 @@ def initial(spec: StreamSpec) -> StreamState:
 def step(spec: StreamSpec, state: StreamState, block: Block) -> tuple[StreamState, list[Event]]:
     """Take one block; return what became complete with it, and what went wrong."""
     state, windows, troubles = advance(spec, state, block)
-    return state, [*troubles, *feature_rows(spec, windows)]
+    rows = feature_rows(spec, windows)
+    return related(spec, state, rows), [*troubles, *rows]
 
 
 def flush(spec: StreamSpec, state: StreamState) -> tuple[StreamState, list[Event]]:
     """Nothing more will come: use what was held back. A window that is not complete by now is none."""
     state, windows, troubles = release(spec, state)
-    return state, [*troubles, *feature_rows(spec, windows)]
+    rows = feature_rows(spec, windows)
+    return related(spec, state, rows), [*troubles, *rows]
 
 
 def advance(spec: StreamSpec, state: StreamState, block: Block) -> tuple[StreamState, list[Window], list[Trouble]]:
@@ -57,25 +60,29 @@ def feature_rows(spec: StreamSpec, windows: Sequence[Window]) -> list[FeatureRow
     return [_row(window, value, schema) for window, value in zip(windows, values, strict=True)]
 
 
+def related(spec: StreamSpec, state: StreamState, rows: list[FeatureRow]) -> StreamState:
+    """Fill in, in order, what the rows of one stream are relative to its nominal speed and its baseline.
+
+    Changes the rows; returns the state that knows them.
+    """
+    baseline = state.baseline
+    for i, row in enumerate(rows):
+        if stands_still(row, spec.speed_rpm, baseline):
+            row = rows[i] = replace(row, quality=row.quality | int(Quality.NOT_RUNNING))
+        if spec.commissioning_windows > 0:
+            baseline = relate(spec.commissioning_windows, baseline, row, good=not Quality(row.quality).stops)
+    return state if baseline is state.baseline else replace(state, baseline=baseline)
+
+
 def _cut(
     spec: StreamSpec, state: StreamState, ready: list[Block], troubles: list[Trouble]
 ) -> tuple[StreamState, list[Window], list[Trouble]]:
     windows: list[Window] = []
     cut = state.window
     for block in ready:
-        cut, complete = window.push(spec.window, cut, block)
-        windows += [_with_context(spec, w) for w in complete]
+        cut, complete = window.push(spec.window, cut, block, spec)
+        windows += complete
     return replace(state, window=cut), windows, troubles
-
-
-def _with_context(spec: StreamSpec, window: Window) -> Window:
-    """Fill in from the configuration what the blocks did not say."""
-    return replace(
-        window,
-        speed_rpm=spec.speed_rpm if window.speed_rpm is None else window.speed_rpm,
-        orders=spec.orders if window.orders is None else window.orders,
-        unit=spec.unit or window.unit,
-    )
 
 
 def _row(window: Window, values: Float32, schema: str) -> FeatureRow:
@@ -88,7 +95,7 @@ def _row(window: Window, values: Float32, schema: str) -> FeatureRow:
         rate_hz=window.rate_hz,
         speed_rpm=window.speed_rpm,
         coverage=window.coverage,
-        quality=int(judge(window)),
+        quality=int(judge(window, values=values)),
         truth=window.truth,
         channels=window.channels,
         values=values,

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 from scipy.fft import next_fast_len
 
-from pipeline.core.records import BearingOrders, Block, Float32, StreamKey, Window
+from pipeline.core.records import BearingOrders, Block, Float32, Window
 
 DRIFT_NS = 1_000_000  # block times may wander this far from the count before a mark follows them
 
@@ -73,7 +74,35 @@ class WindowState:
     marks: tuple[Mark, ...] = ()
 
 
-def push(spec: WindowSpec, state: WindowState, block: Block) -> tuple[WindowState, list[Window]]:
+class Context(Protocol):
+    """What is known of a stream where its blocks do not say; `unit` overrules them."""
+
+    @property
+    def speed_rpm(self) -> float | None: ...
+    @property
+    def speed_range_rpm(self) -> tuple[float, float] | None: ...
+    @property
+    def orders(self) -> BearingOrders | None: ...
+    @property
+    def gear_teeth(self) -> tuple[int, ...]: ...
+    @property
+    def unit(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class NothingKnown:
+    """The context of a stream of which nothing is configured."""
+
+    speed_rpm: float | None = None
+    speed_range_rpm: tuple[float, float] | None = None
+    orders: BearingOrders | None = None
+    gear_teeth: tuple[int, ...] = ()
+    unit: str | None = None
+
+
+def push(
+    spec: WindowSpec, state: WindowState, block: Block, context: Context = NothingKnown()
+) -> tuple[WindowState, list[Window]]:
     """Take the next block in order; return the windows that are complete with it."""
     length, hop = length_and_hop(spec, block.rate_hz)
     if block.session != state.session:
@@ -92,7 +121,7 @@ def push(spec: WindowSpec, state: WindowState, block: Block) -> tuple[WindowStat
             continue
         if runs[0].start <= start and end <= runs[0].end:
             runs = (_joined(runs[0]), *runs[1:])
-        windows.append(_window(block, number, start, end, runs, marks))
+        windows.append(_window(context, block, number, start, end, runs, marks))
         number += 1
     keep = number * hop
     return (
@@ -127,27 +156,35 @@ def _joined(run: Run) -> Run:
     return run if len(run.pieces) == 1 else replace(run, pieces=(np.concatenate(run.pieces, axis=1),))
 
 
-def _window(block: Block, number: int, start: int, end: int, runs: tuple[Run, ...], marks: tuple[Mark, ...]) -> Window:
+def _window(
+    context: Context, block: Block, number: int, start: int, end: int, runs: tuple[Run, ...], marks: tuple[Mark, ...]
+) -> Window:
     first = runs[0]
     whole = first.start <= start and end <= first.end
-    received = sum(max(0, min(run.end, end) - max(run.start, start)) for run in runs)
-    first_mark = _mark_at(marks, start)
-    last_mark = _mark_at(marks, end - 1)
-    spans = _spans(marks, start, end)
+    first_mark, last_mark = marks[0], marks[-1]
+    speed_rpm, trace, truth = last_mark.speed_rpm, None, last_mark.truth
+    if len(marks) > 1:
+        first_mark, last_mark = _mark_at(marks, start), _mark_at(marks, end - 1)
+        spans = _spans(marks, start, end)
+        speed_rpm, trace, truth = _mean_speed_rpm(spans), _speed_trace(spans), _main_truth(spans)
+    received = end - start if whole else sum(max(0, min(run.end, end) - max(run.start, start)) for run in runs)
     return Window(
-        key=StreamKey(*block.key),
+        key=block.key,
         session=block.session,
         number=number,
         start_ns=first_mark.time_ns(start, block.rate_hz),
         end_ns=last_mark.time_ns(end, block.rate_hz),
         rate_hz=block.rate_hz,
         channels=block.channels,
-        unit=block.unit,
+        unit=context.unit or block.unit,
         samples=first.pieces[0][:, start - first.start : end - first.start] if whole else None,
         coverage=received / (end - start),
-        speed_rpm=_mean_speed_rpm(spans),
-        orders=last_mark.orders,
-        truth=_main_truth(spans),
+        speed_rpm=context.speed_rpm if speed_rpm is None else speed_rpm,
+        orders=last_mark.orders or context.orders,
+        truth=truth,
+        speed_trace=trace,
+        speed_range_rpm=context.speed_range_rpm,
+        gear_teeth=context.gear_teeth,
     )
 
 
@@ -169,6 +206,19 @@ def _mean_speed_rpm(spans: list[tuple[int, Mark]]) -> float | None:
     if all(speed == known[0][1] for _, speed in known):
         return known[0][1]  # a weighted mean of equal numbers may differ from them in the last bit
     return sum(n * speed for n, speed in known) / sum(n for n, _ in known)
+
+
+def _speed_trace(spans: list[tuple[int, Mark]]) -> tuple[tuple[int, float], ...] | None:
+    """From which sample of the window on the shaft runs at which speed; None where that is constant or not known."""
+    trace: list[tuple[int, float]] = []
+    start = 0
+    for n, mark in spans:
+        if mark.speed_rpm is None:
+            return None
+        if not trace or trace[-1][1] != mark.speed_rpm:
+            trace.append((start, mark.speed_rpm))
+        start += n
+    return tuple(trace) if len(trace) > 1 else None
 
 
 def _main_truth(spans: list[tuple[int, Mark]]) -> str | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.engine import Engine, Step
+from pipeline.core.quality import Quality
 from pipeline.core.records import Block, FeatureRow, Prediction, StreamKey
 from pipeline.core.state import StreamState
 from pipeline.edges import recordings
@@ -140,7 +141,7 @@ def run_stream(engine: Engine, stream: RecordedStream, resolve: Callable[[str], 
 def _count(report: Report, done: Done) -> None:
     report.windows += len(done.features)
     report.predictions += len(done.predictions)
-    report.incomplete += sum(row.quality != 0 for row in done.features)
+    report.incomplete += sum(Quality(row.quality).stops for row in done.features)
     report.streams |= done.facts.keys()
     if not done.features:
         report.empty.append(str(done.path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -11,7 +12,10 @@ import msgspec
 
 from pipeline import __version__
 from pipeline.core.engine import Step
+from pipeline.core.evidence import confirms, evidence
 from pipeline.core.features.table import COLUMN
+from pipeline.core.iso import Limits, assess
+from pipeline.core.quality import NO_VELOCITY, Quality
 from pipeline.core.records import AlarmChange, FeatureRow, Prediction, StreamKey
 
 STATE_EVERY_S = 60.0  # an unchanged state is repeated, so that a reader can tell it from a forgotten one
@@ -33,7 +37,8 @@ class _Shown:
     mode: str | None
     at_s: float
     heard_s: float
-    payload: dict[str, Any]
+    prediction: Prediction  # the newest, and its window
+    row: FeatureRow | None
 
 
 @dataclass(slots=True)
@@ -44,6 +49,7 @@ class Results:
     publish: Publish
     model: str | None = None
     classes: tuple[str, ...] = ()
+    limits_of: Callable[[StreamKey], Limits | None] = lambda key: None
     shown: dict[StreamKey, _Shown] = field(default_factory=dict)
 
     def online(self, now_ns: int) -> None:
@@ -53,10 +59,10 @@ class Results:
 
     def step(self, step: Step, now_s: float) -> None:
         """Everything that a committed step has to say."""
-        velocity = {(row.key, row.session, row.window): _velocity_rms_mm_s(row) for row in step.features}
+        rows = {(row.key, row.session, row.window): row for row in step.features}
         for prediction in step.predictions:
             self._send(f"{_place(prediction.key)}/prediction", self._prediction(prediction), 0, False)
-            self._state(prediction, velocity.get((prediction.key, prediction.session, prediction.window)), now_s)
+            self._state(prediction, rows.get((prediction.key, prediction.session, prediction.window)), now_s)
         for change in step.alarms:
             self._alarm(change)
 
@@ -65,7 +71,8 @@ class Results:
         for key, shown in self.shown.items():
             if shown.state != "stale" and now_s - shown.heard_s > STALE_AFTER_S:
                 shown.state, shown.at_s = "stale", now_s
-                self._send(f"{_place(key)}/state", shown.payload | {"state": "stale"}, 1, True)
+                document = self._document(shown.prediction, shown.row) | {"state": "stale"}
+                self._send(f"{_place(key)}/state", document, 1, True)
 
     def _prediction(self, p: Prediction) -> dict[str, Any]:
         judged = p.mode is not None
@@ -82,25 +89,42 @@ class Results:
             "model": p.model,
         }
 
-    def _state(self, p: Prediction, velocity_rms_mm_s: float | None, now_s: float) -> None:
+    def _state(self, p: Prediction, row: FeatureRow | None, now_s: float) -> None:
+        """On a change and now and then; what says why it is so is worked out only then."""
         shown = self.shown.get(p.key)
-        changed = shown is None or (shown.state, shown.mode) != (p.state, p.mode)
-        payload = {
+        if shown is not None and (shown.state, shown.mode) == (p.state, p.mode) and now_s - shown.at_s < STATE_EVERY_S:
+            shown.heard_s, shown.prediction, shown.row = now_s, p, row
+            return
+        self.shown[p.key] = _Shown(p.state, p.mode, now_s, now_s, p, row)
+        self._send(f"{_place(p.key)}/state", self._document(p, row), 1, True)
+
+    def _document(self, p: Prediction, row: FeatureRow | None) -> dict[str, Any]:
+        return {
             "ts": iso(p.end_ns),
             "expires_s": 2 * STATE_EVERY_S,
             "state": p.state,
             "mode": p.mode,
             "p": p.p if p.mode is not None else None,
-            "velocity_rms_mm_s": velocity_rms_mm_s,
-            "zone": None,
-            "evidence": [],
+            **self._physics(p, row),
             "model": p.model,
         }
-        due = changed or shown is None or now_s - shown.at_s >= STATE_EVERY_S
-        at_s = now_s if due or shown is None else shown.at_s
-        self.shown[p.key] = _Shown(p.state, p.mode, at_s, now_s, payload)
-        if due:
-            self._send(f"{_place(p.key)}/state", payload, 1, True)
+
+    def _physics(self, p: Prediction, row: FeatureRow | None) -> dict[str, Any]:
+        """What the window itself says, without the network."""
+        if row is None:
+            nothing = {"velocity_rms_mm_s": None, "zone": None, "zone_note": None}
+            return nothing | {"evidence": [], "confirmed": None, "quality": []}
+        quality = Quality(row.quality)
+        velocity_rms_mm_s = None if quality & NO_VELOCITY else _velocity_rms_mm_s(row)
+        severity = assess(velocity_rms_mm_s, self.limits_of(p.key), row.rate_hz)
+        return {
+            "velocity_rms_mm_s": velocity_rms_mm_s,
+            "zone": severity.zone,
+            "zone_note": severity.note,
+            "evidence": [statement.text for statement in evidence(row)],
+            "confirmed": None if p.mode is None else confirms(p.mode, row),
+            "quality": quality.words(),
+        }
 
     def _alarm(self, change: AlarmChange) -> None:
         alarm = {

@@ -25,7 +25,7 @@ from pipeline.errors import RecordingError
 CHUNK_ROWS = 65_536
 SNAPSHOT, TIME_OF_DAY = "snapshot", "time_of_day_s"
 # Columns that say when, not what.
-_NOT_CHANNELS = {SNAPSHOT, TIME_OF_DAY, "time", "time_s", "timestamp", "t"}
+_NOT_CHANNELS = {SNAPSHOT, TIME_OF_DAY, "time", "time_s", "timestamp", "t", "session", "index", "speed_rpm"}
 _CWRU_NAMES = {"DE": "drive_end", "FE": "fan_end", "BA": "base"}
 _MIN_MAT_SAMPLES = 16  # shorter MATLAB arrays are parameters, not signals
 

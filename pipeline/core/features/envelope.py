@@ -1,103 +1,169 @@
 """Envelope analysis: how strongly the lines of a damaged bearing modulate the structure's resonances.
 
-Squared-envelope spectrum (Randall & Antoni, MSSP 25 (2011) 485): keep the band's one-sided spectrum,
-go back to time (band-pass and Hilbert transform in one), square, and look at the spectrum of that.
+band of X_k -> whitened -> back to time, one-sided (band-pass and Hilbert transform in one) -> squared -> spectrum
+
+Whitened: every stretch of bins is divided by the geometric mean of its amplitudes, so that no resonance drowns
+the others and the whole band takes part; this is cepstrum pre-whitening (Borghesani et al., MSSP 36 (2013) 370,
+the most successful method of Smith & Randall, MSSP 64-65 (2015) 100) with a local cepstrum. The squared envelope's
+spectrum is that of Randall & Antoni, MSSP 25 (2011) 485; what its mean leaks under the window is taken out.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
-from scipy.fft import ifft, next_fast_len, rfft
+from scipy.fft import next_fast_len
 
-from pipeline.core.features.spectral import FFT_LANES, Complex64
-from pipeline.core.records import BearingOrders, Float32
+from pipeline.core.features.fft import FftPlan, fft, fft_plan
+from pipeline.core.features.lanes import LANES, exp2, kernel, load, splat, store
+from pipeline.core.features.spectrum import BLOCK, RATE_PER_BANDWIDTH, Spectra, SpectrumPlan, log_sums, unpack
+from pipeline.core.records import Float32
 
-HARMONICS = 3
-FLOOR_BINS = 24  # on each side of a line, from which the local floor is taken
-LINES = 5  # bpfo, bpfi, 2bsf, ftf, shaft
+LEAST_BINS = 16  # of the band
+WHITE_HZ = 64.0  # stretches of about this width are whitened, of at least BLOCK bins
+TAPER_KURTOSIS = 35 / 18  # mean hann^4 / (mean hann^2)^2: what the window adds to the kurtosis of the envelope
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class EnvelopePlan:
+class EnvelopePlan(NamedTuple):
     """What every window of one length and rate shares."""
 
     low: int  # bins [low, high) are the demodulated band
     high: int
-    length: int  # of the complex envelope
-    delta_f_hz: float
-    bins: int  # of the squared-envelope spectrum that lie within the band's width
+    length: int  # of the complex envelope; even
+    bins: int  # of its spectrum
+    white: int  # blocks of BLOCK bins that are whitened together
+    fft: FftPlan  # of `length`
+    half_fft: FftPlan  # of `length` / 2, for the real spectrum
+    turn_re: Float32
+    turn_im: Float32
+    bands: NDArray[np.int64]  # (candidates, 2) of the kurtogram; none where the band is fixed
 
 
-def envelope_plan(length: int, rate_hz: float, low_hz: float, high_hz: float) -> EnvelopePlan | None:
-    """Plan for windows of `length` samples, or None where the rate does not carry the band's lower half."""
-    delta_f_hz = rate_hz / length
-    low, high = round(low_hz / delta_f_hz), min(round(high_hz / delta_f_hz), round(0.45 * rate_hz / delta_f_hz))
-    if (high - low) * delta_f_hz < (high_hz - low_hz) / 2:
+def envelope_plan(spectrum: SpectrumPlan, low_hz: float, high_hz: float, *, kurtogram: bool) -> EnvelopePlan | None:
+    """Plan, or None where the rate does not carry the band's lower half."""
+    delta_f_hz = spectrum.delta_f_hz
+    low = max(2, round(low_hz / delta_f_hz))
+    high = min(round(min(high_hz, spectrum.rate_hz / RATE_PER_BANDWIDTH) / delta_f_hz), spectrum.bins)
+    if (high - low) * delta_f_hz < (high_hz - low_hz) / 2 or high - low < LEAST_BINS:
         return None
-    return EnvelopePlan(low, high, int(next_fast_len(high - low)), delta_f_hz, (high - low) // 2)
+    length = 2 * int(next_fast_len(-(-(high - low) // 2), real=True))
+    turn = np.exp(-2j * np.pi * np.arange(length // 2 + 1) / length)
+    bands = [
+        (low + (high - low) * i // parts, low + (high - low) * (i + 1) // parts)
+        for parts in (2, 3, 4, 6)
+        for i in range(parts)
+        if (high - low) // parts >= 2 * BLOCK
+    ]
+    return EnvelopePlan(
+        low=low,
+        high=high,
+        length=length,
+        bins=length // 2,
+        white=max(1, round(WHITE_HZ / (BLOCK * delta_f_hz))),
+        fft=fft_plan(length),
+        half_fft=fft_plan(length // 2),
+        turn_re=turn.real.astype(np.float32),
+        turn_im=turn.imag.astype(np.float32),
+        bands=np.array(bands if kurtogram else [], np.int64).reshape(-1, 2),
+    )
 
 
-def envelope_spectra(spectrum: Complex64, plan: EnvelopePlan) -> Float32:
-    """Amplitude spectra of the squared envelope: spectrum (B, FFT bins) -> (B, bins of the plan)."""
-    batch = spectrum.shape[0]
-    band = np.zeros((-(-batch // FFT_LANES) * FFT_LANES, plan.length), np.complex64)
-    band[:batch, : plan.high - plan.low] = spectrum[:, plan.low : plan.high]
-    analytic = ifft(band, axis=1, overwrite_x=True)
-    squared = analytic.real**2 + analytic.imag**2
-    squared -= squared.mean(axis=1, keepdims=True)  # the skirt of the mean would bury the cage line
-    return np.abs(rfft(squared, axis=1)[:batch, : plan.bins])
+def no_envelope() -> EnvelopePlan:
+    """Stands in for a plan where there is none."""
+    nothing = np.zeros(2, np.float32)
+    return EnvelopePlan(2, 2, 2, 1, 1, fft_plan(2), fft_plan(1), nothing, nothing, np.zeros((0, 2), np.int64))
 
 
-def line_orders(orders: BearingOrders | None) -> Float32:
-    """Orders (LINES,) of the lines, NaN where the bearing is not known."""
-    if orders is None:
-        return np.array([np.nan] * (LINES - 1) + [1.0], np.float32)
-    return np.array([orders.bpfo, orders.bpfi, 2 * orders.bsf, orders.ftf, 1.0], np.float32)
+class Envelopes(NamedTuple):
+    """Eight envelopes side by side: buffers, and the result in power, logs and log_blocks."""
+
+    re: Float32
+    im: Float32
+    re2: Float32
+    im2: Float32
+    power: Float32  # |spectrum of the squared envelope|^2
+    logs: Float32
+    log_blocks: Float32
+    gains: Float32  # whitening, one per bin of the band
+    sums: Float32  # (2 * LANES,) sum of e^2 and of e^4
 
 
-def envelope(ses: Float32, plan: EnvelopePlan, lines_hz: Float32, slip_tolerance: float) -> Float32:
-    """All `envelope` features.
+@kernel
+def whiten(plan: EnvelopePlan, bins: int, s: Spectra, gains: Float32) -> None:
+    """Fill the gains: 1 / geometric mean of the amplitudes of the stretch in which a bin lies."""
+    width = plan.white * BLOCK
+    count = max(1, bins // width)
+    for stretch in range(count):
+        begin = stretch * width
+        end = begin + width if stretch < count - 1 else bins
+        if end <= plan.low or begin >= plan.high:
+            continue
+        running, first = splat(0.0), 0
+        if stretch == 0:
+            running, first = running - load(s.logs, 2 * LANES), 2
+        for block in range(begin // BLOCK, (end + BLOCK - 1) // BLOCK):
+            running = running + load(s.log_blocks, block * LANES)
+        gain = exp2(running * np.float32(-0.5 / (end - begin - first)))
+        for k in range(max(begin, plan.low), min(end, plan.high)):
+            store(gains, (k - plan.low) * LANES, gain)
 
-    ses: (B, bins) from `envelope_spectra`; lines_hz: (B, LINES), NaN = unknown. A harmonic is the largest
-    amplitude within max(delta_f / 2, slip_tolerance * f) of where it should be, its floor the median of
-    the bins around; the feature is 20 log10 of the mean of their ratios over the first harmonics.
-    Returns: (B, LINES) in dB.
+
+@kernel
+def squared(plan: EnvelopePlan, e: Envelopes) -> int:
+    """Squared envelope of the band in the first pair of buffers, even samples and odd ones apart, and its sums.
+
+    Returns: 0 if they stand in the first pair of buffers, else 1.
     """
-    out = np.empty((ses.shape[0], LINES), np.float32)
-    for row in range(ses.shape[0]):
-        _families(ses[row], lines_hz[row], plan.delta_f_hz, slip_tolerance, out[row])
-    return out
+    where = fft(plan.fft, e.re, e.im, e.re2, e.im2)
+    zr, zi, yr, yi = (e.re, e.im, e.re2, e.im2) if where == 0 else (e.re2, e.im2, e.re, e.im)
+    squares, fourths = splat(0.0), splat(0.0)
+    for m in range(plan.length // 2):
+        i = 2 * m * LANES
+        ar, ai, br, bi = load(zr, i), load(zi, i), load(zr, i + LANES), load(zi, i + LANES)
+        even, odd = ar * ar + ai * ai, br * br + bi * bi
+        store(yr, m * LANES, even)
+        store(yi, m * LANES, odd)
+        squares = squares + (even + odd)
+        fourths = fourths + (even * even + odd * odd)
+    store(e.sums, 0, squares)
+    store(e.sums, LANES, fourths)
+    return 1 - where
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _families(
-    ses: Float32, lines_hz: NDArray[np.float32], delta_f_hz: float, slip_tolerance: float, out: Float32
-) -> None:
-    floor = np.empty(2 * FLOOR_BINS, np.float32)
-    for line in range(lines_hz.shape[0]):
-        ratios = 0.0
-        found = 0
-        for harmonic in range(1, HARMONICS + 1):
-            f_hz = lines_hz[line] * harmonic
-            half_hz = max(0.5 * delta_f_hz, slip_tolerance * f_hz)
-            first = int(np.ceil((f_hz - half_hz) / delta_f_hz)) if f_hz > 0 else 0
-            last = int(np.floor((f_hz + half_hz) / delta_f_hz)) if f_hz > 0 else 0
-            if first < 2 or last >= ses.shape[0] - 2:
-                continue
-            peak = ses[first]
-            for k in range(first, last + 1):
-                peak = max(peak, ses[k])
-            count = 0
-            for k in range(max(2, first - FLOOR_BINS), first):
-                floor[count] = ses[k]
-                count += 1
-            for k in range(last + 1, min(last + 1 + FLOOR_BINS, ses.shape[0])):
-                floor[count] = ses[k]
-                count += 1
-            ratios += peak / np.median(floor[:count])
-            found += 1
-        out[line] = 20.0 * np.log10(ratios / found) if found > 0 else np.nan
+@kernel
+def demodulate(plan: EnvelopePlan, s: Spectra, e: Envelopes, low: int, high: int) -> int:
+    """Squared envelope of bins [low, high): see `squared`."""
+    for k in range(low, high):
+        i, gain = (k - low) * LANES, load(e.gains, (k - plan.low) * LANES)
+        store(e.re, i, load(s.im, k * LANES) * gain)  # exchanged: this makes the transform an inverse one
+        store(e.im, i, load(s.re, k * LANES) * gain)
+    e.re[(high - low) * LANES : plan.length * LANES] = 0.0
+    e.im[(high - low) * LANES : plan.length * LANES] = 0.0
+    return squared(plan, e)
+
+
+@kernel
+def envelope_spectrum(plan: EnvelopePlan, e: Envelopes, where: int) -> None:
+    """Power, and sums of its logarithms, of the squared envelopes that `demodulate` left in pair `where`.
+
+    Under the window, hann^2 of the envelope's mean stands in bins 0 to 2: 1/6 of the mean in bin 2 is taken out.
+    """
+    zr, zi, yr, yi = (e.re, e.im, e.re2, e.im2) if where == 0 else (e.re2, e.im2, e.re, e.im)
+    moved = fft(plan.half_fft, zr, zi, yr, yi)
+    if moved == 1:
+        zr, zi, yr, yi = yr, yi, zr, zi
+    unpack(plan.length, plan.turn_re, plan.turn_im, zr, zi, yr, yi)
+    store(yr, 2 * LANES, load(yr, 2 * LANES) - load(e.sums, 0) * np.float32(2.0 / 6.0))
+    for k in range(plan.bins):
+        re, im = load(yr, k * LANES), load(yi, k * LANES)
+        store(e.power, k * LANES, re * re + im * im)
+    log_sums(e.power, plan.bins, e.logs, e.log_blocks)
+
+
+@kernel
+def envelope_kurtosis(plan: EnvelopePlan, e: Envelopes, lane: int) -> float:
+    """Of the complex envelope; 2 for Gaussian noise."""
+    squares = np.float64(e.sums[lane])
+    return plan.length * np.float64(e.sums[LANES + lane]) / (squares * squares) / TAPER_KURTOSIS

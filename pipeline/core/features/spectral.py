@@ -1,117 +1,152 @@
-"""Spectral features: one Hann-windowed FFT per window serves these and the envelope."""
+"""Spectral features: what the shape of the power spectrum says, all from sums over bins, eight windows at a time."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 
 import numpy as np
-from numba import njit
-from numpy.typing import NDArray
-from scipy.fft import rfft
 
-from pipeline.core.features.bandwidth import RATE_PER_BANDWIDTH
-from pipeline.core.features.table import BAND_COUNT, band_edges_hz
+from pipeline.core.features.lanes import LANES, absolute, greater, kernel, load, log2, splat, store
+from pipeline.core.features.spectrum import BLOCK, Spectra, SpectrumPlan, log_range
 from pipeline.core.records import Float32
 
-Complex64 = NDArray[np.complex64]
-
-FFT_LANES = 4  # batches are padded to a multiple, so that every window goes through the same vector code
-VELOCITY_BAND_HZ = (10.0, 1000.0)
 M_S2 = {"g": 9.80665, "m/s2": 1.0}  # units of acceleration that can be integrated to a velocity
+LOG10_2 = np.float32(np.log10(2.0))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SpectrumPlan:
-    """What every window of one length and rate shares."""
+@kernel
+def shape(plan: SpectrumPlan, s: Spectra, blocks: Float32, out: Float32) -> None:
+    """Centroid, spread, entropy, flatness, roll-offs and dominant line -> out [7, lane]; blocks is scratch.
 
-    hann: Float32  # (n,)
-    scale: float  # |X|^2 -> power per bin, one-sided
-    delta_f_hz: float
-    bins: int  # [0, bins) lie within the bandwidth
-    band_bins: NDArray[np.int64]  # (BAND_COUNT + 1,)
-    velocity_bins: tuple[int, int]
-
-
-def spectrum_plan(length: int, rate_hz: float, bandwidth_hz: float) -> SpectrumPlan:
-    """Plan for windows of `length` samples; `bandwidth_hz` 0 means up to what the rate carries."""
-    carried_hz = rate_hz / RATE_PER_BANDWIDTH
-    high_hz = bandwidth_hz if bandwidth_hz > 0 else carried_hz
-    delta_f_hz = rate_hz / length
-    hann = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)).astype(np.float32)
-    return SpectrumPlan(
-        hann=hann,
-        scale=2.0 / (length * float((hann.astype(np.float64) ** 2).sum())),
-        delta_f_hz=delta_f_hz,
-        bins=round(min(high_hz, carried_hz) / delta_f_hz) + 1,
-        band_bins=np.round(band_edges_hz(high_hz) / delta_f_hz).astype(np.int64),
-        velocity_bins=(round(VELOCITY_BAND_HZ[0] / delta_f_hz), round(VELOCITY_BAND_HZ[1] / delta_f_hz)),
-    )
-
-
-def spectra(x: Float32, mean: Float32, plan: SpectrumPlan) -> Complex64:
-    """Hann-windowed spectra X_k of x (B, n) less its means (B,) -> (B, n//2 + 1)."""
-    batch = x.shape[0]
-    padded = np.zeros((-(-batch // FFT_LANES) * FFT_LANES, x.shape[1]), np.float32)
-    np.subtract(x, mean[:, None], out=padded[:batch])
-    padded[:batch] *= plan.hann
-    return rfft(padded, axis=1)[:batch]
-
-
-def spectral(spectrum: Complex64, plan: SpectrumPlan, to_m_s2: Float32) -> Float32:
-    """All `spectrum` features.
-
-    spectrum: (B, bins of the FFT) from `spectra`; to_m_s2: (B,) factor from the window's unit to m/s2, NaN = unknown.
-    Power P_k = 2 |X_k|^2 / (n sum w^2), so that its sum is the mean square. The lowest two bins hold what
-    the Hann window leaks from a bias and are left out. Bands that are not within the stream's own rate are NaN.
-    Returns: (B, BAND_COUNT + 5) in table order.
+    Moments are taken within each block and then about the centroid, so that a pure tone loses nothing to
+    the difference of large numbers. Roll-offs are interpolated within their bin.
     """
-    out = np.empty((spectrum.shape[0], BAND_COUNT + 5), np.float32)
-    for row in range(spectrum.shape[0]):
-        _shape(spectrum[row], plan.scale, plan.delta_f_hz, plan.bins, plan.band_bins, plan.velocity_bins, out[row])
-    out[:, -1] *= 1000.0 * to_m_s2
-    return out
+    bins = plan.bins
+    count = (bins + BLOCK - 1) // BLOCK
+    whole, weighted, strongest, at = splat(0.0), splat(0.0), splat(-1.0), splat(0.0)
+    plogp = splat(0.0)
+    for b in range(count):
+        m0, m1, m2, top = splat(0.0), splat(0.0), splat(0.0), splat(-1.0)
+        for k in range(max(2, b * BLOCK), min(bins, (b + 1) * BLOCK)):
+            p = load(s.power, k * LANES)
+            offset = np.float32(k - b * BLOCK)
+            m0 = m0 + p
+            m1 = m1 + p * offset
+            m2 = m2 + p * (offset * offset)
+            plogp = plogp + p * log2(p)
+            top = greater(p, top, p, top)
+        store(blocks, (4 * b) * LANES, m0)
+        store(blocks, (4 * b + 1) * LANES, m1)
+        store(blocks, (4 * b + 2) * LANES, m2)
+        at = greater(top, strongest, splat(np.float32(b)), at)
+        strongest = greater(top, strongest, top, strongest)
+        whole = whole + m0
+        weighted = weighted + m0 * np.float32(b * BLOCK) + m1
+    centroid = weighted / whole
+    second, below = splat(0.0), splat(0.0)
+    b85, b95, before85, before95 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+    for b in range(count):
+        m0, m1, m2 = load(blocks, (4 * b) * LANES), load(blocks, (4 * b + 1) * LANES), load(blocks, (4 * b + 2) * LANES)
+        away = splat(np.float32(b * BLOCK)) - centroid
+        second = second + m0 * away * away + away * m1 * 2.0 + m2
+        below = below + m0
+        follows = splat(np.float32(b + 1))
+        b85, before85 = greater(whole * 0.85, below, follows, b85), greater(whole * 0.85, below, below, before85)
+        b95, before95 = greater(whole * 0.95, below, follows, b95), greater(whole * 0.95, below, below, before95)
+    store(out, 0, centroid)
+    store(out, LANES, second / whole)
+    store(out, 2 * LANES, plogp / whole)
+    store(out, 4 * LANES, b85)
+    store(out, 5 * LANES, b95)
+    store(out, 6 * LANES, at)
+    store(blocks, 0, before85)
+    store(blocks, LANES, before95)
+    store(blocks, 2 * LANES, whole)
+    store(blocks, 3 * LANES, strongest)
+    f = np.float32(plan.delta_f_hz)
+    for lane in range(LANES):
+        power = np.float64(blocks[2 * LANES + lane])
+        log_power = math.log2(power) if power > 0 else np.nan
+        out[lane] *= f
+        out[LANES + lane] = np.sqrt(out[LANES + lane]) * f
+        out[2 * LANES + lane] = (log_power - out[2 * LANES + lane]) / math.log2(bins - 2)
+        mean_log = log_range(s.logs, s.log_blocks, 2, bins, lane) / (bins - 2)
+        out[3 * LANES + lane] = 10 * np.log10(2.0) * (mean_log - log_power + math.log2(bins - 2))
+        for i, share in ((4, 0.85), (5, 0.95)):
+            k, cumulated = max(2, int(out[i * LANES + lane]) * BLOCK), np.float64(blocks[(i - 4) * LANES + lane])
+            while k < bins - 1 and cumulated + s.power[k * LANES + lane] < share * power:
+                cumulated += s.power[k * LANES + lane]
+                k += 1
+            out[i * LANES + lane] = (k - 0.5 + (share * power - cumulated) / s.power[k * LANES + lane]) * f
+        k = max(2, int(out[6 * LANES + lane]) * BLOCK)
+        while k < bins - 1 and s.power[k * LANES + lane] != blocks[3 * LANES + lane]:
+            k += 1
+        out[6 * LANES + lane] = k * f
+    store(out, 7 * LANES, load(blocks, 2 * LANES))
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _shape(
-    spectrum: Complex64,
-    scale: float,
-    delta_f_hz: float,
-    bins: int,
-    band_bins: NDArray[np.int64],
-    velocity_bins: tuple[int, int],
-    out: Float32,
-) -> None:
-    power = np.empty(bins, np.float64)
-    total = first = second = 0.0
-    strongest = 2
-    for k in range(bins):
-        power[k] = scale * (spectrum[k].real ** 2 + spectrum[k].imag ** 2)
-    for k in range(2, bins):
-        total += power[k]
-        first += k * power[k]
-        second += k * k * power[k]
-        if power[k] > power[strongest]:
-            strongest = k
-    entropy = 0.0
-    for k in range(2, bins):
-        p = power[k] / total
-        if p > 0.0:
-            entropy -= p * np.log(p)
-    bands = band_bins.shape[0] - 1
-    for b in range(bands):
-        low, high = max(2, band_bins[b]), band_bins[b + 1]
-        energy = 0.0
-        for k in range(low, min(high, bins)):
-            energy += power[k]
-        out[b] = np.log10(energy / total + 1e-12) if low < high <= bins else np.nan
-    centroid = first / total
-    out[bands] = centroid * delta_f_hz
-    out[bands + 1] = np.sqrt(max(second / total - centroid * centroid, 0.0)) * delta_f_hz
-    out[bands + 2] = entropy / np.log(bins - 2)
-    out[bands + 3] = strongest * delta_f_hz
-    velocity = 0.0
-    low, high = velocity_bins
-    for k in range(max(low, 2), min(high + 1, bins)):
-        velocity += power[k] / (2 * np.pi * k * delta_f_hz) ** 2
-    out[bands + 4] = np.sqrt(velocity) if high < bins and low >= 2 else np.nan
+@kernel
+def bands(plan: SpectrumPlan, s: Spectra, total: Float32, sums: Float32, out: Float32) -> None:
+    """Shares of the log bands, log10 -> out [bands, lane], and the flux -> out [bands]; sums is scratch.
+
+    Multiplying a window by sin(2 pi t / T) makes of its spectrum Y_k = (X_(k-1) - X_(k+1)) / 2i, so the spectra
+    under the windows hann (1 +- sin) / 2, which see the first and the second half, are (X +- Y) / 2: their
+    powers need no transform of their own.
+    """
+    count = plan.band_bins.shape[0] - 1
+    all_first, all_second = splat(0.0), splat(0.0)
+    for b in range(count):
+        low, high = max(2, plan.band_bins[b]), min(plan.band_bins[b + 1], plan.bins)
+        power, other, both = splat(0.0), splat(0.0), splat(0.0)
+        if low < high:
+            before_r, before_i = load(s.re, (low - 1) * LANES), load(s.im, (low - 1) * LANES)
+            re, im = load(s.re, low * LANES), load(s.im, low * LANES)
+        else:
+            before_r, before_i, re, im = power, power, power, power
+        for k in range(low, high):
+            after_r, after_i = load(s.re, (k + 1) * LANES), load(s.im, (k + 1) * LANES)
+            dr, di = before_r - after_r, before_i - after_i
+            power = power + load(s.power, k * LANES)
+            other = other + (dr * dr + di * di)
+            both = both + (re * di - im * dr)
+            before_r, before_i, re, im = re, im, after_r, after_i
+        power_sum = power + other * 0.25
+        store(sums, (2 * b) * LANES, power_sum + both)
+        store(sums, (2 * b + 1) * LANES, power_sum - both)
+        all_first = all_first + (power_sum + both)
+        all_second = all_second + (power_sum - both)
+        store(out, b * LANES, power)
+    changed = splat(0.0)
+    for b in range(count):
+        share = load(sums, (2 * b) * LANES) / all_first - load(sums, (2 * b + 1) * LANES) / all_second
+        changed = changed + absolute(share)
+    store(out, count * LANES, changed * 0.5)
+    for b in range(count):
+        inside = max(2, plan.band_bins[b]) < plan.band_bins[b + 1] <= plan.bins
+        share = load(out, b * LANES) / load(total, 0) + 1e-12
+        store(out, b * LANES, log2(share) * LOG10_2 if inside else splat(np.nan))
+
+
+@kernel
+def velocities(plan: SpectrumPlan, s: Spectra, out: Float32) -> None:
+    """Mean square of the velocity from 10 Hz on, and what a slow machine has below -> out [2, lane]."""
+    slow, low, last = plan.velocity_bins
+    above, below = splat(0.0), splat(0.0)
+    for k in range(slow, low if slow else 0):
+        below = below + load(s.power, k * LANES) * plan.velocity_weight[k]
+    for k in range(low, last + 1 if low else 0):
+        above = above + load(s.power, k * LANES) * plan.velocity_weight[k]
+    store(out, 0, above)
+    store(out, LANES, below)
+
+
+@kernel
+def mains(plan: SpectrumPlan, s: Spectra, total: Float32, lane: int) -> float:
+    """Share of the power within a bin of the mains lines."""
+    if plan.mains_bins.shape[0] == 0:
+        return np.nan
+    found = 0.0
+    for middle in plan.mains_bins:
+        for k in range(middle - 1, middle + 2):
+            found += s.power[k * LANES + lane]
+    return found / total[lane]

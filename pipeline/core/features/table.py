@@ -1,10 +1,11 @@
 """The one list of features. Columns of the archive are named `<channel>.<name>` in this order.
 
-`stage` says which function computes it: `time` from the samples, `spectrum` from the one-sided power
-spectrum, `envelope` from the spectrum of the squared envelope. All stages see the window brought to
-the common bandwidth, mean removed (`mean` excepted). `gain_free` features do not change when the
-sensor's gain does; they are what a model is given unless told otherwise. A feature whose needs are
-not met is NaN, never a made-up number.
+`stage` says which part of this package computes it: `time` from the samples, `spectrum` and `orders`
+from the one-sided power spectrum, `cepstrum` from its logarithm, `envelope` from the spectrum of the
+squared envelope, `speed` from what is known of the shaft, `baseline` from the stream's own healthy
+beginning. All see the window brought to the common bandwidth, mean removed (`mean` excepted).
+`gain_free` features do not change when the sensor's gain does; they are what a model is given unless
+told otherwise. A feature whose needs are not met is NaN, never a made-up number.
 """
 
 from __future__ import annotations
@@ -26,53 +27,190 @@ class Feature:
     unit: str  # "" = a ratio; "unit" = that of the samples
     formula: str
     source: str
-    stage: str  # time, spectrum, envelope
+    stage: str  # time, spectrum, orders, cepstrum, envelope, speed, baseline
     gain_free: bool = True
-    needs: tuple[str, ...] = ()  # speed, bearing, unit
+    needs: tuple[str, ...] = ()  # speed, bearing, unit, gear, baseline
+    core: bool = False  # also part of the small vector, see FeatureSpec.vector
 
 
 _RANDALL = "Randall, Vibration-based Condition Monitoring, 2nd ed."
 _ANTONI = "Randall & Antoni, MSSP 25 (2011) 485"
+_KAISER = "Kaiser, ICASSP 1990"
+_PEETERS = "Peeters, CUIDADO (2004)"
+_ISO = "ISO 10816-3:2009"
 
-FEATURES: tuple[Feature, ...] = (
-    Feature("mean", "unit", "mean x: the sensor's bias, not the machine's", _RANDALL, "time", gain_free=False),
-    Feature("rms", "unit", "sqrt(mean x^2)", _RANDALL, "time", gain_free=False),
-    Feature("peak", "unit", "max |x|", _RANDALL, "time", gain_free=False),
-    Feature("crest", "", "peak / rms", _RANDALL, "time"),
-    Feature("kurtosis", "", "mean x^4 / rms^4; a Gaussian has 3", _RANDALL, "time"),
-    Feature("skewness", "", "mean x^3 / rms^3", _RANDALL, "time"),
-    Feature("shape", "", "rms / mean |x|", _RANDALL, "time"),
-    Feature("impulse", "", "peak / mean |x|", _RANDALL, "time"),
-    Feature("clearance", "", "peak / (mean sqrt|x|)^2", _RANDALL, "time"),
-    Feature("zero_crossing", "Hz", "sign changes per second / 2", _RANDALL, "time"),
+_TIME = (
+    Feature("mean", "unit", "mean x: the sensor's bias, not the machine's", _RANDALL, "time", False, core=True),
+    Feature("rms", "unit", "sqrt(mean x^2)", _RANDALL, "time", False, core=True),
+    Feature("peak", "unit", "max |x|", _RANDALL, "time", False, core=True),
+    Feature("p2p", "unit", "max x - min x", _RANDALL, "time", False, core=True),
+    Feature("crest", "", "peak / rms", _RANDALL, "time", core=True),
+    Feature("kurtosis", "", "mean x^4 / rms^4; a Gaussian has 3", _RANDALL, "time", core=True),
+    Feature("skewness", "", "mean x^3 / rms^3", _RANDALL, "time", core=True),
+    Feature("shape", "", "rms / mean |q|, q = x less the mean of its quarter", _RANDALL, "time", core=True),
+    Feature("impulse", "", "peak / mean |q|", _RANDALL, "time", core=True),
+    Feature("clearance", "", "peak / (mean sqrt|q|)^2", _RANDALL, "time", core=True),
+    Feature("zero_crossing", "Hz", "sign changes of q per second / 2", _RANDALL, "time", core=True),
+    Feature("tkeo_kurtosis", "", "kurtosis of q_i^2 - q_(i-1) q_(i+1)", _KAISER, "time"),
+)
+
+_SPECTRUM = (
     *(
-        Feature(f"band_{k:02d}", "log10", f"log10(power in log band {k} / total power)", _RANDALL, "spectrum")
+        Feature(
+            f"band_{k:02d}", "log10", f"log10(power in log band {k} / total power)", _RANDALL, "spectrum", core=True
+        )
         for k in range(BAND_COUNT)
     ),
-    Feature("centroid", "Hz", "sum f P / sum P", "Peeters, CUIDADO (2004) 6.1.1", "spectrum"),
-    Feature("spread", "Hz", "sqrt(sum (f - centroid)^2 P / sum P)", "Peeters, CUIDADO (2004) 6.1.2", "spectrum"),
-    Feature("entropy", "", "-sum p ln p / ln(bins), p = P / sum P", "Misra et al., ICASSP 2004", "spectrum"),
-    Feature("dominant", "Hz", "frequency of the largest P", _RANDALL, "spectrum"),
+    Feature("centroid", "Hz", "sum f P / sum P", f"{_PEETERS} 6.1.1", "spectrum", core=True),
+    Feature("spread", "Hz", "sqrt(sum (f - centroid)^2 P / sum P)", f"{_PEETERS} 6.1.2", "spectrum", core=True),
+    Feature("entropy", "", "-sum p ln p / ln(bins), p = P / sum P", "Misra et al., ICASSP 2004", "spectrum", core=True),
+    Feature("flatness", "dB", "10 log10(geometric / arithmetic mean of P)", f"{_PEETERS} 9.1", "spectrum", core=True),
+    Feature("rolloff_85", "Hz", "85 % of the power lie below", f"{_PEETERS} 6.1.6", "spectrum", core=True),
+    Feature("rolloff_95", "Hz", "95 % of the power lie below", f"{_PEETERS} 6.1.6", "spectrum"),
+    Feature("dominant", "Hz", "frequency of the largest P", _RANDALL, "spectrum", core=True),
+    Feature(
+        "flux",
+        "",
+        "sum over log bands |s - s'| / 2, s and s' the band shares under the windows hann (1 +- sin(2 pi t / T)) / 2",
+        f"{_PEETERS} 6.2.1, between the halves of one window",
+        "spectrum",
+    ),
+    Feature("mains_hum", "", "power at the mains frequency and its harmonics to 6 / total power", _RANDALL, "spectrum"),
     Feature(
         "velocity_rms",
         "mm/s",
-        "sqrt(sum of P / (2 pi f)^2 from 10 to 1000 Hz)",
-        "ISO 10816-3:2009",
+        "sqrt(sum of P / (2 pi f)^2 from 10 Hz, below 600 rpm from 2 Hz, to 1000 Hz)",
+        _ISO,
         "spectrum",
         gain_free=False,
         needs=("unit",),
-    ),
-    *(
-        Feature(f"env_{line}", "dB", f"{what}: 20 log10 of line over local floor", _ANTONI, "envelope", needs=needs)
-        for line, what, needs in (
-            ("bpfo", "outer race, harmonics 1 to 3", ("speed", "bearing")),
-            ("bpfi", "inner race, harmonics 1 to 3", ("speed", "bearing")),
-            ("2bsf", "rolling element (twice its spin), harmonics 1 to 3", ("speed", "bearing")),
-            ("ftf", "cage, harmonics 1 to 3", ("speed", "bearing")),
-            ("shaft", "shaft, harmonics 1 to 3", ("speed",)),
-        )
+        core=True,
     ),
 )
+
+ORDERS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0)
+
+_ORDERS = (
+    *(
+        Feature(
+            f"ord_{order:g}".replace(".", "_"),
+            "dB",
+            f"10 log10(largest P at {order:g} x shaft / geometric mean of P around)",
+            _RANDALL,
+            "orders",
+            needs=("speed",),
+            core=order in (1.0, 2.0, 3.0),
+        )
+        for order in ORDERS
+    ),
+    Feature(
+        "ord_1_velocity_share",
+        "",
+        "share of 1 x shaft in the velocity's mean square",
+        _ISO,
+        "orders",
+        needs=("speed",),
+    ),
+    Feature("gmf", "dB", "gear mesh, harmonics 1 to 3, over local floor", _RANDALL, "orders", needs=("speed", "gear")),
+    Feature(
+        "gmf_sidebands",
+        "dB",
+        "gear mesh -+ 1 and 2 x shaft over local floor",
+        _RANDALL,
+        "orders",
+        needs=("speed", "gear"),
+    ),
+)
+
+_CEPSTRUM = (
+    Feature(
+        "cepstrum_shaft",
+        "dB",
+        "cepstrum of the power spectrum at the shaft period and its rahmonics 2 and 3 over local floor",
+        "Randall, MSSP 97 (2017) 3",
+        "cepstrum",
+        needs=("speed",),
+    ),
+)
+
+FAMILIES = (
+    ("bpfo", "outer race", ("speed", "bearing")),
+    ("bpfi", "inner race", ("speed", "bearing")),
+    ("2bsf", "rolling element (twice its spin)", ("speed", "bearing")),
+    ("ftf", "cage", ("speed", "bearing")),
+    ("shaft", "shaft", ("speed",)),
+)
+
+_ENVELOPE = (
+    *(
+        Feature(
+            f"env_{line}",
+            "dB",
+            f"{what}: lines over local floor",
+            _ANTONI,
+            "envelope",
+            needs=needs,
+            core=line != "shaft",
+        )
+        for line, what, needs in FAMILIES
+    ),
+    *(
+        Feature(
+            f"env_{line}_harmonics",
+            "",
+            f"{what}: harmonics more than 6 dB over the floor",
+            _ANTONI,
+            "envelope",
+            needs=needs,
+        )
+        for line, what, needs in FAMILIES[:4]
+    ),
+    Feature(
+        "env_bpfi_sidebands",
+        "dB",
+        "inner race -+ shaft, harmonics 1 to 3, over local floor",
+        _ANTONI,
+        "envelope",
+        needs=("speed", "bearing"),
+    ),
+    Feature(
+        "env_2bsf_sidebands",
+        "dB",
+        "rolling element -+ cage, harmonics 1 to 3, over local floor",
+        _ANTONI,
+        "envelope",
+        needs=("speed", "bearing"),
+    ),
+    Feature(
+        "env_kurtosis",
+        "",
+        "mean e^4 / (mean e^2)^2 of the analytic signal's magnitude e, less the window's share; Gaussian noise has 2",
+        "Antoni, MSSP 21 (2007) 108",
+        "envelope",
+    ),
+    Feature("env_rms", "dB", "10 log10(power in the envelope band / total power)", _ANTONI, "envelope"),
+)
+
+_SPEED = (
+    Feature("speed_used", "rpm", "shaft speed that the orders follow", _RANDALL, "speed", False, ("speed",)),
+    Feature("speed_confidence", "", "1 = stated, less = estimated from the spectrum", _RANDALL, "speed", False),
+)
+
+RELATIVE = ("rms", "velocity_rms", "kurtosis", "env_bpfo", "env_bpfi", "env_2bsf", "env_ftf", "band_12", "band_13")
+
+_BASELINE = tuple(
+    Feature(
+        f"rel_{name}",
+        "sigma",
+        f"({name} - its median) / (1.4826 x its MAD) over the commissioning windows; levels in dB",
+        "Rousseeuw & Croux, JASA 88 (1993) 1273",
+        "baseline",
+        needs=("baseline",),
+    )
+    for name in RELATIVE
+)
+
+FEATURES: tuple[Feature, ...] = (*_TIME, *_SPECTRUM, *_ORDERS, *_CEPSTRUM, *_ENVELOPE, *_SPEED, *_BASELINE)
 
 NAMES: tuple[str, ...] = tuple(feature.name for feature in FEATURES)
 COLUMN: dict[str, int] = {name: i for i, name in enumerate(NAMES)}
@@ -81,6 +219,12 @@ COLUMN: dict[str, int] = {name: i for i, name in enumerate(NAMES)}
 def stage_names(stage: str) -> tuple[str, ...]:
     """Names of one stage's features, in order."""
     return tuple(feature.name for feature in FEATURES if feature.stage == stage)
+
+
+def stage_columns(stage: str) -> slice:
+    """Columns of one stage; each stage's features stand together."""
+    names = stage_names(stage)
+    return slice(COLUMN[names[0]], COLUMN[names[-1]] + 1)
 
 
 def band_edges_hz(high_hz: float) -> np.ndarray:

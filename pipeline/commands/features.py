@@ -1,0 +1,150 @@
+"""`thrumcast features`: what the columns of the archive mean, and what a recording shows of them."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.commands.common import Console, with_console
+
+if TYPE_CHECKING:
+    from pipeline.core.features.table import Feature
+
+MARKDOWN_HEAD = """# Features
+
+Made by `thrumcast features ls --markdown > docs/features.md`; do not edit.
+
+Each column of the feature archive is named `<channel>.<name>`, a float32, NaN where its needs are not met or the
+sampling rate does not carry it. *Gain free* features do not change when the sensor's gain does.
+`thrumcast features explain NAME` prints one row, `thrumcast features plot FILE` draws a recording with its lines.
+"""
+
+
+@click.group(name="features")
+def command() -> None:
+    """List and explain the features, or draw a piece of a recording."""
+
+
+@command.command(name="ls")
+@click.option("--markdown", is_flag=True, help="As docs/features.md has them.")
+@with_console
+def list_(console: Console, markdown: bool) -> None:
+    """All features in the order of the columns."""
+    from pipeline.core.features.table import FEATURES
+
+    document = {"features": [_document(feature) for feature in FEATURES]}
+    console.result(document, as_markdown() if markdown else _table())
+
+
+@command.command()
+@click.argument("name")
+@with_console
+def explain(console: Console, name: str) -> None:
+    """One feature: NAME with or without its channel, such as x.env_bpfo."""
+    from pipeline.core.features.table import FEATURES, NAMES
+    from pipeline.errors import ThrumcastError
+
+    channel, _, short = name.rpartition(".")
+    feature = next((feature for feature in FEATURES if feature.name == short), None)
+    if feature is None:
+        near = difflib.get_close_matches(short, NAMES, n=3, cutoff=0.4)
+        msg = f"a feature of the table expected, found: {name!r}"
+        raise ThrumcastError(msg, hint=f"nearest: {', '.join(near)}" if near else "see `thrumcast features ls`")
+    document = _document(feature)
+    lines = {
+        "name": name,
+        "unit": _unit(feature),
+        "formula": feature.formula,
+        "source": feature.source,
+        "stage": feature.stage,
+        "needs": ", ".join(feature.needs) or "nothing but samples",
+        "gain free": "yes" if feature.gain_free else "no",
+    }
+    text = "\n".join(f"{key:<10} {value}" for key, value in lines.items())
+    console.result({"channel": channel or None, **document}, text)
+
+
+@command.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--channel", default=None, help="Channel of the recording [default: its first].")
+@click.option("--at", "at_s", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Start in seconds.")
+@click.option("--seconds", type=click.FloatRange(min=0.01, max=60), default=1.0, show_default=True, help="Length.")
+@click.option("--rpm", type=click.FloatRange(min=0, min_open=True), default=None, help="Speed, if the file is silent.")
+@click.option("--bearing", default=None, metavar="NAME", help="Of the catalogue, if the file is silent.")
+@click.option("--rate", "rate_hz", type=float, default=None, help="Sampling rate in Hz, if the file is silent.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=None, help="PNG [default: beside you].")
+@with_console
+def plot(
+    console: Console,
+    file: Path,
+    channel: str | None,
+    at_s: float,
+    seconds: float,
+    rpm: float | None,
+    bearing: str | None,
+    rate_hz: float | None,
+    out: Path | None,
+) -> None:
+    """Draw waveform, spectrum and envelope spectrum of a piece of FILE, with the lines of shaft and bearing."""
+    from pipeline.commands.features_plot import draw, piece
+
+    config = console.config()
+    shown = piece(file, channel, at_s, seconds, rate_hz, rpm=rpm, bearing=bearing)
+    target = out or Path(f"{shown.name}.png")
+    said = draw(shown, config, target)
+    document = {
+        "out": str(target),
+        "machine": shown.machine,
+        "channel": shown.channel,
+        "speed_rpm": shown.speed_rpm,
+        "truth": shown.truth,
+        "evidence": said,
+    }
+    console.result(document, "\n".join([f"{target}: {shown.title}", *(f"  {text}" for text in said)]))
+
+
+def as_markdown() -> str:
+    """The text of docs/features.md."""
+    from pipeline.core.features.table import FEATURES
+
+    lines = [MARKDOWN_HEAD, f"{len(FEATURES)} features per channel:", ""]
+    lines += ["| name | unit | formula | needs | gain free | stage | source |", "|---|---|---|---|---|---|---|"]
+    for feature in FEATURES:
+        cells = (
+            f"`{feature.name}`",
+            _unit(feature),
+            feature.formula.replace("|", "\\|"),
+            ", ".join(feature.needs),
+            "yes" if feature.gain_free else "no",
+            feature.stage,
+            feature.source,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _unit(feature: Feature) -> str:
+    return {"": "ratio", "unit": "of the samples"}.get(feature.unit, feature.unit)
+
+
+def _document(feature: Feature) -> dict[str, Any]:
+    return {
+        "name": feature.name,
+        "unit": feature.unit,
+        "formula": feature.formula,
+        "source": feature.source,
+        "stage": feature.stage,
+        "gain_free": feature.gain_free,
+        "needs": list(feature.needs),
+    }
+
+
+def _table() -> str:
+    from pipeline.core.features.table import FEATURES
+
+    head = f"{'name':<22} {'unit':<14} {'needs':<15} formula"
+    rows = (f"{f.name:<22} {_unit(f):<14} {', '.join(f.needs):<15} {f.formula}" for f in FEATURES)
+    return "\n".join([head, *rows])

@@ -1,0 +1,226 @@
+"""A piece of a recording as a picture: waveform, spectrum and envelope spectrum, with the lines to look for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import RecordingError, ThrumcastError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.config import Config
+    from pipeline.core.records import BearingOrders, Float32
+    from pipeline.core.views import Cursor
+    from pipeline.edges.recordings import RecordedStream
+
+# Okabe and Ito: told apart by colour-blind eyes; each family has a line style of its own as well.
+_STYLE = {
+    "shaft": ("#000000", ":"),
+    "BPFO": ("#0072B2", "-"),
+    "BPFI": ("#D55E00", "--"),
+    "2BSF": ("#009E73", "-."),
+    "FTF": ("#CC79A7", (0, (1, 1))),
+}
+_SIGNAL = "#444444"
+_LOWEST_HZ = 2.0  # of the spectrum's logarithmic axis
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """What is drawn."""
+
+    machine: str
+    channel: str
+    samples: Float32  # (n,)
+    rate_hz: float
+    unit: str
+    at_s: float
+    speed_rpm: float | None
+    orders: BearingOrders | None
+    truth: str | None
+
+    @property
+    def name(self) -> str:
+        """For a file."""
+        return f"{self.machine}-{self.channel}-{self.at_s:g}s"
+
+    @property
+    def title(self) -> str:
+        """For a person."""
+        speed = "speed unknown" if self.speed_rpm is None else f"{self.speed_rpm:g} rpm"
+        length_s = len(self.samples) / self.rate_hz
+        known = "" if self.truth is None else f", {self.truth}"
+        return f"{self.machine} {self.channel}, {length_s:.3g} s from {self.at_s:g} s, {speed}{known}"
+
+
+def piece(
+    file: Path,
+    channel: str | None,
+    at_s: float,
+    seconds: float,
+    rate_hz: float | None,
+    *,
+    rpm: float | None,
+    bearing: str | None,
+) -> Piece:
+    """Reads `seconds` of one channel; of a row of snapshots at most to the end of the snapshot.
+
+    Raises:
+        RecordingError: unreadable, no such channel, or it ends before `at_s`.
+        ConfigError: no such bearing in the catalogue.
+    """
+    from pipeline.core.bearings import find
+    from pipeline.edges.recordings import open_recording, parse_channels, streams
+
+    recording = open_recording(file, rate_hz)
+    original = channel or recording.channels[0]
+    stream = streams(recording, parse_channels(original))[0]
+    orders = find(bearing).geometry.orders() if bearing else stream.orders
+    return Piece(
+        machine=recording.machine,
+        channel=original,
+        samples=_read(stream, at_s, seconds),
+        rate_hz=recording.rate_hz,
+        unit=recording.unit,
+        at_s=at_s,
+        speed_rpm=rpm or recording.speed_rpm,
+        orders=orders,
+        truth=recording.truth,
+    )
+
+
+def _read(stream: RecordedStream, at_s: float, seconds: float) -> Float32:
+    import numpy as np
+
+    rate_hz = stream.recording.rate_hz
+    skip, want = round(at_s * rate_hz), round(seconds * rate_hz)
+    pieces: list[Float32] = []
+    session = 0
+    for block in stream.blocks():
+        samples = block.samples[0]
+        if pieces and block.session != session:
+            break
+        if skip >= len(samples):
+            skip -= len(samples)
+            continue
+        session = block.session
+        pieces.append(samples[skip : skip + want])
+        skip, want = 0, want - len(pieces[-1])
+        if want <= 0:
+            break
+    if sum(map(len, pieces)) < 16:
+        msg = f"expected samples at {at_s:g} s, found the end of: {stream.recording.path}"
+        raise RecordingError(msg, hint=f"it lasts {stream.recording.samples / rate_hz:g} s in all")
+    return np.concatenate(pieces)
+
+
+def draw(shown: Piece, config: Config, out: Path) -> list[str]:
+    """Writes the PNG; returns the evidence, which stands in it too.
+
+    Raises:
+        ThrumcastError: matplotlib is not installed, or the file cannot be written.
+    """
+    try:
+        import matplotlib as mpl
+    except ImportError as error:
+        msg = "expected matplotlib for drawing, found: it is not installed"
+        raise ThrumcastError(msg, hint="pip install 'thrumcast[plots]'") from error
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from pipeline.core.views import bearing_cursors, envelope_spectrum, shaft_cursors, spectrum
+
+    settings = config.features
+    said = _evidence(shown, config)
+    rate_hz, unit = shown.rate_hz, "" if shown.unit == "1" else f" ({shown.unit})"
+    resolution_hz = rate_hz / len(shown.samples)
+    shaft = [] if shown.speed_rpm is None else shaft_cursors(shown.speed_rpm)
+    lines = list(shaft)
+    if shown.speed_rpm is not None and shown.orders is not None:
+        lines += bearing_cursors(shown.orders, shown.speed_rpm, resolution_hz, settings.slip_tolerance)
+    low_hz, high_hz = settings.envelope_low_hz, min(settings.envelope_high_hz, rate_hz / 2)
+
+    figure, (wave, spec, env) = plt.subplots(3, 1, figsize=(12, 10), layout="constrained")
+    figure.suptitle("\n".join([shown.title, *said]), fontsize=11, ha="left", x=0.01)
+    wave.plot([shown.at_s + i / rate_hz for i in range(len(shown.samples))], shown.samples, color=_SIGNAL, lw=0.5)
+    wave.set(xlabel="time (s)", ylabel=f"waveform{unit}", xmargin=0)
+
+    hz, amplitude = spectrum(shown.samples, rate_hz)
+    inside = hz >= _LOWEST_HZ
+    spec.loglog(hz[inside], amplitude[inside], color=_SIGNAL, lw=0.6)
+    spec.set(xlabel="frequency (Hz)", ylabel=f"spectrum, amplitude{unit}", xlim=(_LOWEST_HZ, rate_hz / 2))
+    spec.set_ylim(bottom=max(amplitude[inside].max() * 1e-5, amplitude[inside].min()))
+    _mark(spec, shaft)
+
+    if low_hz < high_hz:
+        hz, amplitude = envelope_spectrum(shown.samples, rate_hz, low_hz, high_hz)
+        end_hz = min(hz[-1], 1.08 * max((line.hz for line in lines), default=500.0))
+        inside = (hz > 0) & (hz <= end_hz)
+        env.plot(hz[inside], amplitude[inside], color=_SIGNAL, lw=0.8)
+        env.set(xlim=(0, end_hz), ylim=(0, 1.3 * amplitude[inside].max()))
+        _mark(env, lines)
+    label = (
+        f"frequency (Hz) of the squared envelope, band {low_hz:g} to {high_hz:g} Hz, resolution {resolution_hz:.2g} Hz"
+    )
+    env.set(xlabel=label, ylabel="squared envelope, amplitude")
+    try:
+        figure.savefig(out, dpi=110)
+    except (OSError, ValueError) as error:
+        msg = f"expected to write {out}, found: {error}"
+        raise ThrumcastError(msg, hint="name a PNG in a folder that exists: --out FILE.png") from error
+    finally:
+        plt.close(figure)
+    return said
+
+
+def _mark(axes: Any, cursors: Sequence[Cursor]) -> None:
+    """A thin line and its label per cursor; one that cannot be told from another line says so and is pale."""
+    low_hz, high_hz = axes.get_xlim()
+    bottom = axes.get_ylim()[0]
+    last, high = -1.0, True
+    for cursor in sorted(cursors, key=lambda one: one.hz):
+        if not low_hz <= cursor.hz <= high_hz:
+            continue
+        colour, style = _STYLE[cursor.family]
+        axes.axvline(cursor.hz, color=colour, ls=style, lw=0.9, alpha=0.35 if cursor.near else 0.8, zorder=0)
+        text = f"{cursor.label} ({cursor.near})" if cursor.near else cursor.label
+        share, _ = axes.transAxes.inverted().transform(axes.transData.transform((cursor.hz, bottom)))  # of the width
+        high = not high if share - last < 0.013 else True  # labels side by side would cover each other
+        last, at = share, (cursor.hz, 0.985 if high else 0.48)
+        style_of_text: dict[str, Any] = {"rotation": 90, "fontsize": 6.5, "color": colour, "ha": "right", "va": "top"}
+        axes.text(*at, text, transform=axes.get_xaxis_transform(), **style_of_text)
+
+
+def _evidence(shown: Piece, config: Config) -> list[str]:
+    """What the features of this piece say, in words."""
+    from scipy.fft import prev_fast_len
+
+    from pipeline.core import stream
+    from pipeline.core.evidence import evidence
+    from pipeline.core.quality import Quality
+    from pipeline.core.records import Block, FeatureRow, StreamKey
+    from pipeline.core.state import StreamSpec
+    from pipeline.core.window import WindowSpec
+    from pipeline.specs import feature_spec
+
+    length = int(prev_fast_len(len(shown.samples), real=True))
+    length_s = length / shown.rate_hz
+    spec = StreamSpec(window=WindowSpec(length_s, length_s), features=feature_spec(config))
+    block = Block(
+        key=StreamKey("plot", "plot"),
+        session=0,
+        index=0,
+        t0_ns=0,
+        rate_hz=shown.rate_hz,
+        channels=(shown.channel,),
+        unit=shown.unit,
+        samples=shown.samples[None, :length],
+        speed_rpm=shown.speed_rpm,
+        orders=shown.orders,
+    )
+    rows = [event for event in stream.step(spec, stream.initial(spec), block)[1] if isinstance(event, FeatureRow)]
+    notes = [f"quality: {word}" for row in rows for word in Quality(row.quality).words()]
+    return [statement.text for row in rows for statement in evidence(row)] + notes

@@ -1,0 +1,94 @@
+"""`thrumcast record`: keep readings as recordings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline.commands.addresses import broker_flags, broker_option
+from pipeline.commands.common import Console, with_console
+
+
+@click.command(name="record")
+@click.option("--data", "data_dir", type=click.Path(path_type=Path), default=None, help="Data directory.")
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder [default: DATA/archive/readings].")
+@click.option("--machine", "machines", multiple=True, help="Only this machine; may be given several times.")
+@click.option("--seconds", type=click.FloatRange(min=0), default=None, help="Stop after so long [default: Ctrl-C].")
+@broker_option
+@with_console
+def command(
+    console: Console,
+    data_dir: Path | None,
+    out: Path | None,
+    machines: tuple[str, ...],
+    seconds: float | None,
+    broker: str | None,
+) -> None:
+    """Subscribe beside the service and keep the readings as they come, in order, each sample once.
+
+    A part of a recording appears when it is full and at the end; what is not yet in a part is lost if this command
+    is killed. `thrumcast archive verify --parity` computes the archive's features again from them.
+    """
+    import signal
+    import time
+
+    from pipeline.commands.addresses import mqtt_settings
+    from pipeline.commands.compose import folder
+    from pipeline.core import order
+    from pipeline.core.records import StreamKey
+    from pipeline.drivers.intake import Intake
+    from pipeline.edges.mqtt import MqttConnection, TopicTemplate
+    from pipeline.edges.recordings_readings import READINGS_NAME, ReadingsWriter
+
+    config = console.config(**{"data.dir": data_dir}, **broker_flags(broker))
+    topics = TopicTemplate(config.mqtt.readings_topic)
+    intake = Intake(
+        topics.parse,
+        lambda machine: config.accepts(machine) and (not machines or machine in machines),
+        config.mqtt.max_payload_bytes,
+    )
+    writer = ReadingsWriter(out or config.data.path / READINGS_NAME)
+    spec = order.OrderSpec(config.order.max_wait_s)
+    states: dict[StreamKey, order.OrderState] = {}
+    stopping = False
+    passed_over = 0
+
+    def stop_soon(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop_soon)
+    until_s = None if seconds is None else time.monotonic() + seconds
+    settings = mqtt_settings(config, f"{config.mqtt.client_id}-record-{time.time_ns() % 10**9}")
+    connection = MqttConnection(settings, subscriptions=[topics.subscription])
+    with connection.connect():
+        console.say(f"recording {config.mqtt.host}:{config.mqtt.port} {topics.subscription} -> {folder(writer.folder)}")
+        last = False
+        while not last:  # once asked to stop, take what has arrived by now
+            last = stopping or (until_s is not None and time.monotonic() >= until_s)
+            messages = connection.take(1000, 0.25)
+            batch = intake.read(messages, time.time_ns())
+            for block in batch.blocks:
+                state = states.get(block.key) or order.OrderState()
+                states[block.key], ready, _ = order.push(spec, state, block)
+                for one in ready:
+                    writer.append(one)
+            passed_over += len(batch.quarantined)
+            connection.acknowledge(messages)
+    for state in states.values():
+        for one in order.flush(state)[1]:
+            writer.append(one)
+    writer.close()
+    document = {
+        "out": str(writer.folder),
+        "parts": writer.parts,
+        "samples": writer.samples,
+        "streams": len(states),
+        "messages_passed_over": passed_over,
+    }
+    text = (
+        f"{writer.samples} samples of {len(states)} streams in {writer.parts} parts, {passed_over} messages passed over"
+    )
+    console.result(document, text)

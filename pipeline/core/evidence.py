@@ -1,0 +1,193 @@
+"""Evidence: what physics alone says of a window, in the words of an analyst, without the network.
+
+Every statement is one rule over a few features of the table, with a named threshold (`pipeline.core.signs`). Of several
+channels the one counts that shows it most. `confirms` asks the same rules whether they bear out a failure mode that the
+network names: where they do not, the mode is shown as unconfirmed; where the features that would tell are not there,
+nothing is said.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from pipeline.core.records import FeatureRow
+from pipeline.core.signs import (
+    CEPSTRUM_DB,
+    CHANGED_SIGMA,
+    DOUBLE_DB,
+    FAMILIES,
+    FAMILY_DB,
+    HIGH_SHARE,
+    IMPULSIVE_KURTOSIS,
+    LINE_DB,
+    LOOSE_HARMONICS,
+    MESH_DB,
+    SUBHARMONIC_DB,
+    VELOCITY_SHARE,
+    Signs,
+    double,
+    family_threshold_db,
+    flow_noise,
+    high_orders,
+    high_share,
+    moves,
+    order_name,
+)
+
+TOP = 3  # statements for a line of the alarm table
+HUM_SHARE = 0.3  # of the power at the mains frequency and its harmonics
+FULL_DB = 20.0  # so many dB above its threshold a line has the full strength
+
+_HARMONICS = 5  # that a family's count goes to
+_CHANGES = {"rel_rms": "RMS", "rel_velocity_rms": "velocity RMS", "rel_kurtosis": "kurtosis"}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Evidence:
+    """One statement. `strength` runs from 0, at its threshold, to 1; it compares statements of one window."""
+
+    strength: float
+    text: str
+
+
+def evidence(row: FeatureRow, top: int = TOP) -> tuple[Evidence, ...]:
+    """The strongest statements about a window, strongest first; none where nothing stands out or was computed."""
+    signs = Signs(row)
+    found = [statement for rule in _RULES for statement in rule(signs)]
+    return tuple(sorted(found, reverse=True)[:top])
+
+
+def confirms(mode: str, row: FeatureRow) -> bool | None:
+    """Whether the evidence bears out a failure mode; None where no rule speaks of it or its features are missing."""
+    signs = Signs(row)
+    if mode in FAMILIES:
+        name, _ = FAMILIES[mode]
+        return _at_least(signs[name], family_threshold_db(signs, name))
+    rule = _MODES.get(mode)
+    return None if rule is None else rule(signs)
+
+
+def _at_least(value: float, threshold: float) -> bool | None:
+    return None if math.isnan(value) else value >= threshold
+
+
+def _any(*found: bool | None) -> bool | None:
+    known = [one for one in found if one is not None]
+    return any(known) if known else None
+
+
+def _strength(value: float, threshold: float, full: float) -> float:
+    return min(1.0, max(0.0, (value - threshold) / (full - threshold)))
+
+
+def _envelope(signs: Signs) -> Iterator[Evidence]:
+    for name, label in FAMILIES.values():
+        if (db := signs[name]) >= (threshold_db := family_threshold_db(signs, name)):
+            count = signs.same_channel(f"{name}_harmonics", name)
+            yield Evidence(
+                _strength(db, threshold_db, threshold_db + FULL_DB),
+                f"envelope {label}{_lines(count)}, {db:.0f} dB over floor{signs.at(name)}",
+            )
+
+
+def _lines(count: float) -> str:
+    if math.isnan(count) or count < 1:
+        return ""
+    return f" x1 to x{_HARMONICS}" if count >= _HARMONICS else f" with {count:.0f} of {_HARMONICS} harmonics"
+
+
+def _velocity(signs: Signs) -> Iterator[Evidence]:
+    share = signs["ord_1_velocity_share"]
+    if share >= VELOCITY_SHARE and moves(signs):
+        text = f"1x is {100 * share:.0f} % of velocity{signs.at('ord_1_velocity_share')}"
+        yield Evidence(_strength(share, VELOCITY_SHARE, 1.0) * 0.8, text)
+
+
+def _orders(signs: Signs) -> Iterator[Evidence]:
+    for order in (0.5, 1.5):
+        name = order_name(order)
+        if (db := signs[name]) >= SUBHARMONIC_DB:
+            text = f"{order:g}x stands {db:.0f} dB over floor{signs.at(name)}"
+            yield Evidence(_strength(db, SUBHARMONIC_DB, SUBHARMONIC_DB + FULL_DB), text)
+    second = signs["ord_2"]
+    if double(signs):
+        text = f"2x stands {second:.0f} dB over floor, 1x {signs.same_channel('ord_1', 'ord_2'):.0f} dB"
+        yield Evidence(_strength(second, DOUBLE_DB, DOUBLE_DB + FULL_DB), f"{text}{signs.at('ord_2')}")
+    if (count := high_orders(signs)) >= LOOSE_HARMONICS:
+        text = f"{count} of the orders 3x to 10x stand more than {LINE_DB:.0f} dB over floor"
+        yield Evidence(_strength(count, LOOSE_HARMONICS - 1, 8), text)
+
+
+def _gear(signs: Signs) -> Iterator[Evidence]:
+    for name, what in (("gmf", "gear mesh"), ("gmf_sidebands", "sidebands of the gear mesh")):
+        if (db := signs[name]) >= MESH_DB:
+            text = f"{what} {db:.0f} dB over floor{signs.at(name)}"
+            yield Evidence(_strength(db, MESH_DB, MESH_DB + FULL_DB), text)
+    if (db := signs["cepstrum_shaft"]) >= CEPSTRUM_DB:
+        text = f"cepstrum at the shaft period {db:.0f} dB over floor{signs.at('cepstrum_shaft')}"
+        yield Evidence(_strength(db, CEPSTRUM_DB, CEPSTRUM_DB + FULL_DB) * 0.5, text)
+
+
+def _shape(signs: Signs) -> Iterator[Evidence]:
+    if (kurtosis := signs["kurtosis"]) >= IMPULSIVE_KURTOSIS:
+        text = f"kurtosis {kurtosis:.1f}, impulsive{signs.at('kurtosis')}"
+        yield Evidence(_strength(math.log(kurtosis), math.log(IMPULSIVE_KURTOSIS), math.log(40.0)), text)
+    if (hum := signs["mains_hum"]) >= HUM_SHARE:
+        text = f"mains lines are {100 * hum:.0f} % of the power{signs.at('mains_hum')}"
+        yield Evidence(_strength(hum, HUM_SHARE, 1.0), text)
+    if flow_noise(signs):
+        text = f"broadband noise: the highest bands hold {100 * high_share(signs):.0f} % of the power"
+        yield Evidence(_strength(high_share(signs), HIGH_SHARE, 1.0) * 0.8, text)
+
+
+def _changes(signs: Signs) -> Iterator[Evidence]:
+    for name, what in _CHANGES.items():
+        if (sigma := signs[name]) >= CHANGED_SIGMA:
+            text = f"{what} {sigma:.0f} sigma above this machine's baseline{signs.at(name)}"
+            yield Evidence(_strength(math.log(sigma), math.log(CHANGED_SIGMA), math.log(100.0)), text)
+
+
+_RULES: tuple[Callable[[Signs], Iterator[Evidence]], ...] = (_envelope, _velocity, _orders, _gear, _shape, _changes)
+
+
+def _unbalance(signs: Signs) -> bool | None:
+    leads = _at_least(signs["ord_1_velocity_share"], VELOCITY_SHARE)
+    return leads and moves(signs)
+
+
+def _cavitation(signs: Signs) -> bool | None:
+    """Noise that fills the high bands, or more of it than usual: without a baseline its absence proves nothing."""
+    risen = (_at_least(signs[name], CHANGED_SIGMA) for name in ("rel_band_12", "rel_band_13"))
+    return _any(True if flow_noise(signs) else None, *risen)
+
+
+def _looseness(signs: Signs) -> bool | None:
+    halves = (_at_least(signs[order_name(order)], SUBHARMONIC_DB) for order in (0.5, 1.5))
+    return _any(*halves, None if math.isnan(signs["ord_3"]) else high_orders(signs) >= LOOSE_HARMONICS)
+
+
+def _gear_wear(signs: Signs) -> bool | None:
+    return _any(*(_at_least(signs[name], MESH_DB) for name in ("gmf", "gmf_sidebands")))
+
+
+def _gear_tooth(signs: Signs) -> bool | None:
+    """Strikes once a turn; where a bearing's lines stand, the strikes are the bearing's."""
+    if any(signs[name] >= family_threshold_db(signs, name) for name, _ in FAMILIES.values()):
+        return False
+    return _any(
+        _at_least(signs["cepstrum_shaft"], CEPSTRUM_DB),
+        _at_least(signs["env_shaft"], FAMILY_DB),
+        _at_least(signs["kurtosis"], IMPULSIVE_KURTOSIS),
+    )
+
+
+_MODES: dict[str, Callable[[Signs], bool | None]] = {
+    "unbalance": _unbalance,
+    "misalignment": double,
+    "looseness": _looseness,
+    "gear_wear": _gear_wear,
+    "gear_tooth": _gear_tooth,
+    "cavitation": _cavitation,
+}

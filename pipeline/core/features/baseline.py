@@ -1,0 +1,84 @@
+"""Baseline: what a stream looked like while it was known to be healthy, and how far it is from that now.
+
+The first `commissioning_windows` good windows of a stream that is declared healthy at its beginning are remembered;
+then their median and MAD are taken and frozen. A stream that is not declared healthy has none: its
+relative features stay NaN, and nothing learns a fault as normal. All values are in dB, so that a machine that
+is twice as loud as its sister is no further from its own baseline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pipeline.core.features.table import COLUMN, RELATIVE, stage_columns
+from pipeline.core.records import FeatureRow, Float32
+
+VERSION = 1  # of how a baseline is made; a baseline of another version counts as none
+SIGMA_PER_MAD = 1.4826  # of a Gaussian
+LEAST_SPREAD_DB = 0.25  # a machine that never changed at all is not infinitely sensitive
+LARGEST_SIGMA = 50.0
+LEAST_SHARE = 0.5  # of the commissioning windows in which a feature must have had a value
+
+_COLUMNS = [COLUMN[name] for name in RELATIVE]
+_TARGET = stage_columns("baseline")
+_LEVELS = [i for i, name in enumerate(RELATIVE) if name in ("rms", "velocity_rms", "kurtosis")]
+_LOG10 = [i for i, name in enumerate(RELATIVE) if name.startswith("band_")]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Baseline:
+    """Collected values until there are enough, then their centre and spread."""
+
+    version: int = VERSION
+    schema: str = ""  # of the features that it was made of
+    channels: tuple[str, ...] = ()
+    collected: Float32 | None = None  # (windows, C, R) in dB
+    centre: Float32 | None = None  # (C, R); None = still commissioning
+    spread: Float32 | None = None
+
+
+def relate(commissioning_windows: int, baseline: Baseline | None, row: FeatureRow, *, good: bool) -> Baseline | None:
+    """Write the relative features into a row that was just computed; return the baseline with this window in it."""
+    if commissioning_windows <= 0:
+        return baseline
+    if baseline is None:
+        baseline = Baseline(schema=row.schema, channels=row.channels)
+    if (baseline.version, baseline.schema, baseline.channels) != (VERSION, row.schema, row.channels):
+        return baseline  # made of other numbers: it says nothing about these
+    if not good:
+        return baseline
+    levels = _in_db(row.values)
+    if baseline.centre is None or baseline.spread is None:
+        return _collected(commissioning_windows, baseline, levels)
+    sigma = (levels - baseline.centre) / baseline.spread
+    row.values[:, _TARGET] = np.clip(sigma, -LARGEST_SIGMA, LARGEST_SIGMA)
+    return baseline
+
+
+def _collected(commissioning_windows: int, baseline: Baseline, levels: Float32) -> Baseline:
+    before = baseline.collected
+    collected = levels[None] if before is None else np.concatenate([before, levels[None]])
+    if len(collected) < commissioning_windows:
+        return replace(baseline, collected=collected)
+    known = np.isfinite(collected).mean(axis=0) >= LEAST_SHARE
+    filled = np.where(known, collected, np.float32(0))  # nanmedian has an opinion on columns of NaN
+    centre = np.nanmedian(filled, axis=0)
+    mad = np.nanmedian(abs(filled - centre), axis=0)
+    return replace(
+        baseline,
+        collected=None,
+        centre=np.where(known, centre, np.nan).astype(np.float32),
+        spread=np.maximum(SIGMA_PER_MAD * mad, LEAST_SPREAD_DB).astype(np.float32),
+    )
+
+
+def _in_db(values: Float32) -> Float32:
+    """The features that a baseline is made of, in dB: (C, F) -> (C, R)."""
+    found = values[:, _COLUMNS]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found[:, _LEVELS] = 20 * np.log10(found[:, _LEVELS])
+    found[:, _LOG10] *= 10
+    found[~np.isfinite(found)] = np.nan
+    return found

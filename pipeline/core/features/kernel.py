@@ -1,0 +1,218 @@
+"""The whole feature vector of many rows in one compiled call, eight rows at a time, nothing allocated.
+
+A row is one channel of one window, given by the address of its first sample: rows are read where they lie,
+and rows that lie a quarter, a half or three quarters of a window behind the one before share its sums.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.core.features.angle import resample_to_angle
+from pipeline.core.features.cepstrum import cepstra
+from pipeline.core.features.envelope import (
+    demodulate,
+    envelope_kurtosis,
+    envelope_spectrum,
+    whiten,
+)
+from pipeline.core.features.kurtogram import sharpest_bands, sharpest_spectrum
+from pipeline.core.features.lanes import LANES, entry, kernel, load, store
+from pipeline.core.features.lines import family
+from pipeline.core.features.orders import ENVELOPE_COLUMNS, SHARE_BINS, coherent, envelope_lines, gear_mesh, order_line
+from pipeline.core.features.plan import Plan, Rows, Work
+from pipeline.core.features.spectral import bands, mains, shape, velocities
+from pipeline.core.features.spectrum import (
+    SLOW_RPM,
+    Spectra,
+    load_windows,
+    power_spectra,
+    transform,
+)
+from pipeline.core.features.speed import estimate
+from pipeline.core.features.time_domain import MEAN, PARTIALS, QUARTERS, quarter, samples_at, time_domain
+from pipeline.core.records import Float32
+
+
+@entry
+def compute_rows(plan: Plan, rows: Rows, count: int, work: Work, out: Float32) -> None:
+    """Features of rows [0, count) -> out (count, F)."""
+    for first in range(0, count, LANES):
+        last = min(first + LANES, count)
+        for row in range(first, last):
+            _time_row(plan, rows, row, work, out)
+            work.mean[row - first] = work.merged[MEAN]
+        work.mean[last - first :] = work.mean[last - first - 1]
+        _spectrum_rows(plan, rows, first, last, work, out)
+
+
+@kernel
+def _time_row(plan: Plan, rows: Rows, row: int, work: Work, out: Float32) -> None:
+    """Quarters that the row before has already summed are taken from there."""
+    n = plan.spectrum.length
+    size = n // QUARTERS
+    current, before = row % 2, (row + 1) % 2
+    shared = 0
+    if row > 0 and n % QUARTERS == 0:
+        behind = rows.address[row] - rows.address[row - 1]
+        for shift in range(1, QUARTERS):
+            if behind == shift * size * 4:
+                shared = QUARTERS - shift
+    for i in range(QUARTERS):
+        if i < shared:
+            for j in range(PARTIALS):
+                work.parts[current, i, j] = work.parts[before, i + QUARTERS - shared, j]
+        else:
+            begin, end = i * n // QUARTERS, (i + 1) * n // QUARTERS
+            x = samples_at(rows.address[row] + 4 * begin, end - begin)
+            quarter(x, work.psi, work.found[:LANES], work.parts[current, i])
+    first = plan.columns[0]
+    time_domain(work.parts[current], plan.spectrum.rate_hz, work.merged, out[row, first : plan.columns[1]])
+    if not plan.complete:
+        out[row, plan.columns[1] - 1] = np.nan
+
+
+@kernel
+def _spectrum_rows(plan: Plan, rows: Rows, first: int, last: int, work: Work, out: Float32) -> None:
+    p, s = plan.spectrum, work.spectra
+    load_windows(p, rows.address, first, work.mean, s.re, s.im)
+    if transform(p, s.re, s.im, work.re2, work.im2) == 1:
+        s = Spectra(work.re2, work.im2, s.power, s.logs, s.log_blocks)
+        free_re, free_im = work.spectra.re, work.spectra.im
+    else:
+        free_re, free_im = work.re2, work.im2
+    power_spectra(p, s)
+    count = p.band_bins.shape[0] - 1
+    shape(p, s, work.blocks, work.found)
+    store(work.total, 0, load(work.found, 7 * LANES))
+    column = plan.columns[1]
+    for lane in range(last - first):
+        for i in range(7):
+            out[first + lane, column + count + i] = work.found[i * LANES + lane]
+    bands(p, s, work.total, work.blocks, work.found)
+    for lane in range(last - first):
+        for i in range(count):
+            out[first + lane, column + i] = work.found[i * LANES + lane]
+        if plan.complete:
+            out[first + lane, column + count + 7] = work.found[count * LANES + lane]
+            out[first + lane, column + count + 8] = mains(p, s, work.total, lane)
+        else:
+            out[first + lane, column + count + 5] = np.nan
+    velocities(p, s, work.found)
+    for lane in range(last - first):
+        _order_row(plan, rows, s, first + lane, lane, work, out)
+    if plan.has_cepstrum:
+        _cepstrum_rows(plan, s, first, last, free_re, free_im, work, out)
+    if plan.has_envelope:
+        _envelope_rows(plan, rows, s, first, last, work, out)
+
+
+@kernel
+def _order_row(plan: Plan, rows: Rows, s: Spectra, row: int, lane: int, work: Work, out: Float32) -> None:
+    """The speed, and what follows from it in the power spectrum."""
+    p = plan.spectrum
+    turns, confidence = rows.turns[row], 1.0
+    if np.isnan(turns):
+        confidence = np.nan
+        if rows.low_turns[row] > 0:
+            turns, confidence = estimate(
+                s.power, s.logs, s.log_blocks, p.bins, lane, rows.low_turns[row], rows.high_turns[row]
+            )
+            if not confidence >= plan.least_confidence:
+                turns = np.nan
+    work.turns[lane] = turns
+    speed = plan.columns[5]
+    rpm = turns * p.delta_f_hz * 60
+    out[row, speed], out[row, speed + 1] = rpm, confidence
+
+    slow, low, last = p.velocity_bins
+    edge = slow if rpm < SLOW_RPM else low
+    square = np.nan
+    if edge > 0 and not np.isnan(rows.to_m_s2[row]):
+        square = np.float64(work.found[lane]) + (np.float64(work.found[LANES + lane]) if rpm < SLOW_RPM else 0.0)
+    out[row, plan.columns[2] - 1] = 1000 * rows.to_m_s2[row] * np.sqrt(square)
+
+    column, width = plan.columns[2], plan.orders.shape[0]
+    for i in range(width):
+        if plan.complete or plan.core_orders[i]:
+            place = plan.orders[i] * turns
+            out[row, column + i] = order_line(s, p.bins, lane, place, plan.slip_tolerance)
+    if not plan.complete:
+        return
+    if edge > 0 and turns > 0:
+        half = max(SHARE_BINS, plan.slip_tolerance * turns)
+        begin, end = int(np.ceil(turns - half)), int(np.floor(turns + half))
+        if begin >= edge and end <= last:
+            share = 0.0
+            for k in range(begin, end + 1):
+                share += s.power[k * LANES + lane] * p.velocity_weight[k]
+            square = np.float64(work.found[lane]) + (np.float64(work.found[LANES + lane]) if rpm < SLOW_RPM else 0.0)
+            out[row, column + width] = share / square
+    mesh, side = gear_mesh(s, p.bins, lane, turns, rows.teeth[row], plan.slip_tolerance)
+    out[row, column + width + 1], out[row, column + width + 2] = mesh, side
+
+
+@kernel
+def _cepstrum_rows(
+    plan: Plan, s: Spectra, first: int, last: int, re: Float32, im: Float32, work: Work, out: Float32
+) -> None:
+    length, e = plan.cepstrum.length, work.envelopes
+    needed = False
+    for row in range(first, last):
+        needed |= work.turns[row - first] > 0
+    if not needed:
+        return
+    # s.re and s.im are still wanted by the envelope; the halves of the free pair serve here.
+    middle = (length // 2 + 1) * LANES
+    cepstra(plan.cepstrum, s, re[:middle], im[:middle], re[middle:], im[middle:], work.blocks, e.logs, e.log_blocks)
+    for row in range(first, last):
+        lane = row - first
+        if work.turns[lane] > 0:
+            place = length / work.turns[lane]
+            out[row, plan.columns[3]] = family(
+                work.blocks, e.logs, e.log_blocks, length // 2, lane, place, plan.slip_tolerance, 0.0
+            )[0]
+
+
+@kernel
+def _envelope_rows(plan: Plan, rows: Rows, s: Spectra, first: int, last: int, work: Work, out: Float32) -> None:
+    p, e = plan.envelope, work.envelopes
+    column = plan.columns[4]
+    whiten(p, plan.spectrum.bins, s, e.gains)
+    where = demodulate(p, s, e, p.low, p.high)
+    even, odd = (e.re, e.im) if where == 0 else (e.re2, e.im2)
+    for row in range(first, last):
+        lane = row - first
+        if plan.complete:
+            out[row, column + ENVELOPE_COLUMNS - 2] = envelope_kurtosis(p, e, lane)
+            inside = 0.0
+            for k in range(p.low, p.high):
+                inside += s.power[k * LANES + lane]
+            out[row, column + ENVELOPE_COLUMNS - 1] = 10 * np.log10(inside / work.total[lane])
+        if rows.trace_count[row] > 0:
+            begin = rows.trace_first[row]
+            end = begin + rows.trace_count[row]
+            resample_to_angle(
+                even,
+                odd,
+                p.length,
+                lane,
+                e.sums[lane],
+                rows.trace_at[begin:end],
+                rows.trace_turns[begin:end],
+                work.blocks,
+            )
+            e.sums[lane] = 0.0
+    envelope_spectrum(p, e, where)
+    for row in range(first, last):
+        lane = row - first
+        turns, lines = work.turns[lane], rows.lines[row]
+        envelope_lines(p.bins, e, lane, turns, lines, plan.slip_tolerance, plan.complete, out[row, column:])
+    if p.bands.shape[0] > 0:
+        sharpest_bands(p, s, e, work.blocks)
+        sharpest_spectrum(p, s, e, work.blocks)
+        for row in range(first, last):
+            lane = row - first
+            turns, bins, lines = work.turns[lane], int(work.blocks[lane]), rows.lines[row]
+            if rows.trace_count[row] == 0 and coherent(bins, e, lane, turns, lines, plan.slip_tolerance):
+                envelope_lines(bins, e, lane, turns, lines, plan.slip_tolerance, plan.complete, out[row, column:])

@@ -1,0 +1,88 @@
+"""Vibration severity: zones A to D from the velocity RMS of non-rotating parts.
+
+The limits are those of ISO 10816-3:2009, tables A.1 and A.2 (upper limits of zones A, B and C), or a machine's own with
+their source. Later editions draw the zones differently, so every result says which table it used. Zone A: as newly
+commissioned; B: fit for unrestricted long-term operation; C: for a limited time; D: may damage the machine.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Support = Literal["rigid", "flexible"]
+Zone = Literal["A", "B", "C", "D"]
+
+STANDARD = "ISO 10816-3:2009"
+BAND_HIGH_HZ = 1000.0  # the evaluation band ends here
+BAND_PER_RATE = 0.475  # share of the sampling rate up to which a spectrum can be believed: 2,106 Hz carry 1 kHz
+SIGNIFICANT_CHANGE = 0.25  # of B/C: criterion II, and the distance of the alarm from the baseline
+LARGEST_OVER_LIMIT = 1.25  # an alarm lies at most at 1.25 times B/C, a trip at 1.25 times C/D
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Velocity RMS, mm/s, at the upper end of zones A, B and C."""
+
+    a_b_mm_s: float
+    b_c_mm_s: float
+    c_d_mm_s: float
+    source: str
+
+
+# Group 1: above 300 kW up to 50 MW, or electrical machines with a shaft height of 315 mm or more.
+# Group 2: above 15 kW up to 300 kW, or electrical machines with a shaft height of 160 up to 315 mm.
+_TABLE: dict[tuple[int, Support], tuple[float, float, float]] = {
+    (1, "rigid"): (2.3, 4.5, 7.1),
+    (1, "flexible"): (3.5, 7.1, 11.0),
+    (2, "rigid"): (1.4, 2.8, 4.5),
+    (2, "flexible"): (2.3, 4.5, 7.1),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """A zone, or the reason why there is none; `note` names the table or the reason."""
+
+    zone: Zone | None
+    note: str
+
+
+def limits_of_class(group: Literal[1, 2], support: Support) -> Limits:
+    """The standard's limits for a machine group on a support."""
+    return Limits(*_TABLE[group, support], f"{STANDARD}, group {group}, {support} support")
+
+
+def assess(velocity_rms_mm_s: float | None, limits: Limits | None, rate_hz: float) -> Assessment:
+    """The zone of the largest velocity RMS over all axes of a point; a value on a boundary belongs to the lower zone.
+
+    None is never guessed: without a machine class or limits, a rate that carries 1 kHz, or a velocity (its unit must
+    be known), the point is "not assessable".
+    """
+    if limits is None:
+        return Assessment(None, "not assessable: neither machine class nor limits are known")
+    if rate_hz * BAND_PER_RATE < BAND_HIGH_HZ:
+        return Assessment(None, f"not assessable: a rate of {rate_hz:g} Hz does not carry 1 kHz")
+    if velocity_rms_mm_s is None or not math.isfinite(velocity_rms_mm_s):
+        return Assessment(None, "not assessable: no velocity, for lack of unit or band")
+    if velocity_rms_mm_s <= limits.a_b_mm_s:
+        return Assessment("A", limits.source)
+    if velocity_rms_mm_s <= limits.b_c_mm_s:
+        return Assessment("B", limits.source)
+    return Assessment("C" if velocity_rms_mm_s <= limits.c_d_mm_s else "D", limits.source)
+
+
+def alarm_mm_s(limits: Limits, baseline_mm_s: float) -> float:
+    """Where an alarm is set: baseline + 0.25 B/C, at most 1.25 B/C. Baseline 2.0, B/C 4.5 -> 3.125."""
+    return min(baseline_mm_s + SIGNIFICANT_CHANGE * limits.b_c_mm_s, LARGEST_OVER_LIMIT * limits.b_c_mm_s)
+
+
+def trip_mm_s(limits: Limits) -> float:
+    """The most at which a trip may be set: 1.25 C/D. C/D 7.1 -> 8.875."""
+    return LARGEST_OVER_LIMIT * limits.c_d_mm_s
+
+
+def changed_significantly(limits: Limits, baseline_mm_s: float, velocity_rms_mm_s: float) -> bool:
+    """Criterion II: a change, up or down, by more than 0.25 B/C matters even inside zone B."""
+    return abs(velocity_rms_mm_s - baseline_mm_s) > SIGNIFICANT_CHANGE * limits.b_c_mm_s

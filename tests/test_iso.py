@@ -1,0 +1,83 @@
+"""Zones of vibration severity: the table, its boundaries, and when nothing can be said."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.core import iso
+from pipeline.core.iso import Limits, assess, limits_of_class
+
+CLASSES = [(group, support) for group in (1, 2) for support in ("rigid", "flexible")]
+RATE_HZ = 12_000.0
+
+
+@given(st.sampled_from(CLASSES), st.lists(st.floats(0, 50), min_size=2, max_size=20))
+def test_zones_rise_with_the_velocity(of: tuple[int, str], velocities: list[float]) -> None:
+    limits = limits_of_class(*of)  # type: ignore[arg-type]
+    zones = [assess(v, limits, RATE_HZ).zone for v in sorted(velocities)]
+    assert all(zone in ("A", "B", "C", "D") for zone in zones)
+    assert all(one <= other for one, other in pairwise(zones))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("of", "boundaries"),
+    [
+        ((1, "rigid"), (2.3, 4.5, 7.1)),
+        ((1, "flexible"), (3.5, 7.1, 11.0)),
+        ((2, "rigid"), (1.4, 2.8, 4.5)),
+        ((2, "flexible"), (2.3, 4.5, 7.1)),
+    ],
+)
+def test_a_value_on_a_boundary_belongs_to_the_lower_zone(of: tuple[int, str], boundaries: tuple[float, ...]) -> None:
+    limits = limits_of_class(*of)  # type: ignore[arg-type]
+    for boundary, below, above in zip(boundaries, "ABC", "BCD", strict=True):
+        assert assess(boundary, limits, RATE_HZ).zone == below
+        assert assess(math.nextafter(boundary, 99), limits, RATE_HZ).zone == above
+
+
+def test_every_answer_names_its_table() -> None:
+    note = assess(3.0, limits_of_class(2, "rigid"), RATE_HZ).note
+    assert note == "ISO 10816-3:2009, group 2, rigid support"
+    assert assess(3.0, Limits(1.0, 2.0, 3.0, "maker"), RATE_HZ).note == "maker"
+
+
+@pytest.mark.parametrize(
+    ("velocity", "limits", "rate_hz", "why"),
+    [
+        (3.0, None, RATE_HZ, "class"),
+        (None, limits_of_class(1, "rigid"), RATE_HZ, "unit"),
+        (math.nan, limits_of_class(1, "rigid"), RATE_HZ, "unit"),
+        (3.0, limits_of_class(1, "rigid"), 2000.0, "1 kHz"),
+        (3.0, limits_of_class(1, "rigid"), 2105.0, "1 kHz"),
+    ],
+)
+def test_what_cannot_be_assessed_is_no_zone_and_says_why(
+    velocity: float | None, limits: Limits | None, rate_hz: float, why: str
+) -> None:
+    found = assess(velocity, limits, rate_hz)
+    assert found.zone is None
+    assert found.note.startswith("not assessable: ")
+    assert why in found.note
+
+
+def test_a_rate_that_just_carries_the_band_is_enough() -> None:
+    assert assess(3.0, limits_of_class(1, "rigid"), 2106.0).zone == "B"
+
+
+def test_alarm_and_trip_follow_the_standard() -> None:
+    limits = limits_of_class(1, "rigid")
+    assert iso.alarm_mm_s(limits, 2.0) == pytest.approx(3.125)
+    assert iso.alarm_mm_s(limits, 5.0) == pytest.approx(5.625)  # the cap
+    assert iso.trip_mm_s(limits) == pytest.approx(8.875)
+
+
+def test_a_change_by_more_than_a_quarter_of_the_zone_b_limit_is_significant() -> None:
+    limits = limits_of_class(1, "rigid")
+    assert not iso.changed_significantly(limits, 1.0, 2.125)
+    assert iso.changed_significantly(limits, 1.0, 2.2)
+    assert iso.changed_significantly(limits, 2.2, 1.0)
