@@ -129,7 +129,9 @@ def test_a_death_anywhere_in_a_turn_loses_and_doubles_nothing(
                     monkeypatch.setattr(live.journal, "commit", die)
                 case "commit":
                     live.source = type(
-                        "Dying", (), {"take": broker.take, "acknowledge": die, "events": broker.events}
+                        "Dying",
+                        (),
+                        {"take": broker.take, "acknowledge": die, "events": broker.events, "tally": broker.tally},
                     )()
                 case "acknowledge":
                     monkeypatch.setattr(Results, "step", die)
