@@ -93,6 +93,11 @@ class Live:
     _rolled_s: float = field(default_factory=time.monotonic)
     _pending_rows: int = 0
 
+    @property
+    def pending_rows(self) -> int:
+        """Rows that are committed and not yet in a Parquet part."""
+        return self._pending_rows
+
     def run(self, stop: Callable[[], bool]) -> None:
         """Turn until `stop` says so; leave nothing in the journal that could be in the archive."""
         self._pending_rows = self.journal.pending_rows()
