@@ -41,7 +41,12 @@ def observed(config: Config, live: Live, connection: MqttConnection, model: Pred
         model=model.version if model else None,
         capacity=connection.max_waiting,
     )
-    watched.notify = lambda _: notifier.send("WATCHDOG=1", f"STATUS={endpoints.status_line()}")
+
+    def tell(_: Watched) -> None:
+        endpoints.ready(wait_s=0.0)  # so that a change is in the log, whoever asks or does not
+        notifier.send("WATCHDOG=1", f"STATUS={endpoints.status_line()}")
+
+    watched.notify = tell
     watched.notify_every_s = min(NOTIFY_EVERY_S, (notifier.watchdog_s or 2 * NOTIFY_EVERY_S) / 2)
     live.source = watched
     live.on_turn += (watched.told,)

@@ -68,7 +68,7 @@ def ask(bind: str, timeout_s: float) -> Found:
 def parse_metrics(text: str) -> dict[str, float]:
     """Name -> value of every series of ours without a label."""
     values = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         name, _, value = line.partition(" ")
         if name.startswith("thrumcast_") and "{" not in name:
             values[name.removeprefix("thrumcast_")] = float(value)

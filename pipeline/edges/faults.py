@@ -31,6 +31,14 @@ FAULT_POINTS = (
     "rewrite_done",
 )
 
+UPKEEP_FAULT_POINTS = (
+    "swap_prepared",
+    "swap_decided",
+    "swap_exchanged",
+    "swap_before_transaction",
+    "swap_done",
+)
+
 _passes: dict[str, int] = {}
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.core.records import AlarmChange, StreamKey
+from pipeline.edges.archive_intent import META_KEY, as_is
 from pipeline.edges.archive_schema import KINDS, FeatureSchema, Part, arrow_schema, canonical, conform
 from pipeline.errors import ArchiveError
 
@@ -70,7 +71,7 @@ def view_journal(directory: Path, kinds: Sequence[str] = KINDS) -> JournalView |
             return JournalView(
                 schema=read_schema(db),
                 extras={kind: read_extras(db, kind) for kind in KINDS},
-                parts=read_parts(db),
+                parts=as_is(read_parts(db), read_meta(db, META_KEY), directory / "archive"),
                 pending={kind: read_pending(db, kind) for kind in kinds},
                 part_number=int(read_meta(db, "part_number") or 1),
                 counters=read_counters(db),

@@ -117,8 +117,8 @@ class Endpoints:
         """Path -> what it answers."""
         return {"/livez": self._livez, "/readyz": self._readyz, "/metrics": self._metrics}
 
-    def vitals(self) -> Vitals:
-        """Of this moment."""
+    def vitals(self, wait_s: float = PROBE_WAIT_S) -> Vitals:
+        """Of this moment; waits at most so long for the disk."""
         watched, now_s = self._watched, time.monotonic()
         oldest_s = watched.oldest_s
         return Vitals(
@@ -127,15 +127,15 @@ class Endpoints:
             uncommitted_age_s=None if oldest_s is None else now_s - oldest_s,
             commit_limit_s=self._commit_limit_s,
             refusal=self._live.refusal,
-            unwritable=self._probe.unwritable(),
+            unwritable=self._probe.unwritable(wait_s),
             model=self._model,
             waiting_ratio=watched.waiting / self._capacity,
             silent_machines=self._silent(),
         )
 
-    def ready(self) -> list[Check]:
+    def ready(self, wait_s: float = PROBE_WAIT_S) -> list[Check]:
         """The checks; a change from ready to not ready, or back, is an event."""
-        checks = ready_checks(self.vitals())
+        checks = ready_checks(self.vitals(wait_s))
         is_ready = worst(checks) != "fail"
         self._telemetry.set("ready_ratio", is_ready)
         if is_ready != self._was_ready:
@@ -167,8 +167,8 @@ class Endpoints:
     def _metrics(self) -> Answer:
         telemetry, live, watched = self._telemetry, self._live, self._watched
         self.ready()
-        age_s = self.vitals().uncommitted_age_s
-        telemetry.set("uncommitted_seconds", age_s or 0.0)
+        oldest_s = watched.oldest_s
+        telemetry.set("uncommitted_seconds", 0.0 if oldest_s is None else time.monotonic() - oldest_s)
         telemetry.set("loop_beat_timestamp_seconds", time.time() - (time.monotonic() - watched.beat_s))
         telemetry.set("mqtt_connected", watched.connected)
         telemetry.set("mqtt_waiting_messages", watched.waiting)
@@ -204,8 +204,8 @@ class Probe:
         self._started_s = float("-inf")
         self._found: str | None = None
 
-    def unwritable(self) -> str | None:
-        """Why it cannot be written, by the newest try; None if it can."""
+    def unwritable(self, wait_s: float = PROBE_WAIT_S) -> str | None:
+        """Why it cannot be written, by the newest try; None if it can. Waits at most so long for that try."""
         with self._lock:
             running = self._thread is not None and self._thread.is_alive()
             if not running and time.monotonic() - self._started_s >= PROBE_EVERY_S:
@@ -214,7 +214,7 @@ class Probe:
                 self._thread.start()
             thread, started_s = self._thread, self._started_s
         if thread is not None:
-            thread.join(PROBE_WAIT_S)
+            thread.join(wait_s)
             if thread.is_alive() and (age_s := time.monotonic() - started_s) > PROBE_LIMIT_S:
                 return f"{self._directory}: not written within {age_s:.0f} s"
         return self._found
