@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pipeline.drivers.upkeep import Upkeep
 from pipeline.drivers.watch import NOTIFY_EVERY_S, Watched
 from pipeline.edges.systemd import Notifier
 from pipeline.telemetry import Telemetry
@@ -59,6 +60,7 @@ def observed(config: Config, live: Live, connection: MqttConnection, model: Pred
             else:
                 stack.enter_context(server)
                 log.info("web_listening address=%s", server.address)
+        stack.enter_context(Upkeep(live.archive, config.data.path, telemetry, config.archive.compact_parts))
         notifier.send("READY=1", f"STATUS={endpoints.status_line()}")
         try:
             yield endpoints

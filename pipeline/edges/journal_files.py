@@ -27,6 +27,10 @@ _TABLES = (
 )
 
 
+class DirectoryHeld(ArchiveError):
+    """Another process holds the data directory."""
+
+
 class DirectoryLock:
     """An exclusive lock on a data directory, held as long as the process lives or until released."""
 
@@ -46,7 +50,7 @@ class DirectoryLock:
             pid = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(self._fd)
             msg = f"expected a data directory that no other process holds, found {directory} held by process: {pid}"
-            raise ArchiveError(msg, hint="stop that process, or use another data directory") from error
+            raise DirectoryHeld(msg, hint="stop that process, or use another data directory") from error
         except OSError as error:
             os.close(self._fd)
             raise storage_error(path, error) from error
