@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.core.engine import Engine
-from pipeline.core.records import Block, Float32, StreamKey
+from pipeline.core.features.table import FEATURES
+from pipeline.core.records import Block, FeatureRow, Float32, StreamKey
 from pipeline.core.state import StreamState
 from pipeline.edges.archive_check import verify
 from pipeline.edges.archive_read import read_features, read_predictions
@@ -31,7 +32,7 @@ Address = tuple[str, str, int, int]  # machine, point, session, window
 class Expected:
     """Every window that there must be: its features, and the probabilities of the network if there is one."""
 
-    features: dict[Address, Float32]
+    features: dict[Address, FeatureRow]
     probabilities: dict[Address, Float32]
 
 
@@ -80,7 +81,7 @@ def uninterrupted(engine: Engine, blocks: Iterable[Block]) -> Expected:
         step = engine.step(states, some)
         states |= step.states
         for row in step.features:
-            expected.features[*row.key, row.session, row.window] = row.values.reshape(-1)
+            expected.features[*row.key, row.session, row.window] = row
         for p in step.predictions:
             expected.probabilities[*p.key, p.session, p.window] = p.probabilities
     return expected
@@ -95,7 +96,7 @@ def audit(data_dir: Path, expected: Expected, classes: tuple[str, ...] = ()) -> 
     """Compares the archive, row by row and bit by bit."""
     result = Audit()
     features = read_features(data_dir)
-    names = [name for name in features.column_names if "." in name]
+    names = {name: i for i, name in enumerate(name for name in features.column_names if "." in name)}
     addresses = _addresses(features)
     result.windows = len(addresses)
     result.doubled = sum(n - 1 for n in Counter(addresses).values())
@@ -105,13 +106,21 @@ def audit(data_dir: Path, expected: Expected, classes: tuple[str, ...] = ()) -> 
     for address, row in zip(addresses, values, strict=True):
         wanted = expected.features.get(address)
         if wanted is not None:
-            result.features_differ += not np.array_equal(row, wanted, equal_nan=True)
+            result.features_differ += not np.array_equal(row, _laid_out(wanted, names), equal_nan=True)
     if classes:
         _audit_predictions(data_dir, expected, classes, result)
     result.problems = verify(data_dir).problems
     view = view_journal(data_dir, ())
     result.counters = {} if view is None else view.counters
     return result
+
+
+def _laid_out(row: FeatureRow, names: Mapping[str, int]) -> Float32:
+    """The features of a row in the columns of the archive; NaN where the stream has no such channel."""
+    values = np.full(len(names), np.nan, np.float32)
+    for channel, of_channel in zip(row.channels, row.values, strict=True):
+        values[[names[f"{channel}.{feature.name}"] for feature in FEATURES]] = of_channel
+    return values
 
 
 def _audit_predictions(data_dir: Path, expected: Expected, classes: tuple[str, ...], result: Audit) -> None:

@@ -15,6 +15,7 @@ from pipeline.chaos.ground import RATE_PER_S, Ground, Outcome, reading
 from pipeline.chaos.plant import RATE_HZ, SAMPLES, Plant, topic_of
 from pipeline.chaos.rubbish import is_refused, rubbish
 from pipeline.core.codec import encode
+from pipeline.core.state import from_bytes
 from pipeline.edges.journal import Journal
 from pipeline.edges.journal_read import JOURNAL_NAME
 from pipeline.errors import ArchiveError, ThrumcastError
@@ -285,9 +286,12 @@ def _content(world: Ground, content: bytes) -> object:
     (directory / JOURNAL_NAME).write_bytes(content)
     try:
         with Journal(directory) as journal:
+            states = journal.states()
+            for key, data in states.items():  # as the service does when it starts
+                from_bytes(world.engine.spec_of(key), data)
             view = journal.view(("features", "predictions", "alarms", "quarantine"))
             tables = {kind: [table.to_pydict() for table in p.tables] for kind, p in view.pending.items()}
-            return repr((journal.states(), journal.counters(), journal.open_alarms(), view.parts, view.extras, tables))
+            return repr((states, journal.counters(), journal.open_alarms(), view.parts, view.extras, tables))
     except (ArchiveError, ThrumcastError):
         return None
 
