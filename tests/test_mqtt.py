@@ -433,7 +433,7 @@ def test_over_tls_everything_passes_and_a_stranger_s_certificate_does_not(tmp_pa
         with pytest.raises(NotReachable) as caught:
             site.plant("other", ca_file=tmp_path / "strange.crt", **tls)
         assert "mqtt.tls_ca_file" in str(caught.value.hint)
-        with pytest.raises(NotReachable):
+        with pytest.raises(ConfigError, match=r"mqtt\.tls_ca_file"):
             site.plant("third", ca_file=tmp_path / "missing.crt", **tls)
 
 
