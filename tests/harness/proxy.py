@@ -9,7 +9,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -70,11 +70,11 @@ class Proxy:
                     continue
                 self.connections += 1
                 self._open += [client, broker]
-                threading.Thread(target=self._to_broker, args=(client, broker), daemon=True).start()
-                threading.Thread(target=self._to_client, args=(broker, client), daemon=True).start()
+                for relay, source, sink in ((self._to_broker, client, broker), (self._to_client, broker, client)):
+                    threading.Thread(target=self._until_the_end, args=(relay, source, sink), daemon=True).start()
 
     def _to_broker(self, client: socket.socket, broker: socket.socket) -> None:
-        for chunk in self._chunks(client, broker):
+        for chunk in self._chunks(client):
             for frame in chunk:
                 if kind(frame) == PUBACK:
                     if self.weather.lose_pubacks:
@@ -84,7 +84,7 @@ class Proxy:
                 broker.sendall(frame)
 
     def _to_client(self, broker: socket.socket, client: socket.socket) -> None:
-        for chunk in self._chunks(broker, client):
+        for chunk in self._chunks(broker):
             published = [frame for frame in chunk if kind(frame) == PUBLISH]
             if self.weather.swap:
                 published.reverse()
@@ -96,17 +96,22 @@ class Proxy:
                 client.sendall(next(turn) * self.weather.repeat)
                 self.repeated += self.weather.repeat - 1
 
-    def _chunks(self, source: socket.socket, sink: socket.socket) -> Iterator[list[bytes]]:
-        """Whole frames as they come together, until one side ends; then both do."""
+    def _chunks(self, source: socket.socket) -> Iterator[list[bytes]]:
+        """Whole frames, as they come together."""
         unread = b""
+        while data := source.recv(65536):
+            while self.weather.silent:
+                time.sleep(0.01)
+            if self.weather.delay_s:
+                time.sleep(self.weather.delay_s)
+            chunk, unread = frames(unread + data)
+            yield chunk
+
+    def _until_the_end(
+        self, relay: Callable[[socket.socket, socket.socket], None], source: socket.socket, sink: socket.socket
+    ) -> None:
         with contextlib.suppress(OSError):  # the end of either side ends the relay
-            while data := source.recv(65536):
-                while self.weather.silent:
-                    time.sleep(0.01)
-                if self.weather.delay_s:
-                    time.sleep(self.weather.delay_s)
-                chunk, unread = frames(unread + data)
-                yield chunk
+            relay(source, sink)
         for sock in (source, sink):
             with contextlib.suppress(OSError):  # the other side may be gone first
                 sock.shutdown(socket.SHUT_RDWR)
