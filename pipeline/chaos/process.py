@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Scrapes:
 
     def take(self, address: str) -> None:
         """One look at /metrics and /readyz; a service that is not there counts for nothing."""
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, HTTPException):  # it dies in the middle of an answer, too
             with urllib.request.urlopen(f"http://{address}/metrics", timeout=2) as answer:
                 self._weigh(answer.read().decode())
             try:
@@ -49,11 +50,11 @@ class Scrapes:
 
     def _weigh(self, text: str) -> None:
         values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
+        names = [f"thrumcast_messages_{name}_total" for name in TERMS] + ["thrumcast_messages_in_flight"]
         received = values.get("thrumcast_messages_received_total")
-        if received is None:
+        if received is None or any(name not in values for name in names):
             return
-        placed = sum(float(values[f"thrumcast_messages_{name}_total"]) for name in TERMS)
-        placed += float(values["thrumcast_messages_in_flight"])
+        placed = sum(float(values[name]) for name in names)
         self.largest_imbalance = max(self.largest_imbalance, abs(round(float(received) - placed)))
         self.count += 1
 
