@@ -95,10 +95,11 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "not_ready": ("warning", "/readyz turned to 503; the failing checks"),
     "web_listening": ("info", "the page and its endpoints are served"),
     "web_unavailable": ("warning", "the address of web.bind cannot be used; the service goes on without it"),
+    "client_failed": ("debug", "an HTTP client went away in the middle"),
     "compacted": ("info", "parts were merged"),
     "pruned": ("info", "rows were removed because of their age"),
     "upkeep_failed": ("error", "a request for archive upkeep, or the compaction of the service itself, failed"),
-    "unknown_service": ("debug", "NOTIFY_SOCKET cannot be reached"),
+    "manager_unreachable": ("debug", "NOTIFY_SOCKET cannot be reached"),
 }
 
 

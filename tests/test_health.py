@@ -155,7 +155,7 @@ def test_while_the_disk_refuses_it_is_alive_and_not_ready_and_then_ready_again(
 
     monkeypatch.setattr(live.journal, "commit", commit)
     send(broker, BLOCKS[:4])
-    live.run(lambda: len(seen) == 3 and not broker.waiting)
+    live.run(lambda: len(broker.acknowledged) == 4)
     assert seen == [(200, 200), (503, 200), (503, 200)]  # the first time nobody knew yet
     assert endpoints.routes()["/readyz"]().status == 200
     assert watched.oldest_s is None

@@ -232,4 +232,4 @@ class Live:
         if gaps:
             samples = sum(gap.last - gap.first for gap in gaps)
             streams = sorted({str(gap.key) for gap in gaps})[:5]
-            log.warning("gaps=%d samples=%d streams=%s", len(gaps), samples, ",".join(streams))
+            log.warning("gaps count=%d samples=%d streams=%s", len(gaps), samples, ",".join(streams))

@@ -35,4 +35,4 @@ class Notifier:
                 sock.setblocking(False)  # a manager that does not read must not hold up the plant
                 sock.sendto("\n".join(lines).encode(), address)
         except OSError as error:
-            log.debug("unknown_service address=%s err=%s", self.address, error)
+            log.debug("manager_unreachable address=%s err=%s", self.address, error)
