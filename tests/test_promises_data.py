@@ -9,6 +9,7 @@ import pytest
 from harness.promises import check
 
 from pipeline.chaos import trials_data as trials
+from pipeline.chaos import trials_disk
 from pipeline.chaos.ground import Ground
 from pipeline.chaos.plant import Plant
 
@@ -72,10 +73,10 @@ def test_reboots_other_rates_and_clocks_that_step_never_make_a_wrong_window(worl
 
 def test_a_damaged_journal_is_named_and_never_silently_different(world: World) -> None:
     with world() as made:
-        check(trials.damaged_journal(made, Plant(messages=320), count=100))
+        check(trials_disk.damaged_journal(made, Plant(messages=320), count=100))
 
 
 @pytest.mark.slow
 def test_two_thousand_damages_of_a_journal(world: World) -> None:
     with world() as made:
-        check(trials.damaged_journal(made, Plant(messages=320), count=2000))
+        check(trials_disk.damaged_journal(made, Plant(messages=320), count=2000))

@@ -11,7 +11,7 @@ import pytest
 from harness import faultfs
 from harness.promises import check
 
-from pipeline.chaos import trials_data
+from pipeline.chaos import trials_disk
 from pipeline.chaos.ground import Ground, Outcome
 from pipeline.chaos.plant import Plant
 
@@ -22,7 +22,7 @@ World = Callable[..., AbstractContextManager[Ground]]
 def refusing(world: World, tmp_path: Path, order: str, *, seconds: float, messages: int = 1600) -> Outcome:
     layer = faultfs.build(tmp_path, tmp_path / "trial" / "data")
     with world(settings=layer.environment) as made:
-        return trials_data.refusing_disk(
+        return trials_disk.refusing_disk(
             made,
             Plant(messages=messages),
             refuse=lambda on: layer.order(order if on else ""),
@@ -84,7 +84,7 @@ def test_a_sink_that_hangs_for_a_while_keeps_memory_and_connection(world: World,
     with world(settings=layer.environment, broker_config=roomy) as made:
         plant = Plant(messages=48_800)
         check(
-            trials_data.stalled(
+            trials_disk.stalled(
                 made, plant, refuse=lambda on: layer.order("write sleep 30" if on else ""), rate_per_s=1200
             )
         )
@@ -92,7 +92,7 @@ def test_a_sink_that_hangs_for_a_while_keeps_memory_and_connection(world: World,
 
 def test_a_sink_that_refuses_keeps_memory_and_connection(world: World) -> None:
     with world(broker_config="max_queued_bytes 0\n") as made:
-        check(trials_data.stalled(made, Plant(messages=4000), rate_per_s=800))
+        check(trials_disk.stalled(made, Plant(messages=4000), rate_per_s=800))
 
 
 @pytest.mark.slow
@@ -118,6 +118,6 @@ def test_a_real_file_system_that_is_full_stops_nothing_but_the_acknowledgements(
 
     try:
         with world() as made:
-            check(trials_data.refusing_disk(made, Plant(messages=1600), refuse=fill, seconds=8, name="a full tmpfs"))
+            check(trials_disk.refusing_disk(made, Plant(messages=1600), refuse=fill, seconds=8, name="a full tmpfs"))
     finally:
         subprocess.run(["umount", "-l", str(place)], check=True)

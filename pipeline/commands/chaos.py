@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.commands.common import Console, with_console
+from pipeline.errors import ThrumcastError
 
 if TYPE_CHECKING:
     from pipeline.chaos.ground import Ground, Outcome
@@ -53,12 +54,14 @@ def command(console: Console, minutes: float, only: tuple[int, ...], keep: Path 
     }
     console.result(document, "\n".join([*map(_line, outcomes), "every promise was kept" if kept else "NOT every one"]))
     if not kept:
-        raise SystemExit(1)
+        broken = sorted({outcome.promise for outcome in outcomes if not outcome.kept})
+        msg = f"every promise kept expected, found broken: {', '.join(map(str, broken))}"
+        raise ThrumcastError(msg, hint="`thrumcast chaos --only N --keep DIR` keeps data and logs of a trial")
 
 
 def _trials(size: float) -> list[tuple[int, str, Callable[[Ground], Outcome]]]:
     """Promise, what the broker is told beside the usual, trial; a few seconds to half a minute each at size 1."""
-    from pipeline.chaos import trials, trials_data
+    from pipeline.chaos import trials, trials_data, trials_disk
     from pipeline.chaos.plant import Plant
 
     def plant(messages: float) -> Plant:
@@ -75,20 +78,19 @@ def _trials(size: float) -> list[tuple[int, str, Callable[[Ground], Outcome]]]:
         (4, "", lambda world: trials_data.copies(world, plant(1600))),
         (4, "", lambda world: trials_data.beyond_the_bound(world, plant(2400))),
         (5, "", lambda world: trials_data.hostile(world, plant(1600), count=round(10_000 * size))),
-        (6, "", lambda world: trials_data.refusing_disk(world, plant(1600), seconds=8 * size)),
-        (7, roomy, lambda world: trials_data.stalled(world, plant(10_000), rate_per_s=1000)),
+        (6, "", lambda world: trials_disk.refusing_disk(world, plant(1600), seconds=8 * size)),
+        (7, roomy, lambda world: trials_disk.stalled(world, plant(10_000), rate_per_s=1000)),
         (8, "", lambda world: trials.rivals(world, plant(800))),
         (9, "", lambda world: trials_data.other_sessions(world, Plant(messages=320))),
         (10, "", lambda world: trials.stops(world, plant(1600), count=3)),
         (10, "", lambda world: trials.queued(world, Plant(messages=10_000))),
-        (12, "", lambda world: trials_data.damaged_journal(world, Plant(messages=320), count=round(200 * size))),
+        (12, "", lambda world: trials_disk.damaged_journal(world, Plant(messages=320), count=round(200 * size))),
     ]
 
 
 def _tried(folder: Path, promise: int, broker_config: str, trial: Callable[[Ground], Outcome]) -> Outcome:
     """A trial that comes to no end is a broken promise, too."""
     from pipeline.chaos.ground import Outcome, ground
-    from pipeline.errors import ThrumcastError
 
     folder.mkdir(parents=True)
     try:
