@@ -95,6 +95,7 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "not_ready": ("warning", "/readyz turned to 503; the failing checks"),
     "web_listening": ("info", "the page and its endpoints are served"),
     "web_unavailable": ("warning", "the address of web.bind cannot be used; the service goes on without it"),
+    "route_failed": ("error", "a path could not be answered: a bug"),
     "client_failed": ("debug", "an HTTP client went away in the middle"),
     "compacted": ("info", "parts were merged"),
     "pruned": ("info", "rows were removed because of their age"),

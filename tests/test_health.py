@@ -242,6 +242,16 @@ def test_other_paths_and_methods_are_refused(server: WebServer) -> None:
     assert get(server.port, "/livez", method="HEAD") == (200, b"")
 
 
+def test_a_route_with_a_bug_is_an_answer_and_an_event(caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> Answer:
+        raise ZeroDivisionError
+
+    with WebServer("127.0.0.1:0", {"/x": broken, "/livez": lambda: Answer(b"")}) as made:
+        assert get(made.port, "/x")[0] == 500
+        assert get(made.port, "/livez")[0] == 200
+    assert any(record.getMessage().startswith("route_failed path=/x") for record in caplog.records)
+
+
 def test_clients_that_say_nothing_do_not_keep_others_out(server: WebServer) -> None:
     idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
     assert get(server.port, "/livez")[0] == 200

@@ -51,7 +51,7 @@ class Watched:
     connected: bool = False
     waiting: int = 0  # messages that nobody has taken
     unsent: int = 0  # results that were given up
-    machines: set[str] = field(default_factory=set)
+    machines: frozenset[str] = frozenset()  # replaced as a whole: others go through it meanwhile
     open_alarms: set[str] = field(default_factory=set)  # ids
     _notified_s: float = 0.0
 
@@ -96,7 +96,8 @@ class Watched:
         samples: Counter[str] = Counter()
         for block in batch.blocks:
             samples[block.key.machine] += block.samples.shape[1]
-        self.machines |= samples.keys()
+        if not samples.keys() <= self.machines:
+            self.machines = self.machines | samples.keys()
         for machine, n in samples.items():
             telemetry.add("samples_received_total", n, machine)
             telemetry.set("last_message_timestamp_seconds", now_s, machine)

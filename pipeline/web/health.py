@@ -174,9 +174,8 @@ class Endpoints:
         telemetry.set("mqtt_waiting_messages", watched.waiting)
         telemetry.set("results_unsent_total", watched.unsent)
         telemetry.set("disk_refusing", live.refusal is not None)
-        telemetry.set("disk_free_bytes", shutil.disk_usage(self._data_dir).free)
         telemetry.set("archive_pending_rows", live.pending_rows)
-        for name, value in _process().items():
+        for name, value in (_process() | _disk(self._data_dir)).items():
             telemetry.set(name, value)
         for keep in self.extra:
             keep(telemetry)
@@ -242,6 +241,14 @@ def probe_directory(directory: Path) -> str | None:
 def _health_answer(checks: list[Check]) -> Answer:
     status = 503 if worst(checks) == "fail" else 200
     return Answer(json.dumps(document(checks)).encode(), "application/health+json", status)
+
+
+def _disk(directory: Path) -> dict[str, float]:
+    """Free space; nothing where the directory is gone, which `archive:writable` says."""
+    try:
+        return {"disk_free_bytes": shutil.disk_usage(directory).free}
+    except OSError:
+        return {"disk_free_bytes": 0}
 
 
 def _process() -> dict[str, float]:
