@@ -68,7 +68,7 @@ def slow(world: World, tmp_path: Path, seconds: float, messages: int) -> Outcome
 
 
 def test_a_slow_disk_makes_it_slower_and_not_wrong(world: World, tmp_path: Path) -> None:
-    check(slow(world, tmp_path, 0.5, 800))
+    check(slow(world, tmp_path, 0.5, 400))
 
 
 @pytest.mark.slow
@@ -90,6 +90,7 @@ def test_a_sink_that_hangs_for_a_while_keeps_memory_and_connection(world: World,
         )
 
 
+@pytest.mark.slow
 def test_a_sink_that_refuses_keeps_memory_and_connection(world: World) -> None:
     with world(broker_config="max_queued_bytes 0\n") as made:
         check(trials_disk.stalled(made, Plant(messages=4000), rate_per_s=800))

@@ -55,6 +55,7 @@ def test_packets_that_come_three_times_and_in_reverse_change_nothing(world: Worl
     check(through_bad_weather(world, Plant(messages=800), weather, "Packets repeated and reversed"))
 
 
+@pytest.mark.slow
 def test_a_slow_network_changes_nothing(world: World) -> None:
     def weather(proxy: Proxy, number: int) -> None:
         proxy.weather.delay_s = 0.02
