@@ -23,8 +23,9 @@ from pipeline.drivers.watch import Watched
 from pipeline.edges.systemd import Notifier
 from pipeline.errors import ArchiveError, NotReachable
 from pipeline.telemetry import Telemetry
-from pipeline.web import health
-from pipeline.web.health import Endpoints, Probe, Vitals, live_checks, ready_checks, worst
+from pipeline.web import health, host
+from pipeline.web.health import Endpoints, Vitals, live_checks, ready_checks, worst
+from pipeline.web.host import Probe
 from pipeline.web.server import Answer, WebServer, host_is_known, split_bind
 
 READY = Vitals(model="v0001")
@@ -86,21 +87,21 @@ def test_a_lost_broker_or_a_full_disk_does_not_restart_the_process() -> None:
 
 
 def test_a_directory_that_cannot_be_written_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert health.probe_directory(tmp_path) is None
+    assert host.probe_directory(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
-    assert "No such file" in str(health.probe_directory(tmp_path / "gone"))
+    assert "No such file" in str(host.probe_directory(tmp_path / "gone"))
 
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    assert "No space" in str(health.probe_directory(tmp_path))
+    assert "No space" in str(host.probe_directory(tmp_path))
 
 
 def test_a_disk_that_hangs_is_reported_and_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hang = threading.Event()
-    monkeypatch.setattr(health, "probe_directory", lambda _: hang.wait(30.0) and None)
-    monkeypatch.setattr(health, "PROBE_LIMIT_S", 0.0)
+    monkeypatch.setattr(host, "probe_directory", lambda _: hang.wait(30.0) and None)
+    monkeypatch.setattr(host, "PROBE_LIMIT_S", 0.0)
     probe = Probe(tmp_path)
     assert "not written within" in str(probe.unwritable(0.01))
     hang.set()
@@ -223,7 +224,7 @@ def get(port: int, path: str, host: str = "localhost", method: str = "GET") -> t
 
 
 def test_it_answers_under_addresses_and_known_names_only(server: WebServer) -> None:
-    for host in (
+    for name in (
         "localhost",
         f"localhost:{server.port}",
         "127.0.0.1",
@@ -231,9 +232,9 @@ def test_it_answers_under_addresses_and_known_names_only(server: WebServer) -> N
         "Plant.Example",
         socket.gethostname(),
     ):
-        assert get(server.port, "/livez?x=1", host)[0] == 200, host
-    for host in ("evil.example", "localhost.evil.example", "", "127.0.0.1.evil.example", "["):
-        assert get(server.port, "/livez", host)[0] == 421, host
+        assert get(server.port, "/livez?x=1", name)[0] == 200, name
+    for name in ("evil.example", "localhost.evil.example", "", "127.0.0.1.evil.example", "["):
+        assert get(server.port, "/livez", name)[0] == 421, name
 
 
 def test_other_paths_and_methods_are_refused(server: WebServer) -> None:
