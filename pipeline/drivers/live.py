@@ -42,7 +42,7 @@ log = logging.getLogger("thrumcast.live")
 
 RETRY_S = 1.0  # between attempts to commit
 LOOK_UP_S = 0.25  # how long a silent broker may keep a stop request waiting
-LAST_TURNS = 5  # at a stop: what is on its way meanwhile is committed too, but a plant never stops sending
+STOP_S = 3.0  # of a stop for what is on its way meanwhile: a plant never stops sending
 
 
 class Connection(Source, Protocol):
@@ -103,10 +103,11 @@ class Live:
         self._pending_rows = self.journal.pending_rows()
         while not stop():
             self.turn(stop)
-        for _ in range(LAST_TURNS):
-            if not self.turn(stop):
-                break
-        self._roll(stop)
+        until_s = time.monotonic() + STOP_S
+        while self.turn(stop) and time.monotonic() < until_s:
+            pass
+        if time.monotonic() < until_s:  # a slow disk has no time for it; the rows are safe in the journal
+            self._roll(stop)
         self.counts["dropped"] += self.source.tally().untaken  # neither decided nor acknowledged: it comes again
         self._balance()
 
