@@ -5,7 +5,7 @@ STAMP  := $(VENV)/.installed
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check model results bench format clean
+.PHONY: help demo test promises fuzz soak check model results bench format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,6 +15,19 @@ demo: $(STAMP)  ## a simulated plant, a private broker, a model and the pipeline
 
 test: $(STAMP)  ## the tests, with a real broker
 	$(BIN)/python -m pytest -q
+
+promises: $(STAMP)  ## every promise in its long form (half an hour); figures in build/promises.txt
+	@mkdir -p build && rm -f build/promises.txt
+	THRUMCAST_PROMISES=build/promises.txt $(BIN)/python -m pytest -q -m "slow or not slow" -k promises
+
+fuzz: $(STAMP)  ## a coverage-guided fuzzer on the codec, a million payloads
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3'
+	PYTHONPATH=. $(BIN)/python tests/harness/fuzz_codec.py -runs=1000000
+
+MINUTES ?= 60
+soak: $(STAMP)  ## the plain load for MINUTES=60, watched; figures and plot in build/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[plots]'
+	$(BIN)/python -m pipeline.chaos.soak --minutes $(MINUTES) --out build
 
 check: $(STAMP)  ## formatting, lint and types
 	$(BIN)/ruff format --check .

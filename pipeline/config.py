@@ -32,6 +32,8 @@ class MqttConfig(Table, frozen=True):
     password_file: str = ""
     tls: bool = False
     tls_ca_file: str = ""
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
     client_id: Name = "thrumcast"
     readings_topic: str = "plant/{area}/{machine}/{point}/vibration"
     results_topic: str = "thrumcast"
@@ -104,6 +106,7 @@ class ArchiveConfig(Table, frozen=True):
 
     roll_s: Positive = 300.0
     roll_rows: Count = 10_000
+    compact_parts: Annotated[int, Meta(ge=0)] = 24
 
 
 class ModelConfig(Table, frozen=True):
@@ -124,10 +127,11 @@ class AlarmConfig(Table, frozen=True):
 
 
 class WebConfig(Table, frozen=True):
-    """[web]: the live page."""
+    """[web]: the live page, health and metrics."""
 
     bind: str = "127.0.0.1:8080"
     enabled: bool = True
+    hosts: tuple[str, ...] = ()
 
 
 class ModesConfig(Table, frozen=True):

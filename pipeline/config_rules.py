@@ -26,6 +26,9 @@ def check(config: Config) -> None:
         ConfigError: names the key, what was expected and what was found.
     """
     _check_topics(config)
+    _check_results_stay_out(config)
+    _check_security(config)
+    _check_rhythm(config)
     _check_features(config)
     _check_modes(config)
     if config.alarm.leave_p > config.alarm.enter_p:
@@ -65,6 +68,52 @@ def _check_topics(config: Config) -> None:
     base = config.mqtt.results_topic
     if not base or re.search(r"[{}+#\x00]", base) or "" in base.split("/") or base.startswith("$"):
         _refuse("mqtt.results_topic", "a plain topic without wildcards", base, "for instance thrumcast")
+
+
+def _check_results_stay_out(config: Config) -> None:
+    """A service that subscribes to its own results would feed on them."""
+    mqtt = config.mqtt
+    place = f"{mqtt.results_topic}/machines/+/+"
+    results = [f"{place}/{name}" for name in ("prediction", "state", "alarm")]
+    results += [f"{mqtt.results_topic}/{name}" for name in ("status", "events/+")]
+    readings = mqtt.readings_topic.split("/")
+    for topic in results:
+        levels = topic.split("/")
+        meets = (a == b or a.startswith("{") or b == "+" for a, b in zip(readings, levels, strict=False))
+        if len(levels) == len(readings) and all(meets):
+            expected = f"a template that {topic} does not fit"
+            _refuse("mqtt.readings_topic", expected, mqtt.readings_topic, "results must not come back as readings")
+
+
+def _check_security(config: Config) -> None:
+    mqtt = config.mqtt
+    for key in ("tls_ca_file", "tls_cert_file"):
+        if getattr(mqtt, key) and not mqtt.tls:
+            _refuse("mqtt.tls", f"true, because mqtt.{key} is set", mqtt.tls, "or remove that key")
+    if mqtt.tls_key_file and not mqtt.tls_cert_file:
+        _refuse("mqtt.tls_cert_file", "the certificate of mqtt.tls_key_file", "", "a key alone proves nothing")
+
+
+def _check_rhythm(config: Config) -> None:
+    """Times that contradict each other: the service would run and never do what was meant."""
+    commit, roll = config.commit.interval_s, config.archive.roll_s
+    if commit > roll:
+        _refuse("commit.interval_s", f"at most archive.roll_s ({roll})", commit, "only committed rows become files")
+    if 0 < config.mqtt.session_expiry_s <= commit:
+        expected = f"more than commit.interval_s ({commit}), or 0"
+        found = config.mqtt.session_expiry_s
+        _refuse("mqtt.session_expiry_s", expected, found, "the broker would forget what is not yet acknowledged")
+    hops = [("window.hop_s", config.window.hop_s)]
+    for machine, table in config.machines.items():
+        for point in ("", *table.points):
+            key = dotted(("machines", machine, *(("points", point) if point else ()), "window", "hop_s"))
+            hops.append((key, config.machine(machine, point).window.hop_s))
+    for key, hop_s in hops:
+        if hop_s > config.model.max_gap_s:
+            expected = f"at most model.max_gap_s ({config.model.max_gap_s})"
+            _refuse(key, expected, hop_s, "the network's memory would be reset before every window")
+    if 0 < config.archive.compact_parts < 2:
+        _refuse("archive.compact_parts", "0, or at least 2", config.archive.compact_parts, "one file is one already")
 
 
 def _check_features(config: Config) -> None:

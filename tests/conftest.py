@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import hypothesis
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from harness.broker import Site
 
+from pipeline.chaos.ground import Ground, ground
 from pipeline.edges.broker import PrivateBroker, is_available
 
 # Machines are shared: an example that took long says nothing about the code.
@@ -49,6 +52,14 @@ def mosquitto(tmp_path: Path) -> Iterator[PrivateBroker]:
         pytest.skip("mosquitto is not installed")
     with PrivateBroker(tmp_path / "broker", kind="mosquitto") as started:
         yield started
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Callable[..., AbstractContextManager[Ground]]:
+    """Makes the world of a trial under tmp_path/trial: mosquitto, a data directory with a model, the service."""
+    if not is_available("mosquitto"):
+        pytest.skip("mosquitto is not installed")
+    return functools.partial(ground, tmp_path / "trial")
 
 
 @pytest.fixture

@@ -217,7 +217,9 @@ def test_a_template_that_does_not_name_machine_and_point_plainly_is_refused(temp
 
 
 def test_an_area_may_be_left_out_of_the_template() -> None:
-    assert resolved('[mqtt]\nreadings_topic = "{machine}/{point}"').config.mqtt.readings_topic == "{machine}/{point}"
+    assert (
+        resolved('[mqtt]\nreadings_topic = "in/{machine}/{point}"').config.mqtt.readings_topic == "in/{machine}/{point}"
+    )
 
 
 @pytest.mark.parametrize("base", ["", "a/#", "+/a", "a//b", "$SYS/a", "/a"])

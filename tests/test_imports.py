@@ -20,6 +20,7 @@ COMPOSITION = (
     "sim.publish",
     "pipeline.cli",
     "pipeline.commands",
+    "pipeline.chaos",
 )
 NOT_FOR_OTHERS = (
     "models.train",
@@ -28,6 +29,7 @@ NOT_FOR_OTHERS = (
     "sim.publish",
     "pipeline.cli",
     "pipeline.commands",
+    "pipeline.chaos",
 )
 # config.toml as structs, and from them the specs that core owns.
 CONFIGURATION = ("pipeline.config", "pipeline.specs")

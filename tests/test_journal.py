@@ -229,15 +229,45 @@ def test_a_directory_is_free_again_after_its_process_was_killed(tmp_path):
             assert journal.counters() == {"turns": committed}
 
 
+def test_a_journal_of_version_1_is_brought_up_to_date_with_all_that_stands_in_it(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.bind(SCHEMA)
+        journal.commit(whole_commit(1))
+        before = journal.view(("features",)).pending["features"].tables[0]
+    with sqlite3.connect(tmp_path / "journal.db") as db:
+        db.execute("ALTER TABLE pending DROP COLUMN crc")
+        db.execute("UPDATE meta SET value = '1' WHERE key = 'journal_version'")
+    db.close()
+    with pytest.raises(ArchiveError, match=r"expected journal version 2, found.*1"):
+        view_journal(tmp_path)  # a reader changes nothing
+    with Journal(tmp_path) as journal:
+        assert journal.view(("features",)).pending["features"].tables[0].equals(before)
+        journal.commit(whole_commit(2))
+        assert len(journal.view(("features",)).pending["features"].tables) == 2
+
+
+def test_a_flipped_bit_in_a_pending_entry_is_named(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.bind(SCHEMA)
+        journal.commit(whole_commit(1))
+    with sqlite3.connect(tmp_path / "journal.db") as db:
+        (blob,) = db.execute("SELECT batch FROM pending WHERE kind = 'features'").fetchone()
+        damaged = blob[:-40] + bytes([blob[-40] ^ 1]) + blob[-39:]
+        db.execute("UPDATE pending SET batch = ? WHERE kind = 'features'", (damaged,))
+    db.close()
+    with Journal(tmp_path) as journal, pytest.raises(ArchiveError, match="another checksum"):
+        journal.view(("features",))
+
+
 def test_another_journal_version_is_refused_and_left_alone(tmp_path):
     with Journal(tmp_path) as journal:
         journal.commit(Commit(counters={"received": 1}))
     with sqlite3.connect(tmp_path / "journal.db") as db:
         db.execute("UPDATE meta SET value = '99' WHERE key = 'journal_version'")
     db.close()
-    with pytest.raises(ArchiveError, match=r"expected journal version 1, found.*99"):
+    with pytest.raises(ArchiveError, match=r"expected journal version 2, found.*99"):
         Journal(tmp_path)
-    with pytest.raises(ArchiveError, match=r"expected journal version 1, found.*99"):
+    with pytest.raises(ArchiveError, match=r"expected journal version 2, found.*99"):
         view_journal(tmp_path)
 
 

@@ -129,7 +129,9 @@ def test_a_death_anywhere_in_a_turn_loses_and_doubles_nothing(
                     monkeypatch.setattr(live.journal, "commit", die)
                 case "commit":
                     live.source = type(
-                        "Dying", (), {"take": broker.take, "acknowledge": die, "events": broker.events}
+                        "Dying",
+                        (),
+                        {"take": broker.take, "acknowledge": die, "events": broker.events, "tally": broker.tally},
                     )()
                 case "acknowledge":
                     monkeypatch.setattr(Results, "step", die)
@@ -234,3 +236,55 @@ def test_predictions_and_states_are_published_as_the_contract_says(tmp_path: Pat
     state, qos, retain = by_topic["thrumcast/machines/pump-01/de/state"][0]
     assert (qos, retain, state["state"]) == (1, True, "warming_up")
     assert {"ts", "expires_s", "mode", "p", "velocity_rms_mm_s", "zone", "evidence", "model"} < set(state)
+
+
+def test_every_message_is_accounted_for_at_every_look_also_while_the_disk_refuses(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = service(tmp_path, broker)
+    real, refusals = live.journal.commit, iter(range(2))
+    seen = []
+
+    def look(timeout_s: float = 0.0) -> None:
+        seen.append(live.account)
+
+    def commit(what: object) -> None:
+        seen.append(live.account)
+        if next(refusals, None) is not None:
+            raise ArchiveError("no space left on device")
+        real(what)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(live.journal, "commit", commit)
+    monkeypatch.setattr(broker, "service", look, raising=False)
+    monkeypatch.setattr("pipeline.drivers.live.RETRY_S", 0.0)
+    send(broker, BLOCKS)
+    live.run(stop_when_idle(broker))
+    assert {account.missing for account in [*seen, live.account]} == {0}
+    assert max(account.in_flight for account in seen) > 0
+    assert (live.account.in_flight, live.account.committed) == (0, len(BLOCKS))
+
+
+def test_a_stop_while_the_disk_refuses_drops_unacknowledged_and_says_so(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = service(tmp_path, broker)
+
+    def commit(what: object) -> None:
+        raise ArchiveError("no space left on device")
+
+    monkeypatch.setattr(live.journal, "commit", commit)
+    send(broker, BLOCKS[:3])
+    live.run(lambda: True)
+    assert (live.account.dropped, live.account.committed, live.account.missing) == (3, 0, 0)
+    assert broker.acknowledged == []
+
+
+def test_a_gap_is_counted_in_the_journal_with_its_samples(tmp_path: Path, broker: Broker) -> None:
+    live = service(tmp_path, broker)
+    blocks = recording(1)
+    lost = blocks[3]
+    send(broker, [b for b in blocks if b is not lost])
+    live.run(stop_when_idle(broker))
+    counters = live.journal.counters()
+    assert counters["gaps"] == 1
+    assert counters["gap_samples"] == lost.samples.shape[1]

@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 
 from pipeline.core.records import StreamKey
 from pipeline.edges.broker import PrivateBroker
-from pipeline.edges.mqtt import LinkEvent, MqttConnection, MqttPublisher, MqttSettings, TopicTemplate
+from pipeline.edges.mqtt import (
+    Claim,
+    LinkEvent,
+    MqttConnection,
+    MqttPublisher,
+    MqttSettings,
+    TopicTemplate,
+    claim_topic,
+)
 from pipeline.edges.mqtt.source import OFFLINE
 from pipeline.edges.ports import MemoryBroker, Message, Receipt
 from pipeline.errors import ConfigError, NotReachable, ThrumcastError
@@ -433,7 +441,7 @@ def test_over_tls_everything_passes_and_a_stranger_s_certificate_does_not(tmp_pa
         with pytest.raises(NotReachable) as caught:
             site.plant("other", ca_file=tmp_path / "strange.crt", **tls)
         assert "mqtt.tls_ca_file" in str(caught.value.hint)
-        with pytest.raises(NotReachable):
+        with pytest.raises(ConfigError, match=r"mqtt\.tls_ca_file"):
             site.plant("third", ca_file=tmp_path / "missing.crt", **tls)
 
 
@@ -467,6 +475,43 @@ def test_a_client_whose_session_is_taken_over_does_not_fight_for_it(mosquitto: P
         else:
             assert kinds[-1] == "disconnected"
         assert other.connected
+
+
+@needs_broker
+def test_of_two_services_under_one_client_id_the_newer_stays_and_the_older_ends_by_name(
+    mosquitto: PrivateBroker,
+) -> None:
+    with Site(mosquitto) as site:
+        older_ends(site)
+
+
+def older_ends(site: Site) -> None:
+    topic = claim_topic("thrumcast", "the-one")
+    older = site.service("the-one", claim=Claim(topic))
+    newer = site.service("the-one", claim=Claim(topic, holder="the newer one"))
+
+    def both() -> None:
+        newer.service(0.02)
+        older.service(0.02)
+
+    with pytest.raises(ConfigError, match="another client: the newer one"):
+        wait_until(lambda: False, both, "the end of the older one")
+    older.close()
+    newer.service(0.5)  # the older one had thrown it out
+    wait_until(lambda: newer.connected, lambda: newer.service(0.05), "the newer one's connection")
+    assert newer.epoch <= 2
+    site.send(b"for the one that stayed")
+    assert payloads(take(newer, 1)) == [b"for the one that stayed"]
+
+
+@needs_broker
+def test_a_restarted_service_is_not_thrown_out_by_what_it_claimed_before(site: Site) -> None:
+    topic = claim_topic("thrumcast", "the-one")
+    before = site.service("the-one", claim=Claim(topic, number=2**62))  # by a clock that was far ahead
+    before.close()
+    after = site.service("the-one", claim=Claim(topic, number=1))
+    after.service(0.3)
+    assert after.connected
 
 
 @needs_broker

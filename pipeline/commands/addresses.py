@@ -58,10 +58,16 @@ def mqtt_settings(config: Config, client_id: str | None = None) -> MqttSettings:
         username=mqtt.username or None,
         password_file=mqtt.password_path(),
         tls=mqtt.tls,
-        ca_file=Path(mqtt.tls_ca_file).expanduser() if mqtt.tls_ca_file else None,
+        ca_file=_path(mqtt.tls_ca_file),
+        cert_file=_path(mqtt.tls_cert_file),
+        key_file=_path(mqtt.tls_key_file),
         keepalive_s=mqtt.keepalive_s,
         session_expiry_s=mqtt.session_expiry_s,
         receive_maximum=mqtt.receive_maximum,
         # A broker drops what is larger without a word; what is only too large for us is to be quarantined by name.
         maximum_packet_bytes=min(max(16 * 2**20, 4 * mqtt.max_payload_bytes), 268_435_455),
     )
+
+
+def _path(text: str) -> Path | None:
+    return Path(text).expanduser() if text else None

@@ -1,4 +1,4 @@
-"""`thrumcast archive`: what the archive holds, and whether all of it is whole."""
+"""`thrumcast archive`: what the archive holds, whether all of it is whole, and its upkeep."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DATA = click.option(
 
 @click.group(name="archive")
 def command() -> None:
-    """List or verify the Parquet archive."""
+    """List, verify, compact, prune or snapshot the Parquet archive; all of it also while the service runs."""
 
 
 @command.command(name="ls")
@@ -114,6 +114,61 @@ def _parity_text(found: Parity) -> list[str]:
         lines[-1] += f"archived {worst.archived:g}, computed {worst.computed:g}"
         lines.append(f"features that differ: {', '.join(f'{name} ({n})' for name, n in found.columns.items())}")
     return lines
+
+
+@command.command(name="compact")
+@_DATA
+@with_console
+def compact_(console: Console, data_dir: Path | None) -> None:
+    """Merge the small files of each day into few. The rows stay the same, for every reader, at every moment."""
+    from pipeline.commands.archive_upkeep import compacted
+
+    directory = console.config(**{"data.dir": data_dir}).data.path
+    done = compacted(directory)
+    before, after = sum(one["bytes_before"] for one in done), sum(one["bytes_after"] for one in done)
+    parts = sum(one["parts"] for one in done)
+    text = f"{parts} files -> {len(done)}, {before:,} -> {after:,} bytes" if done else "nothing to merge"
+    console.result({"data": str(directory), "compacted": done}, text)
+
+
+@command.command()
+@_DATA
+@click.option("--keep", required=True, metavar="DAYS", help="How much to keep, such as 90d: whole UTC days go.")
+@click.option("--dry-run", is_flag=True, help="Say what would go, and leave it.")
+@click.option("--yes", is_flag=True, help="Do it; without --yes nothing is removed.")
+@with_console
+def prune(console: Console, data_dir: Path | None, keep: str, dry_run: bool, yes: bool) -> None:
+    """Remove days that are older than that, of every kind. Snapshots keep theirs."""
+    from pipeline.commands.archive_upkeep import cutoff, prunable, pruned
+
+    directory, before = console.config(**{"data.dir": data_dir}).data.path, cutoff(keep)
+    if not (yes or dry_run):
+        msg = "expected --yes or --dry-run: pruned rows do not come back"
+        raise click.UsageError(msg)
+    done = prunable(directory, before) if dry_run else pruned(directory, before)
+    rows, size = sum(one["rows"] for one in done), sum(one["bytes"] for one in done)
+    verb = "would remove" if dry_run else "removed"
+    lines = [f"{one['kind']} {one['date']}: {one['rows']:,} rows" for one in done]
+    summary = f"{verb} {rows:,} rows, {size:,} bytes before {before}"
+    document = {"data": str(directory), "before": before.isoformat(), "dry_run": dry_run, "pruned": done}
+    console.result(document, "\n".join([*lines, summary]))
+
+
+@command.command()
+@_DATA
+@click.argument("name", required=False)
+@with_console
+def snapshot(console: Console, data_dir: Path | None, name: str | None) -> None:
+    """Keep the archive as it is now under a NAME [default: the time]; costs no space until parts are replaced."""
+    from pipeline.edges.archive_snapshot import snapshot as keep
+
+    made = keep(console.config(**{"data.dir": data_dir}).data.path, name)
+    rows = ", ".join(f"{n:,} {kind}" for kind, n in made.rows.items()) or "no rows"
+    if made.pending_rows:
+        console.say(f"{made.pending_rows} rows are still in the journal and not in the snapshot")
+    console.result(
+        asdict(made) | {"path": str(made.path)}, f"{made.path}: {rows}\nnext: thrumcast train --data {made.path}"
+    )
 
 
 def _table(stocks: list[Stock], pending: dict[str, int]) -> str:

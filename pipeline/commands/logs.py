@@ -1,34 +1,127 @@
-"""Logging of the long-running commands: one line per event to stderr, JSON where nobody is watching."""
+"""Logging of the long-running commands: one line per event to stderr, JSON where nobody is watching.
+
+A message is `event key=value key=value`: the event is one of `pipeline.telemetry.EVENTS`, a value ends where the next
+key begins. The same event again within ten seconds is held back and counted, from warnings upwards.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import re
 import sys
 import time
+from typing import Any, Final
+
+import click
 
 from pipeline.commands.common import Console
 
+REPEAT_S: Final = 10.0
+_FIELD: Final = re.compile(r"(\w+)=(.*?)(?= \w+=|$)", re.DOTALL)
+# syslog's numbers; journald takes `<4>` at the start of a line for the priority.
+_PRIORITY: Final = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
-class _Json(logging.Formatter):
+log_format_option = click.option(
+    "--log-format",
+    type=click.Choice(["auto", "text", "json"]),
+    default="auto",
+    show_default=True,
+    help="Of the log on stderr; auto: text on a terminal, JSON lines elsewhere.",
+)
+
+
+def fields(message: str) -> dict[str, str]:
+    """The parts of a message: its event, its keys, and as `detail` what stands between them."""
+    event, _, rest = message.partition(" ")
+    found = {key: value for key, value in _FIELD.findall(rest) if key not in ("ts", "level", "event")}
+    detail = rest[: m.start()].strip() if (m := _FIELD.search(rest)) else rest.strip()
+    return {"event": event} | ({"detail": detail} if detail else {}) | found
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per line: ts, level, logger, event, then the event's own fields."""
+
     def format(self, record: logging.LogRecord) -> str:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        event, _, rest = record.getMessage().partition(" ")
-        document = {
+        document: dict[str, Any] = {
             "ts": f"{stamp}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "event": event,
+            **fields(record.getMessage()),
         }
-        return json.dumps(document | ({"detail": rest} if rest else {}), ensure_ascii=False)
+        if (repeated := getattr(record, "repeated", 0)) > 0:
+            document["repeated"] = repeated
+        if record.exc_info:
+            document["trace"] = self.formatException(record.exc_info)
+        return json.dumps(document, ensure_ascii=False)
 
 
-def start_logging(console: Console) -> None:
+class Text(logging.Formatter):
+    """For people."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        repeated = getattr(record, "repeated", 0)
+        return super().format(record) + (f" repeated={repeated}" if repeated else "")
+
+
+class Repeats(logging.Filter):
+    """Lets an event of a logger through once in `every_s`; the next one that passes says how many did not."""
+
+    def __init__(self, every_s: float = REPEAT_S) -> None:
+        super().__init__()
+        self._every_s = every_s
+        self._seen: dict[tuple[str, str], tuple[float, int]] = {}  # when it passed, and how many were held back since
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        key = record.name, record.getMessage().partition(" ")[0]  # events are few and fixed: this stays small
+        passed_s, held = self._seen.get(key, (float("-inf"), 0))
+        if record.created - passed_s < self._every_s:
+            self._seen[key] = passed_s, held + 1
+            return False
+        self._seen[key] = record.created, 0
+        record.repeated = held
+        return True
+
+
+class _Priority(logging.Formatter):
+    """For journald: the inner format on one line, with its priority before it."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        lines = self._inner.format(record).splitlines()
+        return "\n".join(f"<{_PRIORITY.get(record.levelno, 6)}>{line}" for line in lines)
+
+
+def start_logging(console: Console, log_format: str = "auto") -> None:
     """To stderr: text on a terminal, JSON lines elsewhere; warnings only under --quiet."""
     handler = logging.StreamHandler(sys.stderr)
-    text = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
-    handler.setFormatter(text if sys.stderr.isatty() else _Json())
+    as_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
+    formatter: logging.Formatter = Text() if as_text else JsonLines()
+    handler.setFormatter(_Priority(formatter) if stderr_is_journal() else formatter)
+    handler.addFilter(Repeats())
     root = logging.getLogger("thrumcast")
     root.handlers[:] = [handler]
     root.propagate = False
     root.setLevel(logging.WARNING if console.quiet else logging.DEBUG if console.verbose else logging.INFO)
+
+
+def stderr_is_journal() -> bool:
+    """Whether journald reads what we write (see JOURNAL_STREAM in systemd.exec(5))."""
+    device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
+    if not (device.isdecimal() and inode.isdecimal()):
+        return False
+    try:
+        status = os.fstat(2)
+    except OSError:
+        return False
+    return (status.st_dev, status.st_ino) == (int(device), int(inode))

@@ -18,7 +18,7 @@ from pipeline.drivers.intake import Batch, Intake
 from pipeline.drivers.live import Live, Rhythm
 from pipeline.drivers.results import Results
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
-from pipeline.edges.mqtt import MqttConnection, TopicTemplate
+from pipeline.edges.mqtt import Claim, MqttConnection, TopicTemplate, claim_topic
 from pipeline.specs import stream_specs
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ class Acquaintance:
             if block.key not in self.known or block.about is not None:
                 facts.setdefault(block.key, {}).update(_facts(block))
         if facts:
-            self.known |= facts.keys()
             self.machines.update_all(facts)
+            self.known |= facts.keys()
         self._name_short_records(batch, step, set(facts))
 
     def _name_short_records(self, batch: Batch, step: Step, new: set[StreamKey]) -> None:
@@ -103,6 +103,7 @@ def service(config: Config, *, wait: bool) -> Iterator[tuple[Live, MqttConnectio
             mqtt_settings(config),
             subscriptions=[topics.subscription],
             status_topic=f"{base}/status",
+            claim=Claim(claim_topic(base, config.mqtt.client_id)),
             max_waiting=2 * messages_per_commit,
         )
         live = Live(

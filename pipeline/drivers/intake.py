@@ -11,12 +11,35 @@ from dataclasses import dataclass, field
 
 from pipeline.core import codec
 from pipeline.core.engine import Engine, States, Step
-from pipeline.core.records import Block, Duplicate, Late, StreamKey
+from pipeline.core.records import Block, Duplicate, Gap, Late, StreamKey
 from pipeline.edges.archive_tables import Quarantined
 from pipeline.edges.ports import Message
 from pipeline.errors import DecodeError
 
 OUTCOMES = ("committed", "duplicate", "late", "quarantined")
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Where every received message is, at one moment. Each term is counted where it happens, so the sum is a check.
+
+    `dropped` was given up undecided at a stop, and not acknowledged: the broker delivers it again. `in_flight` has
+    arrived, and waits to be taken or to be committed.
+    """
+
+    received: int = 0
+    committed: int = 0
+    duplicate: int = 0
+    late: int = 0
+    quarantined: int = 0
+    dropped: int = 0
+    in_flight: int = 0
+
+    @property
+    def missing(self) -> int:
+        """Messages that are nowhere: 0, or the account is wrong."""
+        decided = self.committed + self.duplicate + self.late + self.quarantined + self.dropped
+        return self.received - decided - self.in_flight
 
 
 @dataclass(slots=True)
@@ -114,6 +137,12 @@ def account(batch: Batch, step: Step) -> Counter[str]:
     )
     counts["committed"] = counts["received"] - counts["duplicate"] - counts["late"] - counts["quarantined"]
     return counts
+
+
+def missing_samples(step: Step) -> Counter[str]:
+    """What never came: how many gaps, and how many samples per channel they lack."""
+    gaps = [trouble for trouble in step.troubles if isinstance(trouble, Gap)]
+    return Counter(gaps=len(gaps), gap_samples=sum(gap.last - gap.first for gap in gaps))
 
 
 def prefixed(counts: Iterable[tuple[str, int]]) -> dict[str, int]:

@@ -5,14 +5,16 @@ One turn, in this order and no other:
 1. take all messages that have arrived, for at most `commit_interval_s` or half of the receive maximum
 2. step the engine: nothing has changed yet
 3. ONE journal transaction: states, rows, alarms, quarantined, counters              <- the commit point
-4. acknowledge exactly these messages, in arrival order, in their own connection epoch
-5. publish predictions, states and alarms
-6. now and then, move pending rows from the journal into Parquet parts
+4. tell those who listen, such as the file of machines: what fails here comes again with the messages
+5. acknowledge exactly these messages, in arrival order, in their own connection epoch
+6. publish predictions, states and alarms
+7. now and then, move pending rows from the journal into Parquet parts
 
-A crash before 3: nothing happened, the broker delivers again. Between 3 and 4: the broker delivers again
-and every block is a Duplicate. In 6: the same rows are written again under the same name. If 3 fails
-(disk full, read-only), nothing is acknowledged; the same commit is tried until it succeeds, and
-meanwhile not reading is the back-pressure.
+A crash before 3: nothing happened, the broker delivers again. Between 3 and 5: the broker delivers again
+and every block is a Duplicate. In 7: the same rows are written again under the same name. If 3, 4 or 7
+fails (disk full, read-only), nothing is acknowledged; the same is tried until it succeeds, and meanwhile
+not reading is the back-pressure. The disk is written from another thread, and the connection is served
+while that takes long: a slow disk makes the service slower, and nothing else.
 """
 
 from __future__ import annotations
@@ -27,17 +29,20 @@ from typing import Protocol
 from pipeline.core.engine import Engine, Step
 from pipeline.core.records import Gap, StreamKey
 from pipeline.core.state import StreamState, to_bytes
-from pipeline.drivers.intake import Batch, Intake, account, prefixed, step_all
+from pipeline.drivers.aside import aside
+from pipeline.drivers.intake import OUTCOMES, Account, Batch, Intake, account, missing_samples, prefixed, step_all
 from pipeline.drivers.results import Results
 from pipeline.edges.archive import Archive
+from pipeline.edges.faults import fault_point
 from pipeline.edges.journal import Commit, Journal
-from pipeline.edges.ports import LinkEvent, Message, Source
+from pipeline.edges.ports import LinkEvent, Message, Source, Tally
 from pipeline.errors import ArchiveError
 
 log = logging.getLogger("thrumcast.live")
 
 RETRY_S = 1.0  # between attempts to commit
 LOOK_UP_S = 0.25  # how long a silent broker may keep a stop request waiting
+STOP_S = 3.0  # of a stop for what is on its way meanwhile: a plant never stops sending
 
 
 class Connection(Source, Protocol):
@@ -45,6 +50,9 @@ class Connection(Source, Protocol):
 
     def service(self, timeout_s: float = 0.0) -> None:
         """Network housekeeping."""
+
+    def tally(self) -> Tally:
+        """Messages received so far, and those of them that nobody has taken."""
 
     def events(self) -> list[LinkEvent]:
         """What happened to the connection since the last call, oldest first."""
@@ -62,7 +70,10 @@ class Rhythm:
 
 @dataclass(slots=True)
 class Live:
-    """The driver. Everything it holds is handed in; `states` is what the last commit made true."""
+    """The driver. Everything it holds is handed in; `states` is what the last commit made true.
+
+    `account`, `committed_s` and `refusal` are replaced as a whole, so that another thread may read them at any time.
+    """
 
     engine: Engine
     source: Connection
@@ -73,44 +84,90 @@ class Live:
     rhythm: Rhythm = Rhythm()
     states: dict[StreamKey, StreamState] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)  # since this process began
-    on_turn: tuple[Callable[[Batch, Step], None], ...] = ()  # told of every committed turn
+    on_turn: tuple[Callable[[Batch, Step], None], ...] = ()  # told of every committed turn, before it is acknowledged
+    account: Account = field(default_factory=Account)  # of all messages since this process began
+    committed_s: float = field(default_factory=time.monotonic)  # time.monotonic() of the last time nothing was in hand
+    refusal: str | None = None  # why the disk does not take what is in hand
+    _in_hand: int = 0  # messages that are taken and not decided
+    _news: Counter[str] = field(default_factory=Counter)  # counters that go with the next commit
     _rolled_s: float = field(default_factory=time.monotonic)
     _pending_rows: int = 0
+
+    @property
+    def pending_rows(self) -> int:
+        """Rows that are committed and not yet in a Parquet part."""
+        return self._pending_rows
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Turn until `stop` says so; leave nothing in the journal that could be in the archive."""
         self._pending_rows = self.journal.pending_rows()
         while not stop():
             self.turn(stop)
-        self.turn(stop)  # what has arrived by now
-        self._roll(stop)
+        until_s = time.monotonic() + STOP_S
+        while self.turn(stop) and time.monotonic() < until_s:
+            pass
+        if time.monotonic() < until_s:  # a slow disk has no time for it; the rows are safe in the journal
+            self._roll(stop)
+        self.counts["dropped"] += self.source.tally().untaken  # neither decided nor acknowledged: it comes again
+        self._balance()
 
-    def turn(self, stop: Callable[[], bool]) -> None:
-        """One turn: see the list above."""
+    def turn(self, stop: Callable[[], bool]) -> bool:
+        """One turn: see the list above; whether any message was there."""
         messages = self._gather(stop)
-        if messages:
-            now_ns = time.time_ns()
-            batch = self.intake.read(messages, now_ns)
-            step = step_all(self.engine, self.states, batch, now_ns)
-            counts = account(batch, step)
-            if not self._commit(batch, step, counts, stop):
-                return  # asked to stop while the disk was full: the broker will deliver these again
-            self.states |= step.states
-            self.counts += counts
-            self.source.acknowledge(messages)
-            self.results.step(step, time.monotonic())
-            self._pending_rows += len(step.features) + len(step.predictions) + len(step.alarms) + len(batch.quarantined)
-            self._log_troubles(batch, step)
-            for told in self.on_turn:
-                told(batch, step)
+        if messages and not self._work_through(messages, stop):
+            return False
+        if not messages:
+            self.committed_s = time.monotonic()
+            self._balance()
         for event in self.source.events():
             log.info("%s %s", event.kind, event.detail)
             if event.kind == "connected":
                 self.results.online(time.time_ns())
+            if event.kind in ("session_lost", "disconnected"):
+                self._news[f"link_{event.kind}"] += 1
         self.results.silence(time.monotonic())
         due = time.monotonic() - self._rolled_s >= self.rhythm.roll_s and self._pending_rows
         if due or self._pending_rows >= self.rhythm.roll_rows:
             self._roll(stop)
+        return bool(messages)
+
+    def _work_through(self, messages: list[Message], stop: Callable[[], bool]) -> bool:
+        """Steps 2 to 6; False if asked to stop while the disk refused."""
+        self._in_hand = len(messages)
+        self._balance()
+        fault_point("turn_taken")
+        now_ns = time.time_ns()
+        batch = self.intake.read(messages, now_ns)
+        step = step_all(self.engine, self.states, batch, now_ns)
+        counts = account(batch, step)
+        fault_point("turn_stepped")
+        if not self._commit(batch, step, counts, stop):
+            self._in_hand = 0
+            self.counts["dropped"] += len(messages)  # not acknowledged: the broker delivers these again
+            return False
+        fault_point("turn_committed")
+        self.states |= step.states
+        self.counts += counts
+        self._in_hand = 0
+        self._balance()
+        for told in self.on_turn:
+            if not self._until_done(lambda told=told: told(batch, step), "note", stop):  # type: ignore[misc]
+                return False
+        fault_point("turn_noted")
+        self.source.acknowledge(messages)
+        fault_point("turn_acknowledged")
+        self.committed_s = time.monotonic()
+        self.results.step(step, time.monotonic())
+        fault_point("turn_published")
+        self._pending_rows += len(step.features) + len(step.predictions) + len(step.alarms) + len(batch.quarantined)
+        self._log_troubles(batch, step)
+        return True
+
+    def _balance(self) -> None:
+        """Publishes where every message is; called where nothing is between two places."""
+        received, untaken = self.source.tally()
+        places = {name: self.counts[name] for name in (*OUTCOMES, "dropped")}
+        self.account = Account(received, **places, in_flight=untaken + self._in_hand)
 
     def _gather(self, stop: Callable[[], bool]) -> list[Message]:
         """Messages of one commit interval, or as many as one commit may cover."""
@@ -132,9 +189,12 @@ class Live:
             classes=self.engine.predictor.classes if self.engine.predictor else (),
             alarms=step.alarms,
             quarantined=batch.quarantined,
-            counters=prefixed(counts.items()),
+            counters={**prefixed(counts.items()), **(missing_samples(step) + self._news)},
         )
-        return self._until_done(lambda: self.journal.commit(commit), "commit", stop)
+        if not self._until_done(lambda: self.journal.commit(commit), "commit", stop):
+            return False
+        self._news.clear()
+        return True
 
     def _roll(self, stop: Callable[[], bool]) -> None:
         if self._pending_rows and self._until_done(self.archive.roll, "roll", stop):
@@ -146,18 +206,24 @@ class Live:
         failed = 0
         while True:
             try:
-                action()
+                aside(action, self._keep_alive)
             except ArchiveError as error:
                 failed += 1
+                self.refusal = error.message
                 if failed == 1:
                     log.error("%s_failed err=%s", name, error.message)
                 if stop():
                     return False
-                self.source.service(RETRY_S)
+                self._keep_alive(RETRY_S)
             else:
+                self.refusal = None
                 if failed:
                     log.warning("%s_resumed attempts=%d", name, failed)
                 return True
+
+    def _keep_alive(self, seconds: float) -> None:
+        self.source.service(seconds)
+        self._balance()
 
     def _log_troubles(self, batch: Batch, step: Step) -> None:
         reasons = Counter(q.reason for q in batch.quarantined)
@@ -167,4 +233,4 @@ class Live:
         if gaps:
             samples = sum(gap.last - gap.first for gap in gaps)
             streams = sorted({str(gap.key) for gap in gaps})[:5]
-            log.warning("gaps=%d samples=%d streams=%s", len(gaps), samples, ",".join(streams))
+            log.warning("gaps count=%d samples=%d streams=%s", len(gaps), samples, ",".join(streams))

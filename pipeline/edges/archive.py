@@ -11,6 +11,8 @@ transaction writes the same names again, with the same rows (and those that came
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -32,6 +34,7 @@ from pipeline.edges.archive_schema import (
     conform,
     part_path,
 )
+from pipeline.edges.archive_swap import settle
 from pipeline.edges.archive_tables import Quarantined
 from pipeline.edges.faults import fault_point
 from pipeline.edges.journal import Journal, add_counters, write_extras, write_parts
@@ -56,13 +59,17 @@ class Archive:
             ArchiveError: it cannot be written, or holds a file that cannot be read.
         """
         self.root = directory / files.ARCHIVE_NAME
-        self._journal = journal
+        self.journal = journal
         self._schema = feature_schema
         self._rolling = threading.Lock()
+        settle(journal, self.root)
         try:
             files.make_directory(self.root / files.STAGING_NAME)
             for left_over in (self.root / files.STAGING_NAME).iterdir():
-                left_over.unlink()
+                if left_over.is_dir():
+                    shutil.rmtree(left_over)
+                else:
+                    left_over.unlink()
         except OSError as error:
             raise storage_error(self.root, error) from error
         self._adopt()
@@ -70,16 +77,23 @@ class Archive:
 
     def _adopt(self) -> None:
         """A journal that never saw this archive takes over what stands there; done once in its life."""
-        view = self._journal.view(())
+        view = self.journal.view(())
         if view.schema is not None:
             return
         parts = files.adopt(self.root, self._schema)
-        with self._journal.transaction() as db:
+        with self.journal.transaction() as db:
             write_parts(db, parts)
             for part in parts:
                 write_extras(db, part.kind, part.extras)
             number = 1 + max((part.number for part in parts), default=0)
             db.execute("UPDATE meta SET value = ? WHERE key = 'part_number'", (str(number),))
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[JournalView]:
+        """The manifest, and no roll meanwhile; what an interrupted upkeep began is finished first."""
+        with self._rolling:
+            settle(self.journal, self.root)
+            yield self.journal.view(())
 
     def roll(self) -> list[Part]:
         """Everything pending -> new parts; an empty list if nothing is pending.
@@ -90,7 +104,8 @@ class Archive:
         """
         with self._rolling:
             fault_point("roll_begin")
-            view = self._journal.view(KINDS)
+            settle(self.journal, self.root)
+            view = self.journal.view(KINDS)
             try:
                 self._widen(view)
                 if not any(view.pending[kind].ids for kind in KINDS):
@@ -120,7 +135,7 @@ class Archive:
             widened.append(files.describe_part(part.kind, part.date, part.number, table, extras, content))
         if widened:
             fault_point("rewrite_before_transaction")
-            with self._journal.transaction() as db:
+            with self.journal.transaction() as db:
                 write_parts(db, widened)
             fault_point("rewrite_done")
 
@@ -152,7 +167,7 @@ class Archive:
 
     def _record(self, view: JournalView, parts: list[Part], dropped: int) -> None:
         fault_point("roll_before_transaction")
-        with self._journal.transaction() as db:
+        with self.journal.transaction() as db:
             ids = [(number,) for kind in KINDS for number in view.pending[kind].ids]
             db.executemany("DELETE FROM pending WHERE id = ?", ids)
             write_parts(db, parts)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.edges import archive_files as files
-from pipeline.edges.archive_read import Selection, lay_out, look
+from pipeline.edges.archive_read import TRIES, Selection, lay_out, look
 from pipeline.edges.archive_schema import DATE_COLUMN, KEYS, KINDS, Part
 from pipeline.edges.journal_read import JournalView, view_journal
 from pipeline.errors import ArchiveError
@@ -55,22 +55,38 @@ def survey(data_dir: Path) -> tuple[list[Stock], dict[str, int]]:
     """
     stocks, pending = [], {}
     for kind in KINDS:
-        layout = look(data_dir, kind)
-        pending[kind] = layout.pending.num_rows
-        by_date: dict[str, list[Path]] = defaultdict(list)
-        for path in layout.paths:
-            by_date[path.parent.name.removeprefix("date=")].append(path)
-        stocks += [_stock(kind, date, paths) for date, paths in sorted(by_date.items())]
+        for left in reversed(range(TRIES)):  # a part may be merged away meanwhile: look again
+            try:
+                found, pending[kind] = _survey_kind(data_dir, kind)
+                break
+            except FileNotFoundError as error:
+                if not left:
+                    raise _unreadable(data_dir, error) from error
+        stocks += found
     return stocks, pending
+
+
+def _survey_kind(data_dir: Path, kind: str) -> tuple[list[Stock], int]:
+    layout = look(data_dir, kind)
+    by_date: dict[str, list[Path]] = defaultdict(list)
+    for path in layout.paths:
+        by_date[path.parent.name.removeprefix("date=")].append(path)
+    return [_stock(kind, date, paths) for date, paths in sorted(by_date.items())], layout.pending.num_rows
+
+
+def _unreadable(where: Path, error: Exception) -> ArchiveError:
+    msg = f"expected readable Parquet files in {where}, found: {error}"
+    return ArchiveError(msg, hint="`thrumcast archive verify` names the damaged file")
 
 
 def _stock(kind: str, date: str, paths: list[Path]) -> Stock:
     time, machine = DATE_COLUMN[kind], "topic" if kind == "quarantine" else "machine"
     try:
         table = pa.concat_tables([pq.ParquetFile(path).read(columns=[time, machine]) for path in paths])
+    except FileNotFoundError:
+        raise
     except (OSError, pa.ArrowException) as error:
-        msg = f"expected readable Parquet files in {paths[0].parent}, found: {error}"
-        raise ArchiveError(msg, hint="`thrumcast archive verify` names the damaged file") from error
+        raise _unreadable(paths[0].parent, error) from error
     span = pc.min_max(table[time].cast(pa.int64()))
     return Stock(
         kind=kind,
@@ -87,15 +103,24 @@ def _stock(kind: str, date: str, paths: list[Path]) -> Stock:
 def verify(data_dir: Path) -> Report:
     """Reads every file: readable, the columns as they should be, each key once, manifest and files agree.
 
-    A roll may be under way in another process: what it has not listed yet is a note, no problem.
+    A roll may be under way in another process: what it has not listed yet is a note, no problem. What was merged or
+    pruned meanwhile is looked at again.
 
     Raises:
         ArchiveError: no such directory, or a journal that cannot be read.
     """
+    while True:
+        view = _directory_view(data_dir)
+        report = _verify(data_dir, view)
+        newer = view_journal(data_dir, ()) if report.problems else None
+        if view is None or newer is None or {p.relative for p in view.parts} <= {p.relative for p in newer.parts}:
+            return report
+
+
+def _verify(data_dir: Path, view: JournalView | None) -> Report:
     problems: list[str] = []
     count = rows = pending_rows = 0
     root = data_dir / files.ARCHIVE_NAME
-    view = _directory_view(data_dir)
     for kind in KINDS:
         layout = lay_out(data_dir, kind, view, Selection())
         pending_rows += layout.pending.num_rows

@@ -17,7 +17,7 @@ from pipeline.edges.archive_schema import ORDER, FeatureSchema, arrow_schema, ca
 from pipeline.edges.journal_read import JournalView, view_journal
 from pipeline.errors import ArchiveError
 
-_TRIES = 5  # a listed file may be replaced or merged while it is read: look again
+TRIES = 5  # a listed file may be replaced or merged while it is read: look again
 
 
 def read_features(
@@ -106,7 +106,7 @@ def read_kind(
 ) -> pa.Table:
     """Rows of any kind of archive (features, predictions, alarms, quarantine)."""
     selection = selection or Selection()
-    tries = _TRIES
+    tries = TRIES
     while True:
         layout = look(data_dir, kind, selection)
         tries -= 1

@@ -9,6 +9,12 @@ import os
 
 KILLED = 137  # the exit status of a process that was killed by SIGKILL
 FAULT_POINTS = (
+    "turn_taken",
+    "turn_stepped",
+    "turn_committed",
+    "turn_noted",
+    "turn_acknowledged",
+    "turn_published",
     "commit_begin",
     "commit_before_end",
     "commit_done",
@@ -23,6 +29,14 @@ FAULT_POINTS = (
     "after_rewrite_rename",
     "rewrite_before_transaction",
     "rewrite_done",
+)
+
+UPKEEP_FAULT_POINTS = (
+    "swap_prepared",
+    "swap_decided",
+    "swap_exchanged",
+    "swap_before_transaction",
+    "swap_done",
 )
 
 _passes: dict[str, int] = {}

@@ -12,6 +12,7 @@ import contextlib
 import json
 import sqlite3
 import threading
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -233,7 +234,8 @@ def _write_pending(db: sqlite3.Connection, kind: str, extras: tuple[str, ...], t
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     blob = sink.getvalue().to_pybytes()
-    db.execute("INSERT INTO pending (kind, rows, batch) VALUES (?, ?, ?)", (kind, table.num_rows, blob))
+    values = (kind, table.num_rows, zlib.crc32(blob), blob)
+    db.execute("INSERT INTO pending (kind, rows, crc, batch) VALUES (?, ?, ?, ?)", values)
     write_extras(db, kind, extras)
 
 

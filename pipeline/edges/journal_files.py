@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import sqlite3
+import zlib
 from pathlib import Path
 
 from pipeline.edges import journal_read as read
@@ -15,7 +16,7 @@ _TABLES = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "CREATE TABLE states (machine TEXT, point TEXT, state BLOB NOT NULL, PRIMARY KEY (machine, point))",
     "CREATE TABLE pending (id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, rows INTEGER NOT NULL, "
-    "batch BLOB NOT NULL)",
+    "crc INTEGER NOT NULL, batch BLOB NOT NULL)",
     "CREATE TABLE extras (kind TEXT, name TEXT, position INTEGER NOT NULL, PRIMARY KEY (kind, name))",
     "CREATE TABLE parts (kind TEXT, date TEXT, number INTEGER, rows INTEGER NOT NULL, bytes INTEGER NOT NULL, "
     "sha256 TEXT NOT NULL, extras TEXT NOT NULL, first_us INTEGER NOT NULL, last_us INTEGER NOT NULL, "
@@ -25,6 +26,11 @@ _TABLES = (
     "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL)",
     "CREATE TABLE inputs (id TEXT PRIMARY KEY, note TEXT NOT NULL)",
 )
+MIGRATED = ("1",)  # journal versions that are brought up to date when their owner opens them
+
+
+class DirectoryHeld(ArchiveError):
+    """Another process holds the data directory."""
 
 
 class DirectoryLock:
@@ -46,7 +52,7 @@ class DirectoryLock:
             pid = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(self._fd)
             msg = f"expected a data directory that no other process holds, found {directory} held by process: {pid}"
-            raise ArchiveError(msg, hint="stop that process, or use another data directory") from error
+            raise DirectoryHeld(msg, hint="stop that process, or use another data directory") from error
         except OSError as error:
             os.close(self._fd)
             raise storage_error(path, error) from error
@@ -67,7 +73,7 @@ def create_or_open(path: Path) -> sqlite3.Connection:
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30.0)
         fresh = not read.has_tables(db)
         if not fresh:
-            read.check_version(db, path)  # before anything is written into what may not be ours
+            read.check_version(db, path, also=MIGRATED)  # before anything is written into what may not be ours
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         if fresh:
@@ -77,6 +83,8 @@ def create_or_open(path: Path) -> sqlite3.Connection:
             facts = [("journal_version", str(read.JOURNAL_VERSION)), ("part_number", "1")]
             db.executemany("INSERT INTO meta VALUES (?, ?)", facts)
             db.execute("COMMIT")
+        elif read.read_meta(db, "journal_version") in MIGRATED:
+            _migrate(db)
         found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise read.damaged(path, ValueError(found))
@@ -89,6 +97,16 @@ def create_or_open(path: Path) -> sqlite3.Connection:
             db.close()
         raise
     return db
+
+
+def _migrate(db: sqlite3.Connection) -> None:
+    """Version 1 had no checksums of pending entries: they get one, for what stands there now."""
+    db.execute("BEGIN IMMEDIATE")
+    db.execute("ALTER TABLE pending ADD COLUMN crc INTEGER NOT NULL DEFAULT 0")
+    db.create_function("crc32", 1, zlib.crc32, deterministic=True)
+    db.execute("UPDATE pending SET crc = crc32(batch)")
+    db.execute("UPDATE meta SET value = ? WHERE key = 'journal_version'", (str(read.JOURNAL_VERSION),))
+    db.execute("COMMIT")
 
 
 def storage_error(path: Path, error: Exception) -> ArchiveError:

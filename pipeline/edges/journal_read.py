@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.core.records import AlarmChange, StreamKey
+from pipeline.edges.archive_intent import META_KEY, as_is
 from pipeline.edges.archive_schema import KINDS, FeatureSchema, Part, arrow_schema, canonical, conform
 from pipeline.errors import ArchiveError
 
-JOURNAL_VERSION = 1
+JOURNAL_VERSION = 2  # 1: pending entries without a checksum; migrated when the owner opens it
 JOURNAL_NAME = "journal.db"
 
 
@@ -70,7 +72,7 @@ def view_journal(directory: Path, kinds: Sequence[str] = KINDS) -> JournalView |
             return JournalView(
                 schema=read_schema(db),
                 extras={kind: read_extras(db, kind) for kind in KINDS},
-                parts=read_parts(db),
+                parts=as_is(read_parts(db), read_meta(db, META_KEY), directory / "archive"),
                 pending={kind: read_pending(db, kind) for kind in kinds},
                 part_number=int(read_meta(db, "part_number") or 1),
                 counters=read_counters(db),
@@ -99,11 +101,11 @@ def has_tables(db: sqlite3.Connection) -> bool:
     return db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] > 0
 
 
-def check_version(db: sqlite3.Connection, path: Path) -> None:
+def check_version(db: sqlite3.Connection, path: Path, also: tuple[str, ...] = ()) -> None:
     """Refuses the journal of another version, or another program's database."""
     tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     found = read_meta(db, "journal_version") if "meta" in tables else None
-    if found != str(JOURNAL_VERSION):
+    if found != str(JOURNAL_VERSION) and found not in also:
         msg = f"expected journal version {JOURNAL_VERSION}, found in {path}: {found or 'none, not a journal'}"
         raise ArchiveError(msg, hint="use a new data directory, or the version of thrumcast that wrote this one")
 
@@ -143,9 +145,13 @@ def read_parts(db: sqlite3.Connection) -> tuple[Part, ...]:
 
 def read_pending(db: sqlite3.Connection, kind: str) -> Pending:
     """Rows not yet in Parquet, as they were committed."""
-    rows = db.execute("SELECT id, batch FROM pending WHERE kind = ? ORDER BY id", (kind,)).fetchall()
-    tables = tuple(pa.ipc.open_stream(pa.py_buffer(blob)).read_all() for _, blob in rows)
-    return Pending(kind, tuple(number for number, _ in rows), tables)
+    rows = db.execute("SELECT id, crc, batch FROM pending WHERE kind = ? ORDER BY id", (kind,)).fetchall()
+    for number, crc, blob in rows:
+        if zlib.crc32(blob) != crc:  # Arrow would take a flipped bit of a number for another number
+            msg = f"entry {number} of the pending {kind} has another checksum than the one written with it"
+            raise sqlite3.DatabaseError(msg)
+    tables = tuple(pa.ipc.open_stream(pa.py_buffer(blob)).read_all() for _, _, blob in rows)
+    return Pending(kind, tuple(number for number, _, _ in rows), tables)
 
 
 def read_counters(db: sqlite3.Connection) -> dict[str, int]:

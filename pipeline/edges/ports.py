@@ -29,6 +29,13 @@ class Message:
     receipt: Receipt
 
 
+class Tally(NamedTuple):
+    """What a source has received since it began, and how much of that nobody has taken yet."""
+
+    received: int
+    untaken: int
+
+
 EventKind = Literal["connected", "session_lost", "disconnected", "refused", "taken_over"]
 
 
@@ -106,6 +113,10 @@ class MemoryBroker:
     def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
         """See `Publisher.publish`; kept in `published`."""
         self.published.append((topic, payload, qos, retain))
+
+    def tally(self) -> Tally:
+        """What was delivered; a message is taken at once."""
+        return Tally(self.numbers, 0)
 
     def restart(self) -> None:
         """The connection is lost and made again."""

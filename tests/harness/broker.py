@@ -38,7 +38,11 @@ class Site:
 
     def service(self, client_id: str = "service", *, port: int | None = None, **changes: Any) -> MqttConnection:
         """A connected subscriber; keywords of MqttSettings and of MqttConnection alike."""
-        own = {key: changes.pop(key) for key in ("max_waiting", "max_waiting_bytes", "status_topic") if key in changes}
+        own = {
+            key: changes.pop(key)
+            for key in ("max_waiting", "max_waiting_bytes", "status_topic", "claim")
+            if key in changes
+        }
         own.setdefault("subscriptions", [changes.pop("subscription", SUBSCRIPTION)])
         if port is not None:
             changes["port"] = port

@@ -11,6 +11,7 @@ Two facts of paho 2 shape this module (both are covered by tests):
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import traceback
 from collections.abc import Callable
@@ -21,7 +22,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from pipeline.edges.mqtt.settings import MqttSettings, not_reachable
+from pipeline.edges.mqtt.settings import MqttSettings
+from pipeline.errors import ConfigError
 
 
 class Client(paho.Client):
@@ -36,8 +38,7 @@ def make_client(settings: MqttSettings, will: tuple[str, bytes] | None) -> Clien
     """A client that is told everything but its callbacks, and not yet connected.
 
     Raises:
-        ConfigError: if the password file cannot be read.
-        NotReachable: if the certificates cannot be read.
+        ConfigError: if the password file or a certificate cannot be used.
     """
     client = Client(CallbackAPIVersion.VERSION2, client_id=settings.client_id, protocol=paho.MQTTv5, manual_ack=True)
     client.connect_timeout = settings.connect_timeout_s
@@ -46,10 +47,7 @@ def make_client(settings: MqttSettings, will: tuple[str, bytes] | None) -> Clien
     if settings.username is not None:
         client.username_pw_set(settings.username, settings.password())
     if settings.tls:
-        try:
-            client.tls_set(ca_certs=None if settings.ca_file is None else str(settings.ca_file))
-        except OSError as error:
-            raise not_reachable(settings, error) from error
+        _use_tls(client, settings)
     if will is not None:
         client.will_set(will[0], will[1], qos=1, retain=True)
     properties = Properties(PacketTypes.CONNECT)
@@ -61,6 +59,36 @@ def make_client(settings: MqttSettings, will: tuple[str, bytes] | None) -> Clien
     )
     client.on_socket_register_write = lambda *_: None  # its mere presence defers writes
     return client
+
+
+def _use_tls(client: Client, settings: MqttSettings) -> None:
+    """Encrypts, checks the broker's certificate and shows ours if there is one; each file that is wrong is named."""
+    for key, path in (
+        ("mqtt.tls_ca_file", settings.ca_file),
+        ("mqtt.tls_cert_file", settings.cert_file),
+        ("mqtt.tls_key_file", settings.key_file),
+    ):
+        try:
+            if path is not None:
+                path.read_bytes()
+        except OSError as error:
+            msg = f"{key}: expected a readable PEM file, found: {path} ({error.strerror})"
+            raise ConfigError(msg, hint="this user must be able to read it") from error
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file)
+    except ssl.SSLError as error:
+        msg = f"mqtt.tls_ca_file: expected certificates in PEM, found: {settings.ca_file} ({error.reason or error})"
+        raise ConfigError(msg, hint="it begins with -----BEGIN CERTIFICATE-----") from error
+    if settings.cert_file is not None:
+        try:
+            # An empty password instead of a question at a terminal that a service does not have.
+            context.load_cert_chain(settings.cert_file, settings.key_file, password="")
+        except (ssl.SSLError, ValueError) as error:
+            reason = getattr(error, "reason", None) or error
+            found = f"{settings.cert_file} ({reason})"
+            msg = f"mqtt.tls_cert_file: expected a certificate with its unencrypted key, found: {found}"
+            raise ConfigError(msg, hint="check that mqtt.tls_key_file belongs to it") from error
+    client.tls_set_context(context)
 
 
 class Attempt(threading.Thread):

@@ -22,6 +22,7 @@ from pipeline.edges.mqtt.client import Attempt, CallbackErrors, Client, make_cli
 from pipeline.edges.mqtt.settings import MqttSettings, not_reachable
 from pipeline.edges.mqtt.waiting import Backoff, Waiter
 from pipeline.edges.ports import EventKind, LinkEvent
+from pipeline.errors import ConfigError
 
 _TAKEN_OVER: Final = 0x8E  # MQTT 5 reason "session taken over"
 _MAX_EVENTS: Final = 1000
@@ -40,12 +41,15 @@ class Link:
         settings: MqttSettings,
         *,
         subscriptions: tuple[str, ...] = (),
+        notes: tuple[str, ...] = (),
         will: tuple[str, bytes] | None = None,
         on_message: Callable[[paho.MQTTMessage], None] | None = None,
         on_puback: Callable[[int, ReasonCode], bool] | None = None,
+        on_connected: Callable[[], None] | None = None,
     ) -> None:
         self.settings = settings
         self.subscriptions = subscriptions
+        self._notes = notes  # topics whose retained message is wanted at every connection, at QoS 0
         self.epoch = 0
         self.connected = False  # CONNACK said yes
         self.subscribed = False  # SUBACK too
@@ -54,6 +58,7 @@ class Link:
         self._errors = CallbackErrors()
         self._on_message = on_message
         self._on_puback = on_puback
+        self._on_connected = on_connected
         self.client = self._wired(make_client(settings, will))
         self._events: deque[LinkEvent] = deque(maxlen=_MAX_EVENTS)
         self._waiter = Waiter()
@@ -63,7 +68,7 @@ class Link:
         self._error: Exception | str | None = None  # why the last try failed, or the last connection ended
         self._useless: str | None = None  # why the present connection is to be given up
         self._down = True  # the end of the present connection has been told
-        self._fenced = False
+        self._fenced: str | None = None  # by whom
         self._closed = False
 
     def connect(self, *, wait: bool, ready: Callable[[], bool] = lambda: False) -> None:
@@ -86,10 +91,13 @@ class Link:
         """Waits at most `timeout_s` for the network and does what there is to do; reads while there is `room()`.
 
         Raises:
-            NotReachable: when another client took the session over; going on would only throw that one out.
+            ConfigError: when another client has taken the session over; going on would only throw that one out.
         """
-        if self._fenced:
-            raise not_reachable(self.settings, f"another client with the client id {self.settings.client_id!r}")
+        if self._fenced is not None:
+            name = self.settings.client_id
+            msg = f"the client id {name!r} for this service alone expected, found another client: {self._fenced}"
+            hint = "one service per mqtt.client_id: stop one of the two, or give it another id and another data.dir"
+            raise ConfigError(msg, hint=hint)
         sock = None if self._attempt else self.client.socket()
         if sock is None:
             self._revive(timeout_s)
@@ -119,6 +127,15 @@ class Link:
         if self._attempt is None and self.client.want_write():
             self.client.loop_write()
             self._errors.raise_first()
+
+    def fence(self, by: str) -> None:
+        """From now on `pump` refuses: the session belongs to somebody else."""
+        self._fenced = by
+
+    @property
+    def fenced(self) -> bool:
+        """Whether somebody else has the session."""
+        return self._fenced is not None
 
     def events(self) -> list[LinkEvent]:
         """What happened since the last call, oldest first."""
@@ -214,11 +231,15 @@ class Link:
             self._events.append(LinkEvent("session_lost", self.epoch, "the broker has forgotten the session"))
         options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
         self.subscribed = not self.subscriptions
-        if self.subscriptions:
-            self.client.subscribe([(topic, options) for topic in self.subscriptions])
+        wanted = [(topic, options) for topic in self.subscriptions]
+        wanted += [(topic, SubscribeOptions(qos=0)) for topic in self._notes]
+        if wanted:
+            self.client.subscribe(wanted)
+        if self._on_connected is not None:
+            self._on_connected()
 
     def _suback(self, _mid: int, reasons: list[ReasonCode], _properties: Properties) -> None:
-        refused = [topic for topic, reason in zip(self.subscriptions, reasons, strict=True) if reason.is_failure]
+        refused = [topic for topic, reason in zip(self.subscriptions, reasons, strict=False) if reason.is_failure]
         if refused:
             self._useless = f"Not authorized to subscribe to {', '.join(refused)}"
         else:
@@ -228,7 +249,7 @@ class Link:
         if self._closed or self._down:  # paho tells of one loss twice at times
             self.connected = self.subscribed = False
         elif flags.is_disconnect_packet_from_server and reason.value == _TAKEN_OVER:
-            self._fenced = True
+            self.fence("whoever connected last")
             self._ended("taken_over", str(reason))
         elif self.connected:
             self._ended("disconnected", str(reason))

@@ -21,6 +21,8 @@ class MqttSettings:
     password_file: Path | None = None
     tls: bool = False
     ca_file: Path | None = None  # None = the system's certificates
+    cert_file: Path | None = None  # our own certificate, for brokers that ask for one
+    key_file: Path | None = None  # its key; None = in cert_file
     keepalive_s: int = 30
     clean_start: bool = False
     session_expiry_s: int = 7 * 86400
@@ -58,7 +60,10 @@ def not_reachable(settings: MqttSettings, why: Exception | str) -> NotReachable:
     elif isinstance(why, socket.gaierror):
         hint = "check the name in mqtt.host"
     elif isinstance(why, ssl.SSLError):
-        hint = "check mqtt.tls, mqtt.port and mqtt.tls_ca_file: it must have signed a certificate for mqtt.host"
+        hint = (
+            "check mqtt.tls, mqtt.port and mqtt.tls_ca_file: it must have signed a certificate for mqtt.host; if the "
+        )
+        hint += "broker asks for one of ours: mqtt.tls_cert_file"
     elif "Bad user name" in text or "Not authorized" in text:
         hint = "check mqtt.username and mqtt.password_file, and what the broker allows this user"
     elif isinstance(why, OSError):

@@ -9,9 +9,10 @@ from typing import Final, Self
 
 import paho.mqtt.client as paho
 
+from pipeline.edges.mqtt.claim import Claim
 from pipeline.edges.mqtt.link import Link
 from pipeline.edges.mqtt.settings import MqttSettings
-from pipeline.edges.ports import LinkEvent, Message, Receipt
+from pipeline.edges.ports import LinkEvent, Message, Receipt, Tally
 
 OFFLINE: Final = b'{"state":"offline"}'
 _MAX_UNWRITTEN_BYTES: Final = 8 * 2**20  # results that the socket does not take; beyond, QoS 0 is dropped and counted
@@ -31,14 +32,19 @@ class MqttConnection:
         *,
         subscriptions: Sequence[str],
         status_topic: str | None = None,
+        claim: Claim | None = None,
         max_waiting: int = 2000,
         max_waiting_bytes: int = 64 * 2**20,
     ) -> None:
-        """`status_topic` gets the last will `{"state":"offline"}`, retained; it is also said at `close`."""
+        """`status_topic` gets the last will `{"state":"offline"}`, retained; it is also said at `close`.
+
+        With a `claim` this client ends, instead of fighting, when a newer one works under its client id.
+        """
         self.max_waiting = max_waiting
         self.max_waiting_bytes = max_waiting_bytes
         self.unsent = 0  # results that were dropped because the broker did not take them
         self._status_topic = status_topic
+        self._claim = claim
         self._waiting: deque[Message] = deque()
         self._waiting_bytes = 0
         self._numbers = 0
@@ -52,7 +58,9 @@ class MqttConnection:
             settings,
             subscriptions=tuple(subscriptions),
             will=None if status_topic is None else (status_topic, OFFLINE),
+            notes=() if claim is None else (claim.topic,),
             on_message=self._arrived,
+            on_connected=self._publish_claim,
         )
 
     def connect(self, *, wait: bool = False) -> Self:
@@ -84,6 +92,10 @@ class MqttConnection:
         """Messages of this connection without an acknowledgement, taken or not."""
         return len(self._unacknowledged)
 
+    def tally(self) -> Tally:
+        """Messages of all connections that have arrived, and those of them that have not been taken."""
+        return Tally(self._numbers, len(self._waiting))
+
     def events(self) -> list[LinkEvent]:
         """What happened to the connection since the last call, oldest first."""
         return self._link.events()
@@ -92,7 +104,7 @@ class MqttConnection:
         """See `Source.take`; with `limit` 0 it only keeps the connection alive, for the whole time.
 
         Raises:
-            NotReachable: when another client took the session over.
+            ConfigError: when another client has taken the session over.
         """
         deadline_s = time.monotonic() + timeout_s
         wanted = min(limit, self.max_waiting) if limit else self.max_waiting
@@ -155,10 +167,14 @@ class MqttConnection:
         """
         self._closing = True
         self._waiting.clear()
-        if self._link.connected and self._status_topic is not None:
+        if self._link.connected and self._status_topic is not None and not self._link.fenced:
             self.publish(self._status_topic, OFFLINE, qos=1, retain=True)
         deadline_s = time.monotonic() + timeout_s
-        while self._link.connected and not all(info.is_published() for info in self._unconfirmed):
+        while (
+            self._link.connected
+            and not self._link.fenced
+            and not all(info.is_published() for info in self._unconfirmed)
+        ):
             if (left_s := deadline_s - time.monotonic()) <= 0:
                 break
             self._link.pump(min(left_s, 0.1), room=lambda: True)
@@ -194,6 +210,19 @@ class MqttConnection:
             self._unacknowledged.clear()
             self._safe.clear()
 
+    def _publish_claim(self) -> None:
+        if self._claim is not None:
+            self._send(self._claim.topic, self._claim.payload(), 1, True)
+
+    def _meet_claim(self, claim: Claim, payload: bytes) -> None:
+        """At the first connection ours goes above what stands there; later, what stands above ours ends us."""
+        number = claim.number
+        holder = claim.meet(payload, first=self._link.epoch == 1)
+        if holder is not None:
+            self._link.fence(holder)
+        elif claim.number != number:
+            self._publish_claim()
+
     def _room(self, wanted: int) -> bool:
         return len(self._waiting) < wanted and self._waiting_bytes < self.max_waiting_bytes
 
@@ -204,6 +233,9 @@ class MqttConnection:
             topic = message.topic
         except UnicodeDecodeError:
             topic = ""  # fits no template: goes to quarantine like any other foreign topic
+        if self._claim is not None and topic == self._claim.topic:
+            self._meet_claim(self._claim, bytes(message.payload))
+            return
         self._forget_former_connections()
         self._numbers += 1
         receipt = Receipt(self._link.epoch, message.mid, self._numbers)

@@ -1,0 +1,141 @@
+"""The auditor: what an uninterrupted run of the engine gives, and how far an archive is from it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.core.engine import Engine
+from pipeline.core.features.table import FEATURES
+from pipeline.core.records import Block, FeatureRow, Float32, StreamKey
+from pipeline.core.state import StreamState
+from pipeline.edges.archive_check import verify
+from pipeline.edges.archive_read import read_features, read_predictions
+from pipeline.edges.journal_read import view_journal
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TOLERANCE = 1e-5  # of probabilities: the network is stepped in other batches after a restart
+_AT_ONCE = 800  # blocks per step of the uninterrupted run
+
+Address = tuple[str, str, int, int]  # machine, point, session, window
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Every window that there must be: its features, and the probabilities of the network if there is one."""
+
+    features: dict[Address, FeatureRow]
+    probabilities: dict[Address, Float32]
+
+
+@dataclass(slots=True)
+class Audit:
+    """How an archive differs from what it should be; nothing at all is what we want."""
+
+    windows: int = 0
+    lost: int = 0
+    doubled: int = 0
+    unexpected: int = 0
+    features_differ: int = 0  # windows with a feature that is not the same to the last bit
+    largest_p_error: float = 0.0
+    problems: tuple[str, ...] = ()  # of `archive verify`
+    counters: Mapping[str, int] = field(default_factory=dict)  # of the journal
+
+    @property
+    def clean(self) -> bool:
+        """Whether everything is there once, and right."""
+        wrong = self.lost + self.doubled + self.unexpected + self.features_differ + len(self.problems)
+        return wrong == 0 and self.largest_p_error <= TOLERANCE and self.unbalanced == 0
+
+    @property
+    def unbalanced(self) -> int:
+        """Messages that the journal's own account lacks; 0 if it is right."""
+        count = {name.removeprefix("messages_"): n for name, n in self.counters.items()}
+        places = ("committed", "duplicate", "late", "quarantined")
+        return count.get("received", 0) - sum(count.get(name, 0) for name in places)
+
+    def text(self) -> str:
+        """In one line."""
+        found = f"{self.windows} windows, {self.lost} lost, {self.doubled} doubled"
+        if self.features_differ or self.unexpected:
+            found += f", {self.features_differ} differ, {self.unexpected} unexpected"
+        if self.problems:
+            found += f", {len(self.problems)} problems such as: {self.problems[0]}"
+        return found + (f", largest error of p {self.largest_p_error:.0e}" if self.largest_p_error else "")
+
+
+def uninterrupted(engine: Engine, blocks: Iterable[Block]) -> Expected:
+    """Runs the engine in this process, from the first block to the last."""
+    expected = Expected({}, {})
+    states: dict[StreamKey, StreamState] = {}
+    waiting = iter(blocks)
+    while some := list(islice(waiting, _AT_ONCE)):
+        step = engine.step(states, some)
+        states |= step.states
+        for row in step.features:
+            expected.features[*row.key, row.session, row.window] = row
+        for p in step.predictions:
+            expected.probabilities[*p.key, p.session, p.window] = p.probabilities
+    return expected
+
+
+def stored_windows(data_dir: Path) -> int:
+    """How many rows of features there are by now, in files and in the journal."""
+    return read_features(data_dir, columns=["window"]).num_rows if (data_dir / "journal.db").exists() else 0
+
+
+def audit(data_dir: Path, expected: Expected, classes: tuple[str, ...] = ()) -> Audit:
+    """Compares the archive, row by row and bit by bit."""
+    result = Audit()
+    features = read_features(data_dir)
+    names = {name: i for i, name in enumerate(name for name in features.column_names if "." in name)}
+    addresses = _addresses(features)
+    result.windows = len(addresses)
+    result.doubled = sum(n - 1 for n in Counter(addresses).values())
+    result.lost = len(expected.features.keys() - set(addresses))
+    result.unexpected = len(set(addresses) - expected.features.keys())
+    values = np.stack([features[name].to_numpy() for name in names], axis=1) if names else np.empty((0, 0))
+    for address, row in zip(addresses, values, strict=True):
+        wanted = expected.features.get(address)
+        if wanted is not None:
+            result.features_differ += not np.array_equal(row, _laid_out(wanted, names), equal_nan=True)
+    if classes:
+        _audit_predictions(data_dir, expected, classes, result)
+    result.problems = verify(data_dir).problems
+    view = view_journal(data_dir, ())
+    result.counters = {} if view is None else view.counters
+    return result
+
+
+def _laid_out(row: FeatureRow, names: Mapping[str, int]) -> Float32:
+    """The features of a row in the columns of the archive; NaN where the stream has no such channel."""
+    values = np.full(len(names), np.nan, np.float32)
+    for channel, of_channel in zip(row.channels, row.values, strict=True):
+        values[[names[f"{channel}.{feature.name}"] for feature in FEATURES]] = of_channel
+    return values
+
+
+def _audit_predictions(data_dir: Path, expected: Expected, classes: tuple[str, ...], result: Audit) -> None:
+    table = read_predictions(data_dir)
+    addresses = _addresses(table)
+    result.doubled += sum(n - 1 for n in Counter(addresses).values())
+    result.lost += len(expected.probabilities.keys() - set(addresses))
+    p = np.stack([table[f"p_{name}"].to_numpy(zero_copy_only=False) for name in classes], axis=1)
+    for address, row in zip(addresses, p, strict=True):
+        wanted = expected.probabilities.get(address)
+        if wanted is not None and not np.isnan(wanted).all():
+            error = float(np.max(np.abs(row - wanted)))
+            result.largest_p_error = max(result.largest_p_error, np.inf if np.isnan(error) else error)
+
+
+def _addresses(table: pa.Table) -> list[Address]:
+    columns = [table[name].to_pylist() for name in ("machine", "point", "session", "window")]
+    return list(zip(*columns, strict=True))

@@ -1,0 +1,166 @@
+"""Where a trial takes place: a fresh broker, a fresh data directory with a model in it, the service, and the plant."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.chaos.audit import Audit, Expected, audit, stored_windows, uninterrupted
+from pipeline.chaos.plant import Plant
+from pipeline.chaos.process import ROOT, Service
+from pipeline.config_sources import load
+from pipeline.core.engine import Engine
+from pipeline.core.records import Block
+from pipeline.edges.broker import PrivateBroker
+from pipeline.edges.journal_read import view_journal
+from pipeline.edges.mqtt import MqttPublisher, MqttSettings
+from pipeline.specs import feature_spec, stream_specs
+
+RATE_PER_S = 400.0  # messages; five times the load of eight machines, so that five minutes hold what half an hour does
+SETTINGS = {
+    "THRUMCAST_COMMIT__INTERVAL_S": "0.2",
+    "THRUMCAST_ARCHIVE__ROLL_S": "2",
+    "THRUMCAST_ARCHIVE__ROLL_ROWS": "500",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a promise stood a trial."""
+
+    promise: int
+    title: str
+    kept: bool
+    figures: str
+    scrapes: int = 0
+    imbalance: int = 0
+
+
+@dataclass
+class Ground:
+    """One trial's world. `publisher` is the plant's connection."""
+
+    directory: Path
+    broker: PrivateBroker
+    service: Service
+    engine: Engine
+    classes: tuple[str, ...]
+    sent: int = 0
+    publishers: list[MqttPublisher] = field(default_factory=list)
+
+    @property
+    def data_dir(self) -> Path:
+        """Of the service."""
+        return self.service.data_dir
+
+    @property
+    def publisher(self) -> MqttPublisher:
+        """The plant's connection; made when it is first wanted."""
+        return self.publishers[0] if self.publishers else self.another_publisher()
+
+    def another_publisher(self, **changes: Any) -> MqttPublisher:
+        """One more connection of the plant."""
+        settings = MqttSettings(
+            client_id=f"plant-{len(self.publishers)}", host=self.broker.host, port=self.broker.port,
+            backoff_s=(0.05, 0.5), **changes,
+        )  # fmt: skip
+        self.publishers.append(MqttPublisher(settings).connect())
+        return self.publishers[-1]
+
+    def send(
+        self,
+        plant: Plant,
+        *,
+        numbers: Iterable[int] | None = None,
+        rate_per_s: float = RATE_PER_S,
+        before: Callable[[int], None] | None = None,
+    ) -> None:
+        """Messages of a plant at a rate; returns when the broker has confirmed each. `before(number)` may do harm."""
+        for number in range(plant.messages) if numbers is None else numbers:
+            if before is not None:
+                before(number)
+            topic, payload = plant.message(number)
+            self.publisher.publish(topic, payload)
+            self.sent += 1
+            if self.sent % 8 == 0:
+                self.publisher.rest(8 / rate_per_s)
+        self.publisher.drain()
+
+    def expected(self, *blocks: Iterable[Block]) -> Expected:
+        """What an uninterrupted run makes of these."""
+        return uninterrupted(self.engine, (block for some in blocks for block in some))
+
+    def counter(self, name: str) -> int:
+        """Of the journal."""
+        view = view_journal(self.data_dir, ()) if (self.data_dir / "journal.db").exists() else None
+        return 0 if view is None else view.counters.get(name, 0)
+
+    def wait_for_windows(self, count: int, *, patience_s: float = 120.0) -> float:
+        """Seconds until so many windows are stored."""
+        return self.service.wait_for(
+            lambda: stored_windows(self.data_dir) >= count, f"{count} windows", patience_s=patience_s
+        )
+
+    def wait_for_messages(self, count: int, *, patience_s: float = 120.0) -> float:
+        """Seconds until so many messages have been decided, in all lives of the service."""
+        return self.service.wait_for(
+            lambda: self.counter("messages_received") >= count, f"{count} messages", patience_s=patience_s
+        )
+
+    def audit(self, expected: Expected) -> Audit:
+        """Of the archive as it stands."""
+        return audit(self.data_dir, expected, self.classes)
+
+    def outcome(self, promise: int, title: str, kept: bool, figures: str) -> Outcome:
+        """With what was scraped meanwhile."""
+        scrapes = self.service.scrapes
+        balanced = scrapes.largest_imbalance == 0
+        return Outcome(promise, title, kept and balanced, figures, scrapes.count, scrapes.largest_imbalance)
+
+
+@contextlib.contextmanager
+def ground(
+    directory: Path, *, settings: dict[str, str] | None = None, broker_config: str = "", model: bool = True
+) -> Iterator[Ground]:
+    """A fresh world in an empty folder, all of which ends with the block."""
+    used = SETTINGS | (settings or {})
+    config = load(None, {}, environment=used).config
+    data_dir = directory / "data"
+    predictor = None
+    if model:
+        from models.bundle import load as load_bundle
+        from models.predictor import NumpyPredictor
+        from models.registry import Registry
+
+        bundle = load_bundle(ROOT / "models" / "pretrained")
+        bundle.check_fits(feature_spec(config).schema)
+        registry = Registry(data_dir)
+        registry.point("champion", registry.add(bundle), why="the model that comes with thrumcast")
+        predictor = NumpyPredictor(registry.load("champion"))
+    with PrivateBroker(directory / "broker", kind="mosquitto", extra_config=broker_config) as broker:
+        service = Service(data_dir, broker.port, used)
+        engine = Engine(stream_specs(config, {}), predictor)
+        made = Ground(directory, broker, service, engine, predictor.classes if predictor else ())
+        with service.watched():
+            yield made
+        for publisher in made.publishers:
+            publisher.close()
+
+
+@contextlib.contextmanager
+def reading(data_dir: Path) -> Iterator[dict[str, Any]]:
+    """A reader that opens every Parquet file all the time; what it found is there after the block."""
+    found: dict[str, Any] = {}
+    command = [sys.executable, "-m", "pipeline.chaos.reader", str(data_dir)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        try:
+            yield found
+        finally:
+            output, _ = process.communicate(timeout=120)
+    found.update(json.loads(output))

@@ -1,0 +1,196 @@
+"""Trials of the service's life: kills, named exits, stops, restarts, rivals."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from pipeline.chaos.ground import RATE_PER_S, Ground, Outcome, reading
+from pipeline.chaos.plant import Plant
+from pipeline.chaos.process import Service
+
+DOWN_MESSAGES = 60  # that are sent while nobody listens, after a kill
+
+
+def kills(world: Ground, plant: Plant, *, count: int, rate_per_s: float = RATE_PER_S, seed: int = 20240229) -> Outcome:
+    """SIGKILL at random moments; a reader opens every file meanwhile."""
+    moments = np.random.default_rng(seed).choice(plant.messages - DOWN_MESSAGES, size=count, replace=False)
+    due = sorted(moments.tolist())
+    service = world.service
+    down = 0
+
+    def harm(number: int) -> None:
+        nonlocal down
+        if due and number >= due[0]:
+            due.pop(0)
+            service.kill()
+            down = DOWN_MESSAGES
+        elif down:
+            down -= 1
+            if not down:
+                service.start()
+
+    service.start_and_listen()
+    with reading(world.data_dir) as seen:
+        world.send(plant, rate_per_s=rate_per_s, before=harm)
+        if not service.running:
+            service.start()
+        expected = world.expected(plant.blocks())
+        world.wait_for_windows(len(expected.features))
+        status, _ = service.stop()
+    result = world.audit(expected)
+    committed = result.counters["messages_committed"]
+    kept = (
+        result.clean and status == 0 and committed == plant.messages and not seen["unreadable"] and not seen["doubled"]
+    )
+    figures = (
+        f"{count} kills in {plant.messages} messages: {result.text()}; {result.counters.get('messages_duplicate', 0)} "
+        f"messages came twice; {seen['passes']} readings of all files, {len(seen['unreadable'])} unreadable, "
+        f"{seen['doubled']} doubled rows"
+    )
+    return world.outcome(1, "SIGKILL at random moments", kept, figures)
+
+
+def exits(world: Ground, points: Sequence[str], *, messages: int = 320) -> Outcome:
+    """The process ends at every named place of the commit order, twice in a row each."""
+    plants: list[Plant] = []
+    died = 0
+    service = world.service
+    for number, point in enumerate(points):
+        # Another channel makes the archive rewrite its older parts, which is where some of the places are.
+        extra = (f"c{number}",) if "rewrite" in point else ()
+        plant = Plant(messages=messages, session=1 + number, extra=extra)
+        plants.append(plant)
+        service.start_and_listen(THRUMCAST_FAULT_AT=point)
+        world.send(plant)
+        for turn in range(2):
+            service.wait_for(lambda: not service.running, f"an exit at {point}")
+            died += service.process is not None and service.process.returncode == 137
+            if turn == 0:
+                service.start(THRUMCAST_FAULT_AT=point)
+                plants.append(Plant(messages=160, session=1001 + number, extra=tuple(f"{name}b" for name in extra)))
+                world.send(plants[-1])  # something to do, if all was done before
+        service.start_and_listen()
+        status, _seconds = service.stop()
+    service.start_and_listen()
+    expected = world.expected(*(plant.blocks() for plant in plants))
+    world.wait_for_windows(len(expected.features))
+    status, _seconds = service.stop()
+    result = world.audit(expected)
+    kept = result.clean and status == 0 and died == 2 * len(points)
+    return world.outcome(2, "Exit at every step", kept, f"{died} exits at {len(points)} places: {result.text()}")
+
+
+def stops(world: Ground, plant: Plant, *, count: int) -> Outcome:
+    """SIGTERM under load: quick, and nothing that was committed comes again."""
+    service = world.service
+    every = plant.messages // (count + 1)
+    slowest_s = 0.0
+    statuses: set[tuple[int, int]] = set()
+
+    def harm(number: int) -> None:
+        nonlocal slowest_s
+        if number and number % every == 0 and len(statuses) < count + 1:
+            status, seconds = service.stop()
+            statuses.add((number, status))
+            slowest_s = max(slowest_s, seconds)
+            service.start_and_listen()
+
+    service.start_and_listen()
+    world.send(plant, before=harm)
+    expected = world.expected(plant.blocks())
+    world.wait_for_windows(len(expected.features))
+    status, seconds = service.stop()
+    slowest_s = max(slowest_s, seconds)
+    result = world.audit(expected)
+    again = result.counters.get("messages_duplicate", 0)
+    kept = result.clean and again == 0 and slowest_s < 10 and {s for _, s in statuses} | {status} == {0}
+    figures = f"{len(statuses) + 1} stops under load, slowest {slowest_s:.1f} s: {result.text()}; {again} came twice"
+    return world.outcome(10, "SIGTERM", kept, figures)
+
+
+def restarts(world: Ground, plant: Plant, *, count: int = 10) -> Outcome:
+    """As many restarts as seconds, by turns killed and stopped."""
+    service = world.service
+    service.start_and_listen()
+    every = max(1, plant.messages // (count + 1))
+
+    def harm(number: int) -> None:
+        if number and number % every == 0 and service.starts <= count:
+            if service.starts % 2:
+                service.kill()
+            else:
+                service.stop()
+            service.start()
+
+    began_s = time.monotonic()
+    world.send(plant, before=harm)
+    took_s = time.monotonic() - began_s
+    expected = world.expected(plant.blocks())
+    world.wait_for_windows(len(expected.features))
+    service.stop()
+    result = world.audit(expected)
+    figures = f"{service.starts - 1} restarts in {took_s:.0f} s: {result.text()}"
+    return world.outcome(10, "Restarts in quick succession", result.clean and service.starts > count, figures)
+
+
+def queued(world: Ground, plant: Plant) -> Outcome:
+    """A start with a long queue at the broker: how soon the first commit comes, and that nothing is lost."""
+    service = world.service
+    service.start_and_listen()
+    service.stop()
+    world.send(plant, rate_per_s=20_000)
+    began_s = time.monotonic()
+    service.start()
+    service.wait_for(lambda: world.counter("messages_received") > 0, "the first commit")
+    first_s = time.monotonic() - began_s
+    expected = world.expected(plant.blocks())
+    all_s = first_s + world.wait_for_windows(len(expected.features))
+    service.stop()
+    result = world.audit(expected)
+    figures = f"{plant.messages} queued: first commit after {first_s:.1f} s, all after {all_s:.1f} s: {result.text()}"
+    return world.outcome(10, "Start with a long queue", result.clean and first_s < 10, figures)
+
+
+def rivals(world: Ground, plant: Plant, *, watch_s: float = 6.0) -> Outcome:
+    """A second service on the same data directory, and one under the same client id."""
+    service = world.service
+    service.start_and_listen()
+    half = plant.messages // 2 // plant.streams * plant.streams
+    same_place = Service(world.data_dir, world.broker.port, {**service.settings, "THRUMCAST_MQTT__CLIENT_ID": "rival"})
+    log_before = len(service.log())
+    same_place.start()
+    same_place.wait_for(lambda: not same_place.running, "the end of the second process on one data directory")
+    refused = same_place.process is not None and same_place.process.returncode != 0
+    refused = refused and "held by process" in service.log()[log_before:]
+    world.send(replace(plant, messages=half, _pool=[]))
+    other = Service(world.directory / "other", world.broker.port, service.settings)
+    with other.watched():
+        other.start_and_listen()
+        service.wait_for(lambda: not service.running, "the end of the one that was replaced", patience_s=30)
+        fenced = service.process is not None and service.process.returncode == 3 and "client id" in service.log()
+        made = service.connections() + other.connections()
+        time.sleep(watch_s)
+        quiet = service.connections() + other.connections() <= made + 1  # the winner may come back once
+        world.send(replace(plant, messages=plant.messages - half, first_block=half // plant.streams, _pool=[]))
+
+        def total() -> int:
+            return world.counter("messages_committed") + _committed(other)
+
+        other.wait_for(lambda: total() >= plant.messages, "every message with one or the other")
+        other.stop()
+    figures = (
+        f"same data directory: refused by name {refused}; same client id: the older one ended {fenced}, "
+        f"{made} connections until then, quiet for {watch_s:g} s after {quiet}; {total()} of {plant.messages} committed"
+    )
+    return world.outcome(8, "A second process", refused and fenced and quiet and total() == plant.messages, figures)
+
+
+def _committed(service: Service) -> int:
+    from pipeline.edges.journal_read import view_journal
+
+    view = view_journal(service.data_dir, ()) if (service.data_dir / "journal.db").exists() else None
+    return 0 if view is None else view.counters.get("messages_committed", 0)

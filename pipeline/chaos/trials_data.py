@@ -1,0 +1,182 @@
+"""Trials of what arrives: a broker that restarts or drops, copies, disorder, rubbish, other sessions."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from pipeline.chaos.ground import RATE_PER_S, Ground, Outcome
+from pipeline.chaos.plant import RATE_HZ, SAMPLES, Plant, topic_of
+from pipeline.chaos.rubbish import is_refused, rubbish
+from pipeline.core.codec import encode
+
+TAIL = 40  # blocks per stream that declare what is missing before them
+
+
+def broker_restarts(world: Ground, plant: Plant, *, count: int) -> Outcome:
+    """The broker is stopped and started again, with its sessions on disk."""
+    every = plant.messages // (count + 1)
+    slowest_s, done = 0.0, 0
+    service = world.service
+
+    def harm(number: int) -> None:
+        nonlocal slowest_s, done
+        if number and number % every == 0 and done < count:
+            before = service.connections()
+            world.broker.restart()
+            slowest_s = max(slowest_s, service.wait_for(lambda: service.connections() > before, "a new connection"))
+            done += 1
+
+    service.start_and_listen()
+    world.send(plant, before=harm)
+    expected = world.expected(plant.blocks())
+    world.wait_for_windows(len(expected.features))
+    status, _ = service.stop()
+    result = world.audit(expected)
+    figures = f"{done} restarts: {result.text()}; listening again after {slowest_s:.1f} s at most"
+    kept = result.clean and status == 0 and slowest_s < 30 and done == count
+    return world.outcome(3, "Broker restarted", kept, figures)
+
+
+def broker_losses(world: Ground, plant: Plant, *, how: str) -> Outcome:
+    """What a broker loses (`overflow` of its queue, or `killed` without its database) is counted to the sample."""
+    service = world.service
+    service.start_and_listen()
+    half = replace(plant, messages=plant.messages // 2 // plant.streams * plant.streams, _pool=[])
+    world.send(half)
+    world.wait_for_messages(half.messages)
+    service.stop()
+    rest = half.after(plant.messages - half.messages)
+    world.send(rest)  # while nobody listens
+    if how == "killed":
+        world.broker.kill()
+        (world.broker.directory / "mosquitto.db").unlink(missing_ok=True)
+        world.broker.start()
+    service.start_and_listen()
+    if how == "overflow":  # what did get into the queue comes first
+        time.sleep(2.0)
+    tail = rest.after(TAIL * plant.streams)
+    world.send(tail)
+    service.wait_for(lambda: world.counter("gap_samples") > 0, "a gap")
+    time.sleep(3.0)  # the last blocks of the tail
+    service.stop()
+    sent = half.messages + rest.messages + tail.messages
+    missing = sent - world.counter("messages_committed")
+    counted = world.counter("gap_samples")
+    kept = counted == missing * SAMPLES and missing > 0
+    figures = f"{how}: {missing} of {sent} messages gone, {missing * SAMPLES} samples missing, {counted} counted"
+    return world.outcome(3, "What the broker loses is reported", kept, figures)
+
+
+def copies(world: Ground, plant: Plant, *, seed: int = 7, reach: int = 12) -> Outcome:
+    """Every message one to five times, out of order within the bound, over two connections."""
+    rng = np.random.default_rng(seed)
+    repeats = rng.integers(1, 6, plant.messages)
+    numbers = np.repeat(np.arange(plant.messages), repeats)
+    place = numbers + rng.uniform(0, reach * plant.streams, len(numbers))
+    order = numbers[np.argsort(place)].tolist()
+    service = world.service
+    service.start_and_listen()
+    pair = [world.publisher, world.another_publisher()]
+    for sent, number in enumerate(order):
+        topic, payload = plant.message(number)
+        pair[sent % 2].publish(topic, payload)
+        if sent % 16 == 0:
+            for publisher in pair:
+                publisher.drain()  # or one of the two would run ahead of the bound
+            pair[0].rest(16 / (2 * RATE_PER_S))
+    for publisher in pair:
+        publisher.drain()
+    expected = world.expected(plant.blocks())
+    world.wait_for_messages(len(order))
+    service.stop()
+    result = world.audit(expected)
+    again = result.counters.get("messages_duplicate", 0)
+    kept = result.clean and again == len(order) - plant.messages
+    figures = f"{len(order)} deliveries of {plant.messages} messages: {result.text()}; {again} counted as duplicates"
+    return world.outcome(4, "Copies and disorder", kept, figures)
+
+
+def beyond_the_bound(world: Ground, plant: Plant, *, every: int = 97, seconds: float = 4.0) -> Outcome:
+    """Every so many messages one comes far too late: it is counted, and its windows say that they are not whole."""
+    bound = int(seconds * RATE_HZ / SAMPLES) * plant.streams
+    late = [n for n in range(plant.streams * 4, plant.messages - 2 * bound) if n % every == 0]
+    order = sorted(range(plant.messages), key=lambda n: n + (bound if n in set(late) else 0))
+    service = world.service
+    service.start_and_listen()
+    world.send(plant, numbers=order)
+    world.wait_for_messages(plant.messages)
+    service.stop()
+    found = world.counter("messages_late")
+    gaps = world.counter("gap_samples")
+    kept = found == len(late) and gaps == len(late) * SAMPLES
+    figures = (
+        f"{len(late)} of {plant.messages} messages came {seconds:g} s late: {found} counted, {gaps} samples in gaps"
+    )
+    return world.outcome(4, "Beyond the bound", kept, figures)
+
+
+def hostile(world: Ground, plant: Plant, *, count: int, seed: int = 13) -> Outcome:
+    """Rubbish between good messages."""
+    service = world.service
+    service.start_and_listen()
+    refused = sent = 0
+    per_message = count / plant.messages
+    made = rubbish(count, seed)
+
+    def harm(number: int) -> None:
+        nonlocal refused, sent
+        while sent < (number + 1) * per_message and sent < count:
+            topic, payload = next(made)
+            world.publisher.publish(topic, payload)
+            refused += is_refused(topic, payload)
+            sent += 1
+
+    world.send(plant, before=harm, rate_per_s=2 * RATE_PER_S)
+    world.wait_for_messages(plant.messages + sent, patience_s=300)
+    alive = service.running and service.starts == 1
+    service.stop()
+    expected = world.expected(plant.blocks())
+    result = world.audit(expected)
+    wild = result.unexpected  # absurd, but valid: streams of their own
+    result.unexpected = 0
+    quarantined = result.counters.get("messages_quarantined", 0)
+    received = result.counters["messages_received"]
+    kept = result.clean and alive and quarantined >= refused > 0 and received == plant.messages + sent
+    figures = (
+        f"{sent} payloads: 0 exits, {refused} refused by the codec, {quarantined} quarantined with a reason, "
+        f"{received} of {plant.messages + sent} received and accounted for; good streams: {result.lost} lost, "
+        f"{result.features_differ} differ; {wild} windows of absurd but valid streams"
+    )
+    return world.outcome(5, "Rubbish", kept, figures)
+
+
+def other_sessions(world: Ground, plant: Plant) -> Outcome:
+    """Sensors that restart, change their rate or channels, and clocks that jump back by a year."""
+    service = world.service
+    service.start_and_listen()
+    world.send(plant)
+    contradictions = 0
+    for number in range(plant.streams):  # the same session, another form
+        block = plant.after(plant.streams).block(number)
+        for wrong in (replace(block, rate_hz=2 * RATE_HZ), replace(block, channels=("a", "b", "c"))):
+            world.publisher.publish(topic_of(block.key), encode(wrong))
+            contradictions += 1
+    again = replace(plant, session=plant.session + 1, _pool=[])  # a reboot: counted from 0
+    wider = replace(plant, session=plant.session + 2, extra=("temperature",), _pool=[])
+    world.send(again)
+    world.send(wider)
+    back = [replace(b, session=9, t0_ns=b.t0_ns - 365 * 86_400 * 10**9) for b in plant.blocks()]  # the clock steps back
+    for block in back:
+        world.publisher.publish(topic_of(block.key), encode(block))
+    world.publisher.drain()
+    expected = world.expected(plant.blocks(), again.blocks(), wider.blocks(), back)
+    world.wait_for_messages(3 * plant.messages + contradictions + len(back))
+    service.stop()
+    result = world.audit(expected)
+    quarantined = result.counters.get("messages_quarantined", 0)
+    kept = result.clean and quarantined == contradictions
+    figures = f"{contradictions} contradictions, {quarantined} quarantined; 4 sessions per stream: {result.text()}"
+    return world.outcome(9, "Reboots, other rates, clocks", kept, figures)

@@ -1,0 +1,160 @@
+"""Trials of the disk: one that refuses for a while, one that refuses for long, and a journal that was damaged."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from pipeline.chaos.ground import Ground, Outcome, reading
+from pipeline.chaos.plant import Plant
+from pipeline.core.state import from_bytes
+from pipeline.edges.journal import Journal
+from pipeline.edges.journal_read import JOURNAL_NAME
+from pipeline.errors import ArchiveError, ThrumcastError
+
+READY_WITHIN_S = 5.0
+RESUME_WITHIN_S = 10.0
+
+
+def refusing_disk(
+    world: Ground, plant: Plant, *, refuse: Callable[[bool], None] | None = None, seconds: float, name: str = "EFBIG"
+) -> Outcome:
+    """The disk takes nothing for a while (by default: no file of the process may be written, by its resource limit)."""
+    service = world.service
+    service.start_and_listen()
+    refuse = refuse or (lambda on: _forbid_writing(world, on))
+    third = plant.messages // 3 // plant.streams * plant.streams
+    world.send(replace(plant, messages=third, _pool=[]))
+    world.wait_for_messages(third)
+    rss_before = service.rss_bytes()
+    with reading(world.data_dir) as seen:
+        refuse(True)
+        broken_s = time.monotonic()
+        middle = replace(plant, messages=third, _pool=[]).after(third)
+        world.send(middle)
+        time.sleep(max(0.0, seconds - (time.monotonic() - broken_s)))
+        committed = world.counter("messages_committed")
+        grown = service.rss_bytes() - rss_before
+        refuse(False)
+        mended_s = time.monotonic()
+        world.wait_for_messages(committed + 1)
+        resumed_s = time.monotonic() - mended_s
+        world.send(middle.after(plant.messages - 2 * third))
+        expected = world.expected(plant.blocks())
+        world.wait_for_windows(len(expected.features))
+        status, _ = service.stop()
+    result = world.audit(expected)
+    unready_s = next((at - broken_s for at, ready in service.scrapes.ready if not ready and at > broken_s), None)
+    quick = unready_s is not None and unready_s < READY_WITHIN_S
+    kept = result.clean and status == 0 and service.starts == 1 and resumed_s < RESUME_WITHIN_S and quick
+    kept = kept and not seen["unreadable"] and grown < 50 * 2**20
+    figures = (
+        f"{name} for {seconds:g} s: {committed - third} of {middle.messages} committed meanwhile, /readyz 503 after "
+        f"{'-' if unready_s is None else f'{unready_s:.1f}'} s, resumed after {resumed_s:.1f} s, memory "
+        f"{grown / 2**20:+.0f} MB: {result.text()}; {len(seen['unreadable'])} unreadable files"
+    )
+    return world.outcome(6, "A disk that refuses", kept, figures)
+
+
+def _forbid_writing(world: Ground, on: bool) -> None:
+    process = world.service.process
+    if process is not None:
+        _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0 if on else hard, hard))
+
+
+def stalled(world: Ground, plant: Plant, *, refuse: Callable[[bool], None] | None = None, rate_per_s: float) -> Outcome:
+    """The disk takes nothing while ten minutes' worth of messages come: memory stays, the backlog is the broker's."""
+    service = world.service
+    service.start_and_listen()
+    refuse = refuse or (lambda on: _forbid_writing(world, on))
+    first = replace(plant, messages=plant.streams * 100, _pool=[])
+    world.send(first)
+    world.wait_for_messages(first.messages)
+    before = service.rss_bytes()
+    refuse(True)
+    rest = first.after(plant.messages - first.messages)
+    largest = 0
+
+    def look(number: int) -> None:
+        nonlocal largest
+        if number % 200 == 0:
+            largest = max(largest, service.rss_bytes())
+
+    world.send(rest, rate_per_s=rate_per_s, before=look)
+    connections = service.connections()
+    refuse(False)
+    expected = world.expected(plant.blocks())
+    recovered_s = world.wait_for_windows(len(expected.features), patience_s=300)
+    service.stop()
+    result = world.audit(expected)
+    grown = (largest - before) / 2**20
+    kept = result.clean and grown <= 50 and connections == 1
+    figures = (
+        f"{rest.messages} messages ({rest.messages / 80:.0f} s of the plant) while nothing could be written: memory "
+        f"{grown:+.0f} MB, {connections - 1} disconnects, all stored {recovered_s:.0f} s after: {result.text()}"
+    )
+    return world.outcome(7, "A stalled sink", kept, figures)
+
+
+def damaged_journal(world: Ground, plant: Plant, *, count: int, seed: int = 3) -> Outcome:
+    """Flipped bits and cut ends of the journal: named and left as it is, or harmless; never silently different."""
+    service = world.service
+    service.settings = {
+        **service.settings,
+        "THRUMCAST_ARCHIVE__ROLL_S": "3600",
+        "THRUMCAST_ARCHIVE__ROLL_ROWS": "10000",
+    }
+    service.start_and_listen()
+    world.send(plant)
+    world.wait_for_messages(plant.messages)
+    service.kill()  # with rows pending
+    whole = world.directory / "whole.db"
+    with sqlite3.connect(world.data_dir / JOURNAL_NAME) as source, sqlite3.connect(whole) as copy:
+        source.backup(copy)
+    source.close()
+    copy.close()
+    content = whole.read_bytes()
+    rng = np.random.default_rng(seed)
+    true = _content(world, content)
+    named = harmless = silent = touched = 0
+    for number in range(count):
+        damaged = bytearray(content)
+        if number % 10 == 0:
+            damaged = damaged[: int(rng.integers(1, len(content)))]
+        else:
+            damaged[int(rng.integers(len(content)))] ^= 1 << int(rng.integers(8))
+        found = _content(world, bytes(damaged))
+        named += found is None
+        harmless += found == true
+        silent += found is not None and found != true
+        touched += found is None and (world.directory / "damaged" / JOURNAL_NAME).read_bytes() != bytes(damaged)
+    kept = silent == 0 and named > 0 and touched == 0
+    figures = (
+        f"{count} damages: {named} refused by name, {harmless} in unused bytes, {silent} unnoticed, {touched} altered"
+    )
+    return world.outcome(12, "A damaged journal", kept, figures)
+
+
+def _content(world: Ground, content: bytes) -> object:
+    """Everything a journal says, or None if it is refused by name."""
+    directory = world.directory / "damaged"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    (directory / JOURNAL_NAME).write_bytes(content)
+    try:
+        with Journal(directory) as journal:
+            states = journal.states()
+            for key, data in states.items():  # as the service does when it starts
+                from_bytes(world.engine.spec_of(key), data)
+            view = journal.view(("features", "predictions", "alarms", "quarantine"))
+            tables = {kind: [table.to_pydict() for table in p.tables] for kind, p in view.pending.items()}
+            return repr((states, journal.counters(), journal.open_alarms(), view.parts, view.extras, tables))
+    except (ArchiveError, ThrumcastError):
+        return None

@@ -1,0 +1,72 @@
+"""Upkeep from the command line: done here where nobody holds the data directory, else by the service that does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.drivers.upkeep import ask
+from pipeline.edges.archive import Archive
+from pipeline.edges.archive_compact import compact, older, prune
+from pipeline.edges.journal import Journal
+from pipeline.edges.journal_files import DirectoryHeld
+from pipeline.edges.journal_read import JOURNAL_NAME, view_journal
+from pipeline.errors import ArchiveError
+
+Done = list[dict[str, Any]]
+
+
+def cutoff(keep: str) -> date:
+    """`90d` -> the first UTC day that is kept."""
+    match = re.fullmatch(r"(\d{1,5})d?", keep.strip())
+    if match is None or int(match[1]) < 1:
+        msg = f"expected a number of days such as 90d, found: {keep!r}"
+        raise click.BadParameter(msg, param_hint="--keep")
+    return (datetime.now(UTC) - timedelta(days=int(match[1]))).date()
+
+
+def compacted(directory: Path) -> Done:
+    """Merges every day's small parts."""
+    return _done(directory, {"action": "compact"}, lambda archive: [asdict(one) for one in compact(archive)])
+
+
+def pruned(directory: Path, before: date) -> Done:
+    """Removes the days before a date."""
+    request = {"action": "prune", "before": before.isoformat()}
+    return _done(directory, request, lambda archive: [asdict(one) for one in prune(archive, before)])
+
+
+def prunable(directory: Path, before: date) -> Done:
+    """What `pruned` would remove."""
+    _check(directory)
+    view = view_journal(directory, ())
+    days = {} if view is None else older(view.parts, before)
+    return [
+        {"kind": kind, "date": day, "parts": len(parts), "rows": sum(p.rows for p in parts),
+         "bytes": sum(p.bytes for p in parts)}
+        for (kind, day), parts in days.items()
+    ]  # fmt: skip
+
+
+def _done(directory: Path, request: dict[str, Any], work: Callable[[Archive], Done]) -> Done:
+    _check(directory)
+    try:
+        with Journal(directory) as journal:
+            schema = journal.view(()).schema
+            if schema is None:
+                return []  # nothing was ever written
+            return work(Archive(directory, journal, schema))
+    except DirectoryHeld:
+        return ask(directory, request)
+
+
+def _check(directory: Path) -> None:
+    if not (directory / JOURNAL_NAME).exists():
+        msg = f"expected a data directory with a journal, found none in: {directory}"
+        raise ArchiveError(msg, hint="fill one with `thrumcast backfill` or `thrumcast run`, or check --data")

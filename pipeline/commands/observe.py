@@ -1,0 +1,68 @@
+"""A running service made visible: metrics, health over HTTP, and word to the service manager."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pipeline.drivers.upkeep import Upkeep
+from pipeline.drivers.watch import NOTIFY_EVERY_S, Watched
+from pipeline.edges.systemd import Notifier
+from pipeline.telemetry import Telemetry
+from pipeline.web.health import Endpoints
+from pipeline.web.server import WebServer
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.core.records import Predictor
+    from pipeline.drivers.live import Live
+    from pipeline.edges.mqtt import MqttConnection
+
+log = logging.getLogger("thrumcast.web")
+
+
+@contextlib.contextmanager
+def observed(config: Config, live: Live, connection: MqttConnection, model: Predictor | None) -> Iterator[Endpoints]:
+    """Puts a watch between the loop and its connection, and tells of it while the service runs.
+
+    A page that cannot be served does not stop the readings: that is a warning. The watchdog of systemd is fed by the
+    loop itself, so a loop that hangs is not kept alive by a thread beside it.
+    """
+    telemetry = Telemetry()
+    notifier = Notifier.from_environment()
+    watched = Watched(connection, telemetry, open_alarms=set(live.journal.open_alarms()))
+    telemetry.set("alarms_active", len(watched.open_alarms))
+    endpoints = Endpoints(
+        live,
+        watched,
+        telemetry,
+        config.data.path,
+        model=model.version if model else None,
+        capacity=connection.max_waiting,
+    )
+
+    def tell(_: Watched) -> None:
+        endpoints.ready(wait_s=0.0)  # so that a change is in the log, whoever asks or does not
+        notifier.send("WATCHDOG=1", f"STATUS={endpoints.status_line()}")
+
+    watched.notify = tell
+    watched.notify_every_s = min(NOTIFY_EVERY_S, (notifier.watchdog_s or 2 * NOTIFY_EVERY_S) / 2)
+    live.source = watched
+    live.on_turn += (watched.told,)
+    with contextlib.ExitStack() as stack:
+        if config.web.enabled:
+            try:
+                server = WebServer(config.web.bind, endpoints.routes(), config.web.hosts)
+            except OSError as error:
+                log.warning("web_unavailable address=%s err=%s", config.web.bind, error)
+            else:
+                stack.enter_context(server)
+                log.info("web_listening address=%s", server.address)
+        stack.enter_context(Upkeep(live.archive, config.data.path, telemetry, config.archive.compact_parts))
+        notifier.send("READY=1", f"STATUS={endpoints.status_line()}")
+        try:
+            yield endpoints
+        finally:
+            notifier.send("STOPPING=1")

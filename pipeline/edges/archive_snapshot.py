@@ -1,0 +1,128 @@
+"""Snapshots: the archive as it is at one moment, under a name, at the cost of some directory entries.
+
+Parts are never changed in place, only replaced. So a snapshot is hard links to them: DIR/snapshots/<name>/ is a data
+directory of its own that every reader takes (`thrumcast train --data DIR/snapshots/<name>`), and compaction or pruning
+of the archive leaves it as it is. Its space is freed when both are gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipeline.core.records import is_id
+from pipeline.edges import archive_files as files
+from pipeline.edges.archive_schema import KINDS, Part
+from pipeline.edges.journal_files import storage_error
+from pipeline.edges.journal_read import JournalView, view_journal
+from pipeline.errors import ArchiveError
+
+SNAPSHOTS_NAME = "snapshots"
+_TRIES = 5  # a part may be merged away while it is linked: look again
+_BESIDE = ("machines.jsonl", "labels/labels.jsonl")  # what gives the rows their meaning
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What was kept."""
+
+    name: str
+    path: Path
+    files: int
+    rows: dict[str, int]  # by kind
+    bytes: int
+    pending_rows: int  # in the journal at that moment, and not in the snapshot
+
+
+def snapshot(data_dir: Path, name: str | None = None) -> Snapshot:
+    """Keeps every finished part; needs no lock and disturbs no running service.
+
+    Raises:
+        ArchiveError: no journal, a name that is taken or no id, a part that is missing, or a disk that refuses.
+    """
+    name = name or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    if not is_id(name):
+        msg = f"expected a name of 1 to 64 characters A-Z a-z 0-9 _ . -, found: {name!r}"
+        raise ArchiveError(msg, hint="it becomes the name of a directory")
+    target = data_dir / SNAPSHOTS_NAME / name
+    if target.exists():
+        msg = f"expected a new snapshot, found one of that name: {target}"
+        raise ArchiveError(msg, hint="choose another name, or remove that directory")
+    staged = data_dir / SNAPSHOTS_NAME / f".{name}.{os.getpid()}"
+    try:
+        files.make_directory(staged.parent)
+        made = _filled(data_dir, staged, name, target)
+        staged.rename(target)
+        files.sync_directory(target.parent)
+    except OSError as error:
+        raise storage_error(target, error) from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return made
+
+
+def _filled(data_dir: Path, staged: Path, name: str, target: Path) -> Snapshot:
+    view = _linked(data_dir, staged)
+    rows: Counter[str] = Counter()
+    for part in view.parts:
+        rows[part.kind] += part.rows
+    pending = sum(int(table.num_rows) for kind in KINDS for table in view.pending[kind].tables)
+    about = {
+        "name": name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "schema": None if view.schema is None else view.schema.name,
+        "rows": dict(rows),
+        "pending_rows": pending,
+        "files": [{"path": p.relative, "rows": p.rows, "bytes": p.bytes, "sha256": p.sha256} for p in view.parts],
+    }
+    files.stage(staged / "snapshot.json", json.dumps(about, indent=1).encode())
+    files.sync_directory(staged)
+    return Snapshot(name, target, len(view.parts), dict(rows), sum(part.bytes for part in view.parts), pending)
+
+
+def _linked(data_dir: Path, staged: Path) -> JournalView:
+    """Links every part of one moment; says which moment."""
+    left = _TRIES
+    while True:
+        view = view_journal(data_dir, KINDS)
+        if view is None:
+            msg = f"expected a data directory with a journal, found none in: {data_dir}"
+            raise ArchiveError(msg, hint="fill one with `thrumcast backfill` or `thrumcast run`, or check --data")
+        shutil.rmtree(staged, ignore_errors=True)
+        left -= 1
+        try:
+            _link_all(data_dir, staged, view.parts)
+        except FileNotFoundError as error:
+            if not left:
+                msg = f"expected every listed part in place, found missing: {error.filename}"
+                raise ArchiveError(msg, hint="see `thrumcast archive verify`; restore it from a backup") from error
+        else:
+            return view
+
+
+def _link_all(data_dir: Path, staged: Path, parts: tuple[Part, ...]) -> None:
+    for part in parts:
+        kept = staged / files.ARCHIVE_NAME / part.relative
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        _link(data_dir / files.ARCHIVE_NAME / part.relative, kept)
+    for relative in _BESIDE:  # these grow in place: copied
+        kept = staged / relative
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # there need not be any
+            shutil.copy2(data_dir / relative, kept)
+
+
+def _link(source: Path, kept: Path) -> None:
+    try:
+        os.link(source, kept)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        shutil.copy2(source, kept)  # a file system without hard links

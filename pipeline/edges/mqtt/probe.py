@@ -1,0 +1,152 @@
+"""What a broker is and does, found out by asking it: CONNACK, permissions, its window and its queue."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from pipeline.edges.mqtt.client import make_client
+from pipeline.edges.mqtt.publisher import MqttPublisher
+from pipeline.edges.mqtt.settings import MqttSettings, not_reachable
+from pipeline.edges.mqtt.source import MqttConnection
+
+QUIET_S = 0.7  # nothing more comes after so long
+PATIENCE_S = 20.0
+_UNLIMITED = {"ReceiveMaximum": 65535, "MaximumQoS": 2, "MaximumPacketSize": 268_435_455}
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerFeatures:
+    """Of the CONNACK; what the broker does not say has the meaning that MQTT 5 gives to silence."""
+
+    receive_maximum: int  # unacknowledged messages that it takes of us
+    maximum_qos: int
+    maximum_packet_bytes: int
+    retain: bool
+    wildcards: bool
+    keepalive_s: int | None  # if it wants another than ours
+    session_expiry_s: int  # what it grants
+    subscriptions: dict[str, bool] = field(default_factory=dict)  # whether each was allowed
+
+
+def features(settings: MqttSettings, subscriptions: Sequence[str]) -> BrokerFeatures:
+    """Connects, subscribes, and leaves.
+
+    Raises:
+        NotReachable: the broker does not answer or refuses.
+        ConfigError: the password file or a certificate cannot be used.
+    """
+    client = make_client(settings, None)
+    told: list[tuple[ReasonCode, Any]] = []
+    granted: list[list[ReasonCode]] = []
+    client.on_connect = lambda _c, _u, _f, reason, properties: told.append((reason, properties))
+    client.on_subscribe = lambda _c, _u, _m, reasons, _p: granted.append(reasons)
+    try:
+        client.reconnect()
+        _loop_until(client, lambda: bool(told), settings)
+        reason, properties = told[0]
+        if reason.is_failure:
+            raise not_reachable(settings, str(reason))
+        client.subscribe([(topic, SubscribeOptions(qos=1)) for topic in subscriptions])
+        _loop_until(client, lambda: bool(granted), settings)
+    except OSError as error:
+        raise not_reachable(settings, error) from error
+    finally:
+        leave = Properties(PacketTypes.DISCONNECT)
+        leave.SessionExpiryInterval = 0  # whatever was granted: nothing stays behind
+        client.disconnect(properties=leave)
+        client.loop(0.1)
+    found: dict[str, Any] = {name: getattr(properties, name, value) for name, value in _UNLIMITED.items()}
+    return BrokerFeatures(
+        receive_maximum=found["ReceiveMaximum"],
+        maximum_qos=found["MaximumQoS"],
+        maximum_packet_bytes=found["MaximumPacketSize"],
+        retain=bool(getattr(properties, "RetainAvailable", 1)),
+        wildcards=bool(getattr(properties, "WildcardSubscriptionAvailable", 1)),
+        keepalive_s=getattr(properties, "ServerKeepAlive", None),
+        session_expiry_s=getattr(properties, "SessionExpiryInterval", settings.session_expiry_s),
+        subscriptions={t: not r.is_failure for t, r in zip(subscriptions, granted[0], strict=True)},
+    )
+
+
+def _loop_until(client: paho.Client, fact: Callable[[], bool], settings: MqttSettings) -> None:
+    deadline_s = time.monotonic() + settings.connect_timeout_s
+    while not fact():
+        if client.loop(0.1) != paho.MQTT_ERR_SUCCESS and not fact():
+            raise not_reachable(settings, "the connection was closed")
+        if time.monotonic() > deadline_s:
+            raise not_reachable(settings, "no answer in time")
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """How messages to ourselves came back."""
+
+    refused: bool  # the broker does not let us publish there
+    arrived: bool  # one message came back at all
+    round_trip_s: float
+    sent: int  # small messages, to a subscriber that acknowledged none of them
+    in_flight: int  # of those that came all the same
+    kept: int  # that came in the end
+
+    @property
+    def queued(self) -> int:
+        """What the broker kept beyond its window; if nothing was dropped, it may keep more."""
+        return self.kept - self.in_flight
+
+    @property
+    def dropped(self) -> int:
+        """What it confirmed to the sender and threw away."""
+        return self.sent - self.kept
+
+
+def delivery(settings: MqttSettings, topic: str, count: int) -> Delivery:
+    """Sends `count` small messages to ourselves on a topic of our own, and acknowledges none until no more come.
+
+    So the broker shows how many it sends unacknowledged and how many more it keeps; what goes beyond is dropped
+    while the publisher is told that all is well.
+
+    Raises:
+        NotReachable: the broker goes away.
+    """
+    ours = replace(settings, clean_start=True, session_expiry_s=0)
+    reader = MqttConnection(
+        replace(ours, client_id=f"{settings.client_id}-r"), subscriptions=[topic], max_waiting=count + 10
+    )
+    writer = MqttPublisher(replace(ours, client_id=f"{settings.client_id}-w"))
+    with reader, writer:
+        reader.connect()
+        writer.connect()
+        began_s = time.monotonic()
+        writer.publish(topic, b"one")
+        writer.drain(timeout_s=PATIENCE_S)
+        first = reader.take(1, QUIET_S)
+        round_trip_s = time.monotonic() - began_s
+        if writer.refused or not first:
+            return Delivery(writer.refused > 0, bool(first), round_trip_s, 0, 0, 0)
+        reader.acknowledge(first)
+        reader.service(0.05)
+        for number in range(count):
+            writer.publish(topic, b"%d" % number)
+        writer.drain(timeout_s=PATIENCE_S)
+        _until_quiet(reader)
+        in_flight = kept = reader.waiting
+        while taken := reader.take(count, QUIET_S):
+            reader.acknowledge(taken)
+            kept += len(taken)
+        return Delivery(False, True, round_trip_s, count, in_flight, kept - in_flight)
+
+
+def _until_quiet(reader: MqttConnection) -> None:
+    before, until_s = -1, time.monotonic() + PATIENCE_S
+    while reader.waiting != before and time.monotonic() < until_s:
+        before = reader.waiting
+        reader.service(QUIET_S)

@@ -1,0 +1,193 @@
+"""/livez, /readyz and /metrics: how the service is, judged by what it has committed and not by what it is connected to.
+
+The judgement is a pure function of `Vitals`; `Endpoints` collects them from the running service.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline import __version__
+from pipeline.drivers.live import Live
+from pipeline.drivers.watch import Watched
+from pipeline.telemetry import Telemetry
+from pipeline.web.host import PROBE_WAIT_S, Probe, disk_figures, process_figures
+from pipeline.web.server import Answer, Route
+
+log = logging.getLogger("thrumcast.health")
+
+Status = Literal["pass", "warn", "fail"]
+
+ALIVE_S = 10.0  # the loop goes through its connection every quarter of a second, also while the disk hangs
+SILENT_S = 60.0  # of a machine, until that is worth a remark
+FULL = 0.8  # share of the waiting room
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """What the judgement needs to know, ages in seconds."""
+
+    beat_age_s: float = 0.0
+    connected: bool = True
+    uncommitted_age_s: float | None = None  # of the oldest message in hand; None if there is none
+    commit_limit_s: float = 5.0
+    refusal: str | None = None  # why the disk does not take what is in hand
+    unwritable: str | None = None  # why the data directory cannot be written
+    model: str | None = None
+    waiting_ratio: float = 0.0
+    silent_machines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str  # component:measurement
+    status: Status
+    output: str = ""
+
+
+def live_checks(vitals: Vitals) -> list[Check]:
+    """What must hold for the process to be left alone."""
+    fresh = vitals.beat_age_s < ALIVE_S
+    return [Check("loop:beat", "pass" if fresh else "fail", f"{vitals.beat_age_s:.1f} s ago")]
+
+
+def ready_checks(vitals: Vitals) -> list[Check]:
+    """What must hold for readings to be taken, judged and kept. One silent machine is a remark, never a failure."""
+    age_s = vitals.uncommitted_age_s
+    late = age_s is not None and age_s > vitals.commit_limit_s
+    in_hand = "nothing in hand" if age_s is None else f"oldest message {age_s:.1f} s, limit {vitals.commit_limit_s:g} s"
+    trouble = vitals.refusal or vitals.unwritable
+    silent = ", ".join(vitals.silent_machines[:5])
+    return [
+        *live_checks(vitals),
+        Check("mqtt:connection", "pass" if vitals.connected else "fail", "" if vitals.connected else "no broker"),
+        Check("commit:progress", "fail" if late else "pass", in_hand),
+        Check("archive:writable", "fail" if trouble else "pass", trouble or ""),
+        Check("model:loaded", "pass" if vitals.model else "fail", vitals.model or "none: features only"),
+        Check("mqtt:waiting", "warn" if vitals.waiting_ratio > FULL else "pass", f"{vitals.waiting_ratio:.0%} full"),
+        Check("machines:heard", "warn" if silent else "pass", f"silent: {silent}" if silent else ""),
+    ]
+
+
+def worst(checks: list[Check]) -> Status:
+    """Of all."""
+    statuses = {check.status for check in checks}
+    return "fail" if "fail" in statuses else "warn" if "warn" in statuses else "pass"
+
+
+def document(checks: list[Check]) -> dict[str, object]:
+    """As the IETF draft `application/health+json` has it."""
+    details = {
+        check.name: [{"status": check.status} | ({"output": check.output} if check.output else {})] for check in checks
+    }
+    return {"status": worst(checks), "version": __version__, "checks": details}
+
+
+class Endpoints:
+    """The routes of a running service."""
+
+    def __init__(
+        self, live: Live, watched: Watched, telemetry: Telemetry, data_dir: Path, *, model: str | None, capacity: int
+    ) -> None:
+        self._live, self._watched, self._telemetry = live, watched, telemetry
+        self._data_dir, self._model, self._capacity = data_dir, model, capacity
+        self._commit_limit_s = max(4.0, 3 * live.rhythm.commit_interval_s)
+        self._probe = Probe(data_dir)
+        self._was_ready: bool | None = None
+        self.extra: list[Callable[[Telemetry], None]] = []  # other parts that keep gauges up to date
+        telemetry.set("build_info", 1, __version__)
+        telemetry.set("model_info", 1, model or "none")
+        telemetry.set("mqtt_waiting_capacity_messages", capacity)
+        telemetry.set("process_start_time_seconds", time.time())
+
+    def routes(self) -> dict[str, Route]:
+        """Path -> what it answers."""
+        return {"/livez": self._livez, "/readyz": self._readyz, "/metrics": self._metrics}
+
+    def vitals(self, wait_s: float = PROBE_WAIT_S) -> Vitals:
+        """Of this moment; waits at most so long for the disk."""
+        watched, now_s = self._watched, time.monotonic()
+        oldest_s = watched.oldest_s
+        return Vitals(
+            beat_age_s=now_s - watched.beat_s,
+            connected=watched.connected,
+            uncommitted_age_s=None if oldest_s is None else now_s - oldest_s,
+            commit_limit_s=self._commit_limit_s,
+            refusal=self._live.refusal,
+            unwritable=self._probe.unwritable(wait_s),
+            model=self._model,
+            waiting_ratio=watched.waiting / self._capacity,
+            silent_machines=self._silent(),
+        )
+
+    def ready(self, wait_s: float = PROBE_WAIT_S) -> list[Check]:
+        """The checks; a change from ready to not ready, or back, is an event."""
+        checks = ready_checks(self.vitals(wait_s))
+        is_ready = worst(checks) != "fail"
+        self._telemetry.set("ready_ratio", is_ready)
+        if is_ready != self._was_ready:
+            failing = ",".join(check.name for check in checks if check.status == "fail")
+            if is_ready:
+                log.info("ready")
+            else:
+                log.warning("not_ready failing=%s", failing)
+        self._was_ready = is_ready
+        return checks
+
+    def status_line(self) -> str:
+        """One line for `systemctl status`."""
+        watched, account = self._watched, self._live.account
+        link = "connected" if watched.connected else "no broker"
+        trouble = f", disk refuses: {self._live.refusal}" if self._live.refusal else ""
+        return (
+            f"{link}, {len(watched.machines)} machines, {account.committed} messages committed, "
+            f"{account.in_flight} in flight, model {self._model or 'none'}{trouble}"
+        )
+
+    def _livez(self) -> Answer:
+        watched = Vitals(beat_age_s=time.monotonic() - self._watched.beat_s)
+        return _health_answer(live_checks(watched))
+
+    def _readyz(self) -> Answer:
+        return _health_answer(self.ready())
+
+    def _metrics(self) -> Answer:
+        telemetry, live, watched = self._telemetry, self._live, self._watched
+        self.ready()
+        oldest_s = watched.oldest_s
+        telemetry.set("uncommitted_seconds", 0.0 if oldest_s is None else time.monotonic() - oldest_s)
+        telemetry.set("loop_beat_timestamp_seconds", time.time() - (time.monotonic() - watched.beat_s))
+        telemetry.set("mqtt_connected", watched.connected)
+        telemetry.set("mqtt_waiting_messages", watched.waiting)
+        telemetry.set("results_unsent_total", watched.unsent)
+        telemetry.set("disk_refusing", live.refusal is not None)
+        telemetry.set("archive_pending_rows", live.pending_rows)
+        for name, value in (process_figures() | disk_figures(self._data_dir)).items():
+            telemetry.set(name, value)
+        for keep in self.extra:
+            keep(telemetry)
+        # One object, replaced as a whole by the loop: the terms belong to one moment, so their sum is exact.
+        terms = asdict(live.account)
+        in_flight = terms.pop("in_flight")
+        telemetry.set_all(
+            {f"messages_{name}_total": n for name, n in terms.items()} | {"messages_in_flight": in_flight}
+        )
+        return Answer(telemetry.text().encode(), "text/plain; version=0.0.4; charset=utf-8")
+
+    def _silent(self) -> tuple[str, ...]:
+        before_s = time.time() - SILENT_S
+        heard = {m: self._telemetry.value("last_message_timestamp_seconds", m) for m in sorted(self._watched.machines)}
+        return tuple(machine for machine, at_s in heard.items() if 0 < at_s < before_s)
+
+
+def _health_answer(checks: list[Check]) -> Answer:
+    status = 503 if worst(checks) == "fail" else 200
+    return Answer(json.dumps(document(checks)).encode(), "application/health+json", status)

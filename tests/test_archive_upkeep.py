@@ -1,0 +1,279 @@
+"""Compaction, pruning and snapshots: the same rows for every reader at every moment, also after a crash anywhere."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from archive_plant import Plant, feature_row, prediction
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.edges import archive_compact, archive_swap
+from pipeline.edges.archive_check import survey, verify
+from pipeline.edges.archive_compact import compact, prune
+from pipeline.edges.archive_read import read_features, read_kind
+from pipeline.edges.archive_snapshot import snapshot
+from pipeline.edges.faults import KILLED, UPKEEP_FAULT_POINTS
+from pipeline.edges.journal import Commit
+from pipeline.errors import ArchiveError
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> Iterator[Plant]:
+    opened = Plant(tmp_path / "data")
+    yield opened
+    opened.journal.close()
+
+
+def fill(plant: Plant, turns: int = 6, rows: int = 10) -> None:
+    """One part a turn and day; window 30 is midnight, so both days get parts. Channels come later, too."""
+    for turn in range(turns):
+        windows = range(turn * rows, (turn + 1) * rows)
+        channels = ("x", "y") if turn == turns - 1 else ("x",)
+        plant.journal.commit(
+            Commit(
+                features=[feature_row(w, n, channels) for w in windows for n in (1, 2)],
+                predictions=[prediction(w) for w in windows],
+                classes=("healthy", "unbalance"),
+            )
+        )
+        plant.archive.roll()
+
+
+def listed(data: Path, kind: str = "features") -> list[Path]:
+    return sorted((data / "archive" / kind).rglob("*.parquet"))
+
+
+def nothing_left(data: Path) -> bool:
+    return list((data / "archive" / ".staging").iterdir()) == []
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(2, 4))
+def test_compaction_changes_no_row_for_any_reader(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], least: int
+) -> None:
+    plant = Plant(tmp_path_factory.mktemp("d") / "data")
+    first = 20
+    for size in sizes:
+        plant.add(*(feature_row(w) for w in range(first, first + size)))
+        plant.archive.roll()
+        first += size
+    before, parts = read_features(plant.data), len(listed(plant.data))
+    done = list(compact(plant.archive, least=least))
+    assert read_features(plant.data).equals(before)
+    frame = pd.read_parquet(plant.data / "archive" / "features")
+    assert sorted(frame["window"]) == sorted(before["window"].to_pylist())
+    days = [path.parent.name for path in listed(plant.data)]
+    assert all(days.count(day) < max(least, 2) for day in set(days))
+    assert len(days) == parts - sum(one.parts - 1 for one in done)
+    assert verify(plant.data).problems == ()
+    plant.journal.close()
+
+
+def test_a_day_of_small_parts_becomes_one_and_new_parts_come_after_it(plant: Plant) -> None:
+    fill(plant)
+    before = read_features(plant.data)
+    assert len(listed(plant.data)) == 7  # the third turn ends after midnight
+    done = {(one.kind, one.date): one for one in compact(plant.archive)}
+    assert done["features", "2023-12-31"].parts == 3
+    assert len(listed(plant.data)) == len(listed(plant.data, "predictions")) == 2
+    plant.add(feature_row(90))
+    plant.archive.roll()
+    assert read_features(plant.data).num_rows == before.num_rows + 1
+    report = verify(plant.data)
+    assert report.problems == report.notes == ()
+    assert nothing_left(plant.data)
+
+
+def test_large_parts_are_left_alone(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive_compact, "TARGET_ROWS", 50)
+    fill(plant)  # rows by part: 20 20 18 on the first day, 2 20 20 20 on the second
+    merged = [(one.parts, one.rows) for one in compact(plant.archive) if one.kind == "features"]
+    assert merged == [(2, 40), (3, 42)]
+    assert list(compact(plant.archive)) == []
+
+
+def test_a_damaged_part_is_named_and_not_merged_into_something_that_looks_whole(plant: Plant) -> None:
+    fill(plant)
+    damaged = listed(plant.data)[0]
+    content = bytearray(damaged.read_bytes())
+    content[60] ^= 1
+    damaged.write_bytes(content)
+    with pytest.raises(ArchiveError, match=damaged.name):
+        list(compact(plant.archive))
+    assert damaged.exists()
+
+
+def test_pruning_removes_whole_days_of_every_kind_and_nothing_else(plant: Plant) -> None:
+    fill(plant)
+    before = read_features(plant.data)
+    gone = list(prune(plant.archive, date(2024, 1, 1)))
+    assert {(one.kind, one.date) for one in gone} == {("features", "2023-12-31"), ("predictions", "2023-12-31")}
+    assert gone[0].rows == 58  # a window belongs to the day in which it ends: 29 of two machines
+    after = read_features(plant.data)
+    assert after.equals(before.filter([str(end)[:10] >= "2024-01-01" for end in before["end"].to_pylist()]))
+    assert not (plant.data / "archive" / "features" / "date=2023-12-31").exists()
+    assert plant.journal.counters()[archive_swap.PRUNED_ROWS] == 58 + 29
+    report = verify(plant.data)
+    assert report.problems == report.notes == ()
+    assert list(prune(plant.archive, date(2024, 1, 1))) == []
+
+
+def test_a_file_system_that_cannot_exchange_directories_gets_the_same_by_two_renames(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive_swap, "_rename_exchange", lambda *_: False)
+    fill(plant)
+    before = read_features(plant.data)
+    assert list(compact(plant.archive))
+    assert read_features(plant.data).equals(before)
+    assert verify(plant.data).problems == ()
+    assert nothing_left(plant.data)
+
+
+@pytest.mark.parametrize("died_after", ["first rename", "second rename"])
+def test_a_death_between_the_two_renames_loses_nothing(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch, died_after: str
+) -> None:
+    fill(plant)
+    before = read_features(plant.data)
+
+    class Died(BaseException):
+        pass
+
+    def exchange(fresh: Path, live: Path, old: Path) -> None:
+        live.rename(old)
+        if died_after == "second rename":
+            fresh.rename(live)
+        raise Died
+
+    monkeypatch.setattr(archive_swap, "_exchange", exchange)
+    with pytest.raises(Died):
+        list(compact(plant.archive))
+    plant.journal.close()
+    again = Plant(plant.data)
+    assert read_features(plant.data).equals(before)
+    assert verify(plant.data).problems == ()
+    assert nothing_left(plant.data)
+    again.journal.close()
+
+
+def test_readers_that_look_all_the_time_never_see_a_row_twice_or_miss_one(plant: Plant) -> None:
+    fill(plant, turns=8, rows=3)
+    expected = read_features(plant.data).num_rows
+    stop, ours, plain, gone = threading.Event(), set(), set(), 0
+
+    def look() -> None:
+        nonlocal gone
+        while not stop.is_set():
+            ours.add(read_features(plant.data).num_rows)
+            ours.add(sum(s.rows for s in survey(plant.data)[0] if s.kind == "features"))
+            try:
+                plain.add(len(pd.read_parquet(plant.data / "archive" / "features", columns=["window"])))
+            except FileNotFoundError:
+                gone += 1  # a plain reader that listed before and opens after: it looks again
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    for turn in range(12):  # every turn splits nothing but adds one row and merges it again
+        plant.add(feature_row(24 + turn, 3))
+        plant.archive.roll()
+        list(compact(plant.archive))
+    stop.set()
+    reader.join()
+    allowed = set(range(expected, expected + 13))
+    assert ours <= allowed
+    assert plain <= allowed
+    assert verify(plant.data).problems == ()
+
+
+def crashing(data: Path, fault: str) -> int:
+    """Fills, rolls, compacts and prunes in a process that dies at a fault point; takes up where it ended."""
+    code = (
+        "import sys\nfrom datetime import date\nfrom pathlib import Path\nsys.path.insert(0, 'tests')\n"
+        "from archive_plant import Plant, run_turns\nfrom pipeline.edges.archive_compact import compact, prune\n"
+        "run_turns(Path(sys.argv[1]))\nplant = Plant(Path(sys.argv[1]))\nlist(compact(plant.archive))\n"
+        "list(prune(plant.archive, date(2024, 1, 1)))\n"
+    )
+    environment = os.environ | {"THRUMCAST_FAULT_AT": fault, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-c", code, str(data)], cwd=ROOT, env=environment, check=False).returncode
+
+
+@pytest.mark.parametrize(("name", "passes"), list(itertools.product(UPKEEP_FAULT_POINTS, (1, 3))))
+def test_a_death_at_any_step_of_upkeep_loses_and_doubles_nothing(tmp_path: Path, name: str, passes: int) -> None:
+    if name == "swap_exchanged" and passes == 3:
+        passes = 2  # pruning exchanges nothing
+    assert crashing(tmp_path, f"{name}:{passes}") == KILLED
+    between = verify(tmp_path)
+    assert between.problems == ()
+    windows = [row["window"] for row in read_features(tmp_path).select(["window"]).to_pylist()]
+    later = [w for w in windows if w >= 30]
+    frame = pd.read_parquet(tmp_path / "archive" / "features")
+    assert sorted(frame["window"]) == sorted(windows)
+    assert crashing(tmp_path, "") == 0
+    report = verify(tmp_path)
+    assert report.problems == report.notes == ()
+    assert read_features(tmp_path)["window"].to_pylist().count(30) == later.count(30) == 2
+    assert nothing_left(tmp_path)
+
+
+def test_upkeep_passes_every_fault_point() -> None:
+    source = (ROOT / "pipeline" / "edges" / "archive_swap.py").read_text()
+    assert all(f'fault_point("{name}")' in source for name in UPKEEP_FAULT_POINTS)
+
+
+# -- snapshots -------------------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_is_a_data_directory_that_upkeep_does_not_touch(plant: Plant) -> None:
+    fill(plant)
+    before = read_features(plant.data)
+    plant.add(feature_row(90))
+    made = snapshot(plant.data, "before-cleaning")
+    assert (made.rows["features"], made.pending_rows) == (before.num_rows, 1)
+    plant.archive.roll()
+    list(compact(plant.archive))
+    list(prune(plant.archive, date(2024, 1, 2)))
+    assert read_features(made.path).equals(before)
+    assert read_kind(made.path, "predictions").num_rows == 60
+    assert verify(made.path).problems == ()
+    assert len(read_features(plant.data)) == 0
+
+
+def test_a_snapshot_costs_no_space_and_needs_no_lock(plant: Plant) -> None:
+    fill(plant)
+    code = "import sys\nfrom pathlib import Path\nfrom pipeline.edges.archive_snapshot import snapshot\n"
+    code += "print(snapshot(Path(sys.argv[1]), 'one').files)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(plant.data)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(len(plant.journal.view(()).parts))
+    for path in listed(plant.data):
+        assert path.stat().st_nlink == 2
+
+
+@pytest.mark.parametrize("name", ["../x", "a b", "a/b", "x" * 65])
+def test_a_snapshot_has_a_name_that_is_an_id(plant: Plant, name: str) -> None:
+    fill(plant, turns=1)
+    with pytest.raises(ArchiveError, match="name"):
+        snapshot(plant.data, name)
+    assert snapshot(plant.data).files == 2  # without one it is called after the time
+
+
+def test_a_snapshot_is_never_written_over(plant: Plant) -> None:
+    fill(plant, turns=1)
+    snapshot(plant.data, "one")
+    with pytest.raises(ArchiveError, match="found one of that name"):
+        snapshot(plant.data, "one")

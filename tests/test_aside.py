@@ -1,0 +1,43 @@
+"""Work for the disk beside the connection, and the account of every message."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from pipeline.drivers.aside import aside
+from pipeline.drivers.intake import Account
+
+
+def test_a_quick_action_needs_nobody_to_look_after_the_connection() -> None:
+    done: list[int] = []
+    looked: list[float] = []
+    aside(lambda: done.append(1), looked.append, patience_s=30)
+    assert (done, looked) == ([1], [])
+
+
+def test_the_connection_is_looked_after_while_an_action_takes_long() -> None:
+    enough = threading.Event()
+    looked: list[float] = []
+
+    def meanwhile(seconds: float) -> None:
+        looked.append(seconds)
+        if len(looked) == 3:
+            enough.set()
+
+    aside(lambda: enough.wait(30), meanwhile, patience_s=0.0)
+    assert len(looked) >= 3
+
+
+def test_what_an_action_raises_is_raised_where_it_was_asked_for() -> None:
+    def fail() -> None:
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        aside(fail, lambda _: None)
+
+
+def test_an_account_tells_how_many_messages_are_nowhere() -> None:
+    assert Account(10, 4, 1, 1, 1, 1, 2).missing == 0
+    assert Account(10, 4, 1, 1, 1, 1, 1).missing == 1

@@ -1,0 +1,146 @@
+"""The self-test itself: an auditor that notices, a command that says so, and what it is made of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import cli
+from pipeline.chaos.audit import audit, uninterrupted
+from pipeline.chaos.ground import Ground, Outcome
+from pipeline.chaos.plant import Plant
+from pipeline.chaos.process import Scrapes
+from pipeline.chaos.rubbish import is_refused, rubbish
+from pipeline.chaos.soak import Sample, judge
+from pipeline.commands import chaos
+from pipeline.commands.compose import opened
+from pipeline.config_sources import load
+from pipeline.core.engine import Engine
+from pipeline.edges.journal import Commit
+from pipeline.edges.mqtt import Claim
+from pipeline.specs import stream_specs
+
+PLANT = Plant(streams=2, messages=80)
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> tuple[Path, Engine]:
+    """An archive as an uninterrupted run leaves it, but for its last window, which is given twice."""
+    config = load(None, {}, environment={"THRUMCAST_DATA__DIR": str(tmp_path)}).config
+    engine = Engine(stream_specs(config, {}))
+    rows = engine.step({}, PLANT.blocks()).features
+    with opened(config) as (journal, archive):
+        journal.commit(Commit(features=rows, counters={"messages_received": 80, "messages_committed": 80}))
+        archive.roll()
+    return tmp_path, engine
+
+
+def test_the_auditor_finds_nothing_where_nothing_is_wrong(stored: tuple[Path, Engine]) -> None:
+    directory, engine = stored
+    found = audit(directory, uninterrupted(engine, PLANT.blocks()))
+    assert found.clean, found
+    assert found.windows > 0
+
+
+def test_the_auditor_counts_lost_unexpected_and_altered_windows(stored: tuple[Path, Engine]) -> None:
+    directory, engine = stored
+    expected = uninterrupted(engine, PLANT.blocks())
+    addresses = sorted(expected.features)
+    expected.features["pump-09", "de", 1, 0] = expected.features[addresses[0]]  # was never stored
+    del expected.features[addresses[1]]  # is stored without cause
+    expected.features[addresses[2]].values[0, 0] = np.nextafter(expected.features[addresses[2]].values[0, 0], 9)
+    found = audit(directory, expected)
+    assert (found.lost, found.unexpected, found.features_differ) == (1, 1, 1)
+    assert not found.clean
+
+
+def test_the_auditor_sees_a_row_that_stands_twice(stored: tuple[Path, Engine]) -> None:
+    directory, engine = stored
+    part = next((directory / "archive" / "features").rglob("*.parquet"))
+    part.with_name("part-00000099.parquet").write_bytes(part.read_bytes())
+    found = audit(directory, uninterrupted(engine, PLANT.blocks()))
+    assert not found.clean
+    assert found.problems
+
+
+def test_a_message_that_is_nowhere_makes_the_account_wrong() -> None:
+    terms = "".join(f"thrumcast_messages_{name}_total 1\n" for name in ("committed", "duplicate", "late", "dropped"))
+    scrapes = Scrapes()
+    scrapes._weigh(f"thrumcast_messages_received_total 6\n{terms}thrumcast_messages_quarantined_total 1\n")
+    assert scrapes.count == 0  # half an answer
+    whole = f"thrumcast_messages_received_total 7\n{terms}thrumcast_messages_quarantined_total 1\n"
+    scrapes._weigh(whole + "thrumcast_messages_in_flight 1\n")
+    assert (scrapes.count, scrapes.largest_imbalance) == (1, 1)
+
+
+def test_rubbish_is_the_same_again_and_most_of_it_is_refused() -> None:
+    made = list(rubbish(240, 3))
+    assert made == list(rubbish(240, 3))
+    refused = sum(is_refused(topic, payload) for topic, payload in made)
+    assert 120 < refused < 240  # absurd but valid ones are among them
+
+
+@pytest.mark.network
+def test_the_command_tries_what_it_is_asked_and_prints_the_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["chaos", "--minutes", "1", "--only", "9", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["kept"] is True
+    assert [(p["promise"], p["kept"]) for p in document["promises"]] == [(9, True)]
+    assert "0 lost" in document["promises"][0]["figures"]
+
+
+def test_a_broken_promise_is_exit_status_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def tried(folder: Path, promise: int, broker_config: str, trial: object) -> Outcome:
+        return Outcome(promise, "tried", promise != 4, "7 lost", 3, 0)
+
+    monkeypatch.setattr(chaos, "_tried", tried)
+    assert cli.run(["chaos", "--quiet"]) == 1
+    text = capsys.readouterr().out
+    assert " 4  BROKEN" in text
+    assert "NOT every one" in text
+    assert "11  kept" in text
+
+
+def test_a_trial_that_comes_to_no_end_is_a_broken_promise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def endless(world: Ground) -> Outcome:
+        raise OSError("gone")
+
+    outcome = chaos._tried(tmp_path / "t", 3, "nonsense that no broker takes\n", endless)
+    assert not outcome.kept
+
+
+def test_the_soak_tells_a_slope_from_noise() -> None:
+    def samples(mb_per_h: float) -> list[Sample]:
+        rng = np.random.default_rng(1)
+        noise = rng.normal(0, 0.05, 360)
+        return [Sample(10.0 * i, 150 + mb_per_h * i / 360 + noise[i], 20, 3, 16, 0.6, 1.0) for i in range(360)]
+
+    assert abs(judge(samples(0.0)).slope_mb_per_h) < 0.1
+    assert judge(samples(5.0)).slope_mb_per_h == pytest.approx(5.0, abs=0.1)
+
+
+def test_of_two_claims_the_newer_stands_and_a_new_process_comes_out_above_whatever_it_finds() -> None:
+    old, new = Claim("t", number=10, token="a"), Claim("t", number=20, token="b")
+    assert old.meet(new.payload(), first=False) == new.holder
+    assert new.meet(old.payload(), first=False) is None
+    started = Claim("t", number=5, token="c")  # its clock is behind
+    assert started.meet(new.payload(), first=True) is None
+    assert started.number > new.number
+    assert new.meet(started.payload(), first=False) == started.holder
+
+
+@pytest.mark.parametrize("payload", [b"", b"[]", b'{"number": "x"}', b'{"number": 1}', b"\xff"])
+def test_what_is_no_claim_throws_nobody_out(payload: bytes) -> None:
+    assert Claim("t").meet(payload, first=False) is None
+
+
+@pytest.mark.parametrize(("number", "token"), [(10, "b"), (10, "0")])
+def test_of_two_claims_of_one_number_exactly_one_stands(number: int, token: str) -> None:
+    one, other = Claim("t", number=10, token="a"), Claim("t", number=number, token=token)
+    fenced = [one.meet(other.payload(), first=False), other.meet(one.payload(), first=False)]
+    assert sum(holder is not None for holder in fenced) == 1

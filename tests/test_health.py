@@ -1,0 +1,287 @@
+"""Health over HTTP and towards systemd: judged by what is committed, fed by the loop itself, closed to strangers."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_live import BLOCKS, Broker, send, service, stop_when_idle
+
+from pipeline.commands.status_ask import ask, parse_metrics
+from pipeline.drivers.live import Live
+from pipeline.drivers.watch import Watched
+from pipeline.edges.systemd import Notifier
+from pipeline.errors import ArchiveError, NotReachable
+from pipeline.telemetry import Telemetry
+from pipeline.web import health, host
+from pipeline.web.health import Endpoints, Vitals, live_checks, ready_checks, worst
+from pipeline.web.host import Probe
+from pipeline.web.server import Answer, WebServer, host_is_known, split_bind
+
+READY = Vitals(model="v0001")
+
+
+class Linked(Broker):
+    """The broker in memory, as a connection that is made and sends results."""
+
+    connected = True
+    unsent = 0
+
+
+def watched_service(directory: Path, broker: Linked) -> tuple[Live, Watched, Endpoints]:
+    live = service(directory, broker)
+    telemetry = Telemetry()
+    watched = Watched(broker, telemetry)
+    endpoints = Endpoints(live, watched, telemetry, directory, model="v0001", capacity=100)
+    live.source = watched
+    live.on_turn = (watched.told,)
+    return live, watched, endpoints
+
+
+def scraped(endpoints: Endpoints) -> dict[str, float]:
+    return parse_metrics(endpoints.routes()["/metrics"]().body.decode())
+
+
+def balance(metrics: dict[str, float]) -> float:
+    others = ("committed_total", "duplicate_total", "late_total", "quarantined_total", "dropped_total", "in_flight")
+    return metrics["messages_received_total"] - sum(metrics[f"messages_{name}"] for name in others)
+
+
+# -- the judgement ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("vitals", "failing"),
+    [
+        (READY, None),
+        (Vitals(model=None), "model:loaded"),
+        (Vitals(model="v", connected=False), "mqtt:connection"),
+        (Vitals(model="v", uncommitted_age_s=5.5, commit_limit_s=5.0), "commit:progress"),
+        (Vitals(model="v", uncommitted_age_s=4.5, commit_limit_s=5.0), None),
+        (Vitals(model="v", refusal="no space"), "archive:writable"),
+        (Vitals(model="v", unwritable="read-only"), "archive:writable"),
+        (Vitals(model="v", beat_age_s=11.0), "loop:beat"),
+        (Vitals(model="v", silent_machines=("pump-01",)), None),  # a dead sensor restarts nothing
+        (Vitals(model="v", waiting_ratio=1.0), None),
+    ],
+)
+def test_each_thing_that_is_wrong_fails_its_own_check_and_no_other(vitals: Vitals, failing: str | None) -> None:
+    failed = [check.name for check in ready_checks(vitals) if check.status == "fail"]
+    assert failed == ([failing] if failing else [])
+    assert (worst(ready_checks(vitals)) == "fail") == bool(failing)
+
+
+def test_a_lost_broker_or_a_full_disk_does_not_restart_the_process() -> None:
+    assert worst(live_checks(Vitals(connected=False, refusal="no space", model=None))) == "pass"
+    assert worst(live_checks(Vitals(beat_age_s=60.0))) == "fail"
+
+
+def test_a_directory_that_cannot_be_written_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert host.probe_directory(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+    assert "No such file" in str(host.probe_directory(tmp_path / "gone"))
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert "No space" in str(host.probe_directory(tmp_path))
+
+
+def test_a_disk_that_hangs_is_reported_and_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hang = threading.Event()
+    monkeypatch.setattr(host, "probe_directory", lambda _: hang.wait(30.0) and None)
+    monkeypatch.setattr(host, "PROBE_LIMIT_S", 0.0)
+    probe = Probe(tmp_path)
+    assert "not written within" in str(probe.unwritable(0.01))
+    hang.set()
+
+
+# -- the loop --------------------------------------------------------------------------------------------------------
+
+
+def test_every_message_is_in_one_place_at_every_scrape_of_a_run(tmp_path: Path) -> None:
+    broker = Linked()
+    live, watched, endpoints = watched_service(tmp_path, broker)
+    send(broker, [b for block in BLOCKS for b in (block, block)])
+    broker.send("plant/a/pump-01/de/vibration", [b"bad", b""])
+    sums: list[float] = []
+    watched.notify, watched.notify_every_s = lambda _: sums.append(balance(scraped(endpoints))), 0.0
+    live.run(stop_when_idle(broker))
+    metrics = scraped(endpoints)
+    assert set(sums) == {0.0}
+    assert len(sums) > 5
+    assert metrics["messages_received_total"] == 2 * len(BLOCKS) + 2
+    assert metrics["messages_duplicate_total"] == len(BLOCKS)
+    assert metrics["messages_quarantined_total"] == 2
+    assert metrics["ready_ratio"] == 1
+
+
+def test_what_is_counted_by_machine_is_the_sum_of_what_was_sent(tmp_path: Path) -> None:
+    broker = Linked()
+    live, watched, endpoints = watched_service(tmp_path, broker)
+    send(broker, BLOCKS)
+    live.run(stop_when_idle(broker))
+    sent = sum(b.samples.shape[1] for b in BLOCKS if b.key.machine == "fan-02")
+    assert watched.telemetry.value("samples_received_total", "fan-02") == sent
+    assert watched.telemetry.value("windows_total", "fan-02") > 0
+    assert watched.machines == {block.key.machine for block in BLOCKS}
+    assert b"thrumcast_turn_seconds_count 0" not in endpoints.routes()["/metrics"]().body
+
+
+def test_while_the_disk_refuses_it_is_alive_and_not_ready_and_then_ready_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.drivers.live.RETRY_S", 0.01)
+    broker = Linked()
+    live, watched, endpoints = watched_service(tmp_path, broker)
+    real, refusals, seen = live.journal.commit, iter(range(3)), []
+
+    def commit(what: object) -> None:
+        if next(refusals, None) is not None:
+            seen.append((endpoints.routes()["/readyz"]().status, endpoints.routes()["/livez"]().status))
+            assert balance(scraped(endpoints)) == 0
+            raise ArchiveError("no space left on device")
+        real(what)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(live.journal, "commit", commit)
+    send(broker, BLOCKS[:4])
+    live.run(lambda: len(broker.acknowledged) == 4)
+    assert seen == [(200, 200), (503, 200), (503, 200)]  # the first time nobody knew yet
+    assert endpoints.routes()["/readyz"]().status == 200
+    assert watched.oldest_s is None
+
+
+def test_a_loop_that_hangs_beats_no_more(tmp_path: Path) -> None:
+    _, watched, endpoints = watched_service(tmp_path, Linked())
+    watched.beat_s = time.monotonic() - health.ALIVE_S - 1
+    assert endpoints.routes()["/livez"]().status == 503
+
+
+# -- systemd ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        sock.settimeout(5.0)
+        yield sock
+
+
+def test_the_watchdog_is_fed_by_the_loop_and_by_nothing_else(tmp_path: Path, manager: socket.socket) -> None:
+    notifier = Notifier.from_environment({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "30000000"})
+    assert notifier.watchdog_s == 30.0
+    broker = Linked()
+    watched = Watched(broker, Telemetry(), lambda _: notifier.send("WATCHDOG=1", "STATUS=well"), notify_every_s=0.0)
+    watched.take(1, 0.0)
+    assert manager.recv(100) == b"WATCHDOG=1\nSTATUS=well"
+    manager.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        manager.recv(100)
+    watched.service(0.0)  # a wait for the disk is a sign of life, too
+    assert manager.recv(100).startswith(b"WATCHDOG=1")
+
+
+def test_without_a_manager_or_with_one_that_is_gone_nothing_happens(tmp_path: Path) -> None:
+    Notifier.from_environment({}).send("READY=1")
+    Notifier(str(tmp_path / "nobody")).send("READY=1")
+    assert (
+        Notifier.from_environment({"WATCHDOG_USEC": "1", "WATCHDOG_PID": "1"}).watchdog_s is None
+    )  # meant for another
+
+
+# -- HTTP ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server() -> Iterator[WebServer]:
+    routes: dict[str, Callable[[], Answer]] = {
+        "/livez": lambda: Answer(b'{"checks":{}}'),
+        "/metrics": lambda: Answer(b""),
+    }
+    with WebServer("127.0.0.1:0", routes, ["plant.example"]) as made:
+        yield made
+
+
+def get(port: int, path: str, host: str = "localhost", method: str = "GET") -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request(method, path, headers={"Host": host})
+    response = connection.getresponse()
+    body = response.read()
+    connection.close()
+    return response.status, body
+
+
+def test_it_answers_under_addresses_and_known_names_only(server: WebServer) -> None:
+    for name in (
+        "localhost",
+        f"localhost:{server.port}",
+        "127.0.0.1",
+        "[::1]:80",
+        "Plant.Example",
+        socket.gethostname(),
+    ):
+        assert get(server.port, "/livez?x=1", name)[0] == 200, name
+    for name in ("evil.example", "localhost.evil.example", "", "127.0.0.1.evil.example", "["):
+        assert get(server.port, "/livez", name)[0] == 421, name
+
+
+def test_other_paths_and_methods_are_refused(server: WebServer) -> None:
+    assert get(server.port, "/../etc/passwd")[0] == 404
+    assert get(server.port, "/livez", method="POST")[0] == 501
+    assert get(server.port, "/livez", method="HEAD") == (200, b"")
+
+
+def test_a_route_with_a_bug_is_an_answer_and_an_event(caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> Answer:
+        raise ZeroDivisionError
+
+    with WebServer("127.0.0.1:0", {"/x": broken, "/livez": lambda: Answer(b"")}) as made:
+        assert get(made.port, "/x")[0] == 500
+        assert get(made.port, "/livez")[0] == 200
+    assert any(record.getMessage().startswith("route_failed path=/x") for record in caplog.records)
+
+
+def test_clients_that_say_nothing_do_not_keep_others_out(server: WebServer) -> None:
+    idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
+    assert get(server.port, "/livez")[0] == 200
+    for sock in idle:
+        sock.close()
+
+
+@given(st.text(max_size=40))
+def test_no_host_header_makes_it_fail(header: str) -> None:
+    assert host_is_known(header, ()) in (True, False)
+
+
+@pytest.mark.parametrize(("bind", "host", "port"), [("127.0.0.1:80", "127.0.0.1", 80), ("[::1]:8080", "::1", 8080)])
+def test_an_address_to_listen_on_is_host_and_port(bind: str, host: str, port: int) -> None:
+    assert split_bind(bind) == (host, port)
+
+
+def test_status_tells_a_service_from_another_server_and_from_nobody(server: WebServer, tmp_path: Path) -> None:
+    with pytest.raises(NotReachable, match="found"):
+        ask(f"127.0.0.1:{server.port}", 5.0)
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        free = sock.getsockname()[1]
+    with pytest.raises(NotReachable) as caught:
+        ask(f"127.0.0.1:{free}", 5.0)
+    assert caught.value.exit_code == 4
+    _, _, endpoints = watched_service(tmp_path, Linked())
+    with WebServer("127.0.0.1:0", endpoints.routes()) as real:
+        found = ask(real.address, 5.0)
+    assert json.dumps(found.document())
+    assert found.messages["received"] == 0
+    assert found.checks["model:loaded"] == ("pass", "v0001")

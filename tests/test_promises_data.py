@@ -1,0 +1,84 @@
+"""Promises about what arrives: copies, disorder, rubbish, other sessions, damaged journals, brokers that lose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+from harness.promises import check
+
+from pipeline.chaos import trials_data as trials
+from pipeline.chaos import trials_disk
+from pipeline.chaos.ground import Ground
+from pipeline.chaos.plant import Plant
+
+pytestmark = pytest.mark.network
+World = Callable[..., AbstractContextManager[Ground]]
+
+
+def test_a_broker_that_restarts_loses_nothing(world: World) -> None:
+    with world() as made:
+        check(trials.broker_restarts(made, Plant(messages=800), count=1))
+
+
+@pytest.mark.slow
+def test_twenty_restarts_of_the_broker_lose_nothing(world: World) -> None:
+    with world() as made:
+        check(trials.broker_restarts(made, Plant(messages=16_000), count=20))
+
+
+@pytest.mark.slow
+def test_what_a_full_queue_drops_is_counted_to_the_sample(world: World) -> None:
+    with world(broker_config="max_queued_messages 500\n") as made:
+        check(trials.broker_losses(made, Plant(messages=2400), how="overflow"))
+
+
+@pytest.mark.slow
+def test_what_a_killed_broker_forgets_is_counted_to_the_sample(world: World) -> None:
+    with world() as made:
+        check(trials.broker_losses(made, Plant(messages=3200), how="killed"))
+
+
+def test_copies_and_disorder_within_the_bound_change_nothing(world: World) -> None:
+    with world() as made:
+        check(trials.copies(made, Plant(messages=1200)))
+
+
+@pytest.mark.slow
+def test_copies_and_disorder_of_many_messages_change_nothing(world: World) -> None:
+    with world() as made:
+        check(trials.copies(made, Plant(messages=16_000)))
+
+
+@pytest.mark.slow
+def test_what_comes_beyond_the_bound_is_late_and_counted_exactly(world: World) -> None:
+    with world() as made:
+        check(trials.beyond_the_bound(made, Plant(messages=2400)))
+
+
+def test_rubbish_is_quarantined_and_good_streams_beside_it_are_untouched(world: World) -> None:
+    with world() as made:
+        check(trials.hostile(made, Plant(messages=800), count=3000))
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_payloads_of_rubbish_stop_nothing(world: World) -> None:
+    with world() as made:
+        check(trials.hostile(made, Plant(messages=8000), count=100_000))
+
+
+def test_reboots_other_rates_and_clocks_that_step_never_make_a_wrong_window(world: World) -> None:
+    with world() as made:
+        check(trials.other_sessions(made, Plant(messages=320)))
+
+
+def test_a_damaged_journal_is_named_and_never_silently_different(world: World) -> None:
+    with world() as made:
+        check(trials_disk.damaged_journal(made, Plant(messages=320), count=100))
+
+
+@pytest.mark.slow
+def test_two_thousand_damages_of_a_journal(world: World) -> None:
+    with world() as made:
+        check(trials_disk.damaged_journal(made, Plant(messages=320), count=2000))

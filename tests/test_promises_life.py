@@ -1,0 +1,67 @@
+"""Promises about the service's own life: kills, exits, stops, restarts, rivals. Long forms: `make promises`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import pytest
+from harness.promises import check
+
+from pipeline.chaos import trials
+from pipeline.chaos.ground import Ground
+from pipeline.chaos.plant import Plant
+from pipeline.edges.faults import FAULT_POINTS
+
+pytestmark = pytest.mark.network
+World = Callable[..., AbstractContextManager[Ground]]
+# Places of the service's own turn and roll; those of archive upkeep have tests of their own.
+PLACES = [p for p in FAULT_POINTS if p.startswith(("turn_", "commit_", "roll_", "after_", "rewrite_"))]
+
+
+@pytest.fixture
+def small(world: World) -> Iterator[Ground]:
+    with world() as made:
+        yield made
+
+
+def test_ten_kills_at_random_moments_lose_nothing_and_double_nothing(small: Ground) -> None:
+    check(trials.kills(small, Plant(messages=1600), count=10))
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_in_sixty_thousand_messages_lose_nothing_and_double_nothing(small: Ground) -> None:
+    check(trials.kills(small, Plant(messages=60_000), count=100))
+
+
+def test_an_exit_between_commit_and_acknowledgement_changes_nothing(small: Ground) -> None:
+    check(trials.exits(small, ["turn_committed"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("places", [PLACES[i : i + 4] for i in range(0, len(PLACES), 4)], ids="-".join)
+def test_an_exit_at_any_step_twice_in_a_row_changes_nothing(small: Ground, places: list[str]) -> None:
+    check(trials.exits(small, places))
+
+
+def test_a_stop_under_load_is_quick_and_nothing_committed_comes_again(small: Ground) -> None:
+    check(trials.stops(small, Plant(messages=1200), count=2))
+
+
+@pytest.mark.slow
+def test_twenty_stops_under_load(small: Ground) -> None:
+    check(trials.stops(small, Plant(messages=16_000), count=20))
+
+
+@pytest.mark.slow
+def test_ten_restarts_in_quick_succession_lose_nothing(small: Ground) -> None:
+    check(trials.restarts(small, Plant(messages=4000)))
+
+
+@pytest.mark.slow
+def test_a_start_with_ten_thousand_messages_queued_commits_soon(small: Ground) -> None:
+    check(trials.queued(small, Plant(messages=10_000)))
+
+
+def test_a_second_process_is_refused_or_takes_over_for_good(small: Ground) -> None:
+    check(trials.rivals(small, Plant(messages=800)))
