@@ -34,6 +34,7 @@ from models.selftest import self_test
 from models.settings import TrainSettings
 from models.spec import ModelSpec
 from models.splits import Split, make_split
+from pipeline import specs
 from pipeline.config import Config
 from pipeline.core.alarm import AlarmSpec
 from pipeline.errors import ModelError, ThrumcastError
@@ -115,8 +116,7 @@ def dataset_spec(config: Config, inputs: str) -> DatasetSpec:
 
 def alarm_spec(config: Config) -> AlarmSpec:
     """Turn the configuration into the alarm settings that the service uses."""
-    alarm = config.alarm
-    return AlarmSpec(enter_p=alarm.enter_p, leave_p=alarm.leave_p, enter_s=alarm.enter_s, leave_s=alarm.leave_s)
+    return specs.alarm_spec(config)
 
 
 def choose_split(dataset: Dataset, request: TrainRequest, warn: Say) -> Split | None:

@@ -45,6 +45,7 @@ class Results:
     model: str | None = None
     classes: tuple[str, ...] = ()
     shown: dict[StreamKey, _Shown] = field(default_factory=dict)
+    up: dict[StreamKey, dict[str, dict[str, Any]]] = field(default_factory=dict)  # alarms, oldest first
 
     def online(self, now_ns: int) -> None:
         """The retained status, said at every connection; its counterpart is the last will."""
@@ -110,15 +111,21 @@ class Results:
             "at": iso(change.at_ns),
             "since": iso(change.since_ns),
         }
-        cleared = change.type == "cleared"
+        up = self.up.setdefault(change.key, {})
+        before, gone = up.pop(change.id, None), change.type in ("cleared", "revoked")
+        if change.type == "acked":
+            alarm = (before or alarm) | {"acknowledged": iso(change.at_ns)}
+        if not gone:
+            up[change.id] = alarm
         event = {
             "type": change.type,
             "id": change.id,
-            "before": alarm if cleared else None,
-            "after": None if cleared else alarm,
+            "before": alarm if gone else before,
+            "after": None if gone else alarm,
         }
-        place = f"{self.base}/{_place(change.key)}/alarm"
-        self.publish(place, b"" if cleared else msgspec.json.encode(alarm), qos=1, retain=True)
+        place = f"{self.base}/{_place(change.key)}/alarm"  # holds the newest alarm that is up
+        newest = msgspec.json.encode(list(up.values())[-1]) if up else b""
+        self.publish(place, newest, qos=1, retain=True)
         self._send("events/alarms", event | {"machine": change.key.machine, "point": change.key.point}, 1, False)
 
     def _send(self, topic: str, document: dict[str, Any], qos: int, retain: bool) -> None:
