@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from models.facts import DataFacts
 from models.inputs import columns_matrix, feature_columns
+from models.labelling import apply_labels, report_of
 from pipeline.core.quality import Quality
 from pipeline.core.records import StreamKey
 from pipeline.errors import SchemaError, ThrumcastError
@@ -127,15 +128,18 @@ def build(table: pa.Table, spec: DatasetSpec) -> Dataset:
         inputs_ignored=inputs_ignored,
         first_ns=int(starts.min()),
         last_ns=int(_ns(rows, "end").max()),
+        labels=report_of(table),
     )
     return Dataset(sequences, inputs, classes, str(schemas[0]), facts)
 
 
 def read(data_dir: Path, start: datetime | None = None, end: datetime | None = None) -> pa.Table:
-    """Feature rows of a data directory, what is still in its journal included."""
+    """Feature rows of a data directory, what is still in its journal included, as people have labelled them."""
     from pipeline.edges.archive_read import read_features
+    from pipeline.edges.labels import LabelFile
 
-    return read_features(data_dir, start=start, end=end)
+    rows = read_features(data_dir, start=start, end=end)
+    return apply_labels(rows, LabelFile(data_dir).active(), read_machines(data_dir))
 
 
 def read_machines(data_dir: Path) -> dict[StreamKey, dict[str, Any]]:
