@@ -104,7 +104,7 @@ def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
         "packages": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
     }
     data_document = {**dataset.facts.document(), "feature_schema": dataset.feature_schema, "remarks": _remarks(split)}
-    spec = _spec(dataset, config, model, 1.0 if held_out is None else held_out.temperature)
+    spec = _spec(dataset, config, settings, model, 1.0 if held_out is None else held_out.temperature)
     bundle = Bundle(spec, model.weights, metrics, data_document, train_document, "")
     return _register(request, bundle, seconds, say, warn)
 
@@ -146,7 +146,9 @@ def _remarks(split: Split | None) -> list[str]:
     return ["nothing was held back"] if split is None else list(split.remarks)
 
 
-def _spec(dataset: Dataset, config: Config, model: FinalModel, temperature: float) -> ModelSpec:
+def _spec(
+    dataset: Dataset, config: Config, settings: TrainSettings, model: FinalModel, temperature: float
+) -> ModelSpec:
     return ModelSpec(
         version="v0000",  # the registry names it
         classes=dataset.classes,
@@ -156,9 +158,12 @@ def _spec(dataset: Dataset, config: Config, model: FinalModel, temperature: floa
         window_hop_s=config.window.hop_s,
         bandwidth_hz=config.features.bandwidth_hz,
         scaler=model.scaler,
-        hidden=model.hidden,
-        layers=model.layers,
+        hidden=settings.hidden,
+        layers=settings.layers,
         temperature=temperature,
+        cell=settings.cell,
+        members=model.members,
+        task=settings.task,
     )
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_world import bundle
 
-from models.network import GruClassifier, GruConfig
+from models.network import NetworkConfig, RecurrentNetwork
 from models.predictor import NumpyPredictor
 from pipeline.errors import ModelError
 
@@ -34,7 +34,7 @@ def test_it_equals_torch_within_1e_6_over_200_carried_steps(rng, layers, hidden)
     for weight in model.weights.values():
         weight *= scale
     predictor = NumpyPredictor(model)
-    network = GruClassifier(GruConfig(9, 5, hidden, layers)).eval()
+    network = RecurrentNetwork(NetworkConfig(9, 5, hidden, layers)).eval()
     network.load_state_dict({name: torch.from_numpy(weight) for name, weight in model.weights.items()})
     h = predictor.initial(6)
     h_torch = network.initial(6)

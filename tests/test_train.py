@@ -20,7 +20,7 @@ from pipeline.commands import train as train_command
 from pipeline.config import Config
 from pipeline.errors import ConfigError, ModelError, ThrumcastError
 
-QUICK = TrainSettings(epochs=12, hidden=12, learning_rate=0.02, structure_offset=0.0, noise=0.1)
+QUICK = TrainSettings(epochs=12, hidden=12, members=1, learning_rate=0.02, structure_offset=0.0, noise=0.1)
 KEYS = {
     "version", "windows", "accuracy", "macro_f1", "macro_auroc", "ece", "per_class", "confusion", "recordings",
     "events", "split", "train_data", "seconds",
