@@ -144,7 +144,7 @@ def _at_chance(last: float | None, trained_chance: float, held_out: float | None
 
 
 def _still(losses: Sequence[float], chance: float) -> bool:
-    return len(losses) > 2 and abs(losses[0] - losses[-1]) < 0.02 * chance and losses[-1] > 0.8 * chance
+    return len(losses) > 2 and abs(losses[0] - losses[-1]) < 0.02 * chance and losses[-1] > 0.5 * chance
 
 
 def _scaling(probe: _Probe) -> list[Finding]:
