@@ -5,11 +5,13 @@ inputs. The distance is that of Lee et al. 2018 (arXiv:1807.03888), class means 
 
     d(x) = min_k (z - m_k)' S^-1 (z - m_k),    S = (1 - a) S_within + a I tr(S_within)/F
 
-over the inputs that are there, relative to how many they are. It asks nothing of the network, so it holds for every
-cell and for ensembles. The threshold is a quantile of the distances of machines that were held out, so that so many of
-their windows, all of known modes, are called unknown. How good it is is measured by leaving one fault out at a time:
-AUROC of that fault's windows against held-out windows of the other modes. A detector that is not better than
-`USEFUL_AUROC` there is stored with its numbers and not used.
+over the inputs that are there, relative to how many they are. Only lines at orders of the shaft and kurtosis count,
+where there are enough of them: spectrum and shape of a signal are those of the structure, by which every new rig would
+be unknown. It asks nothing of the network, so it holds for every cell and for ensembles.
+
+The threshold is a quantile of the distances of machines that were held out: so many of their windows, all of known
+modes, are called unknown. How good it is is measured by leaving one fault out at a time: AUROC of held-out windows of
+that fault against those of the other modes. A detector that is not better than `USEFUL_AUROC` there is not used.
 """
 
 from __future__ import annotations
@@ -32,8 +34,10 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 QUANTILE = 0.98  # of held-out machines' distances
-SHRINKAGE = 0.3  # towards a sphere: few machines say little about how inputs go together
+SHRINKAGE = 0.1  # towards a sphere: few machines say little about how inputs go together
 USEFUL_AUROC = 0.7
+LINES = ("env_", "order_", "kurtosis")  # names of features that are about the fault and not about the structure
+FEWEST_LINES = 4
 FEWEST_WINDOWS = 20  # of a class, else it has no centre
 
 
@@ -82,8 +86,15 @@ class Judged:
         return float(np.mean(list(self.auroc.values()))) if self.auroc else None
 
 
+def chosen(inputs: Sequence[str]) -> NDArray[np.int64]:
+    """Numbers of the inputs that the distance is taken over."""
+    lines = np.flatnonzero([name.split(".", 1)[-1].startswith(LINES) for name in inputs])
+    return lines if lines.size >= FEWEST_LINES else np.arange(len(inputs))
+
+
 def judge(dataset: Dataset, split: Split, scaler_kind: str, limit: int = 4000) -> Judged:
     """Threshold and leave-one-fault-out numbers over the folds of a split; no network is trained for it."""
+    some = chosen(dataset.inputs)
     known: list[Float64] = []  # distances of held-out windows of known modes
     left_out: dict[int, list[tuple[Float64, Float64]]] = {}  # fault -> (its distances, those of the other modes)
     rng = np.random.default_rng(0)
@@ -92,21 +103,20 @@ def judge(dataset: Dataset, split: Split, scaler_kind: str, limit: int = 4000) -
         if np.unique(y[y != UNKNOWN]).size == 0:
             continue
         scaler = Scaler.fit(x, scaler_kind)
-        z = scaler.apply(x)
+        z = scaler.apply(x)[:, some]
         tested_x, tested_y = _pooled(fold.test, limit, rng)
-        tested = scaler.apply(tested_x)
+        tested = scaler.apply(tested_x)[:, some]
         trained = {int(k) for k in np.unique(y[y != UNKNOWN]) if (y == k).sum() >= FEWEST_WINDOWS}
         seen = np.isin(tested_y, sorted(trained))
         if not trained or not seen.any():
             continue
         known.append(Distance.fit(z, y).of(tested[seen]))
-        for fault in sorted(trained - {_number(dataset, HEALTHY)}):
-            others = seen & (tested_y != fault)
-            rest = (y != fault) & (y != UNKNOWN)
-            strange = z[y == fault]
-            if others.any() and any((y[rest] == k).sum() >= FEWEST_WINDOWS for k in trained - {fault}):
+        for fault in sorted(set(range(len(dataset.classes))) - {_number(dataset, HEALTHY)}):
+            rest = (y != fault) & np.isin(y, sorted(trained))
+            strange, others = tested_y == fault, seen & (tested_y != fault)
+            if rest.any() and (strange.any() or others.any()):
                 without = Distance.fit(z[rest], y[rest])
-                left_out.setdefault(fault, []).append((without.of(strange), without.of(tested[others])))
+                left_out.setdefault(fault, []).append((without.of(tested[strange]), without.of(tested[others])))
     if not known:
         return Judged(None, {}, {})
     threshold = float(np.quantile(np.concatenate(known), QUANTILE))
@@ -114,6 +124,8 @@ def judge(dataset: Dataset, split: Split, scaler_kind: str, limit: int = 4000) -
     for fault, pairs in left_out.items():
         strange = np.concatenate([pair[0] for pair in pairs])
         usual = np.concatenate([pair[1] for pair in pairs])
+        if not (strange.size and usual.size):
+            continue
         p = np.concatenate([usual, strange])
         truth = np.concatenate([np.zeros(len(usual), np.int64), np.ones(len(strange), np.int64)])
         auroc[dataset.classes[fault]] = macro_auroc(truth, np.stack([-p, p], axis=1))
@@ -135,7 +147,9 @@ def document(dataset: Dataset, scaler: Scaler, judged: Judged, limit: int = 20_0
     }
     if result["used"]:
         x, y = _pooled(dataset.sequences, limit, np.random.default_rng(0))
-        distance = Distance.fit(scaler.apply(x), y)
+        some = chosen(dataset.inputs)
+        distance = Distance.fit(scaler.apply(x)[:, some], y)
+        result["inputs"] = [dataset.inputs[number] for number in some]
         result["centres"] = np.round(distance.centres, 5).tolist()
         result["whitening"] = np.round(distance.whitening, 5).tolist()
     return result
@@ -157,9 +171,10 @@ def detector(bundle: Bundle) -> Callable[[Float32, Float32], NDArray[np.bool_]] 
         return None
     distance = Distance(np.array(found["centres"]), np.array(found["whitening"]))
     threshold, scaler = float(found["threshold"]), bundle.spec.scaler
+    some = [bundle.spec.inputs.index(name) for name in found["inputs"]]
 
     def is_unknown(x: Float32, p: Float32) -> NDArray[np.bool_]:
-        return distance.of(scaler.apply(x)) > threshold
+        return distance.of(scaler.apply(x)[:, some]) > threshold
 
     return is_unknown
 
