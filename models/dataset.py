@@ -109,7 +109,8 @@ def build(table: pa.Table, spec: DatasetSpec) -> Dataset:
     ignored = _ignored(modes, quality, known)
 
     if spec.exact_inputs is None:
-        inputs, inputs_ignored = feature_columns(rows, spec.inputs, good & (y != UNKNOWN))
+        labelled = good & (y != UNKNOWN)  # values can be learned where no mode is known
+        inputs, inputs_ignored = feature_columns(rows, spec.inputs, labelled if labelled.any() else good)
     else:
         inputs, inputs_ignored = spec.exact_inputs, {}
     x = columns_matrix(rows, inputs)

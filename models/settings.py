@@ -34,6 +34,7 @@ class TrainSettings:
     epochs: int = 0  # passes over the data; 0 = enough for about STEPS_WANTED steps
     batch: int = 16  # sequences side by side
     chunk: int = 32  # windows per truncated back-propagation
+    crop: float = 0.33  # a sequence begins anew at every pass, up to this share of it (and a chunk) later
     learning_rate: float = 3e-3
     weight_decay: float = 0.05
     clip_norm: float = 1.0
@@ -120,6 +121,7 @@ class TrainSettings:
             "epochs": (0 <= self.epochs <= 100_000, "0 (automatic) to 100000"),
             "batch": (self.batch >= 1, "1 or more"),
             "chunk": (self.chunk >= 1, "1 or more"),
+            "crop": (0 <= self.crop < 1, "0 to below 1"),
             "learning_rate": (0 < self.learning_rate <= 1, "above 0, at most 1"),
             "weight_decay": (0 <= self.weight_decay <= 1, "0 to 1"),
             "clip_norm": (self.clip_norm > 0, "above 0"),

@@ -174,7 +174,7 @@ class _Loop:
         half = settings.precision == "bfloat16" or (settings.precision == "auto" and device.type == "cuda")
         loss_sum, weight_sum, largest = 0.0, 0.0, 0.0
         for rows in _batches(self.examples, settings.batch, rng):
-            started = [_random_start(self.examples[row], settings.chunk, rng) for row in rows]
+            started = [_random_start(self.examples[row], settings, rng) for row in rows]
             longest = max(len(example.y) for example in started)
             z, y = _padded(started, longest, objective.blank)  # (B, T, F), (B, T) or (B, T, D)
             h = network.initial(len(rows))  # (L, B, S)
@@ -212,9 +212,9 @@ def _batches(examples: Sequence[Example], batch: int, rng: np.random.Generator) 
         yield order[first : first + batch]
 
 
-def _random_start(example: Example, chunk: int, rng: np.random.Generator) -> Example:
-    """Leave out up to a chunk, or a third of a short sequence, at the start."""
-    first = int(rng.integers(0, min(chunk, len(example.y) // 3) + 1))
+def _random_start(example: Example, settings: TrainSettings, rng: np.random.Generator) -> Example:
+    """Leave out up to a chunk, or a share of a short sequence, at the start."""
+    first = int(rng.integers(0, min(settings.chunk, int(len(example.y) * settings.crop)) + 1))
     return Example(example.z[first:], example.y[first:])
 
 
