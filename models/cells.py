@@ -98,16 +98,22 @@ def _step(cell: str, layer: _Layer, x: Float32, state: Float32) -> Float32:
     a = x @ layer.from_input + layer.input_bias  # (M, B, G H)
     c = h @ layer.from_state + layer.state_bias  # (M, B, G H)
     if cell == "gru":
-        gates = sigmoid(a[:, :, : 2 * units] + c[:, :, : 2 * units])  # (M, B, 2H)
-        reset, update = gates[:, :, :units], gates[:, :, units:]
-        new: Float32 = np.tanh(a[:, :, 2 * units :] + reset * c[:, :, 2 * units :])  # (M, B, H)
-        return new + update * (h - new)
+        return gru_step(a, c, h)
     a += c
     if cell == "lstm":
         inward, forget, new, outward = (a[:, :, k * units : (k + 1) * units] for k in range(4))  # torch's order
         memory = sigmoid(forget) * state[:, :, units:] + sigmoid(inward) * np.tanh(new)  # (M, B, H)
         return np.concatenate((sigmoid(outward) * np.tanh(memory), memory), axis=2)
     return np.tanh(a) if cell == "rnn_tanh" else np.maximum(a, np.float32(0))
+
+
+def gru_step(a: Float32, c: Float32, h: Float32) -> Float32:
+    """Gates of inputs a (..., 3H) and of the state c (..., 3H), state h (..., H) -> state (..., H)."""
+    units = h.shape[-1]
+    gates = sigmoid(a[..., : 2 * units] + c[..., : 2 * units])  # (..., 2H)
+    reset, update = gates[..., :units], gates[..., units:]
+    new: Float32 = np.tanh(a[..., 2 * units :] + reset * c[..., 2 * units :])  # (..., H)
+    return new + update * (h - new)
 
 
 def sigmoid(x: Float32) -> Float32:

@@ -25,7 +25,7 @@ class TrainSettings:
     task: str = "window"  # window, sequence, next, life: see models/spec.py
     targets: str = ""  # next: features or columns to foretell, with commas; "" = the inputs
     inputs: str = "gain_free"  # gain_free, all, or names with commas
-    scaler: str = "robust"  # standard, minmax, robust
+    scaler: str = "standard"  # standard, minmax, robust
     cell: str = "gru"  # gru, lstm, rnn_tanh, rnn_relu
     hidden: int = 48  # units per layer
     layers: int = 1  # 1 or 2

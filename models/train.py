@@ -41,6 +41,7 @@ from models.settings import TrainSettings
 from models.spec import ModelSpec
 from models.splits import Split, leaky_split, make_split
 from models.tasks import one_mode_per_sequence
+from models.train_forecast import with_forecast
 from pipeline import specs
 from pipeline.config import Config
 from pipeline.core.alarm import AlarmSpec
@@ -128,6 +129,9 @@ def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
     data_document |= reference_document(dataset, split, model.scaler, say)
     spec = _spec(dataset, config, settings, model, 1.0 if held_out is None else held_out.temperature)
     bundle = Bundle(spec, model.weights, metrics, data_document, train_document, "")
+    if settings.forecast:
+        say(f"forecast: {settings.forecast} modes ahead, on the states of the network")
+        bundle = with_forecast(bundle, dataset, settings, read_machines(request.data_dir), split, held_out)
     found = diagnose(
         bundle,
         dataset.sequences,

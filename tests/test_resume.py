@@ -24,9 +24,8 @@ QUICK = TrainSettings(epochs=6, hidden=6, members=2, learning_rate=0.02, folds=3
 
 
 def run(data, **changes):
-    return train(
-        TrainRequest(data, Config(), **({"settings": QUICK} | changes)), say=lambda _: None, warn=lambda _: None
-    )
+    request = TrainRequest(data, Config(), **({"settings": QUICK} | changes))
+    return train(request, say=lambda _: None, warn=lambda _: None)
 
 
 def weights_of(data, version: str) -> dict[str, np.ndarray]:
