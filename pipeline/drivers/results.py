@@ -13,6 +13,7 @@ from pipeline import __version__
 from pipeline.core.engine import Step
 from pipeline.core.features.table import COLUMN
 from pipeline.core.records import AlarmChange, FeatureRow, Prediction, StreamKey
+from pipeline.core.veto import Confirms, family_stands, shown_mode
 
 STATE_EVERY_S = 60.0  # an unchanged state is repeated, so that a reader can tell it from a forgotten one
 STALE_AFTER_S = 60.0  # of silence
@@ -44,6 +45,7 @@ class Results:
     publish: Publish
     model: str | None = None
     classes: tuple[str, ...] = ()
+    confirms: Confirms = family_stands
     shown: dict[StreamKey, _Shown] = field(default_factory=dict)
     up: dict[StreamKey, dict[str, dict[str, Any]]] = field(default_factory=dict)  # alarms, oldest first
 
@@ -58,8 +60,9 @@ class Results:
         for prediction in step.predictions:
             self._send(f"{_place(prediction.key)}/prediction", self._prediction(prediction), 0, False)
             self._state(prediction, velocity.get((prediction.key, prediction.session, prediction.window)), now_s)
+        newest = {row.key: row for row in step.features}
         for change in step.alarms:
-            self._alarm(change)
+            self._alarm(change, newest.get(change.key))
 
     def silence(self, now_s: float) -> None:
         """Streams that nobody has heard of for a while are stale."""
@@ -103,10 +106,11 @@ class Results:
         if due:
             self._send(f"{_place(p.key)}/state", payload, 1, True)
 
-    def _alarm(self, change: AlarmChange) -> None:
+    def _alarm(self, change: AlarmChange, row: FeatureRow | None) -> None:
         alarm = {
             "id": change.id,
             "mode": change.mode,
+            "shown": shown_mode(change.mode, row, self.confirms),
             "p": change.p,
             "at": iso(change.at_ns),
             "since": iso(change.since_ns),
