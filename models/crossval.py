@@ -80,7 +80,7 @@ def fit_scaler(sequences: Sequence[WindowSequence], kind: str) -> Scaler:
 
 def examples_of(sequences: Sequence[WindowSequence], scaler: Scaler) -> list[Example]:
     """Scaled sequences."""
-    return [Example(scaler.apply(sequence.x), sequence.y) for sequence in sequences]
+    return [Example(scaler.apply(sequence.x), sequence.y, sequence.weight) for sequence in sequences]
 
 
 def cross_validate(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from models.facts import DataFacts
 from models.inputs import columns_matrix, feature_columns
-from models.labelling import apply_labels, report_of
+from models.labelling import WEIGHT, apply_labels, report_of
 from pipeline.core.quality import Quality
 from pipeline.core.records import StreamKey
 from pipeline.errors import SchemaError, ThrumcastError
@@ -45,6 +45,7 @@ class WindowSequence:
     start_ns: Int64  # (T,)
     end_ns: Int64  # (T,)
     session: NDArray[np.uint64]  # (T,)
+    weight: Float32 | None = None  # (T,) certainty of the labels; None: all are sure
 
     def __len__(self) -> int:
         return int(self.y.size)
@@ -52,8 +53,9 @@ class WindowSequence:
     def cut(self, first: int, last: int) -> WindowSequence:
         """Windows [first, last)."""
         part = slice(first, last)
+        weight = None if self.weight is None else self.weight[part]
         return WindowSequence(
-            self.key, self.x[part], self.y[part], self.start_ns[part], self.end_ns[part], self.session[part]
+            self.key, self.x[part], self.y[part], self.start_ns[part], self.end_ns[part], self.session[part], weight
         )
 
 
@@ -188,6 +190,9 @@ def _sequences(
     point = rows.column("point").to_numpy()[keep]
     start, end = _ns(rows, "start")[keep], _ns(rows, "end")[keep]
     session = rows.column("session").to_numpy().astype(np.uint64)[keep]
+    weight = None
+    if WEIGHT in rows.column_names and (certainty := rows.column(WEIGHT).to_numpy()[keep]).min() < 1:
+        weight = certainty.astype(np.float32)
     new_stream = (machine[1:] != machine[:-1]) | (point[1:] != point[:-1])
     pause = np.abs(start[1:] - end[:-1]) > gap_ns + (end - start)[1:]  # as in pipeline.core.engine
     cuts = np.flatnonzero(new_stream | pause) + 1
@@ -200,6 +205,7 @@ def _sequences(
             start[first:last],
             end[first:last],
             session[first:last],
+            None if weight is None else weight[first:last],
         )
         for first, last in pairwise(edges)
     )

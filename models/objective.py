@@ -28,6 +28,7 @@ class Example:
 
     z: NDArray[np.float32]  # (T, F), NaN = missing
     y: NDArray[np.int64] | NDArray[np.float32]  # (T,) classes, UNKNOWN = masked; or (T, D) scaled values, NaN = masked
+    weight: NDArray[np.float32] | None = None  # (T,) how much a window counts: the certainty of its label; None = 1
 
 
 class Objective(Protocol):
@@ -40,8 +41,8 @@ class Objective(Protocol):
     def known(self, truth: Tensor) -> Tensor:
         """Where there is a truth: (B, T, ...) -> (B, T) bool."""
 
-    def loss(self, outputs: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum of the losses and sum of their weights over known windows: outputs (N, O), truth (N, ...)."""
+    def loss(self, outputs: Tensor, truth: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Sums of losses and of weights over known windows: outputs (N, O), truth (N, ...), weight (N,) of certainty."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,17 +58,19 @@ class ModeObjective:
         """Where there is a truth: (B, T) -> (B, T)."""
         return truth != UNKNOWN
 
-    def loss(self, outputs: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted cross-entropy: outputs (N, K), truth (N,)."""
+    def loss(self, outputs: Tensor, truth: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Weighted cross-entropy: outputs (N, K), truth (N,), weight (N,)."""
         weights = self.weights.to(outputs.device)
-        total = functional.cross_entropy(
+        losses = functional.cross_entropy(
             outputs + self.log_prior.to(outputs.device),
             truth,
             weight=weights,
             label_smoothing=self.smoothing,
-            reduction="sum",
+            reduction="sum" if weight is None else "none",
         )
-        return total, weights[truth].sum()
+        if weight is None:
+            return losses, weights[truth].sum()
+        return (losses * weight).sum(), (weights[truth] * weight).sum()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +83,7 @@ class ValueObjective:
         """Where any value is known: (B, T, D) -> (B, T)."""
         return torch.isfinite(truth).any(dim=-1)
 
-    def loss(self, outputs: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, outputs: Tensor, truth: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Sum over known values of (output - truth)^2, and their number: outputs (N, D), truth (N, D)."""
         there = torch.isfinite(truth)
         gap = torch.where(there, outputs - torch.where(there, truth, 0.0), 0.0)

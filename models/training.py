@@ -177,6 +177,7 @@ class _Loop:
             started = [_random_start(self.examples[row], settings, rng) for row in rows]
             longest = max(len(example.y) for example in started)
             z, y = _padded(started, longest, objective.blank)  # (B, T, F), (B, T) or (B, T, D)
+            weights = _padded_weights(started, longest)  # (B, T)
             h = network.initial(len(rows))  # (L, B, S)
             drawn = self.augmentation.draw(len(rows), rng)
             for first in range(0, longest, settings.chunk):
@@ -193,7 +194,8 @@ class _Loop:
                 known = objective.known(truth)  # (B, K)
                 if not bool(known.any()):
                     continue
-                loss, weight = objective.loss(outputs[known.to(device)].float(), truth[known].to(device))
+                certainty = None if weights is None else weights[:, part][known].to(device)
+                loss, weight = objective.loss(outputs[known.to(device)].float(), truth[known].to(device), certainty)
                 self.optimiser.zero_grad()
                 (loss / weight).backward()
                 norm = torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
@@ -215,7 +217,7 @@ def _batches(examples: Sequence[Example], batch: int, rng: np.random.Generator) 
 def _random_start(example: Example, settings: TrainSettings, rng: np.random.Generator) -> Example:
     """Leave out up to a chunk, or a share of a short sequence, at the start."""
     first = int(rng.integers(0, min(settings.chunk, int(len(example.y) * settings.crop)) + 1))
-    return Example(example.z[first:], example.y[first:])
+    return Example(example.z[first:], example.y[first:], None if example.weight is None else example.weight[first:])
 
 
 def _padded(examples: Sequence[Example], length: int, blank: float) -> tuple[Tensor, Tensor]:
@@ -229,6 +231,17 @@ def _padded(examples: Sequence[Example], length: int, blank: float) -> tuple[Ten
         z[row, : len(example.y)] = example.z
         y[row, : len(example.y)] = example.y
     return torch.from_numpy(z), torch.from_numpy(y)
+
+
+def _padded_weights(examples: Sequence[Example], length: int) -> Tensor | None:
+    """Side by side, (B, T); None where every window counts fully."""
+    if all(example.weight is None for example in examples):
+        return None
+    weights = np.ones((len(examples), length), np.float32)
+    for row, example in enumerate(examples):
+        if example.weight is not None:
+            weights[row, : len(example.weight)] = example.weight
+    return torch.from_numpy(weights)
 
 
 def _state(

@@ -189,6 +189,42 @@ def test_labelled_windows_are_what_a_dataset_is_made_of_and_its_facts_say_so() -
     assert "1 used for 8 windows, 1 windows on their edges left out" in dataset.facts.text()
 
 
+def test_the_certainty_of_a_label_is_how_much_its_windows_count_in_the_loss() -> None:
+    import torch
+
+    from models.network import NetworkConfig
+    from models.objective import Example, ModeObjective
+    from models.settings import TrainSettings
+    from models.training import fit
+
+    rows = apply_labels(table([{} for _ in range(20)]), [label("a", 4.25, 8, "looseness", certainty=0.3)])
+    (sequence,) = build(rows, DatasetSpec(("healthy", "looseness"), str)).sequences
+    assert sequence.weight is not None
+    assert np.allclose(sequence.weight[sequence.y == 1], 0.3)
+    assert np.allclose(sequence.cut(7, 9).weight, sequence.weight[7:9])
+    assert build(table([{} for _ in range(3)]), DatasetSpec(("healthy",), str)).sequences[0].weight is None
+
+    objective = ModeObjective(torch.tensor([0.5, 2.0]), torch.zeros(2), 0.05)
+    outputs, truth = torch.tensor([[1.0, 0.0], [0.2, 0.7], [0.0, 3.0]]), torch.tensor([0, 1, 1])
+    whole, one = objective.loss(outputs, truth), objective.loss(outputs, truth, torch.ones(3))
+    assert torch.allclose(torch.stack(whole), torch.stack(one))
+    twice = objective.loss(outputs[[0, 1, 1, 2]], truth[[0, 1, 1, 2]])
+    weighted = objective.loss(outputs, truth, torch.tensor([1.0, 2.0, 1.0]))
+    assert torch.allclose(torch.stack(twice), torch.stack(weighted))
+
+    # Two people contradict each other about the same signal: the surer one is believed.
+    z = np.ones((40, 2), np.float32)
+    sure, guess = np.full(40, 1.0, np.float32), np.full(40, 0.3, np.float32)
+    settings = TrainSettings(hidden=4, epochs=30, dropout=0.0, batch=8, balance="none")
+    for surer in (0, 1):
+        examples = [
+            Example(z, np.full(40, k, np.int64), sure if k == surer else guess) for k in (0, 1) for _ in range(4)
+        ]
+        network = fit(examples, NetworkConfig(inputs=2, outputs=2, hidden=4), settings, epochs=30)
+        outputs, _ = network(torch.from_numpy(z[None]), network.initial(1))
+        assert int(outputs[0, -1].argmax()) == surer
+
+
 def test_the_command_adds_lists_retracts_exports_and_imports(tmp_path: Path) -> None:
     def run(*arguments: str) -> dict[str, object]:
         result = CliRunner().invoke(labels_command.command, [*arguments, "--data", str(tmp_path / "d"), "--json"])
