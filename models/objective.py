@@ -42,7 +42,7 @@ class Objective(Protocol):
         """Where there is a truth: (B, T, ...) -> (B, T) bool."""
 
     def loss(self, outputs: Tensor, truth: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Sums of losses and of weights over known windows: outputs (N, O), truth (N, ...), weight (N,) of certainty."""
+        """Sums of losses and weights over known windows: outputs (N, O), truth (N, ...), weight (N,) of certainty."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
