@@ -97,6 +97,21 @@ def event_metrics(
     }
 
 
+def fault_delays(
+    tracks: Sequence[Track], classes: Sequence[str], spec: AlarmSpec, *, warm_up_windows: int = 0
+) -> dict[str, list[float | None]]:
+    """Seconds from the start of every fault to the first alarm of the right mode, by mode; None = there was none."""
+    delays: dict[str, list[float | None]] = {}
+    for track in tracks:
+        alarms = _alarms(track, classes, spec, warm_up_windows)
+        for fault in _truth_spans(track.sequence, classes):
+            if fault.mode != HEALTHY:
+                right = [alarm for alarm in alarms if alarm.mode == fault.mode and alarm.meets(fault)]
+                first = max(0, right[0].start_ns - fault.start_ns) / SECOND_NS if right else None
+                delays.setdefault(fault.mode, []).append(first)
+    return delays
+
+
 def recording_metrics(tracks: Sequence[Track], classes: Sequence[str]) -> dict[str, Any]:
     """One verdict per (machine, point, truth): the class with the largest mean probability.
 

@@ -25,12 +25,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from models import card, report
+from models import card, plots, report
 from models.bundle import Bundle
 from models.checkpoint import Checkpoints, fingerprint
 from models.crossval import OutOfFold, cross_validate
 from models.dataset import Dataset, DatasetSpec, build, check_trainable, read, read_machines
 from models.diagnosis import diagnose
+from models.events import fault_delays
 from models.finalfit import FinalModel, final_fit
 from models.reference import reference_document
 from models.registry import CHALLENGER, CHAMPION, Registry
@@ -144,7 +145,12 @@ def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
         warn(line)
     if not interrupted:
         checkpoints.clear()
-    return _register(request, bundle, seconds, say, warn)
+    trained = _register(request, bundle, seconds, say, warn)
+    if plots.available():
+        _pictures(Registry(request.data_dir).path(trained.version), run, bundle, held_out, config, say)
+    else:
+        say("no pictures: they need matplotlib (pip install 'thrumcast[plots]')")
+    return trained
 
 
 def packages() -> dict[str, str]:
@@ -179,9 +185,18 @@ def _as_it_was(request: TrainRequest) -> TrainRequest:
     return dataclasses.replace(request, settings=settings, split=request.split or begun["split"] or "none")
 
 
+def _pictures(version: Path, run: Path, bundle: Bundle, held_out: OutOfFold | None, config: Config, say: Say) -> None:
+    """Draw what there are numbers for, into the version."""
+    tracks, classes = () if held_out is None else held_out.tracks, bundle.spec.classes
+    delays = fault_delays(tracks, classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
+    made = plots.draw(version / "plots", run / "metrics.jsonl", bundle.metrics, tracks, delays)
+    say(f"pictures: {', '.join(path.name for path in made)} in {version / 'plots'}")
+
+
 def _leaky(dataset: Dataset, settings: TrainSettings, held_out: OutOfFold, watch: RunLog) -> OutOfFold | None:
     """Score what a split says that does not keep machines apart, with the passes that the honest one chose."""
     split = leaky_split(dataset.sequences, settings.folds, settings.seed)
+    watch = dataclasses.replace(watch, split=split.name)
     passes, schedule = held_out.epochs, held_out.schedule_epochs
     return cross_validate(dataset, split, settings, watch, epochs=passes, schedule_epochs=schedule)
 
