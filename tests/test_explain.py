@@ -164,6 +164,19 @@ def test_an_alarm_is_published_with_what_the_evidence_leaves_of_it() -> None:
     assert [payload for topic, payload, _, _ in broker.published if topic.endswith("/alarm")][-1] == b""
 
 
+def test_alarms_that_were_up_before_a_restart_are_known_after_it() -> None:
+    broker = Broker()
+    results = Results("thrumcast", broker.publish)
+    first = AlarmChange(PUMP, "acked", "a", "unbalance", 0.9, 5, 1)
+    second = AlarmChange(PUMP, "raised", "b", "gear_wear", 0.9, 6, 2)
+    results.restore([first, second])
+    assert broker.published == []
+    results.step(Step(alarms=[dataclasses.replace(second, type="cleared")]), 0.0)
+    retained = [payload for topic, payload, _, _ in broker.published if topic.endswith("/alarm")]
+    left = msgspec.json.decode(retained[-1])
+    assert (left["id"], left["acknowledged"]) == ("a", "1970-01-01T00:00:00.000000Z")
+
+
 def test_states_are_shown_beside_whoever_holds_the_directory(plant: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.specs.stream_specs", lambda config, known: lambda key: SPEC)
     streams = run(state_command.command, plant, "show")["streams"]

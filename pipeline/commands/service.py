@@ -108,6 +108,7 @@ def service(config: Config, *, wait: bool) -> Iterator[tuple[Live, MqttConnectio
             read_last=read_last,
             shadow=Shadow(Engine(engine.spec_of, serving.shadow), read_last) if serving.shadow else None,
         )
+        live.results.restore(journal.open_alarms().values())
         with connection:
             connection.connect(wait=wait)
             yield live, connection, model

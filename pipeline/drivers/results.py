@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -106,8 +107,14 @@ class Results:
         if due:
             self._send(f"{_place(p.key)}/state", payload, 1, True)
 
-    def _alarm(self, change: AlarmChange, row: FeatureRow | None) -> None:
-        alarm = {
+    def restore(self, alarms: Iterable[AlarmChange]) -> None:
+        """What was up when the service ended: said already, and cleared in its time."""
+        for change in alarms:
+            acknowledged = {"acknowledged": iso(change.at_ns)} if change.type == "acked" else {}
+            self.up.setdefault(change.key, {})[change.id] = self._document_of(change, None) | acknowledged
+
+    def _document_of(self, change: AlarmChange, row: FeatureRow | None) -> dict[str, Any]:
+        return {
             "id": change.id,
             "mode": change.mode,
             "shown": shown_mode(change.mode, row, self.confirms),
@@ -115,6 +122,9 @@ class Results:
             "at": iso(change.at_ns),
             "since": iso(change.since_ns),
         }
+
+    def _alarm(self, change: AlarmChange, row: FeatureRow | None) -> None:
+        alarm = self._document_of(change, row)
         up = self.up.setdefault(change.key, {})
         before, gone = up.pop(change.id, None), change.type in ("cleared", "revoked")
         if change.type == "acked":
