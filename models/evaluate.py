@@ -19,6 +19,7 @@ from models import report
 from models.alarm_replay import archived_tracks, settings_of, trade_off, trade_off_text
 from models.bundle import Bundle
 from models.dataset import Dataset, build, check_trainable, read, read_machines
+from models.diagnosis import diagnose
 from models.events import Track
 from models.predictor import NumpyPredictor
 from models.registry import CHAMPION, Registry
@@ -123,9 +124,13 @@ def _evaluate_one(model: Bundle, request: EvaluateRequest, say: Say, warn: Say) 
         numbers, remarks = _trained_again(model, dataset, request, say)
     for remark in remarks:
         warn(remark)
+    found = diagnose(model, dataset.sequences)
+    for line in found.lines():
+        warn(line)
     return {
         "version": model.spec.version,
         **numbers,
+        "diagnosis": found.document(),
         "split": request.split,
         "remarks": remarks,
         "data": dataset.facts.document(),
