@@ -67,7 +67,8 @@ def run(effort: Effort) -> Section:
         rows.append(Row(f"step of {batch} streams", step.us, "us", beside, step.us / products.us, dirty))
     rows.append(_training(effort))
     spec = bundle.spec
-    title = f"model: {spec.members} GRUs {spec.layers} x {spec.hidden}, {len(spec.inputs)} inputs, {len(spec.classes)} classes, numpy"
+    size = f"{spec.members} GRUs {spec.layers} x {spec.hidden}, {len(spec.inputs)} inputs, {len(spec.classes)} classes"
+    title = f"model: {size}, numpy"
     return Section(title, rows, {"model_step_us": {str(batch): times[f"step {batch}"].us for batch in BATCHES}})
 
 
