@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.commands.common import Console, with_console
+from pipeline.core.alarm import HEALTHY
 from pipeline.errors import ThrumcastError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from models.drift import Shift
+    from pipeline.config import Config
 
 SHOWN = 12
 
@@ -56,11 +58,11 @@ def command(
         raise ThrumcastError(msg, hint="it was trained by an older release: train again")
     trained = [datetime.fromisoformat(model.data[name]) for name in ("from", "to")]
     since = _utc(start) or trained[1]
-    now = _by_machine(config.data.path, since, _utc(end), machine, inputs)
+    now = _by_machine(config, since, _utc(end), machine, inputs)
     if not now:
         msg = f"expected good windows without a known fault from {since:%Y-%m-%d %H:%M:%S} UTC, found: none"
         raise ThrumcastError(msg, hint="--from names an earlier time")
-    own = _by_machine(config.data.path, trained[0], min(trained[1], since), machine, inputs)
+    own = _by_machine(config, trained[0], min(trained[1], since), machine, inputs)
     shifts: dict[str, list[Shift]] = {}
     for regime in drift.speed_regimes(np.concatenate([x[:, -1] for x in now.values()])):
         inside = {name: x[regime.holds(x[:, -1])] for name, x in now.items()}
@@ -85,7 +87,7 @@ def command(
 
 
 def _by_machine(
-    data_dir: Path, start: datetime, end: datetime | None, machine: str | None, inputs: tuple[str, ...]
+    config: Config, start: datetime, end: datetime | None, machine: str | None, inputs: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
     """Machine -> its good windows without a known fault (N, F + 1): the inputs, and the shaft speed last."""
     import numpy as np
@@ -93,9 +95,10 @@ def _by_machine(
     from models.dataset import read
     from models.inputs import columns_matrix
 
-    rows = read(data_dir, start, end)
+    rows = read(config.data.path, start, end)
     names = np.array(rows.column("machine").to_pylist(), object)
-    healthy = np.array([truth in (None, "healthy") for truth in rows.column("truth").to_pylist()], np.bool_)
+    truths = rows.column("truth").to_pylist()
+    healthy = np.array([truth is None or config.modes.resolve(truth) == HEALTHY for truth in truths], np.bool_)
     good = (rows.column("quality").to_numpy() == 0) & healthy
     if machine is not None:
         good &= names == machine

@@ -122,6 +122,21 @@ def coverage(data_dir: Path, labels: Sequence[LabelEvent]) -> dict[str, int]:
     return {label.id: report_of(apply_labels(rows, [label]))["used"].get(label.id, 0) for label in labels}
 
 
+def not_in_model(config: Config, labels: Sequence[LabelEvent]) -> list[str]:
+    """Ids of the labels that the newest version has not seen, neither as used nor as ignored."""
+    from models.registry import Registry
+    from pipeline.errors import ModelError
+
+    registry = Registry(config.data.path)
+    versions = registry.versions()
+    try:
+        known = registry.load(versions[-1]).data.get("labels") or {} if versions else {}
+    except ModelError:  # `models ls` says what is wrong with it
+        known = {}
+    seen = {*known.get("used", ()), *known.get("ignored", ())}
+    return [label.id for label in labels if label.id not in seen]
+
+
 def told(event: LabelEvent) -> str:
     """One line about an event."""
     if event.op == "retract":

@@ -32,10 +32,12 @@ def command() -> None:
 @with_console
 def ls(console: Console, machine: str | None, everything: bool, data_dir: Path | None) -> None:
     """List the labels, oldest first."""
+    from pipeline.commands.label_rows import not_in_model
     from pipeline.commands.tables import table
     from pipeline.edges.labels import LabelFile, active
 
-    events = LabelFile(_config(console, data_dir).data.path).events()
+    config = _config(console, data_dir)
+    events = LabelFile(config.data.path).events()
     shown = [e for e in (events if everything else active(events)) if machine in (None, e.machine)]
     head = ("id", "op", "machine", "point", "start", "end", "verdict", "mode", "certainty", "source", "by")
     rows = [
@@ -48,7 +50,11 @@ def ls(console: Console, machine: str | None, everything: bool, data_dir: Path |
         )
         for e in shown
     ]
-    console.result({"labels": [asdict(e) for e in shown]}, table(head, rows) if rows else "no labels")
+    waiting = not_in_model(config, active(events))
+    text = table(head, rows) if rows else "no labels"
+    if waiting:
+        text += f"\n{len(waiting)} not yet in a model (`thrumcast train` uses them)"
+    console.result({"labels": [asdict(e) for e in shown], "not_in_model": waiting}, text)
 
 
 @command.command()
