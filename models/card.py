@@ -51,6 +51,7 @@ point. A person decides what is done about it.
 * Probabilities are calibrated on the machines above; on others they may be too sure.
 
 ## Network
-GRU, {spec.layers} x {spec.hidden} units, linear layer, softmax at temperature {spec.temperature:.2f}; \
+{spec.cell}, {spec.layers} x {spec.hidden} units, linear layer, softmax at temperature {spec.temperature:.2f}; \
+{spec.members} such networks with seeds of their own, their outputs averaged; \
 {len(spec.inputs)} inputs, scaler {spec.scaler.kind}; {train["epochs"]} passes.
 """

@@ -3,27 +3,32 @@
 Every fold fits its own scaler and weights on its training side. The held-out logits of all folds are pooled:
 they choose the number of passes (one number for all folds) and the temperature. For the reported
 probabilities each fold's temperature is fitted on the other folds, so that no window calibrates itself.
+An ensemble's logits are the mean over its members, each trained with a seed of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.augment import structural
+from models.augment import Augmentation
+from models.checkpoint import Checkpoints, Progress
 from models.dataset import UNKNOWN, Dataset, WindowSequence
 from models.events import Track
 from models.metrics import fit_temperature, nll, softmax
-from models.network import GruClassifier, GruConfig
+from models.network import NetworkConfig, RecurrentNetwork
+from models.objective import Example
 from models.scaling import Scaler
 from models.settings import TrainSettings
 from models.splits import Fold, Split
-from models.training import EpochReport, Example, epochs_for, fit, predict
+from models.training import EpochReport, epochs_for, fit, predict
 
 CHECKS = 20  # looks at the held-out side per fold
+SEED_STEP = 1_000_003  # from member to member; neighbouring seeds of a user stay apart
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -51,15 +56,21 @@ class _FoldLogits:
     at: dict[int, list[Float32]]  # epoch -> logits (T, K) per sequence
 
 
-def config_of(dataset: Dataset, settings: TrainSettings) -> GruConfig:
+def config_of(dataset: Dataset, settings: TrainSettings) -> NetworkConfig:
     """Sizes of the network for this data."""
-    return GruConfig(
+    return NetworkConfig(
         inputs=len(dataset.inputs),
-        classes=len(dataset.classes),
+        outputs=len(dataset.classes),
         hidden=settings.hidden,
         layers=settings.layers,
         dropout=settings.dropout,
+        cell=settings.cell,
     )
+
+
+def of_member(settings: TrainSettings, member: int) -> TrainSettings:
+    """Settings with the seed of one member of an ensemble; the first has the seed itself."""
+    return replace(settings, seed=settings.seed + SEED_STEP * member)
 
 
 def fit_scaler(sequences: Sequence[WindowSequence], kind: str) -> Scaler:
@@ -69,7 +80,7 @@ def fit_scaler(sequences: Sequence[WindowSequence], kind: str) -> Scaler:
 
 def examples_of(sequences: Sequence[WindowSequence], scaler: Scaler) -> list[Example]:
     """Scaled sequences."""
-    return [Example(scaler.apply(sequence.x), sequence.y) for sequence in sequences]
+    return [Example(scaler.apply(sequence.x), sequence.y, sequence.weight) for sequence in sequences]
 
 
 def cross_validate(
@@ -80,13 +91,13 @@ def cross_validate(
     *,
     epochs: int | None = None,
     schedule_epochs: int | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> OutOfFold | None:
     """Train every fold and pool what it says of its test side.
 
     With `epochs` given nothing is chosen: every fold is trained that long. Ctrl-C ends it with the folds that are
-    done; without any, the result is None.
+    done; without any, the result is None. With `checkpoints` it goes on where it was.
     """
-    config = config_of(dataset, settings)
     total = epochs or max(epochs_for(examples_of(fold.train, _identity(dataset)), settings) for fold in split.folds)
     step = max(1, total // CHECKS)
     checks = [total] if epochs else sorted({*range(step, total + 1, step), total})
@@ -94,9 +105,8 @@ def cross_validate(
     done: list[_FoldLogits] = []
     try:
         for number, fold in enumerate(split.folds):
-            done.append(
-                _one_fold(number, fold, split.untested, dataset.inputs, config, settings, checks, schedule, watch)
-            )
+            training = _FoldTraining(number, fold, split.untested, dataset, settings, checks, schedule, checkpoints)
+            done.append(_one_fold(training, watch))
     except KeyboardInterrupt:
         if not done:
             return None
@@ -115,49 +125,82 @@ def cross_validate(
     return OutOfFold(tuple(tracks), tuple(fold_of), best, schedule, temperature, likelihood, len(done))
 
 
-def _one_fold(
-    number: int,
-    fold: Fold,
-    untested: Sequence[int],
-    inputs: Sequence[str],
-    config: GruConfig,
-    settings: TrainSettings,
-    checks: Sequence[int],
-    schedule_epochs: int,
-    watch: Watch,
-) -> _FoldLogits:
-    """Train on one side; keep what is said of the other at every check."""
-    scaler = fit_scaler(fold.train, settings.scaler)
+@dataclass(frozen=True, slots=True, eq=False)
+class _FoldTraining:
+    """One fold, and how it is trained."""
+
+    number: int
+    fold: Fold
+    untested: Sequence[int]
+    dataset: Dataset
+    settings: TrainSettings
+    checks: Sequence[int]  # passes after which the held-out side is looked at
+    schedule_epochs: int
+    checkpoints: Checkpoints | None
+
+
+def _one_fold(training: _FoldTraining, watch: Watch) -> _FoldLogits:
+    """Train all members on one side; keep the mean of what they say of the other at every check."""
+    scaler = fit_scaler(training.fold.train, training.settings.scaler)
+    members = [_one_member(training, member, scaler, watch) for member in range(training.settings.members)]
+    sequences = training.fold.test
+    at = {
+        epoch: [np.mean([said[epoch][row] for said in members], axis=0) for row in range(len(sequences))]
+        for epoch in training.checks
+    }
+    return _FoldLogits(sequences, at)
+
+
+def _one_member(training: _FoldTraining, member: int, scaler: Scaler, watch: Watch) -> dict[int, list[Float32]]:
+    """Train one network; return its logits of the test side, epoch -> (T, K) per sequence."""
+    fold, checks = training.fold, training.checks
+    settings = of_member(training.settings, member)
     test = examples_of(fold.test, scaler)
+    part = f"fold-{training.number}-member-{member}"
+    saved = training.checkpoints.load(part) if training.checkpoints else None
+    lengths = np.cumsum([0, *(len(example.y) for example in test)])
     at: dict[int, list[Float32]] = {}
+    for name, logits in ({} if saved is None else saved.kept).items():
+        at[int(name)] = [logits[a:b] for a, b in pairwise(lengths.tolist())]
     best, since_best = np.inf, 0
 
-    def look(report: EpochReport, network: GruClassifier) -> bool:
+    def improves(epoch: int) -> float:
         nonlocal best, since_best
+        y, logits = _pool([_FoldLogits(fold.test, at)], epoch, training.untested)
+        likelihood = nll(y, logits, fit_temperature(y, logits))
+        best, since_best = (likelihood, 0) if likelihood < best else (best, since_best + 1)
+        return likelihood
+
+    def look(report: EpochReport, network: RecurrentNetwork) -> bool:
+        report = replace(report, member=member)
         if report.epoch not in checks:
-            watch(number, report, None)
+            watch(training.number, report, None)
             return True
         at[report.epoch] = predict(network, test)
-        y, logits = _pool([_FoldLogits(fold.test, at)], report.epoch, untested)
-        likelihood = nll(y, logits, fit_temperature(y, logits))
-        watch(number, report, likelihood)
-        best, since_best = (likelihood, 0) if likelihood < best else (best, since_best + 1)
-        return since_best < settings.patience
+        watch(training.number, report, improves(report.epoch))
+        goes_on = since_best < settings.patience and report.epoch < checks[-1]
+        if training.checkpoints:
+            kept = {str(epoch): np.concatenate(logits) for epoch, logits in at.items()}
+            training.checkpoints.save(part, Progress(report.state(), kept, finished=not goes_on))
+        return goes_on
 
-    train = examples_of(fold.train, scaler)
-    fit(
-        train,
-        config,
-        settings,
-        epochs=checks[-1],
-        schedule_epochs=schedule_epochs,
-        structure=structural(inputs),
-        after_epoch=look,
-    )
+    for epoch in sorted(at):
+        improves(epoch)
+    if saved is None or not saved.finished:
+        fit(
+            examples_of(fold.train, scaler),
+            config_of(training.dataset, settings),
+            settings,
+            epochs=checks[-1],
+            schedule_epochs=training.schedule_epochs,
+            augmentation=Augmentation.of(training.dataset.inputs, scaler, settings),
+            start=None if saved is None else saved.state,
+            after_epoch=look,
+        )
     last = max(at)
     for epoch in checks:  # a fold that stopped early stays as it was
         at.setdefault(epoch, at[last])
-    return _FoldLogits(fold.test, at)
+    return at
 
 
 def _best_epoch(likelihood: Sequence[tuple[int, float]]) -> int:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from models.facts import DataFacts
 from models.inputs import columns_matrix, feature_columns
+from models.labelling import WEIGHT, apply_labels, report_of
 from pipeline.core.quality import STOPS, Quality
 from pipeline.core.records import StreamKey
 from pipeline.errors import SchemaError, ThrumcastError
@@ -44,6 +45,7 @@ class WindowSequence:
     start_ns: Int64  # (T,)
     end_ns: Int64  # (T,)
     session: NDArray[np.uint64]  # (T,)
+    weight: Float32 | None = None  # (T,) certainty of the labels; None: all are sure
 
     def __len__(self) -> int:
         return int(self.y.size)
@@ -51,8 +53,9 @@ class WindowSequence:
     def cut(self, first: int, last: int) -> WindowSequence:
         """Windows [first, last)."""
         part = slice(first, last)
+        weight = None if self.weight is None else self.weight[part]
         return WindowSequence(
-            self.key, self.x[part], self.y[part], self.start_ns[part], self.end_ns[part], self.session[part]
+            self.key, self.x[part], self.y[part], self.start_ns[part], self.end_ns[part], self.session[part], weight
         )
 
 
@@ -108,7 +111,8 @@ def build(table: pa.Table, spec: DatasetSpec) -> Dataset:
     ignored = _ignored(modes, quality, known)
 
     if spec.exact_inputs is None:
-        inputs, inputs_ignored = feature_columns(rows, spec.inputs, good & (y != UNKNOWN))
+        labelled = good & (y != UNKNOWN)  # values can be learned where no mode is known
+        inputs, inputs_ignored = feature_columns(rows, spec.inputs, labelled if labelled.any() else good)
     else:
         inputs, inputs_ignored = spec.exact_inputs, {}
     x = columns_matrix(rows, inputs)
@@ -127,15 +131,18 @@ def build(table: pa.Table, spec: DatasetSpec) -> Dataset:
         inputs_ignored=inputs_ignored,
         first_ns=int(starts.min()),
         last_ns=int(_ns(rows, "end").max()),
+        labels=report_of(table),
     )
     return Dataset(sequences, inputs, classes, str(schemas[0]), facts)
 
 
 def read(data_dir: Path, start: datetime | None = None, end: datetime | None = None) -> pa.Table:
-    """Feature rows of a data directory, what is still in its journal included."""
+    """Feature rows of a data directory, what is still in its journal included, as people have labelled them."""
     from pipeline.edges.archive_read import read_features
+    from pipeline.edges.labels import LabelFile
 
-    return read_features(data_dir, start=start, end=end)
+    rows = read_features(data_dir, start=start, end=end)
+    return apply_labels(rows, LabelFile(data_dir).active(), read_machines(data_dir))
 
 
 def read_machines(data_dir: Path) -> dict[StreamKey, dict[str, Any]]:
@@ -182,6 +189,9 @@ def _sequences(
     point = rows.column("point").to_numpy()[keep]
     start, end = _ns(rows, "start")[keep], _ns(rows, "end")[keep]
     session = rows.column("session").to_numpy().astype(np.uint64)[keep]
+    weight = None
+    if WEIGHT in rows.column_names and (certainty := rows.column(WEIGHT).to_numpy()[keep]).min() < 1:
+        weight = certainty.astype(np.float32)
     new_stream = (machine[1:] != machine[:-1]) | (point[1:] != point[:-1])
     pause = np.abs(start[1:] - end[:-1]) > gap_ns + (end - start)[1:]  # as in pipeline.core.engine
     cuts = np.flatnonzero(new_stream | pause) + 1
@@ -194,6 +204,7 @@ def _sequences(
             start[first:last],
             end[first:last],
             session[first:last],
+            None if weight is None else weight[first:last],
         )
         for first, last in pairwise(edges)
     )

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from models import report
+from models.alarm_replay import archived_tracks, settings_of, trade_off, trade_off_text
 from models.bundle import Bundle
 from models.dataset import Dataset, build, check_trainable, read, read_machines
+from models.diagnosis import diagnose
+from models.events import Track
 from models.predictor import NumpyPredictor
 from models.registry import CHAMPION, Registry
 from models.scoring import run, score
@@ -64,6 +67,41 @@ def evaluate(request: EvaluateRequest, *, say: Say, warn: Say) -> Evaluated:
     return Evaluated(document, report.evaluated_text(document))
 
 
+def replay_alarms(request: EvaluateRequest, given: Sequence[str], *, say: Say, warn: Say) -> Evaluated:
+    """Archived predictions of a version under the present and other alarm settings.
+
+    Raises:
+        ConfigError: a setting that cannot be.
+        ModelError: no such version.
+        ThrumcastError: nothing in the archive can be scored.
+    """
+    from pipeline.edges.archive_read import read_predictions
+
+    started, config = time.monotonic(), request.config
+    settings = settings_of(alarm_spec(config), given)
+    registry = Registry(request.data_dir)
+    model = registry.load(request.version or _default(registry))
+    version, classes = model.spec.version, model.spec.classes
+    spec = dataclasses.replace(dataset_spec(config, ""), exact_inputs=model.spec.inputs, exact_classes=classes)
+    dataset = build(read(request.data_dir), spec)
+    predictions = read_predictions(request.data_dir)
+    tracks: list[Track] = []
+    if all(f"p_{mode}" in predictions.column_names for mode in classes):
+        tracks = archived_tracks(dataset, predictions, version, classes, config.model.warm_up_windows)
+    source = "archived predictions"
+    if not tracks:
+        source = "its predictions now: it has none in the archive"
+        warn(f"expected predictions of {version} in the archive, found none: it is stepped over the archived features")
+        model.check_fits(dataset.feature_schema)
+        stepped = run(NumpyPredictor(model), dataset.sequences)
+        tracks = [track.after(config.model.warm_up_windows) for track in stepped]
+    windows = sum(len(track.sequence) for track in tracks)
+    say(f"{version}: {windows} windows of {len({track.sequence.key for track in tracks})} streams, {source}")
+    rows = trade_off(tracks, classes, settings)
+    document = {"version": version, "source": source, "windows": windows, "settings": rows}
+    return Evaluated(document | {"seconds": round(time.monotonic() - started, 3)}, trade_off_text(rows))
+
+
 def _default(registry: Registry) -> str:
     aliases, versions = registry.aliases(), registry.versions()
     return CHAMPION if CHAMPION in aliases or not versions else versions[-1]
@@ -86,9 +124,13 @@ def _evaluate_one(model: Bundle, request: EvaluateRequest, say: Say, warn: Say) 
         numbers, remarks = _trained_again(model, dataset, request, say)
     for remark in remarks:
         warn(remark)
+    found = diagnose(model, dataset.sequences)
+    for line in found.lines():
+        warn(line)
     return {
         "version": model.spec.version,
         **numbers,
+        "diagnosis": found.document(),
         "split": request.split,
         "remarks": remarks,
         "data": dataset.facts.document(),

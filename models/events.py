@@ -33,6 +33,10 @@ class Track:
     sequence: WindowSequence
     p: NDArray[np.float64]
 
+    def after(self, windows: int) -> Track:
+        """Without its first windows."""
+        return Track(self.sequence.cut(windows, len(self.sequence)), self.p[windows:])
+
 
 @dataclass(frozen=True, slots=True)
 class _Span:
@@ -41,6 +45,7 @@ class _Span:
     mode: str
     start_ns: int
     end_ns: int
+    id: str = ""  # of an alarm
 
     def meets(self, other: _Span) -> bool:
         return self.start_ns < other.end_ns and other.start_ns < self.end_ns
@@ -69,10 +74,9 @@ def event_metrics(
                 misdiagnosed += 1
             else:
                 missed += 1
-        false_alarms += sum(
-            any(alarm.meets(span) for span in healthy) and not any(alarm.meets(fault) for fault in faults)
-            for alarm in alarms
-        )
+        in_fault = {alarm.id for alarm in alarms if any(alarm.meets(fault) for fault in faults)}
+        in_health = {alarm.id for alarm in alarms if any(alarm.meets(span) for span in healthy)}
+        false_alarms += len(in_health - in_fault)  # by id: an alarm that comes back is one episode
     days = healthy_s / DAY_S
     return {
         "episodes": detected + missed + misdiagnosed,
@@ -91,6 +95,21 @@ def event_metrics(
             "p90": float(np.percentile(delays_s, 90)) if delays_s else None,
         },
     }
+
+
+def fault_delays(
+    tracks: Sequence[Track], classes: Sequence[str], spec: AlarmSpec, *, warm_up_windows: int = 0
+) -> dict[str, list[float | None]]:
+    """Seconds from the start of every fault to the first alarm of the right mode, by mode; None = there was none."""
+    delays: dict[str, list[float | None]] = {}
+    for track in tracks:
+        alarms = _alarms(track, classes, spec, warm_up_windows)
+        for fault in _truth_spans(track.sequence, classes):
+            if fault.mode != HEALTHY:
+                right = [alarm for alarm in alarms if alarm.mode == fault.mode and alarm.meets(fault)]
+                first = max(0, right[0].start_ns - fault.start_ns) / SECOND_NS if right else None
+                delays.setdefault(fault.mode, []).append(first)
+    return delays
 
 
 def recording_metrics(tracks: Sequence[Track], classes: Sequence[str]) -> dict[str, Any]:
@@ -130,20 +149,20 @@ def _alarms(track: Track, classes: Sequence[str], spec: AlarmSpec, warm_up_windo
     """Alarms over one sequence; one that is still up at the end ends there."""
     sequence, state = track.sequence, AlarmState()
     spans: list[_Span] = []
-    raised: AlarmChange | None = None
+    up: dict[str, AlarmChange] = {}
     for t in range(warm_up_windows, len(sequence)):
         probabilities = dict(zip(classes, track.p[t].tolist(), strict=True))
         start_ns, end_ns = int(sequence.start_ns[t]), int(sequence.end_ns[t])
         state, changes = judge(spec, state, sequence.key, probabilities, start_ns, end_ns)
         for change in changes:
             if change.type == "raised":
-                raised = change
-            elif change.type == "cleared" and raised is not None:
-                spans.append(_Span(raised.mode, raised.at_ns, change.at_ns))
-                raised = None
-    if raised is not None:
-        spans.append(_Span(raised.mode, raised.at_ns, max(int(sequence.end_ns[-1]), raised.at_ns) + 1))
-    return spans
+                up[change.id] = change
+            elif change.type in ("cleared", "revoked"):
+                spans.append(_Span(change.mode, up.pop(change.id).at_ns, change.at_ns, change.id))
+    for raised in up.values():
+        end_ns = max(int(sequence.end_ns[-1]), raised.at_ns) + 1
+        spans.append(_Span(raised.mode, raised.at_ns, end_ns, raised.id))
+    return sorted(spans, key=lambda span: span.start_ns)
 
 
 def _truth_spans(sequence: WindowSequence, classes: Sequence[str]) -> list[_Span]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from models.labelling import report_text
+
 
 @dataclass(frozen=True, slots=True)
 class DataFacts:
@@ -24,6 +26,7 @@ class DataFacts:
     inputs_ignored: dict[str, str] = field(default_factory=dict)  # column -> reason
     first_ns: int = 0
     last_ns: int = 0
+    labels: dict[str, Any] = field(default_factory=dict)  # of people: used and ignored, see models/labelling.py
 
     def document(self) -> dict[str, Any]:
         """Return the facts as JSON has them."""
@@ -39,6 +42,7 @@ class DataFacts:
             "inputs_ignored": self.inputs_ignored,
             "from": _iso(self.first_ns),
             "to": _iso(self.last_ns),
+            "labels": self.labels,
         }
 
     def text(self) -> str:
@@ -51,6 +55,8 @@ class DataFacts:
         ]
         if self.ignored:
             lines.append("ignored: " + ", ".join(f"{count} ({why})" for why, count in self.ignored.items()))
+        if self.labels.get("used") or self.labels.get("ignored"):
+            lines.append(report_text(self.labels))
         if self.inputs_ignored:
             reasons = Counter(self.inputs_ignored.values())
             lines.append("inputs left out: " + ", ".join(f"{count} ({why})" for why, count in reasons.items()))

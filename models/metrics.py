@@ -72,6 +72,20 @@ def ece(y: Int64, p: Float, bins: int = ECE_BINS) -> float:
     return float(np.abs(gaps).sum() / y.size)
 
 
+def reliability(y: Int64, p: Float, bins: int = ECE_BINS) -> list[dict[str, float]]:
+    """Per bin of the largest probability that has windows: confidence, accuracy (means), windows."""
+    if y.size == 0:
+        return []
+    sure, right = p.max(axis=1).astype(np.float64), p.argmax(axis=1) == y
+    number = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
+    rows = []
+    for b in np.unique(number).tolist():
+        mine = number == b
+        row = {"confidence": float(sure[mine].mean()), "accuracy": float(right[mine].mean())}
+        rows.append({**row, "windows": int(mine.sum())})
+    return rows
+
+
 def softmax(logits: Float, temperature: float = 1.0) -> NDArray[np.float64]:
     """Probabilities (N, K) of logits (N, K)."""
     scaled = logits.astype(np.float64) / temperature

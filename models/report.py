@@ -15,6 +15,12 @@ def trained_text(document: Numbers) -> str:
     lines = []
     if document["metrics"]:
         lines += [f"held out by {document['split']}, pooled over the folds", metrics_text(document["metrics"]), ""]
+        leaky = document["metrics"].get("leaky")
+        if leaky:
+            lines += [_leaky_text(document["split"], document["metrics"], leaky), ""]
+        forecast = document["metrics"].get("forecast")
+        if forecast:
+            lines += [forecast_text(forecast), ""]
     lines.append(
         f"{document['version']}: {', '.join(document['aliases'])}; {document['epochs']} passes, temperature"
         f" {document['temperature']:.2f}, {document['windows_used']} windows in {document['seconds']:.1f} s"
@@ -86,6 +92,23 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         )
         for row in (head, *rows)
     )
+
+
+def _leaky_text(split: str, honest: Numbers, leaky: Numbers) -> str:
+    rows = [(label, _number(honest[key], 3), _number(leaky[key], 3)) for label, key in _WINDOW_ROWS]
+    mine, other = (_number(each["recordings"]["accuracy"], 3) for each in (honest, leaky))
+    rows.append(("recordings", mine, other))
+    head = ("", split, "leaky: do not quote")
+    return table(head, rows)
+
+
+def forecast_text(numbers: Numbers) -> str:
+    """How well the next mode is foretold on held-out machines, beside naive guesses."""
+    rows = [
+        (who, _number(each["accuracy"], 3), _number(each["log_loss"], 3)) for who, each in numbers["guesses"].items()
+    ]
+    head = f"forecast: the next mode of {numbers['windows']} held-out windows whose future is known"
+    return f"{head}\n{table(('guess', 'accuracy', 'log loss'), rows)}"
 
 
 def _against_text(document: Numbers, against: Numbers) -> str:

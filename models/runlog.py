@@ -20,14 +20,26 @@ class RunLog:
     log: IO[str]
     say: Callable[[str], None]
     folds: int
+    split: str = "honest"  # or leaky
 
     def __call__(self, fold: int | None, seen: EpochReport, held_out: float | None) -> None:
         """Note a pass; `fold` None is the final fit."""
-        entry = {"fold": fold, "epoch": seen.epoch, "loss": number_or_none(seen.loss)}
+        entry = {
+            "split": self.split,
+            "fold": fold,
+            "member": seen.member,
+            "epoch": seen.epoch,
+            "loss": number_or_none(seen.loss),
+        }
         entry |= {"gradient_norm": number_or_none(seen.gradient_norm), "held_out_nll": held_out}
         self.log.write(json.dumps(entry) + "\n")
         self.log.flush()
         if seen.epoch == seen.epochs or seen.epoch % max(1, seen.epochs // LINES_PER_FIT) == 0:
-            where = "final fit" if fold is None else f"fold {fold + 1}/{self.folds}"
+            where = (
+                "final fit"
+                if fold is None
+                else f"{'' if self.split == 'honest' else f'{self.split} '}fold {fold + 1}/{self.folds}"
+            )
             tail = "" if held_out is None else f", held-out {held_out:.3f}"
+            where += f", member {seen.member + 1}" if seen.member else ""
             self.say(f"{where}: pass {seen.epoch}/{seen.epochs}, loss {seen.loss:.3f}{tail}")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from models.bundle import Bundle
-from models.predictor import NumpyPredictor
+from models.predictor import NumpyPredictor, ValuePredictor
+from models.spec import VALUE_TASKS
 
 STEPS = 30
 BATCH = 64
@@ -17,9 +18,10 @@ LEAST_SPREAD = 1e-3  # of a probability over very different inputs
 
 def self_test(model: Bundle) -> list[str]:
     """Return what is wrong with the model; an empty list is a pass. Deterministic."""
-    predictor, scaler = NumpyPredictor(model), model.spec.scaler
+    values, scaler = model.spec.task in VALUE_TASKS, model.spec.scaler
+    predictor = ValuePredictor(model) if values else NumpyPredictor(model)
     rng = np.random.default_rng(0)
-    shape = (BATCH, len(predictor.inputs))
+    shape = (BATCH, len(model.spec.inputs))
     h = predictor.initial(BATCH)
     spread, moved = 0.0, 0.0
     for _ in range(STEPS):
@@ -27,7 +29,8 @@ def self_test(model: Bundle) -> list[str]:
         p, h_next = predictor.step(x, h)
         if not (np.isfinite(p).all() and np.isfinite(h_next).all()):
             return ["its outputs are not finite"]
-        spread = max(spread, float(np.ptp(p, axis=0).max()))
+        said = model.spec.target_scaler.apply(p) if model.spec.target_scaler else p  # values without their units
+        spread = max(spread, float(np.ptp(said, axis=0).max()))
         moved = max(moved, float(np.abs(h_next - h).max()))
         h = h_next
     nothing, _ = predictor.step(np.full(shape, np.nan, np.float32), h)
@@ -35,7 +38,7 @@ def self_test(model: Bundle) -> list[str]:
     if not np.isfinite(nothing).all():
         problems.append("its outputs are not finite when every input is missing")
     if spread < LEAST_SPREAD:
-        problems.append(f"it says the same whatever it sees (largest difference of a probability: {spread:.1e})")
+        problems.append(f"it says the same whatever it sees (largest difference of an output: {spread:.1e})")
     if moved < LEAST_SPREAD:
         problems.append(f"its state does not move (largest change: {moved:.1e})")
     return problems

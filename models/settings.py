@@ -8,24 +8,33 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
+from models.cells import CELLS
 from models.scaling import KINDS
+from models.spec import TASKS
 from pipeline.errors import ConfigError
 
-BALANCES = ("none", "sqrt", "full")
+BALANCES = ("none", "sqrt", "full", "logit")
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
     """All choices of a training; stored with the version, so that `evaluate` can train the same way again."""
 
+    task: str = "window"  # window, sequence, next, life: see models/spec.py
+    targets: str = ""  # next: features or columns to foretell, with commas; "" = the inputs
     inputs: str = "gain_free"  # gain_free, all, or names with commas
-    scaler: str = "robust"  # standard, minmax, robust
+    scaler: str = "standard"  # standard, minmax, robust
+    cell: str = "gru"  # gru, lstm, rnn_tanh, rnn_relu
     hidden: int = 48  # units per layer
-    layers: int = 1  # GRU layers
+    layers: int = 1  # 1 or 2
+    members: int = 3  # networks with seeds of their own whose outputs are averaged
     dropout: float = 0.3
     epochs: int = 0  # passes over the data; 0 = enough for about STEPS_WANTED steps
     batch: int = 16  # sequences side by side
     chunk: int = 32  # windows per truncated back-propagation
+    crop: float = 0.33  # a sequence begins anew at every pass, up to this share of it (and a chunk) later
     learning_rate: float = 3e-3
     weight_decay: float = 0.05
     clip_norm: float = 1.0
@@ -33,10 +42,21 @@ class TrainSettings:
     burn_in: int = 1  # windows after a cold start without loss
     noise: float = 0.15  # standard deviation of the noise on scaled features
     drop_input: float = 0.1  # share of the features that a sequence goes without, per chunk
+    gain: float = 0.5  # standard deviation of ln(gain) of features that depend on the sensor's gain
+    speed: float = 0.0  # standard deviation of ln(speed factor), see augment.py
+    channel_swap: float = 0.0  # share of the sequences whose channels change places
+    channel_drop: float = 0.1  # share of the chunks that go without one of several channels
     structure_offset: float = 2.0  # standard deviation of a machine's own offset on scaled features, see augment.py
     structure_drop: float = 0.5  # share of the chunks that go without the features that carry such an offset
     label_smoothing: float = 0.05
-    balance: str = "sqrt"  # class weights: none, 1/sqrt(count), full = 1/count
+    balance: str = "sqrt"  # none, class weights sqrt = 1/sqrt(count) or full = 1/count, logit = logit adjustment
+    forecast: int = 0  # modes to foretell after the present one; 0 = no forecast
+    decoder: int = 24  # units of the forecast's decoder
+    teacher: float = (
+        1.0  # share of the decoder's steps that are given the true mode before; below 1 = scheduled sampling
+    )
+    device: str = "auto"  # auto = a GPU if there is one
+    precision: str = "auto"  # auto = bfloat16 on a GPU, float32 on a CPU
     folds: int = 5
     patience: int = 10  # checks without a better held-out likelihood before a fold stops
     seed: int = 0
@@ -81,6 +101,18 @@ class TrainSettings:
             ConfigError: naming the key and the range.
         """
         ranges: dict[str, tuple[bool, str]] = {
+            "task": (self.task in TASKS, ", ".join(TASKS)),
+            "cell": (self.cell in CELLS, ", ".join(CELLS)),
+            "members": (1 <= self.members <= 32, "1 to 32"),
+            "gain": (0 <= self.gain <= 3, "0 to 3"),
+            "speed": (0 <= self.speed <= 0.5, "0 to 0.5"),
+            "channel_swap": (0 <= self.channel_swap <= 1, "0 to 1"),
+            "channel_drop": (0 <= self.channel_drop <= 1, "0 to 1"),
+            "forecast": (0 <= self.forecast <= 32, "0 (none) to 32"),
+            "decoder": (1 <= self.decoder <= 1024, "1 to 1024"),
+            "teacher": (0 <= self.teacher <= 1, "0 to 1"),
+            "device": (self.device in DEVICES, ", ".join(DEVICES)),
+            "precision": (self.precision in PRECISIONS, ", ".join(PRECISIONS)),
             "scaler": (self.scaler in KINDS, ", ".join(KINDS)),
             "balance": (self.balance in BALANCES, ", ".join(BALANCES)),
             "hidden": (1 <= self.hidden <= 4096, "1 to 4096"),
@@ -89,6 +121,7 @@ class TrainSettings:
             "epochs": (0 <= self.epochs <= 100_000, "0 (automatic) to 100000"),
             "batch": (self.batch >= 1, "1 or more"),
             "chunk": (self.chunk >= 1, "1 or more"),
+            "crop": (0 <= self.crop < 1, "0 to below 1"),
             "learning_rate": (0 < self.learning_rate <= 1, "above 0, at most 1"),
             "weight_decay": (0 <= self.weight_decay <= 1, "0 to 1"),
             "clip_norm": (self.clip_norm > 0, "above 0"),

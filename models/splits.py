@@ -3,6 +3,8 @@
     --split FIELD   groups = values of a field of machines.jsonl; a stream without that field is grouped by its
                     specimen, else by its machine. `machine` and `specimen` always work.
     --split time    one fold: the last quarter of every sequence is the test, and windows that reach into it are purged.
+    leaky           windows of one recording on both sides: for comparison with numbers that others have published, and
+                    only beside an honest split
 
 A class that only one group has is never tested (a model that never saw it could not know it): its windows
 are trained on wherever their group is not under test, and the split says so.
@@ -20,6 +22,7 @@ from pipeline.core.records import StreamKey
 from pipeline.errors import ThrumcastError
 
 TEST_SHARE_OF_TIME = 0.25
+LEAKY_PIECE = 6  # windows that stay together in a split that leaks
 
 Facts = Mapping[StreamKey, Mapping[str, object]]
 
@@ -78,6 +81,27 @@ def make_split(
         train = tuple(s for s, group in zip(sequences, groups, strict=True) if group not in part)
         made.append(Fold(train, test, tuple(sorted(part))))
     return Split(field, tuple(made), untested, tuple(remarks))
+
+
+def leaky_split(sequences: Sequence[WindowSequence], folds: int, seed: int) -> Split:
+    """Deal short pieces of every sequence at random, unpurged: train and test share machines and even samples."""
+    rng = np.random.default_rng(seed)
+    pieces = [
+        sequence.cut(first, first + LEAKY_PIECE)
+        for sequence in sequences
+        for first in range(0, len(sequence), LEAKY_PIECE)
+    ]
+    fold_of = rng.permutation(np.arange(len(pieces)) % folds)
+    made = [
+        Fold(
+            tuple(piece for piece, fold in zip(pieces, fold_of, strict=True) if fold != number),
+            tuple(piece for piece, fold in zip(pieces, fold_of, strict=True) if fold == number),
+            ("leaky",),
+        )
+        for number in range(min(folds, len(pieces)))
+    ]
+    remark = "train and test share machines and samples: these numbers say nothing about a machine never seen"
+    return Split("leaky", tuple(made), (), (remark,))
 
 
 def group_of(sequences: Sequence[WindowSequence], facts: Facts, field: str) -> list[str]:

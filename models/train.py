@@ -2,15 +2,18 @@
 
     1  data facts, before anything is computed
     2  grouped cross-validation: honest metrics, number of passes, temperature      (models/crossval.py)
-    3  a final fit on everything, for that number of passes
-    4  self-test, new registry version, alias `challenger`; `champion` too when there is none yet
+    3  a final fit on everything, for that number of passes; a forecast's decoder on top if asked
+    4  diagnosis, self-test, new registry version, alias `challenger`; `champion` too when there is none yet
 
 Ctrl-C keeps what is learned: during 2 the folds that are done count and 3 follows, during 3 the last whole pass
-is kept. An interrupted training never becomes champion by itself.
+is kept. An interrupted training never becomes champion by itself; `--resume` goes on where it was and gives the
+weights that it would have given.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import platform
 import time
 from collections.abc import Callable
@@ -22,18 +25,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from models import card, report
+from models import card, plots, report
 from models.bundle import Bundle
+from models.checkpoint import Checkpoints, fingerprint
 from models.crossval import OutOfFold, cross_validate
 from models.dataset import Dataset, DatasetSpec, build, check_trainable, read, read_machines
+from models.diagnosis import diagnose
+from models.events import fault_delays
 from models.finalfit import FinalModel, final_fit
+from models.reference import reference_document
 from models.registry import CHALLENGER, CHAMPION, Registry
 from models.runlog import RunLog
 from models.scoring import score
 from models.selftest import self_test
 from models.settings import TrainSettings
 from models.spec import ModelSpec
-from models.splits import Split, make_split
+from models.splits import Split, leaky_split, make_split
+from models.tasks import one_mode_per_sequence
+from models.train_forecast import with_forecast
+from pipeline import specs
 from pipeline.config import Config
 from pipeline.core.alarm import AlarmSpec
 from pipeline.errors import ModelError, ThrumcastError
@@ -54,6 +64,8 @@ class TrainRequest:
     start: datetime | None = None
     end: datetime | None = None
     command: str = ""  # as typed, for train.json
+    leaky: bool = False  # also score a split that leaks, beside the honest one
+    resume: str | None = None  # a run of this data directory, or `last`
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +86,31 @@ def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
     """
     started = time.monotonic()
     torch.set_num_threads(1)  # the service may share this machine; and one thread gives the same sums every time
+    request = _as_it_was(request)
     config, settings = request.config, request.settings
     dataset = build(read(request.data_dir, request.start, request.end), dataset_spec(config, settings.inputs))
     say(dataset.facts.text())
     check_trainable(dataset)
+    if settings.task == "sequence":
+        dataset = one_mode_per_sequence(dataset)
+        say(f"one mode per sequence: {len(dataset.sequences)} sequences")
     split = choose_split(dataset, request, warn)
-    run = request.data_dir / "runs" / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / "metrics.jsonl").open("w") as log:
+    run = run_directory(request)
+    checkpoints = Checkpoints(run)
+    checkpoints.begin({"settings": settings.document(), "split": split and split.name, "data": fingerprint(dataset)})
+    leaky = None
+    with (run / "metrics.jsonl").open("a") as log:
         watch = RunLog(log, say, 0 if split is None else len(split.folds))
-        held_out = None if split is None else cross_validate(dataset, split, settings, watch)
+        held_out = None if split is None else cross_validate(dataset, split, settings, watch, checkpoints=checkpoints)
         interrupted = split is not None and (held_out is None or held_out.folds_done < len(split.folds))
         if interrupted:
             warn("interrupted: the remaining folds are left out, the final fit follows (Ctrl-C again to cut it short)")
-        model = final_fit(dataset, settings, held_out, watch)
+        elif request.leaky and held_out is not None:
+            leaky = _leaky(dataset, settings, held_out, watch)
+        model = final_fit(dataset, settings, held_out, watch, checkpoints)
     metrics = {} if held_out is None else _metrics(held_out, dataset, config)
+    if leaky is not None:
+        metrics["leaky"] = _metrics(leaky, dataset, config)
     interrupted = interrupted or model.cut_short
     seconds = time.monotonic() - started
     train_document = {
@@ -100,12 +122,83 @@ def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
         "interrupted": interrupted,
         "seconds": round(seconds, 3),
         "run": run.name,
-        "packages": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "losses": [round(loss, 5) if np.isfinite(loss) else None for loss in model.losses],
+        "largest_gradient": model.largest_gradient if np.isfinite(model.largest_gradient) else None,
+        "packages": packages(),
     }
     data_document = {**dataset.facts.document(), "feature_schema": dataset.feature_schema, "remarks": _remarks(split)}
-    spec = _spec(dataset, config, model, 1.0 if held_out is None else held_out.temperature)
+    data_document |= reference_document(dataset, split, model.scaler, say)
+    spec = _spec(dataset, config, settings, model, 1.0 if held_out is None else held_out.temperature)
     bundle = Bundle(spec, model.weights, metrics, data_document, train_document, "")
-    return _register(request, bundle, seconds, say, warn)
+    if settings.forecast:
+        say(f"forecast: {settings.forecast} modes ahead, on the states of the network")
+        bundle = with_forecast(bundle, dataset, settings, read_machines(request.data_dir), split, held_out)
+    found = diagnose(
+        bundle,
+        dataset.sequences,
+        losses=model.losses,
+        largest_gradient=model.largest_gradient,
+        held_out=None if held_out is None else dict(held_out.likelihood)[held_out.epochs],
+    )
+    bundle.train["diagnosis"] = found.document()
+    for line in found.lines():
+        warn(line)
+    if not interrupted:
+        checkpoints.clear()
+    trained = _register(request, bundle, seconds, say, warn)
+    if plots.available():
+        _pictures(Registry(request.data_dir).path(trained.version), run, bundle, held_out, config, say)
+    else:
+        say("no pictures: they need matplotlib (pip install 'thrumcast[plots]')")
+    return trained
+
+
+def packages() -> dict[str, str]:
+    """Versions that decide about the last bits of the weights."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+
+
+def run_directory(request: TrainRequest) -> Path:
+    """Return a new run, or the one that is to be resumed.
+
+    Raises:
+        ThrumcastError: there is no such run.
+    """
+    runs = request.data_dir / "runs"
+    if request.resume is None:
+        return runs / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    there = sorted(path.parent.name for path in runs.glob("*/run.json"))
+    name = there[-1] if request.resume == "last" and there else request.resume
+    if name not in there:
+        msg = f"--resume: expected a run of {runs}, found: {request.resume} ({len(there)} are there)"
+        raise ThrumcastError(msg, hint="leave --resume out to train from the beginning")
+    return runs / name
+
+
+def _as_it_was(request: TrainRequest) -> TrainRequest:
+    """A run that is resumed without settings or split has those that it began with."""
+    if request.resume is None:
+        return request
+    begun = json.loads((run_directory(request) / "run.json").read_text())
+    plain = request.settings == TrainSettings()
+    settings = TrainSettings.from_document(begun["settings"]) if plain else request.settings
+    return dataclasses.replace(request, settings=settings, split=request.split or begun["split"] or "none")
+
+
+def _pictures(version: Path, run: Path, bundle: Bundle, held_out: OutOfFold | None, config: Config, say: Say) -> None:
+    """Draw what there are numbers for, into the version."""
+    tracks, classes = () if held_out is None else held_out.tracks, bundle.spec.classes
+    delays = fault_delays(tracks, classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
+    made = plots.draw(version / "plots", run / "metrics.jsonl", bundle.metrics, tracks, delays)
+    say(f"pictures: {', '.join(path.name for path in made)} in {version / 'plots'}")
+
+
+def _leaky(dataset: Dataset, settings: TrainSettings, held_out: OutOfFold, watch: RunLog) -> OutOfFold | None:
+    """Score what a split says that does not keep machines apart, with the passes that the honest one chose."""
+    split = leaky_split(dataset.sequences, settings.folds, settings.seed)
+    watch = dataclasses.replace(watch, split=split.name)
+    passes, schedule = held_out.epochs, held_out.schedule_epochs
+    return cross_validate(dataset, split, settings, watch, epochs=passes, schedule_epochs=schedule)
 
 
 def dataset_spec(config: Config, inputs: str) -> DatasetSpec:
@@ -115,8 +208,7 @@ def dataset_spec(config: Config, inputs: str) -> DatasetSpec:
 
 def alarm_spec(config: Config) -> AlarmSpec:
     """Turn the configuration into the alarm settings that the service uses."""
-    alarm = config.alarm
-    return AlarmSpec(enter_p=alarm.enter_p, leave_p=alarm.leave_p, enter_s=alarm.enter_s, leave_s=alarm.leave_s)
+    return specs.alarm_spec(config)
 
 
 def choose_split(dataset: Dataset, request: TrainRequest, warn: Say) -> Split | None:
@@ -146,7 +238,9 @@ def _remarks(split: Split | None) -> list[str]:
     return ["nothing was held back"] if split is None else list(split.remarks)
 
 
-def _spec(dataset: Dataset, config: Config, model: FinalModel, temperature: float) -> ModelSpec:
+def _spec(
+    dataset: Dataset, config: Config, settings: TrainSettings, model: FinalModel, temperature: float
+) -> ModelSpec:
     return ModelSpec(
         version="v0000",  # the registry names it
         classes=dataset.classes,
@@ -156,16 +250,20 @@ def _spec(dataset: Dataset, config: Config, model: FinalModel, temperature: floa
         window_hop_s=config.window.hop_s,
         bandwidth_hz=config.features.bandwidth_hz,
         scaler=model.scaler,
-        hidden=model.hidden,
-        layers=model.layers,
+        hidden=settings.hidden,
+        layers=settings.layers,
         temperature=temperature,
+        cell=settings.cell,
+        members=model.members,
+        task=settings.task,
     )
 
 
 def _register(request: TrainRequest, bundle: Bundle, seconds: float, say: Say, warn: Say) -> Trained:
     problems = self_test(bundle)
     if problems:
-        msg = f"expected a model that works, found: {'; '.join(problems)}"
+        causes = [f"{each['cause']} ({each['why']})" for each in bundle.train["diagnosis"]["causes"]]
+        msg = f"expected a model that works, found: {'; '.join([*problems, *causes])}"
         raise ModelError(msg, hint="another --set learning_rate, scaler or seed may help; nothing was registered")
     registry = Registry(request.data_dir)
     version = registry.add(card.with_card(bundle))
@@ -192,6 +290,8 @@ def _register(request: TrainRequest, bundle: Bundle, seconds: float, say: Say, w
         "temperature": bundle.spec.temperature,
         "epochs": bundle.train["epochs"],
         "interrupted": bundle.train["interrupted"],
+        "diagnosis": bundle.train["diagnosis"],
+        "run": bundle.train["run"],
         "seconds": round(seconds, 3),
         "windows_per_s": round(data["used"] / max(seconds, 1e-9), 1),
     }

@@ -5,13 +5,14 @@
         h = 0
         for every chunk of K windows
           with probability reset_p a row's h = 0 again     a cold start is what serving begins with
-          logits, h = network(augment(z), h)               models/augment.py
-          loss = weighted cross-entropy where the truth is known, burn-in after a cold start excepted
+          outputs, h = network(augment(z), h)              models/augment.py
+          loss where the truth is known, burn-in after a cold start excepted   models/objective.py
           step on the clipped gradient (AdamW, cosine schedule)
           h = h.detach()                                   carried, but not differentiated through
 
 Zeroing h at every chunk would not be TBPTT; keeping h of old weights for the whole pass is, and small steps
-keep it fresh enough. No file, clock or print here; whoever calls watches through `after_epoch`.
+keep it fresh enough. On a GPU the products are in bfloat16 (autocast), weights, state and loss in float32.
+No file, clock or print here; whoever calls watches through `after_epoch`, and may go on from a `FitState`.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
-from models.augment import augment, draw_offsets
-from models.dataset import UNKNOWN
-from models.network import GruClassifier, GruConfig
+from models.augment import Augmentation
+from models.network import NetworkConfig, RecurrentNetwork
+from models.objective import Example, Objective, objective_of
 from models.settings import TrainSettings
 
 STEPS_WANTED = 1200  # of the optimiser, when epochs = 0
@@ -40,14 +41,15 @@ Int64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Example:
-    """One scaled sequence."""
+class FitState:
+    """All that a training needs to go on as if it had never stopped, after `epoch` whole passes."""
 
-    z: Float32  # (T, F), NaN = missing
-    y: Int64  # (T,), UNKNOWN = masked
+    epoch: int
+    tensors: dict[str, Tensor]  # network.*, optimiser.*, random
+    rng: dict[str, Any]  # of numpy's generator
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class EpochReport:
     """What `after_epoch` is told."""
 
@@ -55,33 +57,44 @@ class EpochReport:
     epochs: int
     loss: float  # mean training loss
     gradient_norm: float  # largest before clipping
+    state: Callable[[], FitState]  # to go on from here
+    member: int = 0  # of an ensemble
 
 
-AfterEpoch = Callable[[EpochReport, GruClassifier], bool]  # False = stop
+AfterEpoch = Callable[[EpochReport, RecurrentNetwork], bool]  # False = stop
 
 
 def epochs_for(examples: Sequence[Example], settings: TrainSettings) -> int:
     """Passes over the data that make about STEPS_WANTED steps, unless set."""
     if settings.epochs:
         return settings.epochs
+    # One mode per sequence gives one step per batch: only its last chunk carries a loss.
     steps = sum(
-        math.ceil(max(len(examples[row].y) for row in batch) / settings.chunk)
+        1 if settings.task == "sequence" else math.ceil(max(len(examples[row].y) for row in batch) / settings.chunk)
         for batch in _batches(examples, settings.batch, np.random.default_rng(0))
     )
     low, high = EPOCHS_RANGE
     return min(high, max(low, math.ceil(STEPS_WANTED / max(1, steps))))
 
 
+def device_of(settings: TrainSettings) -> torch.device:
+    """Where to train: a GPU if there is one, unless told."""
+    name = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
 def fit(
     examples: Sequence[Example],
-    config: GruConfig,
+    config: NetworkConfig,
     settings: TrainSettings,
     *,
     epochs: int,
     schedule_epochs: int | None = None,
-    structure: NDArray[np.bool_] | None = None,
+    augmentation: Augmentation | None = None,
+    objective: Objective | None = None,
+    start: FitState | None = None,
     after_epoch: AfterEpoch | None = None,
-) -> GruClassifier:
+) -> RecurrentNetwork:
     """Train a fresh network. The same examples, settings and seed give the same weights on the same machine.
 
     Args:
@@ -90,104 +103,106 @@ def fit(
         settings: everything else.
         epochs: passes over the data.
         schedule_epochs: length of the learning-rate schedule; epochs may stop earlier on it.
-        structure: which inputs (F,) depend on the machine's structure, see models/augment.py; none by default.
+        augmentation: see models/augment.py; noise and missing features only by default.
+        objective: the loss; by default the one that fits the truth of the examples.
+        start: go on from here, with the same examples and settings.
         after_epoch: called after every pass; returns False to stop.
     """
     rng = np.random.default_rng(settings.seed)
-    with torch.random.fork_rng(devices=[]):
+    device = device_of(settings)
+    augmentation = augmentation or Augmentation.plain(config.inputs, settings)
+    objective = objective or objective_of(examples, config.outputs, settings)
+    with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        network = GruClassifier(config)
+        network = RecurrentNetwork(config).to(device)
         optimiser = torch.optim.AdamW(
             network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        weights = class_weights(examples, config.classes, settings.balance)
-        structure = np.zeros(config.inputs, bool) if structure is None else structure
-        for epoch in range(1, epochs + 1):
+        if start is not None:
+            _go_on(start, network, optimiser, rng)
+        loop = _Loop(network, optimiser, examples, objective, augmentation, settings, rng)
+        for epoch in range(1 if start is None else start.epoch + 1, epochs + 1):
             rate = _cosine((epoch - 1) / (schedule_epochs or epochs))
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * rate
-            loss, norm = _one_pass(network, optimiser, examples, weights, structure, settings, rng)
-            report = EpochReport(epoch, epochs, loss, norm)
+            loss, norm = loop.one_pass()
+            report = EpochReport(epoch, epochs, loss, norm, lambda: _state(epoch, network, optimiser, rng))  # noqa: B023
             if after_epoch is not None and not after_epoch(report, network):
                 break
     return network.eval()
 
 
-def class_weights(examples: Sequence[Example], classes: int, balance: str) -> Tensor:
-    """Weights (K,) with mean 1 over the windows: 1, 1/sqrt(count) or 1/count."""
-    counts = np.zeros(classes)
-    for example in examples:
-        counts += np.bincount(example.y[example.y != UNKNOWN], minlength=classes)
-    power = {"none": 0.0, "sqrt": 0.5, "full": 1.0}[balance]
-    weights = np.where(counts > 0, np.maximum(counts, 1.0) ** -power, 0.0)
-    total = float((weights * counts).sum())
-    return torch.tensor(weights * (counts.sum() / total if total else 1.0), dtype=torch.float32)
-
-
 @torch.no_grad()
-def predict(network: GruClassifier, examples: Sequence[Example], *, batch: int = 64) -> list[Float32]:
-    """Logits (T, K) of every sequence, state carried from zeros through all of it."""
-    was_training = network.training
+def predict(network: RecurrentNetwork, examples: Sequence[Example], *, batch: int = 64) -> list[Float32]:
+    """Outputs (T, O) of every sequence, state carried from zeros through all of it."""
+    was_training, device = network.training, network.head.weight.device
     network.eval()
-    logits: list[Float32] = [np.empty((0, network.config.classes), np.float32)] * len(examples)
+    outputs: list[Float32] = [np.empty((0, network.config.outputs), np.float32)] * len(examples)
     order = np.argsort([len(example.y) for example in examples], kind="stable")
     for first in range(0, len(order), batch):
         rows = order[first : first + batch]
         longest = max(len(examples[row].y) for row in rows)
-        z, _ = _padded([examples[row] for row in rows], longest)  # (B, T, F)
-        h = network.initial(len(rows))  # (L, B, H)
+        z, _ = _padded([examples[row] for row in rows], longest, math.nan)  # (B, T, F)
+        h = network.initial(len(rows))  # (L, B, S)
         parts = []
         for start in range(0, longest, PREDICT_CHUNK):
-            part, h = network(z[:, start : start + PREDICT_CHUNK], h)
-            parts.append(part.numpy())
-        joined = np.concatenate(parts, axis=1)  # (B, T, K)
+            part, h = network(z[:, start : start + PREDICT_CHUNK].to(device), h)
+            parts.append(part.cpu().numpy())
+        joined = np.concatenate(parts, axis=1)  # (B, T, O)
         for place, row in enumerate(rows):
-            logits[row] = joined[place, : len(examples[row].y)].copy()
+            outputs[row] = joined[place, : len(examples[row].y)].copy()
     network.train(was_training)
-    return logits
+    return outputs
 
 
-def _one_pass(
-    network: GruClassifier,
-    optimiser: torch.optim.Optimizer,
-    examples: Sequence[Example],
-    weights: Tensor,
-    structure: NDArray[np.bool_],
-    settings: TrainSettings,
-    rng: np.random.Generator,
-) -> tuple[float, float]:
-    """Pass once over all sequences; return the mean loss and the largest gradient norm."""
-    network.train()
-    loss_sum, weight_sum, largest = 0.0, 0.0, 0.0
-    for rows in _batches(examples, settings.batch, rng):
-        started = [_random_start(examples[row], settings.chunk, rng) for row in rows]
-        longest = max(len(example.y) for example in started)
-        z, y = _padded(started, longest)  # (B, T, F), (B, T)
-        h = network.initial(len(rows))  # (L, B, H)
-        offsets = draw_offsets(len(rows), structure, settings, rng)  # (B, 1, F)
-        for first in range(0, longest, settings.chunk):
-            cold = np.ones(len(rows), bool) if first == 0 else rng.random(len(rows)) < settings.reset_p
-            h = h * torch.from_numpy(~cold).to(h.dtype)[None, :, None]
-            part = slice(first, first + settings.chunk)
-            logits, h = network(augment(z[:, part], offsets, structure, settings, rng), h)  # (B, K, classes)
-            h = h.detach()
-            truth = y[:, part].clone()
-            burning = torch.from_numpy(cold) & ((truth != UNKNOWN).sum(1) > settings.burn_in)
-            truth[burning, : settings.burn_in] = UNKNOWN
-            known = truth != UNKNOWN
-            if not bool(known.any()):
-                continue
-            weight = weights[truth[known]].sum()
-            loss = functional.cross_entropy(
-                logits[known], truth[known], weight=weights, label_smoothing=settings.label_smoothing, reduction="sum"
-            )
-            optimiser.zero_grad()
-            (loss / weight).backward()
-            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
-            optimiser.step()
-            loss_sum, weight_sum = loss_sum + float(loss.detach()), weight_sum + float(weight)
-            largest = max(largest, float(norm))
-    return (loss_sum / weight_sum if weight_sum else math.nan), largest
+@dataclass(frozen=True, slots=True, eq=False)
+class _Loop:
+    """What a pass over the data needs."""
+
+    network: RecurrentNetwork
+    optimiser: torch.optim.Optimizer
+    examples: Sequence[Example]
+    objective: Objective
+    augmentation: Augmentation
+    settings: TrainSettings
+    rng: np.random.Generator
+
+    def one_pass(self) -> tuple[float, float]:
+        """Pass once over all sequences; return the mean loss and the largest gradient norm."""
+        settings, rng, objective = self.settings, self.rng, self.objective
+        network, device = self.network.train(), self.network.head.weight.device
+        half = settings.precision == "bfloat16" or (settings.precision == "auto" and device.type == "cuda")
+        loss_sum, weight_sum, largest = 0.0, 0.0, 0.0
+        for rows in _batches(self.examples, settings.batch, rng):
+            started = [_random_start(self.examples[row], settings, rng) for row in rows]
+            longest = max(len(example.y) for example in started)
+            z, y = _padded(started, longest, objective.blank)  # (B, T, F), (B, T) or (B, T, D)
+            weights = _padded_weights(started, longest)  # (B, T)
+            h = network.initial(len(rows))  # (L, B, S)
+            drawn = self.augmentation.draw(len(rows), rng)
+            for first in range(0, longest, settings.chunk):
+                cold = np.ones(len(rows), bool) if first == 0 else rng.random(len(rows)) < settings.reset_p
+                h = h * torch.from_numpy(~cold).to(device, h.dtype)[None, :, None]
+                part = slice(first, first + settings.chunk)
+                changed = self.augmentation.apply(z[:, part], drawn, rng).to(device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                    outputs, h = network(changed, h)  # (B, K, O)
+                h = h.detach().float()
+                truth = y[:, part].clone()
+                burning = torch.from_numpy(cold) & (objective.known(truth).sum(1) > settings.burn_in)
+                truth[burning, : settings.burn_in] = objective.blank
+                known = objective.known(truth)  # (B, K)
+                if not bool(known.any()):
+                    continue
+                certainty = None if weights is None else weights[:, part][known].to(device)
+                loss, weight = objective.loss(outputs[known.to(device)].float(), truth[known].to(device), certainty)
+                self.optimiser.zero_grad()
+                (loss / weight).backward()
+                norm = torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
+                self.optimiser.step()
+                loss_sum, weight_sum = loss_sum + float(loss.detach()), weight_sum + float(weight)
+                largest = max(largest, float(norm)) if math.isfinite(float(norm)) else math.inf
+        return (loss_sum / weight_sum if weight_sum else math.nan), largest
 
 
 def _batches(examples: Sequence[Example], batch: int, rng: np.random.Generator) -> Iterator[Int64]:
@@ -199,20 +214,69 @@ def _batches(examples: Sequence[Example], batch: int, rng: np.random.Generator) 
         yield order[first : first + batch]
 
 
-def _random_start(example: Example, chunk: int, rng: np.random.Generator) -> Example:
-    """Leave out up to a chunk, or a third of a short sequence, at the start."""
-    first = int(rng.integers(0, min(chunk, len(example.y) // 3) + 1))
-    return Example(example.z[first:], example.y[first:])
+def _random_start(example: Example, settings: TrainSettings, rng: np.random.Generator) -> Example:
+    """Leave out up to a chunk, or a share of a short sequence, at the start."""
+    first = int(rng.integers(0, min(settings.chunk, int(len(example.y) * settings.crop)) + 1))
+    return Example(example.z[first:], example.y[first:], None if example.weight is None else example.weight[first:])
 
 
-def _padded(examples: Sequence[Example], length: int) -> tuple[Tensor, Tensor]:
-    """Side by side, (B, T, F) padded with NaN and (B, T) padded with UNKNOWN."""
+def _padded(examples: Sequence[Example], length: int, blank: float) -> tuple[Tensor, Tensor]:
+    """Side by side: z (B, T, F) padded with NaN, y (B, T, ...) padded with `blank`."""
+    truth = examples[0].y
     z = np.full((len(examples), length, examples[0].z.shape[1]), np.nan, np.float32)
-    y = np.full((len(examples), length), UNKNOWN, np.int64)
+    y = np.full((len(examples), length, *truth.shape[1:]), 0 if math.isnan(blank) else blank, truth.dtype)
+    if truth.ndim == 2:
+        y[:] = blank
     for row, example in enumerate(examples):
         z[row, : len(example.y)] = example.z
         y[row, : len(example.y)] = example.y
     return torch.from_numpy(z), torch.from_numpy(y)
+
+
+def _padded_weights(examples: Sequence[Example], length: int) -> Tensor | None:
+    """Side by side, (B, T); None where every window counts fully."""
+    if all(example.weight is None for example in examples):
+        return None
+    weights = np.ones((len(examples), length), np.float32)
+    for row, example in enumerate(examples):
+        if example.weight is not None:
+            weights[row, : len(example.weight)] = example.weight
+    return torch.from_numpy(weights)
+
+
+def _state(
+    epoch: int, network: RecurrentNetwork, optimiser: torch.optim.Optimizer, rng: np.random.Generator
+) -> FitState:
+    """Copy weights, the optimiser's moments and both random states."""
+    tensors = {f"network.{name}": value.detach().cpu().clone() for name, value in network.state_dict().items()}
+    for number, moments in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{number}.{name}": value.detach().cpu().clone() for name, value in moments.items()}
+    tensors["random"] = torch.random.get_rng_state()
+    if network.head.weight.is_cuda:
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    return FitState(epoch, tensors, dict(rng.bit_generator.state))
+
+
+def _go_on(
+    start: FitState, network: RecurrentNetwork, optimiser: torch.optim.Optimizer, rng: np.random.Generator
+) -> None:
+    """Put everything back that `_state` has copied."""
+    parts = {"network": dict[str, Tensor](), "optimiser": dict[str, Tensor]()}
+    for name, value in start.tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind in parts:
+            parts[kind][rest] = value
+    network.load_state_dict(parts["network"])
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in parts["optimiser"].items():
+        number, _, what = name.partition(".")
+        moments.setdefault(int(number), {})[what] = value
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": moments, "param_groups": groups})
+    torch.random.set_rng_state(start.tensors["random"])
+    if "random.cuda" in start.tensors and network.head.weight.is_cuda:
+        torch.cuda.set_rng_state(start.tensors["random.cuda"])
+    rng.bit_generator.state = start.rng
 
 
 def _cosine(progress: float) -> float:

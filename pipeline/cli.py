@@ -24,6 +24,7 @@ from pipeline.errors import ThrumcastError
 COMMANDS = (
     "demo", "run", "sim", "record", "replay", "backfill", "train", "evaluate", "promote", "rollback", "models",
     "labels", "archive", "state", "status", "doctor", "config", "chaos", "bench", "bearings", "features", "explain",
+    "drift",
 )  # fmt: skip
 
 EXIT_FAILED = 1

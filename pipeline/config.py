@@ -115,6 +115,8 @@ class ModelConfig(Table, frozen=True):
     alias: Name = "champion"
     max_gap_s: Positive = 30.0
     warm_up_windows: Annotated[int, Meta(ge=0)] = 5
+    shadow: str = ""
+    replay_windows: Annotated[int, Meta(ge=0)] = 120
 
 
 class AlarmConfig(Table, frozen=True):
@@ -124,6 +126,8 @@ class AlarmConfig(Table, frozen=True):
     leave_p: Probability = 0.5
     enter_s: NotNegative = 3.0
     leave_s: NotNegative = 15.0
+    cooldown_s: NotNegative = 0.0
+    merge_s: NotNegative = 60.0
 
 
 class WebConfig(Table, frozen=True):

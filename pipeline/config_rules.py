@@ -36,6 +36,10 @@ def check(config: Config) -> None:
         _refuse("alarm.leave_p", expected, config.alarm.leave_p, "an alarm that opens must not close at once")
     if not is_id(config.model.alias):
         _refuse("model.alias", "a name of A-Z a-z 0-9 _ . -", config.model.alias, "for instance champion")
+    if config.model.shadow and not is_id(config.model.shadow):
+        _refuse(
+            "model.shadow", "a name of A-Z a-z 0-9 _ . -, or nothing", config.model.shadow, "for instance challenger"
+        )
     _, colon, port = config.web.bind.rpartition(":")
     if not (colon and port.isascii() and port.isdigit() and int(port) <= 65535):
         _refuse("web.bind", "ADDRESS:PORT", config.web.bind, "for instance 127.0.0.1:8080")

@@ -25,6 +25,12 @@ def feature_spec(config: Config) -> FeatureSpec:
     )
 
 
+def alarm_spec(config: Config) -> AlarmSpec:
+    """When a run of predictions becomes an alarm, in service and in evaluation alike."""
+    alarm = config.alarm
+    return AlarmSpec(alarm.enter_p, alarm.leave_p, alarm.enter_s, alarm.leave_s, alarm.cooldown_s, alarm.merge_s)
+
+
 def stream_specs(config: Config, known: Mapping[StreamKey, Mapping[str, Any]]) -> Callable[[StreamKey], StreamSpec]:
     """Spec of a stream by its key: config.toml first, then what machines.jsonl knows, then the general values."""
 
@@ -36,7 +42,7 @@ def stream_specs(config: Config, known: Mapping[StreamKey, Mapping[str, Any]]) -
             order=OrderSpec(config.order.max_wait_s),
             window=WindowSpec(machine.window.length_s, machine.window.hop_s, config.order.max_time_step_s),
             features=feature_spec(config),
-            alarm=AlarmSpec(config.alarm.enter_p, config.alarm.leave_p, config.alarm.enter_s, config.alarm.leave_s),
+            alarm=alarm_spec(config),
             speed_rpm=machine.speed_rpm or facts.get("speed_rpm"),
             orders=machine.orders() or _orders(facts.get("orders")),
             unit=machine.unit,

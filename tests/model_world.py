@@ -85,7 +85,7 @@ def archive_of_plant(
 ) -> None:
     """An archive in which kurtosis and crest say the mode; half of the machines are healthy, half have a fault."""
     modes = modes or ("normal", "outer_race")
-    rows, facts = [], {}
+    rows, facts = [], dict[StreamKey, dict[str, Any]]()
     for number in range(machines):
         truth = modes[number % len(modes)]
         key = StreamKey(f"pump-{number:02d}", "de")
@@ -100,6 +100,32 @@ def archive_of_plant(
                     values.astype(np.float32), SCHEMA.name,
                 )
             )  # fmt: skip
+    _archive(data, rows, facts)
+
+
+def archive_of_lives(data: Path, rng: np.random.Generator, *, machines: int = 9, windows: int = 30) -> None:
+    """Machines that are healthy, then have a damaged outer or inner race; a small sign tells early which."""
+    rows, facts = [], dict[StreamKey, dict[str, Any]]()
+    for number in range(machines):
+        key, fault = StreamKey(f"pump-{number:02d}", "de"), number % 2
+        facts[key] = {"specimen": f"bearing-{number}"}
+        onset = int(rng.integers(windows // 3, 2 * windows // 3))
+        for window in range(windows):
+            start = START_NS + window * SECOND_NS // 2
+            damaged = window >= onset
+            values = np.array([[1.0, 3.0 + 4.0 * damaged, 4.0 + (2.0 if fault else -2.0)]]) + rng.normal(0, 0.2, (1, 3))
+            truth = ("outer_race", "inner_race")[fault] if damaged else "normal"
+            rows.append(
+                FeatureRow(
+                    key, 1, window, start, start + SECOND_NS, 12e3, 1500.0, 1.0, 0, truth, ("x",),
+                    values.astype(np.float32), SCHEMA.name,
+                )
+            )  # fmt: skip
+    _archive(data, rows, facts)
+
+
+def _archive(data: Path, rows: list[FeatureRow], facts: dict[StreamKey, dict[str, Any]]) -> None:
+    """Write half of the rows into Parquet and leave the others in the journal."""
     journal = Journal(data)
     try:
         archive = Archive(data, journal, SCHEMA)

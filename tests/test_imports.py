@@ -14,6 +14,8 @@ PACKAGES = ("pipeline", "models", "sim")
 # What joins the rooms: these may import everything, and only each other and commands import them.
 COMPOSITION = (
     "models.train",
+    "models.train_values",
+    "models.compare",
     "models.evaluate",
     "models.dataset",
     "models.pretrain",
@@ -24,6 +26,8 @@ COMPOSITION = (
 )
 NOT_FOR_OTHERS = (
     "models.train",
+    "models.train_values",
+    "models.compare",
     "models.evaluate",
     "models.pretrain",
     "sim.publish",

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from models.dataset import UNKNOWN
-from models.network import GruClassifier, GruConfig
+from models.network import NetworkConfig, RecurrentNetwork
+from models.objective import Example, class_weights
 from models.settings import TrainSettings
-from models.training import Example, class_weights, epochs_for, fit, predict
+from models.training import epochs_for, fit, predict
 
 PLAIN = TrainSettings(
     hidden=16, dropout=0.0, epochs=60, batch=8, chunk=12, learning_rate=0.02, noise=0.0, drop_input=0.0,
@@ -35,7 +36,7 @@ def delayed_sign(rng: np.random.Generator, count: int, length: int) -> list[Exam
     return examples
 
 
-def accuracy(network: GruClassifier, examples: list[Example]) -> float:
+def accuracy(network: RecurrentNetwork, examples: list[Example]) -> float:
     logits = predict(network, examples)
     y, predicted = (
         np.concatenate([example.y for example in examples]),
@@ -45,7 +46,7 @@ def accuracy(network: GruClassifier, examples: list[Example]) -> float:
 
 
 def test_a_task_that_needs_memory_is_learned_to_95_percent(rng):
-    network = fit(delayed_sign(rng, 24, 40), GruConfig(1, 2, 16, dropout=0.0), PLAIN, epochs=60)
+    network = fit(delayed_sign(rng, 24, 40), NetworkConfig(1, 2, 16, dropout=0.0), PLAIN, epochs=60)
     assert accuracy(network, delayed_sign(rng, 8, 40)) > 0.95
 
 
@@ -58,7 +59,7 @@ def test_whether_numbers_rise_or_fall_is_learned_to_95_percent(rng):
             examples.append(Example(z, np.concatenate([[UNKNOWN], (step[1:] > 0).astype(np.int64)])))
         return examples
 
-    network = fit(numbers(24), GruConfig(1, 2, 16, dropout=0.0), PLAIN, epochs=60)
+    network = fit(numbers(24), NetworkConfig(1, 2, 16, dropout=0.0), PLAIN, epochs=60)
     assert accuracy(network, numbers(8)) > 0.95
 
 
@@ -76,7 +77,7 @@ def test_the_state_that_is_carried_over_chunks_remembers_what_came_chunks_before
         return examples
 
     settings = TrainSettings(**{**PLAIN.document(), "chunk": 5, "reset_p": 0.0, "burn_in": 0, "epochs": 80})
-    network = fit(told_once(32), GruConfig(2, 2, 16, dropout=0.0), settings, epochs=80)
+    network = fit(told_once(32), NetworkConfig(2, 2, 16, dropout=0.0), settings, epochs=80)
     test = told_once(16)
     last = [part[-1].argmax() for part in predict(network, test)]
     assert np.mean([k == example.y[-1] for k, example in zip(last, test, strict=True)]) > 0.9
@@ -84,7 +85,7 @@ def test_the_state_that_is_carried_over_chunks_remembers_what_came_chunks_before
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_stepping_window_by_window_is_the_forward_pass(rng, layers):
-    network = GruClassifier(GruConfig(4, 3, 8, layers)).eval()
+    network = RecurrentNetwork(NetworkConfig(4, 3, 8, layers)).eval()
     z = torch.from_numpy(rng.normal(0, 1, (5, 30, 4)).astype(np.float32))
     z[rng.random((5, 30, 4)) < 0.2] = torch.nan
     with torch.no_grad():
@@ -97,7 +98,7 @@ def test_stepping_window_by_window_is_the_forward_pass(rng, layers):
 
 
 def test_the_forward_pass_may_be_cut_anywhere(rng):
-    network = GruClassifier(GruConfig(3, 3, 8)).eval()
+    network = RecurrentNetwork(NetworkConfig(3, 3, 8)).eval()
     z = torch.from_numpy(rng.normal(0, 1, (2, 20, 3)).astype(np.float32))
     with torch.no_grad():
         whole, _ = network(z, network.initial(2))
@@ -108,7 +109,7 @@ def test_the_forward_pass_may_be_cut_anywhere(rng):
 
 
 def test_a_missing_feature_is_not_the_same_as_an_average_one(rng):
-    network = GruClassifier(GruConfig(3, 3, 8)).eval()
+    network = RecurrentNetwork(NetworkConfig(3, 3, 8)).eval()
     z = torch.from_numpy(rng.normal(0, 1, (1, 3)).astype(np.float32))
     z[0, 1] = 0.0
     missing = z.clone()
@@ -119,7 +120,7 @@ def test_a_missing_feature_is_not_the_same_as_an_average_one(rng):
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(rng):
     examples = delayed_sign(rng, 10, 20)
-    config = GruConfig(1, 2, 8)
+    config = NetworkConfig(1, 2, 8)
     noisy = TrainSettings(hidden=8, batch=4, chunk=8)
     first, again = (fit(examples, config, noisy, epochs=3).state_dict() for _ in range(2))
     other = fit(examples, config, TrainSettings(hidden=8, batch=4, chunk=8, seed=1), epochs=3).state_dict()
@@ -129,12 +130,12 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(rng):
 
 def test_training_leaves_the_global_random_state_alone(rng):
     before = torch.random.get_rng_state()
-    fit(delayed_sign(rng, 4, 10), GruConfig(1, 2, 4), TrainSettings(hidden=4), epochs=1)
+    fit(delayed_sign(rng, 4, 10), NetworkConfig(1, 2, 4), TrainSettings(hidden=4), epochs=1)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_predicting_does_not_depend_on_the_company_or_the_padding(rng):
-    network = GruClassifier(GruConfig(1, 2, 8)).eval()
+    network = RecurrentNetwork(NetworkConfig(1, 2, 8)).eval()
     examples = [Example(rng.normal(0, 1, (n, 1)).astype(np.float32), np.zeros(n, np.int64)) for n in (3, 17, 1, 8)]
     together = predict(network, examples)
     for example, logits in zip(examples, together, strict=True):
@@ -150,7 +151,7 @@ def test_masked_windows_do_not_change_what_is_learned(rng):
     other = z.copy()
     other[6:] += 3.0
     settings = TrainSettings(**{**PLAIN.document(), "chunk": 12})
-    config = GruConfig(1, 2, 4, dropout=0.0)
+    config = NetworkConfig(1, 2, 4, dropout=0.0)
     first = fit([Example(z, y)], config, settings, epochs=3).state_dict()
     second = fit([Example(other, y)], config, settings, epochs=3).state_dict()
     for name in first:

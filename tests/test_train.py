@@ -20,7 +20,7 @@ from pipeline.commands import train as train_command
 from pipeline.config import Config
 from pipeline.errors import ConfigError, ModelError, ThrumcastError
 
-QUICK = TrainSettings(epochs=12, hidden=12, learning_rate=0.02, structure_offset=0.0, noise=0.1)
+QUICK = TrainSettings(epochs=12, hidden=12, members=1, learning_rate=0.02, structure_offset=0.0, noise=0.1)
 KEYS = {
     "version", "windows", "accuracy", "macro_f1", "macro_auroc", "ece", "per_class", "confusion", "recordings",
     "events", "split", "train_data", "seconds",
@@ -109,13 +109,13 @@ def test_one_failure_mode_alone_is_refused_and_nothing_is_registered(tmp_path, r
 def test_ctrl_c_keeps_the_last_whole_pass_but_makes_no_champion(plant, monkeypatch):
     from models import finalfit
 
-    def cut_short(dataset, settings, held_out, watch):
+    def cut_short(dataset, settings, held_out, watch, checkpoints):
         def interrupting(fold, seen, likelihood):
             watch(fold, seen, likelihood)
             if seen.epoch == 3:
                 raise KeyboardInterrupt
 
-        return final_fit(dataset, settings, held_out, interrupting)
+        return final_fit(dataset, settings, held_out, interrupting, checkpoints)
 
     assert finalfit.final_fit is final_fit
     monkeypatch.setattr("models.train.final_fit", cut_short)

@@ -21,16 +21,34 @@ from pipeline.commands.common import Console, with_console
     help="Train again per fold, holding back a field of machines.jsonl, `machine` or `time`; `none` scores the version"
     " as it is over everything.",
 )
+@click.option(
+    "--alarms",
+    multiple=True,
+    metavar="KEY=VALUE[,...]",
+    help="Replay the archived predictions under other alarm settings (keys of [alarm]) and show false alarms against"
+    " delay; may be given several times.",
+)
 @with_console
-def command(console: Console, version: str | None, data_dir: Path | None, against: str | None, split: str) -> None:
+def command(
+    console: Console,
+    version: str | None,
+    data_dir: Path | None,
+    against: str | None,
+    split: str,
+    alarms: tuple[str, ...],
+) -> None:
     """Score VERSION (a version or an alias; default: the champion, else the newest) on the archive.
 
     Event numbers come first: faults detected and missed, delays, false alarms per machine-day.
     """
     config = console.config(**{"data.dir": data_dir and str(data_dir)})
 
-    from models.evaluate import EvaluateRequest, evaluate
+    from models.evaluate import EvaluateRequest, evaluate, replay_alarms
 
     request = EvaluateRequest(config.data.path, config, version, against, split)
+    if alarms:
+        replayed = replay_alarms(request, alarms, say=console.say, warn=console.warn)
+        console.result(replayed.document, replayed.text)
+        return
     evaluated = evaluate(request, say=console.say, warn=console.warn)
     console.result(evaluated.document, evaluated.text)

@@ -1,4 +1,4 @@
-"""`thrumcast models ls|show`: what the registry holds."""
+"""`thrumcast models ls|show|export`: what the registry holds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.group(name="models")
 def command() -> None:
-    """List and show the model versions of a data directory."""
+    """List, show and export the model versions of a data directory."""
 
 
 @command.command(name="ls")
@@ -63,6 +63,35 @@ def show(console: Console, version: str, data_dir: Path | None) -> None:
         "history": [move for move in registry.history() if model.spec.version in {move["from"], move["to"]}],
     }
     console.result(document, model.card.rstrip())
+
+
+@command.command(name="export")
+@click.argument("version")
+@click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@with_console
+def export(console: Console, version: str, path: Path, data_dir: Path | None) -> None:
+    """Write VERSION (a version or an alias) to PATH as ONNX, one step with explicit state.
+
+    The file stays only if 200 carried steps agree with thrumcast's own predictor.
+    """
+    from models.export import STEPS
+    from models.export import export as write
+    from models.registry import Registry
+
+    model = Registry(console.config(**{"data.dir": data_dir and str(data_dir)}).data.path).load(version)
+    gap = write(model, path)
+    document = {
+        "version": model.spec.version,
+        "path": str(path),
+        "bytes": path.stat().st_size,
+        "steps": STEPS,
+        "largest_difference": gap,
+    }
+    text = (
+        f"{model.spec.version} -> {path}, {document['bytes']:,} bytes; largest difference over {STEPS} steps {gap:.1e}"
+    )
+    console.result(document, text)
 
 
 def _row(registry: Registry, version: str, aliases: dict[str, str]) -> dict[str, Any]:

@@ -13,15 +13,20 @@ from pipeline.commands.common import Console, with_console
 @click.argument("version")
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
 @click.option("--why", default="promoted", help="The reason, kept in the history.")
+@click.option("--force", is_flag=True, help="Promote a version that is worse; the history will say so.")
+@click.option(
+    "--recall-drop", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="What a mode's recall may lose."
+)
 @with_console
-def command(console: Console, version: str, data_dir: Path | None, why: str) -> None:
+def command(console: Console, version: str, data_dir: Path | None, why: str, force: bool, recall_drop: float) -> None:
     """Make VERSION (a version or an alias such as challenger) the champion.
 
-    It must load, its checksums must be right, and it must pass the self-test; otherwise exit code 5.
+    It must load, its checksums must be right, it must pass the self-test, no failure mode's recall may be down and
+    false alarms must not be up against the champion; otherwise exit code 5. A running service takes it over.
     """
     config = console.config(**{"data.dir": data_dir and str(data_dir)})
 
     from models.promotion import promote
 
-    old, new = promote(config.data.path, version, why=why)
+    old, new = promote(config.data.path, version, why=why, force=force, recall_drop=recall_drop)
     console.result({"champion": new, "before": old, "why": why}, f"champion: {old or 'none'} -> {new}")

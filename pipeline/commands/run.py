@@ -50,9 +50,12 @@ def command(
             f"data in {folder(config.data.path)}, "
             + (f"model {model.version}" if model else "no model yet: features only (`thrumcast train` makes one)")
         )
+        if (watch := live.models) is not None:
+            signal.signal(signal.SIGHUP, lambda *_: watch.look_again())
         live.run(lambda: stopping or (until_s is not None and time.monotonic() >= until_s))
+        served = live.engine.predictor
         counts = {name: live.counts[name] for name in ("received", "committed", "duplicate", "late", "quarantined")}
     console.result(
-        {"messages": counts, "model": model.version if model else None, "data": str(config.data.path)},
+        {"messages": counts, "model": served.version if served else None, "data": str(config.data.path)},
         " ".join(f"{name}={n}" for name, n in counts.items()),
     )

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.addresses import mqtt_settings
-from pipeline.commands.compose import opened, predictor
+from pipeline.commands.compose import opened
+from pipeline.commands.serving import RegistryWatch, load_serving, reader
 from pipeline.core.engine import Engine, Step
 from pipeline.core.order import REMEMBERED_SESSIONS
 from pipeline.core.records import Block, StreamKey
@@ -17,6 +18,7 @@ from pipeline.core.state import StreamState, from_bytes
 from pipeline.drivers.intake import Batch, Intake
 from pipeline.drivers.live import Live, Rhythm
 from pipeline.drivers.results import Results
+from pipeline.drivers.serving import Shadow
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.edges.mqtt import Claim, MqttConnection, TopicTemplate, claim_topic
 from pipeline.specs import stream_specs
@@ -91,12 +93,14 @@ def service(config: Config, *, wait: bool) -> Iterator[tuple[Live, MqttConnectio
         config: All of it.
         wait: Whether to wait for a broker that is not there yet; else NotReachable.
     """
-    model = predictor(config)
+    serving = load_serving(config)
+    model = serving.predictor
     topics = TopicTemplate(config.mqtt.readings_topic)
     machines = MachinesFile(config.data.path / MACHINES_NAME)
     with opened(config) as (journal, archive):
         known = machines.load()
-        engine = Engine(stream_specs(config, known), model)
+        engine = Engine(stream_specs(config, known), model, serving.is_unknown)
+        read_last = reader(config)
         base = config.mqtt.results_topic
         messages_per_commit = max(1, min(config.mqtt.receive_maximum // 2, REMEMBERED_SESSIONS))
         connection = MqttConnection(
@@ -127,7 +131,11 @@ def service(config: Config, *, wait: bool) -> Iterator[tuple[Live, MqttConnectio
             ),
             states=restored(journal, engine.spec_of),
             on_turn=(Acquaintance(machines, set(known)),),
+            models=RegistryWatch.after(config),
+            read_last=read_last,
+            shadow=Shadow(Engine(engine.spec_of, serving.shadow), read_last) if serving.shadow else None,
         )
+        live.results.restore(journal.open_alarms().values())
         with connection:
             connection.connect(wait=wait)
             yield live, connection, model

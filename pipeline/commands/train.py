@@ -22,6 +22,11 @@ DATES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"]
     help="What train and test must not share: machine, time, or a field of machines.jsonl; `none` holds nothing back"
     " [default: specimen].",
 )
+@click.option(
+    "--compare", metavar="CELL,...", help="Train these cells on the same split and print one table; registers nothing."
+)
+@click.option("--leaky", is_flag=True, help="Also score a split that leaks, beside the honest one.")
+@click.option("--resume", metavar="RUN", help="Go on with an interrupted run of DIR/runs, or `last`.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A choice of models/settings.py.")
 @with_console
 def command(
@@ -30,18 +35,23 @@ def command(
     start: datetime | None,
     end: datetime | None,
     split: str | None,
+    compare: str | None,
+    leaky: bool,
+    resume: str | None,
     assignments: tuple[str, ...],
 ) -> None:
     """Train a model on the archive and register it as challenger.
 
     Prints the data facts, then numbers on machines that were held back, then the new version. The first version
-    becomes champion too. Ctrl-C keeps what is learned so far.
+    becomes champion too. Ctrl-C keeps what is learned so far, and --resume goes on. With --set task=next or task=life
+    the model says values instead of failure modes.
     """
     from models.settings import TrainSettings
 
     settings = TrainSettings.parse(assignments)
     config = console.config(**{"data.dir": data_dir and str(data_dir)})
 
+    from models.spec import VALUE_TASKS
     from models.train import TrainRequest, train
 
     typed = ["thrumcast", "train", *(f"--split {split}" for _ in range(split is not None))]
@@ -53,6 +63,19 @@ def command(
         start=start and start.replace(tzinfo=UTC),
         end=end and end.replace(tzinfo=UTC),
         command=" ".join([*typed, *(f"--set {word}" for word in assignments)]),
+        leaky=leaky,
+        resume=resume,
     )
-    trained = train(request, say=console.say, warn=console.warn)
+    if compare is not None:
+        from models.compare import compare_cells
+
+        compared = compare_cells(request, compare.split(","), say=console.say, warn=console.warn)
+        console.result(compared.document, compared.text)
+        return
+    if settings.task in VALUE_TASKS:
+        from models.train_values import train_values
+
+        trained = train_values(request, say=console.say, warn=console.warn)
+    else:
+        trained = train(request, say=console.say, warn=console.warn)
     console.result(trained.document, trained.text)

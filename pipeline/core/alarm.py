@@ -1,9 +1,17 @@
-"""Alarms: a state machine over the predictions of one stream.
+"""Alarms: a state machine per stream and failure mode, over the predictions of one stream.
 
-A failure mode that stays at or above `enter_p` for `enter_s` raises an alarm; the alarm clears when
-its mode has stayed below `leave_p` for `leave_s`. Two thresholds and two waits (hysteresis and
-persistence), in seconds of event time and not in windows, because overlapping windows are not
-independent and because a float's last bit must not decide. Windows that were not judged change nothing.
+    suspected --enter_s at or above enter_p--> raised --leave_s below leave_p--> cleared
+                                               raised --another mode is raised instead--> revoked
+
+*Cleared* says that the machine is well again, *revoked* that the diagnosis was taken back: another mode has been
+raised, and this one was improbable all the time that took. A mode that comes back within `merge_s` reopens its alarm
+under the same id (one episode, not ten); after that it is not raised again before `cooldown_s` have passed. The
+cooldown belongs to (stream, mode), never to an id, which would make it void.
+
+Two thresholds and two waits, in seconds of event time and not in windows, because overlapping windows are not
+independent and because a float's last bit must not decide. Windows that were not judged, or that look like nothing
+the model knows, change nothing. `zone` (ISO, A to D, None = not assessable) is a floor under the severity: zone C is at
+least a warning, and zone D that lasts is an alarm of mode `other` whatever the network says.
 """
 
 from __future__ import annotations
@@ -13,6 +21,8 @@ from dataclasses import dataclass, replace
 from pipeline.core.records import AlarmChange, StreamKey
 
 HEALTHY = "healthy"
+OTHER = "other"  # the mode of an alarm that only the vibration severity calls for
+STRAINED = ("C", "D")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,52 +33,171 @@ class AlarmSpec:
     leave_p: float = 0.5
     enter_s: float = 3.0
     leave_s: float = 15.0
+    cooldown_s: float = 0.0  # after its end a mode raises no new alarm for so long
+    merge_s: float = 0.0  # ... but one that is back within so long is the same alarm
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """A mode that is probable, but not for long enough yet."""
+
+    mode: str
+    since_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """An alarm that is up, or was. `since_ns` is when its mode first reached `enter_p`."""
+
+    mode: str
+    since_ns: int
+    p: float  # when it was raised
+    low_since_ns: int | None = None  # since when its mode has been below leave_p
+    acked_ns: int | None = None
+    ended_ns: int | None = None
+    by_severity: bool = False  # called for by the zone alone
 
 
 @dataclass(frozen=True, slots=True)
 class AlarmState:
-    """What is suspected or open. `since_ns` is when `mode` first reached `enter_p`."""
+    """What is suspected, what is up, and what was up lately."""
 
-    mode: str | None = None
-    since_ns: int = 0
-    raised: bool = False
-    low_since_ns: int | None = None  # of an open alarm: since when its mode has been below leave_p
+    suspicion: Suspicion | None = None
+    open: tuple[Episode, ...] = ()  # oldest first
+    past: tuple[Episode, ...] = ()  # ended less than cooldown_s or merge_s ago
+    unknown_since_ns: int | None = None
+    unknown: bool = False  # for enter_s nothing that the model knows has fitted
+    strained: bool = False  # zone C or D
 
     @property
     def name(self) -> str:
-        """The stream's state as far as alarms go: normal, warning or alarm."""
-        return "normal" if self.mode is None else "alarm" if self.raised else "warning"
+        """The stream's state as far as alarms go: normal, warning, unknown or alarm."""
+        if self.open:
+            return "alarm"
+        if self.unknown:
+            return "unknown"
+        return "warning" if self.suspicion is not None or self.strained else "normal"
+
+    @property
+    def mode(self) -> str | None:
+        """The newest open alarm's mode, else what is suspected."""
+        if self.open:
+            return self.open[-1].mode
+        return None if self.suspicion is None else self.suspicion.mode
 
 
 def judge(
-    spec: AlarmSpec, state: AlarmState, key: StreamKey, probabilities: dict[str, float], start_ns: int, end_ns: int
+    spec: AlarmSpec,
+    state: AlarmState,
+    key: StreamKey,
+    probabilities: dict[str, float],
+    start_ns: int,
+    end_ns: int,
+    *,
+    unknown: bool = False,
+    zone: str | None = None,
 ) -> tuple[AlarmState, list[AlarmChange]]:
     """Take the probabilities of the window [start_ns, end_ns); return what changed."""
-    if state.raised:
-        return _watch(spec, state, key, probabilities, start_ns, end_ns)
+    if unknown and zone != "D":
+        since_ns = start_ns if state.unknown_since_ns is None else state.unknown_since_ns
+        return replace(state, unknown_since_ns=since_ns, unknown=end_ns - since_ns >= spec.enter_s * 1e9), []
+    still, ended, changes = _watch_all(spec, state.open, key, probabilities, (start_ns, end_ns), zone)
+    memory_ns = max(spec.cooldown_s, spec.merge_s) * 1e9
+    past = [e for e in (*state.past, *ended) if end_ns - (e.ended_ns or 0) < memory_ns]
     mode, p = max(probabilities.items(), key=lambda item: item[1])
-    if mode == HEALTHY or p < spec.enter_p:
-        return AlarmState(), []
-    if mode != state.mode:
-        state = AlarmState(mode=mode, since_ns=start_ns)
-    if end_ns - state.since_ns < spec.enter_s * 1e9:
-        return state, []
-    return replace(state, raised=True), [_change("raised", replace(state, raised=True), key, p, end_ns)]
+    by_severity = False
+    if unknown or mode == HEALTHY or p < spec.enter_p:
+        by_severity = zone == "D" and not still
+        mode, p = (OTHER, probabilities.get(OTHER, 0.0)) if by_severity else (HEALTHY, p)
+    suspicion = None
+    if mode != HEALTHY and all(e.mode != mode for e in still):
+        same = state.suspicion is not None and state.suspicion.mode == mode
+        suspicion = state.suspicion if same and state.suspicion is not None else Suspicion(mode, start_ns)
+        raised = _due(spec, suspicion, past, p, end_ns)
+        if raised is not None:
+            raised = replace(raised, by_severity=by_severity)
+            still, revoked = _taken_back(still, suspicion, end_ns)
+            changes += [_change("revoked", e, key, probabilities.get(e.mode, 0.0), end_ns) for e in revoked]
+            changes.append(_change("raised", raised, key, p, end_ns))
+            past = [*(e for e in past if e.mode != mode), *(revoked if memory_ns else [])]
+            still, suspicion = [*still, raised], None
+    return AlarmState(suspicion, tuple(still), tuple(past), strained=zone in STRAINED), changes
 
 
-def _watch(
-    spec: AlarmSpec, state: AlarmState, key: StreamKey, probabilities: dict[str, float], start_ns: int, end_ns: int
-) -> tuple[AlarmState, list[AlarmChange]]:
-    """An open alarm clears after its mode has been improbable for long enough."""
-    p = probabilities.get(state.mode or "", 0.0)
-    if p >= spec.leave_p:
-        return replace(state, low_since_ns=None), []
-    low_since_ns = start_ns if state.low_since_ns is None else state.low_since_ns
-    if end_ns - low_since_ns < spec.leave_s * 1e9:
-        return replace(state, low_since_ns=low_since_ns), []
-    return AlarmState(), [_change("cleared", state, key, p, end_ns)]
+def acknowledge(state: AlarmState, key: StreamKey, alarm_id: str, at_ns: int) -> tuple[AlarmState, list[AlarmChange]]:
+    """Somebody has seen it. It stays up until it clears; twice, or for an alarm that is gone, changes nothing."""
+    changes = []
+    episodes = list(state.open)
+    for place, episode in enumerate(episodes):
+        if episode_id(key, episode) == alarm_id and episode.acked_ns is None:
+            episodes[place] = replace(episode, acked_ns=at_ns)
+            changes.append(_change("acked", episode, key, episode.p, at_ns))
+    return replace(state, open=tuple(episodes)), changes
 
 
-def _change(type_: str, state: AlarmState, key: StreamKey, p: float, at_ns: int) -> AlarmChange:
-    mode = state.mode or HEALTHY
-    return AlarmChange(key, type_, f"{key}/{mode}/{state.since_ns}", mode, p, at_ns, state.since_ns)
+def kept_for_another_model(state: AlarmState) -> AlarmState:
+    """What was up stays up, and its time below `leave_p` begins again: the model that changed is no reason to clear."""
+    return replace(
+        state,
+        suspicion=None,
+        open=tuple(replace(episode, low_since_ns=None) for episode in state.open),
+        unknown_since_ns=None,
+        unknown=False,
+    )
+
+
+def episode_id(key: StreamKey, episode: Episode) -> str:
+    """The name of an alarm: where, what and since when; the same for all its changes."""
+    return f"{key}/{episode.mode}/{episode.since_ns}"
+
+
+def _watch_all(
+    spec: AlarmSpec,
+    episodes: tuple[Episode, ...],
+    key: StreamKey,
+    probabilities: dict[str, float],
+    span_ns: tuple[int, int],
+    zone: str | None,
+) -> tuple[list[Episode], list[Episode], list[AlarmChange]]:
+    """Open alarms after a window: those that stay up, those that cleared, and the changes."""
+    still: list[Episode] = []
+    ended: list[Episode] = []
+    changes: list[AlarmChange] = []
+    start_ns, end_ns = span_ns
+    for episode in episodes:
+        # A mode that this model does not know is held up by everything that is not healthy.
+        p = probabilities.get(episode.mode, 1.0 - probabilities.get(HEALTHY, 0.0))
+        held = zone is None or zone in STRAINED if episode.by_severity else False
+        if held or p >= spec.leave_p:
+            still.append(replace(episode, low_since_ns=None))
+            continue
+        low_since_ns = start_ns if episode.low_since_ns is None else episode.low_since_ns
+        if end_ns - low_since_ns < spec.leave_s * 1e9:
+            still.append(replace(episode, low_since_ns=low_since_ns))
+        else:
+            ended.append(replace(episode, low_since_ns=None, ended_ns=end_ns))
+            changes.append(_change("cleared", episode, key, p, end_ns))
+    return still, ended, changes
+
+
+def _due(spec: AlarmSpec, suspicion: Suspicion, past: list[Episode], p: float, end_ns: int) -> Episode | None:
+    """The alarm to raise, if the suspicion has lasted; one that ended lately is opened again or kept down."""
+    if end_ns - suspicion.since_ns < spec.enter_s * 1e9:
+        return None
+    for episode in past:
+        if episode.mode == suspicion.mode and episode.ended_ns is not None:
+            if suspicion.since_ns - episode.ended_ns < spec.merge_s * 1e9:
+                return replace(episode, ended_ns=None, p=p)
+            if end_ns - episode.ended_ns < spec.cooldown_s * 1e9:
+                return None
+    return Episode(suspicion.mode, suspicion.since_ns, p)
+
+
+def _taken_back(still: list[Episode], suspicion: Suspicion, end_ns: int) -> tuple[list[Episode], list[Episode]]:
+    """Open alarms that stay, and those that were improbable for as long as another mode was suspected."""
+    gone = [e for e in still if e.low_since_ns is not None and e.low_since_ns <= suspicion.since_ns]
+    return [e for e in still if e not in gone], [replace(e, low_since_ns=None, ended_ns=end_ns) for e in gone]
+
+
+def _change(type_: str, episode: Episode, key: StreamKey, p: float, at_ns: int) -> AlarmChange:
+    return AlarmChange(key, type_, episode_id(key, episode), episode.mode, p, at_ns, episode.since_ns)

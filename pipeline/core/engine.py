@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.core import alarm, stream
 from pipeline.core.features.table import COLUMN
@@ -53,6 +54,8 @@ class Engine:
 
     spec_of: Callable[[StreamKey], StreamSpec]
     predictor: Predictor | None = None
+    is_unknown: Callable[[Float32, Float32], NDArray[np.bool_]] | None = None  # (B, F) inputs, (B, K) -> (B,)
+    zone_of: Callable[[FeatureRow], str | None] | None = None  # vibration severity, a floor under the alarms
 
     def step(self, states: States, blocks: Iterable[Block]) -> Step:
         """Take blocks in the order in which they came."""
@@ -78,6 +81,13 @@ class Engine:
             result.troubles += troubles
         return self._finish(result, windows)
 
+    def predict(self, states: States, rows: Mapping[StreamKey, list[FeatureRow]]) -> Step:
+        """Only the network and the alarms, over feature rows that are there already."""
+        result = Step(states={key: states.get(key) or stream.initial(self.spec_of(key)) for key in rows})
+        if self.predictor is not None:
+            self._predict(self.predictor, result, rows)
+        return result
+
     def _finish(self, result: Step, windows: dict[StreamKey, list[Window]]) -> Step:
         rows = self._feature_rows(windows)
         for key, of_stream in rows.items():
@@ -99,7 +109,7 @@ class Engine:
             rows |= {key: [next(batch) for _ in windows[key]] for key in keys}
         return rows
 
-    def _predict(self, predictor: Predictor, result: Step, rows: dict[StreamKey, list[FeatureRow]]) -> None:
+    def _predict(self, predictor: Predictor, result: Step, rows: Mapping[StreamKey, list[FeatureRow]]) -> None:
         for front in range(max(map(len, rows.values()), default=0)):
             ready = [(key, of_stream[front]) for key, of_stream in rows.items() if front < len(of_stream)]
             judged: list[tuple[StreamKey, FeatureRow]] = []
@@ -126,13 +136,17 @@ class Engine:
         x = np.stack([inputs(predictor.inputs, row) for _, row in judged])
         h = np.stack([_hidden(result.states[key]) for key, _ in judged])
         probabilities, h = predictor.step(x, h)
-        for (key, row), p, hidden in zip(judged, probabilities, h, strict=True):
+        strange = self.is_unknown(x, probabilities) if self.is_unknown else np.zeros(len(judged), np.bool_)
+        for (key, row), p, hidden, unknown in zip(judged, probabilities, h, strange.tolist(), strict=True):
             spec, state = self.spec_of(key), result.states[key]
             state = replace(state, hidden=hidden, state_age=state.state_age + 1, last_end_ns=row.end_ns)
-            name = "warming_up"
+            name = "alarm" if state.alarm.open else "warming_up"  # a fresh memory is no reason to forget an alarm
             if state.state_age > spec.warm_up_windows:
                 of_mode = dict(zip(predictor.classes, p.tolist(), strict=True))
-                alarmed, changes = alarm.judge(spec.alarm, state.alarm, key, of_mode, row.start_ns, row.end_ns)
+                zone = self.zone_of(row) if self.zone_of else None
+                alarmed, changes = alarm.judge(
+                    spec.alarm, state.alarm, key, of_mode, row.start_ns, row.end_ns, unknown=unknown, zone=zone
+                )
                 state = replace(state, alarm=alarmed)
                 name = alarmed.name
                 result.alarms += changes

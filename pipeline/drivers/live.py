@@ -19,19 +19,23 @@ while that takes long: a slow disk makes the service slower, and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from queue import Empty, SimpleQueue
 from typing import Protocol
 
+from pipeline.core.alarm import acknowledge
 from pipeline.core.engine import Engine, Step
 from pipeline.core.records import Gap, StreamKey
 from pipeline.core.state import StreamState, to_bytes
 from pipeline.drivers.aside import aside
 from pipeline.drivers.intake import OUTCOMES, Account, Batch, Intake, account, missing_samples, prefixed, step_all
 from pipeline.drivers.results import Results
+from pipeline.drivers.serving import ModelWatch, ReadLast, Serving, Shadow, remembered, together
 from pipeline.edges.archive import Archive
 from pipeline.edges.faults import fault_point
 from pipeline.edges.journal import Commit, Journal
@@ -90,6 +94,10 @@ class Live:
     refusal: str | None = None  # why the disk does not take what is in hand
     _in_hand: int = 0  # messages that are taken and not decided
     _news: Counter[str] = field(default_factory=Counter)  # counters that go with the next commit
+    models: ModelWatch | None = None  # None: the engine's model serves for ever
+    read_last: ReadLast = lambda until_ns: {}  # archived rows, from which another model builds its memory
+    shadow: Shadow | None = None
+    acknowledgements: SimpleQueue[tuple[StreamKey, str]] = field(default_factory=SimpleQueue)  # stream, alarm id
     _rolled_s: float = field(default_factory=time.monotonic)
     _pending_rows: int = 0
 
@@ -101,6 +109,7 @@ class Live:
     def run(self, stop: Callable[[], bool]) -> None:
         """Turn until `stop` says so; leave nothing in the journal that could be in the archive."""
         self._pending_rows = self.journal.pending_rows()
+        self._remember(self.engine, stop)
         while not stop():
             self.turn(stop)
         until_s = time.monotonic() + STOP_S
@@ -112,7 +121,10 @@ class Live:
         self._balance()
 
     def turn(self, stop: Callable[[], bool]) -> bool:
-        """One turn: see the list above; whether any message was there."""
+        """One turn: see the list above; whether any message was there. Between two commits other models may take over."""
+        if self.models is not None and (serving := self.models.due()) is not None:
+            self.serve(serving, stop)
+        self._acknowledge_alarms(stop)
         messages = self._gather(stop)
         if messages and not self._work_through(messages, stop):
             return False
@@ -140,13 +152,16 @@ class Live:
         batch = self.intake.read(messages, now_ns)
         step = step_all(self.engine, self.states, batch, now_ns)
         counts = account(batch, step)
+        beside = self._beside(step)
         fault_point("turn_stepped")
-        if not self._commit(batch, step, counts, stop):
+        if not self._commit(batch, step, beside, counts, stop):
             self._in_hand = 0
             self.counts["dropped"] += len(messages)  # not acknowledged: the broker delivers these again
             return False
         fault_point("turn_committed")
         self.states |= step.states
+        if self.shadow is not None:
+            self.shadow.keep(beside)
         self.counts += counts
         self._in_hand = 0
         self._balance()
@@ -180,13 +195,77 @@ class Live:
                 break
         return messages
 
-    def _commit(self, batch: Batch, step: Step, counts: Counter[str], stop: Callable[[], bool]) -> bool:
+    def serve(self, serving: Serving, stop: Callable[[], bool]) -> None:
+        """Let other models serve from the next turn on; their memory of every stream is built and committed first."""
+        before = self.engine.predictor
+        engine = replace(self.engine, predictor=serving.predictor, is_unknown=serving.is_unknown)
+        if not self._remember(engine, stop):
+            return
+        self.engine = engine
+        self.shadow = None
+        if serving.shadow is not None:
+            self.shadow = Shadow(Engine(engine.spec_of, serving.shadow), self.read_last)
+        after = engine.predictor
+        if after is not None and (before is None or before.version != after.version):
+            log.info("model_switched from=%s to=%s", before.version if before else None, after.version)
+            self.results.model, self.results.classes = after.version, after.classes
+            self.results.online(time.time_ns())
+
+    def _remember(self, engine: Engine, stop: Callable[[], bool]) -> bool:
+        """Hidden states of the engine's model where they are another model's; False if they could not be committed."""
+        try:
+            states = remembered(engine, self.states, self.read_last)
+        except ArchiveError as error:  # the memory begins from nothing, as for a stream that is new
+            log.error("memory_not_rebuilt err=%s", error.message)
+            return True
+        commit = Commit(states={key: to_bytes(engine.spec_of(key), state) for key, state in states.items()})
+        if states and not self._until_done(lambda: self.journal.commit(commit), "commit", stop):
+            return False
+        self.states |= states
+        if states:
+            ages = sorted(state.state_age for state in states.values())
+            log.info("memory_rebuilt streams=%d windows_median=%d", len(ages), ages[len(ages) // 2])
+        return True
+
+    def _beside(self, step: Step) -> Step:
+        """What the shadow says of the same windows; a shadow that fails is let go, the plant is not its business."""
+        if self.shadow is None:
+            return Step()
+        try:
+            return self.shadow.predict(step.features)
+        except MemoryError:
+            raise
+        except Exception:
+            log.exception("shadow_failed model=%s", self.shadow.version)
+            self.shadow = None
+            return Step()
+
+    def _acknowledge_alarms(self, stop: Callable[[], bool]) -> None:
+        """What people have acknowledged since the last turn, committed like everything else, then published."""
+        step = Step()
+        with contextlib.suppress(Empty):
+            while True:
+                key, alarm_id = self.acknowledgements.get_nowait()
+                state = step.states.get(key) or self.states.get(key)
+                if state is not None:
+                    alarm, changes = acknowledge(state.alarm, key, alarm_id, time.time_ns())
+                    step.alarms += changes
+                    step.states[key] = replace(state, alarm=alarm)
+        if step.alarms and self._commit(Batch(()), step, Step(), Counter(), stop):
+            self.states |= step.states
+            self._pending_rows += len(step.alarms)
+            self.results.step(step, time.monotonic())
+
+    def _commit(self, batch: Batch, step: Step, beside: Step, counts: Counter[str], stop: Callable[[], bool]) -> bool:
         """The commit point, tried until it succeeds; False if asked to stop before it did."""
+        served = self.engine.predictor.classes if self.engine.predictor else ()
+        shadow = self.shadow.engine.predictor if self.shadow else None
+        predictions, classes = together(step.predictions, served, beside.predictions, shadow.classes if shadow else ())
         commit = Commit(
             states={key: to_bytes(self.engine.spec_of(key), state) for key, state in step.states.items()},
             features=step.features,
-            predictions=step.predictions,
-            classes=self.engine.predictor.classes if self.engine.predictor else (),
+            predictions=predictions,
+            classes=classes,
             alarms=step.alarms,
             quarantined=batch.quarantined,
             counters={**prefixed(counts.items()), **(missing_samples(step) + self._news)},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from pipeline.core.features.table import COLUMN
 from pipeline.core.iso import Limits, assess
 from pipeline.core.quality import NO_VELOCITY, Quality
 from pipeline.core.records import AlarmChange, FeatureRow, Prediction, StreamKey
+from pipeline.core.veto import shown_mode
 
 STATE_EVERY_S = 60.0  # an unchanged state is repeated, so that a reader can tell it from a forgotten one
 STALE_AFTER_S = 60.0  # of silence
@@ -51,6 +52,7 @@ class Results:
     classes: tuple[str, ...] = ()
     limits_of: Callable[[StreamKey], Limits | None] = lambda key: None
     shown: dict[StreamKey, _Shown] = field(default_factory=dict)
+    up: dict[StreamKey, dict[str, dict[str, Any]]] = field(default_factory=dict)  # alarms, oldest first
 
     def online(self, now_ns: int) -> None:
         """The retained status, said at every connection; its counterpart is the last will."""
@@ -63,8 +65,9 @@ class Results:
         for prediction in step.predictions:
             self._send(f"{_place(prediction.key)}/prediction", self._prediction(prediction), 0, False)
             self._state(prediction, rows.get((prediction.key, prediction.session, prediction.window)), now_s)
+        newest = {row.key: row for row in step.features}
         for change in step.alarms:
-            self._alarm(change)
+            self._alarm(change, newest.get(change.key))
 
     def silence(self, now_s: float) -> None:
         """Streams that nobody has heard of for a while are stale."""
@@ -126,23 +129,39 @@ class Results:
             "quality": quality.words(),
         }
 
-    def _alarm(self, change: AlarmChange) -> None:
-        alarm = {
+    def restore(self, alarms: Iterable[AlarmChange]) -> None:
+        """What was up when the service ended: said already, and cleared in its time."""
+        for change in alarms:
+            acknowledged = {"acknowledged": iso(change.at_ns)} if change.type == "acked" else {}
+            self.up.setdefault(change.key, {})[change.id] = self._document_of(change, None) | acknowledged
+
+    def _document_of(self, change: AlarmChange, row: FeatureRow | None) -> dict[str, Any]:
+        return {
             "id": change.id,
             "mode": change.mode,
+            "shown": shown_mode(change.mode, row),
             "p": change.p,
             "at": iso(change.at_ns),
             "since": iso(change.since_ns),
         }
-        cleared = change.type == "cleared"
+
+    def _alarm(self, change: AlarmChange, row: FeatureRow | None) -> None:
+        alarm = self._document_of(change, row)
+        up = self.up.setdefault(change.key, {})
+        before, gone = up.pop(change.id, None), change.type in ("cleared", "revoked")
+        if change.type == "acked":
+            alarm = (before or alarm) | {"acknowledged": iso(change.at_ns)}
+        if not gone:
+            up[change.id] = alarm
         event = {
             "type": change.type,
             "id": change.id,
-            "before": alarm if cleared else None,
-            "after": None if cleared else alarm,
+            "before": alarm if gone else before,
+            "after": None if gone else alarm,
         }
-        place = f"{self.base}/{_place(change.key)}/alarm"
-        self.publish(place, b"" if cleared else msgspec.json.encode(alarm), qos=1, retain=True)
+        place = f"{self.base}/{_place(change.key)}/alarm"  # holds the newest alarm that is up
+        newest = msgspec.json.encode(list(up.values())[-1]) if up else b""
+        self.publish(place, newest, qos=1, retain=True)
         self._send("events/alarms", event | {"machine": change.key.machine, "point": change.key.point}, 1, False)
 
     def _send(self, topic: str, document: dict[str, Any], qos: int, retain: bool) -> None:

@@ -149,7 +149,7 @@ class Journal:
             return dict(db.execute("SELECT id, note FROM inputs ORDER BY id"))
 
     def open_alarms(self) -> dict[str, AlarmChange]:
-        """Alarm id -> its newest change, for every alarm that is not cleared."""
+        """Alarm id -> its newest change, for every alarm that is neither cleared nor revoked."""
         with self._reading() as db:
             return {change.id: change for change in read.read_open_alarms(db)}
 
@@ -240,7 +240,7 @@ def _write_pending(db: sqlite3.Connection, kind: str, extras: tuple[str, ...], t
 
 
 def _write_alarm(db: sqlite3.Connection, change: AlarmChange) -> None:
-    if change.type == "cleared":
+    if change.type in ("cleared", "revoked"):
         db.execute("DELETE FROM open_alarms WHERE id = ?", (change.id,))
         return
     db.execute(

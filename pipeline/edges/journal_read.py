@@ -176,3 +176,23 @@ def damaged(path: Path, error: Exception) -> ArchiveError:
         "finished Parquet parts stay readable, rows not yet in them and stream states are lost"
     )
     return ArchiveError(msg, hint=hint)
+
+
+def view_states(directory: Path) -> dict[StreamKey, bytes]:
+    """The newest state of every stream, without locking the directory; empty where there is no journal.
+
+    Raises:
+        ArchiveError: the journal cannot be read, or is of another version.
+    """
+    path = directory / JOURNAL_NAME
+    if not path.exists():
+        return {}
+    try:
+        with contextlib.closing(_open_read_only(path)) as db:
+            if not has_tables(db):
+                return {}
+            check_version(db, path)
+            rows = db.execute("SELECT machine, point, state FROM states ORDER BY machine, point")
+            return {StreamKey(machine, point): state for machine, point, state in rows}
+    except sqlite3.Error as error:
+        raise damaged(path, error) from error

@@ -1,0 +1,104 @@
+"""Composition of a comparison: several cells, the same data, folds, settings and seeds; one table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.cells import CELLS, Recurrence
+from models.crossval import cross_validate
+from models.dataset import Dataset, build, check_trainable, read
+from models.report import table
+from models.scaling import Scaler
+from models.scoring import score
+from models.settings import TrainSettings
+from models.spec import ModelSpec
+from models.train import Say, TrainRequest, alarm_spec, choose_split, dataset_spec
+from pipeline.errors import ConfigError, ThrumcastError
+
+STEP_ROWS = 64  # streams stepped together when a step is timed
+_COLUMNS = ("accuracy", "macro_f1", "macro_auroc", "ece")
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """The comparison, as JSON and as text."""
+
+    document: dict[str, Any]
+    text: str
+
+
+def compare_cells(request: TrainRequest, cells: Sequence[str], *, say: Say, warn: Say) -> Compared:
+    """Cross-validate every cell; nothing is registered.
+
+    Raises:
+        ConfigError: no such cell.
+        ThrumcastError: there is nothing to learn from, or nothing to hold back.
+    """
+    for cell in cells:
+        if cell not in CELLS:
+            msg = f"--compare: expected some of {', '.join(CELLS)} with commas, found: {cell}"
+            raise ConfigError(msg)
+    torch.set_num_threads(1)
+    config = request.config
+    dataset = build(read(request.data_dir, request.start, request.end), dataset_spec(config, request.settings.inputs))
+    say(dataset.facts.text())
+    check_trainable(dataset)
+    split = choose_split(dataset, request, warn)
+    if split is None:
+        msg = "--compare: expected a split that holds something back, found: none"
+        raise ThrumcastError(msg, hint="leave --split out, or name a field")
+    rows = []
+    for cell in cells:
+        settings, started = replace(request.settings, cell=cell), time.monotonic()
+        held_out = cross_validate(dataset, split, settings, lambda *_: None)
+        if held_out is None or held_out.folds_done < len(split.folds):
+            raise KeyboardInterrupt
+        numbers = score(
+            held_out.tracks, dataset.classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows
+        )
+        weights, step_us = _cost(dataset, settings)
+        row = {
+            "cell": cell,
+            "weights": weights,
+            **{key: numbers[key] for key in _COLUMNS},
+            "recordings": numbers["recordings"]["accuracy"],
+            "passes": held_out.epochs,
+            "train_s": round(time.monotonic() - started, 1),
+            "step_us": round(step_us, 1),
+        }
+        rows.append(row)
+        say(f"{cell}: macro F1 {_cell(row['macro_f1'])}, {row['train_s']:g} s")
+    head = ("cell", "weights", "accuracy", "macro F1", "AUROC", "ECE", "recordings", "passes", "train s", "step us")
+    text = table(head, [tuple(_cell(value) for value in row.values()) for row in rows])
+    tail = f"held out by {split.name}, {len(split.folds)} folds; a step is of {STEP_ROWS} streams"
+    tail += f", {request.settings.members} members"
+    return Compared({"split": split.name, "settings": request.settings.document(), "cells": rows}, f"{text}\n{tail}")
+
+
+def _cost(dataset: Dataset, settings: TrainSettings) -> tuple[int, float]:
+    """Number of weights, and microseconds of one serving step (the best of some: the machine may be busy)."""
+    features = len(dataset.inputs)
+    scaler = Scaler("standard", np.zeros(features, np.float32), np.ones(features, np.float32))
+    spec = ModelSpec("v0000", dataset.classes, dataset.inputs, dataset.feature_schema, 1.0, 1.0, 0.0, scaler,
+                     settings.hidden, settings.layers, cell=settings.cell, members=settings.members)  # fmt: skip
+    rng = np.random.default_rng(0)
+    weights = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in spec.shapes().items()}
+    recurrence = Recurrence(spec.cell, spec.hidden, spec.layers, spec.members, weights)
+    z = rng.standard_normal((STEP_ROWS, features)).astype(np.float32)
+    h = np.zeros((STEP_ROWS, *spec.state_shape), np.float32)
+    times = []
+    for _ in range(20):
+        started = time.perf_counter()
+        recurrence.step(z, h)
+        times.append(time.perf_counter() - started)
+    return sum(weight.size for weight in weights.values()), 1e6 * min(times)
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) and abs(value) <= 1 else str(value)

@@ -1,0 +1,221 @@
+"""Training of the mode forecast's decoder: teacher forcing, scheduled sampling, on live states or end to end.
+
+    frozen   the network that serves stays as it is; its states at every window, stepped as in serving, are the
+             examples. What is foretold is conditioned on exactly the state that the live service carries
+    joint    encoder and decoder are trained together on sequences and the tokens that follow them (for tasks where the
+             present mode says little about what comes); the encoder's own loss is the present mode
+
+With scheduled sampling (Bengio et al. 2015, arXiv:1506.03099) the decoder is given its own last token instead of the
+true one in a share of the steps, which grows from 0 to 1 - teacher over the training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.bundle import Bundle
+from models.cells import Recurrence
+from models.dataset import UNKNOWN, WindowSequence
+from models.forecast import Forecaster
+from models.network import NetworkConfig, RecurrentNetwork
+from models.settings import TrainSettings
+from pipeline.core.records import StreamKey
+from pipeline.errors import ThrumcastError
+
+MASKED = -100  # a token that nobody knows
+STEPS, BATCH = 600, 64
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+Facts = Mapping[StreamKey, Mapping[str, object]]
+
+
+class Decoder(nn.Module):
+    """Tokens and a state of the network -> the next token; models/forecast.py is the same without torch."""
+
+    def __init__(self, state: int, classes: int, units: int) -> None:
+        super().__init__()
+        self.end, self.start = classes, classes + 1
+        self.embed = nn.Embedding(classes + 2, units)
+        self.bridge = nn.Linear(state, units)
+        self.gru = nn.GRU(units, units, batch_first=True)
+        self.out = nn.Linear(units, classes + 1)
+
+    def forward(self, h: Tensor, tokens: Tensor, own: float = 0.0) -> Tensor:
+        """Logits (B, k, K + 1) of tokens (B, k) from flat states h (B, M L S); `own` = share of its own last token."""
+        s = torch.tanh(self.bridge(h))[None]  # (1, B, D)
+        given = torch.full_like(tokens[:, 0], self.start)
+        logits = []
+        for step in range(tokens.shape[1]):
+            y, s = self.gru(self.embed(given)[:, None], s)
+            logits.append(self.out(y[:, 0]))
+            true = tokens[:, step].clamp(min=0)
+            mine = logits[-1].detach().argmax(dim=1)
+            given = torch.where(torch.rand(len(true)) < own, mine, true)
+        return torch.stack(logits, dim=1)
+
+
+def next_modes(y: Int64, horizon: int, end: int, *, ended: bool) -> Int64:
+    """Tokens (T, horizon): the modes that follow the one at each window, each once, then END if `ended`.
+
+    What comes after a recording that just stops is MASKED: nobody knows it. So is all at windows of unknown mode.
+    """
+    tokens = np.full((len(y), horizon), MASKED, np.int64)
+    ahead: list[int] = [end] if ended else []
+    later = None
+    for t in range(len(y) - 1, -1, -1):
+        if y[t] == UNKNOWN:
+            continue
+        if later is not None and y[t] != later:
+            ahead = [int(later), *ahead]
+        later = y[t]
+        tokens[t, : min(horizon, len(ahead))] = ahead[:horizon]
+    return tokens
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Futures:
+    """Windows whose future is known."""
+
+    states: Float32  # (N, M L S) of the live network after the window
+    present: Int64  # (N,) mode
+    tokens: Int64  # (N, k)
+
+
+def futures(bundle: Bundle, sequences: Sequence[WindowSequence], facts: Facts, horizon: int) -> Futures:
+    """Step the network that serves through the sequences; keep the windows whose next mode is known.
+
+    Raises:
+        ThrumcastError: no mode ever follows another.
+    """
+    spec = bundle.spec
+    recurrence = Recurrence(spec.cell, spec.hidden, spec.layers, spec.members, bundle.weights)
+    states, present, tokens = [], [], []
+    for sequence in sequences:
+        ended = bool(facts.get(sequence.key, {}).get("run_to_failure"))
+        ahead = next_modes(sequence.y, horizon, len(spec.classes), ended=ended)
+        h = np.zeros((1, *spec.state_shape), np.float32)
+        z = spec.scaler.apply(sequence.x)
+        for t in range(len(sequence)):
+            _, h = recurrence.step(z[t : t + 1], h)
+            if ahead[t, 0] != MASKED:
+                states.append(h.reshape(-1))
+                present.append(int(sequence.y[t]))
+                tokens.append(ahead[t])
+    if not tokens:
+        msg = "forecast: expected sequences in which one mode follows another, found: none"
+        raise ThrumcastError(msg, hint="recordings of one condition each have no future; live data and labels do")
+    return Futures(np.stack(states), np.array(present, np.int64), np.stack(tokens))
+
+
+def fit_decoder(known: Futures, classes: int, settings: TrainSettings) -> dict[str, Float32]:
+    """Train a decoder on the states of a network that stays as it is; return the weights `decoder.*`."""
+    rng = np.random.default_rng(settings.seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        decoder = Decoder(known.states.shape[1], classes, settings.decoder)
+        optimiser = torch.optim.AdamW(decoder.parameters(), lr=3e-3, weight_decay=settings.weight_decay)
+        states, tokens = torch.from_numpy(known.states), torch.from_numpy(known.tokens)
+        for step in range(STEPS):
+            rows = torch.from_numpy(rng.integers(0, len(states), min(BATCH, len(states))))
+            logits = decoder(states[rows], tokens[rows], own=(1 - settings.teacher) * step / STEPS)
+            optimiser.zero_grad()
+            functional.cross_entropy(logits.flatten(0, 1), tokens[rows].flatten(), ignore_index=MASKED).backward()
+            nn.utils.clip_grad_norm_(decoder.parameters(), settings.clip_norm)
+            optimiser.step()
+    return {f"decoder.{name}": value.detach().numpy().copy() for name, value in decoder.state_dict().items()}
+
+
+def fit_joint(
+    sequences: Sequence[tuple[Float32, Int64, Int64]],
+    config: NetworkConfig,
+    settings: TrainSettings,
+    *,
+    steps: int = STEPS,
+) -> tuple[RecurrentNetwork, Decoder]:
+    """Train encoder and decoder together.
+
+    Args:
+        sequences: scaled features z (T, F), modes y (T,) and the tokens (T, k) that follow each window.
+        config: sizes of the encoder.
+        settings: decoder, teacher, learning_rate, batch, seed.
+        steps: of the optimiser.
+    """
+    rng = np.random.default_rng(settings.seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        encoder = RecurrentNetwork(config)
+        decoder = Decoder(config.layers * config.width, config.outputs, settings.decoder)
+        weights = [*encoder.parameters(), *decoder.parameters()]
+        optimiser = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        shortest = min(len(y) for _, y, _ in sequences)
+        for step in range(steps):
+            # All rows of a batch are cut to one length: the state after it is the last valid one of every row.
+            rows, length = rng.integers(0, len(sequences), settings.batch), int(rng.integers(1, shortest + 1))
+            z, y, tokens = (
+                torch.from_numpy(np.stack([sequences[row][part][:length] for row in rows])) for part in range(3)
+            )
+            outputs, h = encoder(z, encoder.initial(len(rows)))
+            logits = decoder(flat(h), tokens[:, -1], own=(1 - settings.teacher) * step / steps)
+            optimiser.zero_grad()
+            losses = [
+                functional.cross_entropy(said.flatten(0, 1), truth.flatten(), ignore_index=masked, reduction="sum")
+                / max(1, int((truth != masked).sum()))
+                for said, truth, masked in ((outputs, y, UNKNOWN), (logits, tokens[:, -1], MASKED))
+            ]
+            torch.stack(losses).sum().backward()
+            nn.utils.clip_grad_norm_(weights, settings.clip_norm)
+            optimiser.step()
+    return encoder.eval(), decoder.eval()
+
+
+def flat(h: Tensor) -> Tensor:
+    """State of the network (L, B, S) -> (B, L S), as a served state is laid out."""
+    return h.transpose(0, 1).flatten(1)
+
+
+def forecast_metrics(forecaster: Forecaster, train: Futures, test: Futures) -> dict[str, Any]:
+    """Hits and log loss (sums) of the next mode on held-out windows, beside naive guesses."""
+    h = test.states.reshape(len(test.states), *forecaster._shape)
+    p, _ = forecaster.step(np.full(len(h), forecaster.start, np.int64), forecaster.begin(h))
+    truth, tokens = test.tokens[:, 0], forecaster.end + 1
+    counts = np.full(
+        (tokens, tokens), 0.5
+    )  # of what followed each mode on the training side; half a window each before
+    np.add.at(counts, (train.present, train.tokens[:, 0]), 1.0)
+    after = (counts / counts.sum(axis=1, keepdims=True))[test.present]
+    always = np.broadcast_to(counts.sum(axis=0) / counts.sum(), after.shape)
+    guesses = {
+        "model": p.astype(np.float64),
+        "what mostly follows the true present mode": after,
+        "what mostly comes": always,
+    }
+    return {
+        who: [
+            int((guess.argmax(1) == truth).sum()),
+            float(-np.log(np.maximum(guess[np.arange(len(truth)), truth], 1e-9)).sum()),
+        ]
+        for who, guess in guesses.items()
+    } | {"windows": len(truth)}
+
+
+def pooled_forecast(sums: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Accuracy and log loss over all folds."""
+    windows = sum(each["windows"] for each in sums)
+    guesses = {
+        who: {
+            "accuracy": sum(each[who][0] for each in sums) / windows,
+            "log_loss": sum(each[who][1] for each in sums) / windows,
+        }
+        for who in sums[0]
+        if who != "windows"
+    }
+    return {"windows": windows, "guesses": guesses}

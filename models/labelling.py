@@ -1,0 +1,207 @@
+"""Labels of people onto feature rows: which failure mode a window is given, with which weight, and why not.
+
+* A label covers a window of which at least half lies in its interval; one that it only touches loses its truth, for
+  the change happened somewhere inside.
+* A newer label beats an older one where both cover; `unsure` labels are not used.
+* A person beats the truth that came with the data. `false_alarm` says healthy unless it names a mode.
+* A label from a run to failure says nothing of the time before it: the windows before its start are then not known
+  to be healthy, and are unlabelled unless a person has labelled them.
+* The certainty of a label is the weight of its windows; truth that came with the data has weight 1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.records import StreamKey
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+COVERED = 0.5  # share of a window that a label must hold
+WEIGHT = "label_weight"  # column of the labelled table
+HEALTHY = "healthy"
+_REPORT = b"thrumcast.labels"
+
+
+class Label(Protocol):
+    """What is used of a `LabelEvent` of pipeline.edges.labels."""
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+
+    @property
+    def machine(self) -> str:
+        """Of which machine it speaks."""
+
+    @property
+    def point(self) -> str | None:
+        """Of which point; None: of all."""
+
+    @property
+    def start_ns(self) -> int:
+        """Start of the interval."""
+
+    @property
+    def end_ns(self) -> int:
+        """First time after the interval."""
+
+    @property
+    def verdict(self) -> str:
+        """What it says of the prediction: confirmed, false_alarm, unsure ..."""
+
+    @property
+    def mode(self) -> str | None:
+        """The failure mode."""
+
+    @property
+    def certainty(self) -> float:
+        """Weight, above 0 and at most 1."""
+
+    @property
+    def source(self) -> str:
+        """Where it is known from."""
+
+
+@dataclass(slots=True)
+class LabelReport:
+    """What became of every label; `windows` by label id, `ignored` label id -> reason."""
+
+    windows: dict[str, int] = field(default_factory=dict)
+    ignored: dict[str, str] = field(default_factory=dict)
+    touched: int = 0  # windows across the edge of a label, without truth now
+    before_failure: int = 0  # windows before the onset of a run to failure, without truth now
+
+    def document(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "used": self.windows,
+            "ignored": self.ignored,
+            "windows_labelled": sum(self.windows.values()),
+            "windows_on_an_edge": self.touched,
+            "windows_before_failure": self.before_failure,
+        }
+
+
+def apply_labels(
+    table: pa.Table,
+    labels: Sequence[Label],
+    facts: Mapping[StreamKey, Mapping[str, Any]] | None = None,
+) -> pa.Table:
+    """The rows with `truth` as the labels have it, and a column `label_weight`; what was done is `report_of` it.
+
+    Args:
+        table: Feature rows: machine, point, start, end, truth.
+        labels: Those that are not retracted, oldest first.
+        facts: What machines.jsonl knows; `run_to_failure: true` unlabels a stream's windows that nobody labelled.
+    """
+    import pyarrow as pa
+
+    rows = _Rows(table)
+    report = LabelReport()
+    truth = np.array(table.column("truth").to_pylist(), object)
+    weight = np.ones(table.num_rows, np.float32)
+    owner = np.full(table.num_rows, -1, np.int64)
+    touched = np.zeros(table.num_rows, np.bool_)
+    for number, label in enumerate(labels):
+        if label.verdict == "unsure":
+            report.ignored[label.id] = "unsure"
+            continue
+        share, stream = rows.share(label)
+        if not stream.any():
+            report.ignored[label.id] = "no windows of that machine and point"
+            continue
+        covered = share >= COVERED
+        if not covered.any():
+            report.ignored[label.id] = "no window lies in it by half"
+        mode = label.mode or (HEALTHY if label.verdict == "false_alarm" else None)
+        if label.source == "ran_to_failure" and mode != HEALTHY:
+            before = stream & (rows.end_ns <= label.start_ns) & (owner < 0) & _known(truth)
+            truth[before] = None
+            report.before_failure += int(before.sum())
+        truth[covered] = mode
+        weight[covered] = label.certainty
+        owner[covered] = number
+        edge = (share > 0) & ~covered
+        touched |= edge & (owner < 0)
+        touched[covered] = False
+    truth[touched] = None
+    report.touched = int(touched.sum())
+    report.before_failure += _unlabel_runs_to_failure(rows, truth, owner, facts or {})
+    for number, label in enumerate(labels):
+        count = int((owner == number).sum())
+        if count:
+            report.windows[label.id] = count
+        else:
+            report.ignored.setdefault(label.id, "newer labels cover all of it")
+    labelled = table.set_column(table.column_names.index("truth"), "truth", pa.array(truth.tolist(), pa.string()))
+    labelled = labelled.append_column(WEIGHT, pa.array(weight))
+    note = {_REPORT: json.dumps(report.document()).encode()}
+    return labelled.replace_schema_metadata({**(table.schema.metadata or {}), **note})
+
+
+def report_of(table: pa.Table) -> dict[str, Any]:
+    """What `apply_labels` did to a table; empty for one that it has not seen."""
+    note = (table.schema.metadata or {}).get(_REPORT)
+    return json.loads(note) if note is not None else {}
+
+
+def report_text(report: Mapping[str, Any]) -> str:
+    """In words, one line per reason."""
+    if not report or not (report["used"] or report["ignored"]):
+        return "labels:  none"
+    lines = [f"labels:  {len(report['used'])} used for {report['windows_labelled']} windows"]
+    if report["windows_on_an_edge"]:
+        lines[0] += f", {report['windows_on_an_edge']} windows on their edges left out"
+    if report["windows_before_failure"]:
+        lines[0] += f", {report['windows_before_failure']} windows before a failure unlabelled"
+    lines += [f"         {count} x ignored: {why}" for why, count in Counter(report["ignored"].values()).items()]
+    return "\n".join(lines)
+
+
+class _Rows:
+    """Columns of feature rows that labels are matched with."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.machine = np.array(table.column("machine").to_pylist(), object)
+        self.point = np.array(table.column("point").to_pylist(), object)
+        self.start_ns = _ns(table, "start")
+        self.end_ns = _ns(table, "end")
+
+    def share(self, label: Label) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Part of every window that lies in the label's interval, and which windows are of its stream."""
+        stream = self.machine == label.machine
+        if label.point is not None:
+            stream &= self.point == label.point
+        inside = np.minimum(self.end_ns, label.end_ns) - np.maximum(self.start_ns, label.start_ns)
+        return np.where(stream, np.maximum(inside, 0) / np.maximum(self.end_ns - self.start_ns, 1), 0.0), stream
+
+
+def _unlabel_runs_to_failure(
+    rows: _Rows, truth: NDArray[np.object_], owner: NDArray[np.int64], facts: Mapping[StreamKey, Mapping[str, Any]]
+) -> int:
+    """A machine that ran to its failure was not healthy until somebody saw it: nobody knows when it began."""
+    total = 0
+    for key, known in facts.items():
+        if known.get("run_to_failure") is True:
+            silent = (rows.machine == key.machine) & (rows.point == key.point) & (owner < 0)
+            silent &= _known(truth)
+            truth[silent] = None
+            total += int(silent.sum())
+    return total
+
+
+def _known(truth: NDArray[np.object_]) -> NDArray[np.bool_]:
+    return np.array([mode is not None for mode in truth], np.bool_)
+
+
+def _ns(table: pa.Table, column: str) -> NDArray[np.int64]:
+    return table.column(column).to_numpy().astype("datetime64[ns]").astype(np.int64)

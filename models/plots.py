@@ -1,0 +1,154 @@
+"""Pictures of a training, for whoever looks at a version: DIR/registry/vNNNN/plots/*.png. Needs the extra `plots`.
+
+    learning.png      loss on the training side and on machines held out, pass by pass
+    confusion.png     truth against prediction, in shares of the truth, held out
+    reliability.png   how often right against how sure, held out; bars say how many windows
+    delay.png         seconds from the start of every fault to the first alarm of the right mode; number of missed ones
+
+All numbers are in metrics.json and metrics.jsonl as well: without matplotlib nothing else is missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.dataset import UNKNOWN
+from models.events import Track
+from models.metrics import reliability
+
+SIZE = (6.4, 4.6)
+DPI = 110
+HELD_OUT, TRAINED, MISSED = "#c4501b", "#33658a", "#999999"
+
+
+def available() -> bool:
+    """Whether matplotlib is installed."""
+    from importlib.util import find_spec
+
+    return find_spec("matplotlib") is not None
+
+
+def draw(
+    directory: Path, log: Path, metrics: dict[str, Any], tracks: Sequence[Track], delays: dict[str, list[float | None]]
+) -> list[Path]:
+    """Write all pictures that there are numbers for; return their paths.
+
+    Args:
+        directory: where to, made if need be.
+        log: metrics.jsonl of the run.
+        metrics: as in metrics.json.
+        tracks: held-out probabilities.
+        delays: seconds per fault, None = missed, by mode.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    made = [_save(directory / "learning.png", _learning(log))]
+    if metrics:
+        made.append(_save(directory / "confusion.png", _confusion(metrics["confusion"])))
+        made.append(_save(directory / "reliability.png", _reliability(tracks, metrics["ece"])))
+    if delays:
+        made.append(_save(directory / "delay.png", _delay(delays)))
+    return made
+
+
+def _figure(size: tuple[float, float] = SIZE) -> tuple[Any, Any]:
+    """Return a figure of its own, without pyplot: nothing global, no screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _save(path: Path, figure: Any) -> Path:
+    figure.savefig(path, metadata={"Software": None})  # the same numbers give the same bytes
+    return path
+
+
+def _learning(log: Path) -> Any:
+    figure, axes = _figure()
+    runs: dict[tuple[object, object], dict[int, dict[str, Any]]] = {}
+    for line in log.read_text().splitlines():
+        entry = json.loads(line)
+        if entry["split"] == "honest":
+            # A pass that was done again after an interruption counts once, as it was done last.
+            runs.setdefault((entry["fold"], entry["member"]), {})[entry["epoch"]] = entry
+    for (fold, member), by_pass in runs.items():
+        entries = [by_pass[number] for number in sorted(by_pass)]
+        final = fold is None
+        passes = [entry["epoch"] for entry in entries]
+        losses = [np.nan if entry["loss"] is None else entry["loss"] for entry in entries]
+        label = "trained, final fit" if final and not member else "trained, folds" if (fold, member) == (0, 0) else None
+        style = {"lw": 2.0} if final else {"lw": 0.8, "alpha": 0.4}
+        axes.plot(passes, losses, color=TRAINED, label=label, **style)
+        looked = [entry for entry in entries if entry["held_out_nll"] is not None]
+        if looked:
+            label = "held out, folds" if (fold, member) == (0, 0) else None
+            at = [entry["epoch"] for entry in looked]
+            axes.plot(at, [e["held_out_nll"] for e in looked], color=HELD_OUT, label=label, lw=1.0, alpha=0.7)
+    axes.set(xlabel="pass over the data", ylabel="loss [nat]", title="Learning curves", ylim=(0, None))
+    axes.legend(frameon=False)
+    return figure
+
+
+def _confusion(confusion: dict[str, Any]) -> Any:
+    labels, matrix = confusion["labels"], np.array(confusion["matrix"], float)
+    count = matrix.sum(axis=1, keepdims=True)
+    shares = np.divide(matrix, count, out=np.zeros_like(matrix), where=count > 0)
+    side = 2.4 + 0.62 * len(labels)
+    figure, axes = _figure((side + 1.0, side))
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row in range(len(labels)):
+        for column in range(len(labels)):
+            if matrix[row, column]:
+                dark = shares[row, column] > 0.55
+                text = f"{shares[row, column]:.0%}\n{matrix[row, column]:.0f}"
+                axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    axes.set_xticks(range(len(labels)), labels, rotation=35, ha="right")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set(xlabel="predicted", ylabel="truth", title="Confusion on held-out machines")
+    return figure
+
+
+def _reliability(tracks: Sequence[Track], ece: float | None) -> Any:
+    y = np.concatenate([track.sequence.y for track in tracks])
+    p = np.concatenate([track.p for track in tracks])
+    rows = reliability(y[y != UNKNOWN], p[y != UNKNOWN])
+    figure, axes = _figure()
+    total = sum(row["windows"] for row in rows)
+    axes.plot([0, 1], [0, 1], color=MISSED, lw=1, ls="--", label="as sure as right")
+    width = 0.9 / 15
+    axes.bar([r["confidence"] for r in rows], [r["windows"] / total for r in rows], width, color=TRAINED, alpha=0.25,
+             label="share of the windows")  # fmt: skip
+    axes.plot([r["confidence"] for r in rows], [r["accuracy"] for r in rows], "o-", color=HELD_OUT, label="held out")
+    title = "Reliability" if ece is None else f"Reliability, ECE {ece:.3f}"
+    axes.set(xlabel="largest probability", ylabel="share that is right", title=title, xlim=(0, 1), ylim=(0, 1.02))
+    axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+def _delay(delays: dict[str, list[float | None]]) -> Any:
+    modes = sorted(delays)
+    figure, axes = _figure((SIZE[0], 1.8 + 0.5 * len(modes)))
+    seen = [delay for each in delays.values() for delay in each if delay is not None]
+    edge = 1.15 * max(seen, default=1.0) + 1.0
+    for row, mode in enumerate(modes):
+        found = [delay for delay in delays[mode] if delay is not None]
+        missed = len(delays[mode]) - len(found)
+        jitter = np.linspace(-0.18, 0.18, len(found)) if len(found) > 1 else np.zeros(len(found))
+        axes.plot(found, row + jitter, "o", color=HELD_OUT, ms=4, alpha=0.7)
+        if found:
+            axes.plot([float(np.median(found))] * 2, [row - 0.28, row + 0.28], color=TRAINED, lw=2)
+        if missed:
+            axes.text(edge, row, f"{missed} missed", color=MISSED, ha="right", va="center", fontsize=9)
+    axes.set_yticks(range(len(modes)), modes)
+    axes.set(xlabel="delay of the first right alarm [s]", xlim=(-0.02 * edge, edge), ylim=(len(modes) - 0.5, -0.5))
+    axes.set_title("Delay per fault; the line is the median")
+    return figure

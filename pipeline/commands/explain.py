@@ -1,0 +1,221 @@
+"""`thrumcast explain`: why a window was called what it was, from the archive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.commands.common import Console, with_console
+from pipeline.errors import ThrumcastError
+
+if TYPE_CHECKING:
+    from models.bundle import Bundle
+    from models.explain import Explained
+    from pipeline.core.records import FeatureRow
+
+SAME = 1e-5  # largest difference of a probability that is rounding
+SHOWN = 10
+
+
+@click.command(name="explain")
+@click.option("--machine", required=True, help="Which machine.")
+@click.option("--point", help="Which point of it [default: the only one].")
+@click.option("--window", type=int, help="Number of the window [default: the newest].")
+@click.option("--session", type=int, help="Its session [default: the newest that has that window].")
+@click.option(
+    "--model", "version", help="Which version's prediction [default: the champion's, else the newest one there]."
+)
+@click.option("--mode", help="Which mode's probability to explain [default: the most probable].")
+@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@with_console
+def command(
+    console: Console,
+    machine: str,
+    point: str | None,
+    window: int | None,
+    session: int | None,
+    version: str | None,
+    mode: str | None,
+    data_dir: Path | None,
+) -> None:
+    """Show a prediction with the inputs that mattered, the evidence, the model and the age of its memory.
+
+    The prediction is made again from the archived features; it must come out with the same class and probabilities.
+    """
+    config = console.config(**{"data.dir": data_dir and str(data_dir)})
+
+    import numpy as np
+
+    from models.explain import explain
+    from models.predictor import NumpyPredictor
+    from models.registry import CHAMPION, Registry
+    from pipeline.core.engine import inputs
+    from pipeline.core.features.table import NAMES
+    from pipeline.edges.archive_read import read_features, read_predictions
+    from pipeline.edges.archive_rows import rows_of
+
+    path = config.data.path
+    rows = _of_point(rows_of(read_features(path, machines=[machine]), NAMES), machine, point)
+    target = _target(rows, machine, window, session)
+    said = [row for row in read_predictions(path, machines=[machine]).to_pylist() if row["point"] == target.key.point]
+    registry = Registry(path)
+    here = [row for row in said if (row["session"], row["window"]) == (target.session, target.window)]
+    archived = _chosen(here, version and registry.resolve(version), registry.aliases().get(CHAMPION))
+    model = registry.load(archived["model"] if archived else version or CHAMPION)
+    model.check_fits(target.schema)
+    if mode is not None and mode not in model.spec.classes:
+        msg = f"expected a mode that {model.spec.version} knows, found: {mode}"
+        raise ThrumcastError(msg, hint=f"it knows {', '.join(model.spec.classes)}")
+    # Any version's: a memory that was rebuilt at a switch holds windows that another version was asked about.
+    judged = {(r["session"], r["window"]): r["mode"] is not None for r in said}
+    past = [row for row in rows if row.start_ns <= target.start_ns]
+    past = [row for row in past if judged.get((row.session, row.window), row.quality == 0)]
+    if archived is not None:
+        past = past[-int(archived["state_age"]) :] if archived["mode"] is not None else []
+    if not past or past[-1] is not target:
+        found = f"window {target.window} of quality {target.quality}"
+        msg = f"expected a window that the network was stepped over, found: {found}"
+        raise ThrumcastError(msg, hint="windows with samples missing, or of a sensor that is at fault, are not judged")
+    predictor = NumpyPredictor(model)
+    x = np.stack([inputs(predictor.inputs, row) for row in past])
+    explained = explain(predictor, x, mode)
+    document = _document(target, model, archived, explained, x[-1], len(past), mode)
+    if archived is not None and len(past) < archived["state_age"]:
+        console.warn(
+            f"expected {archived['state_age']} windows in the archive since the memory began, found {len(past)}"
+        )
+    console.result(document, _text(document))
+
+
+def _of_point(streams: dict[Any, list[FeatureRow]], machine: str, point: str | None) -> list[FeatureRow]:
+    points = [key.point for key in streams]
+    if point is None and len(points) == 1:
+        point = points[0]
+    for key, rows in streams.items():
+        if key.point == point:
+            return rows
+    found = ", ".join(points) or "none"
+    msg = f"expected a point of {machine} with archived windows, found: {point or found}"
+    raise ThrumcastError(msg, hint=f"--point is one of {found}" if points else "see `thrumcast archive ls`")
+
+
+def _target(rows: list[FeatureRow], machine: str, window: int | None, session: int | None) -> FeatureRow:
+    for row in reversed(rows):
+        if window in (None, row.window) and session in (None, row.session):
+            return row
+    msg = f"expected an archived window {window} of {machine}, found none" + (
+        f" in session {session}" if session else ""
+    )
+    raise ThrumcastError(msg, hint=f"its windows are {rows[0].window} to {rows[-1].window}, in order of time")
+
+
+def _chosen(here: Sequence[dict[str, Any]], version: str | None, champion: str | None) -> dict[str, Any] | None:
+    """The archived prediction to explain, if there is any."""
+    if version is not None:
+        return next((row for row in here if row["model"] == version), None)
+    return next((row for row in here if row["model"] == champion), here[-1] if here else None)
+
+
+def _document(
+    target: FeatureRow,
+    model: Bundle,
+    archived: dict[str, Any] | None,
+    explained: Explained,
+    x: Any,
+    windows: int,
+    mode: str | None,
+) -> dict[str, Any]:
+    import math
+
+    from pipeline.core.evidence import confirms
+    from pipeline.core.veto import shown_mode
+    from pipeline.drivers.results import iso
+
+    classes = model.spec.classes
+    p = {name: float(value) for name, value in zip(classes, explained.p, strict=True)}
+    best = max(p, key=lambda name: p[name])
+    order = sorted(range(len(model.spec.inputs)), key=lambda f: -abs(explained.by_input[f]))
+    difference = None
+    if archived is not None:
+        difference = max(abs(archived[f"p_{name}"] - value) for name, value in p.items())
+    return {
+        "machine": target.key.machine,
+        "point": target.key.point,
+        "session": target.session,
+        "window": target.window,
+        "start": iso(target.start_ns),
+        "mode": best,
+        "shown": shown_mode(best, target),
+        "confirmed": confirms(best, target),
+        "p": p[best],
+        "probabilities": p,
+        "model": model.spec.version,
+        "archived": archived
+        and {key: archived[key] for key in ("mode", "p", "state", "state_age", "model")}
+        | {"same": archived["mode"] == best and (difference or 0) <= SAME, "largest_difference": difference},
+        "stepped_windows": windows,
+        "explained_mode": mode or best,
+        "withheld_windows": explained.windows,
+        "inputs": [
+            {
+                "input": model.spec.inputs[f],
+                "value": float(x[f]) if math.isfinite(x[f]) else None,
+                "adds": float(explained.by_input[f]),
+                **_place(model, model.spec.inputs[f], float(x[f])),
+            }
+            for f in order
+        ],
+        "families": dict(sorted(explained.by_family.items(), key=lambda item: -abs(item[1]))),
+    }
+
+
+def _place(model: Bundle, name: str, value: float) -> dict[str, Any]:
+    """Where a value stands among the training data: how many of the stored quantiles it is above."""
+    reference = model.data.get("distribution") or {}
+    quantiles = (reference.get("quantiles") or {}).get(name)
+    if quantiles is None or value != value:
+        return {}
+    below = [at for at, quantile in zip(reference["at"], quantiles, strict=True) if value >= quantile]
+    return {"above_share_of_training": below[-1] if below else 0.0, "training": reference["of"]}
+
+
+def _text(document: dict[str, Any]) -> str:
+    from pipeline.commands.tables import table
+
+    archived = document["archived"]
+    lines = [
+        f"{document['machine']}/{document['point']} session {document['session']} window {document['window']},"
+        f" {document['start']}",
+        f"{document['shown']}: {document['mode']} {document['p']:.3f}, {document['model']}",
+    ]
+    if archived is None:
+        lines.append(f"no prediction in the archive; made now from {document['stepped_windows']} windows")
+    else:
+        lines[-1] += f", state {archived['state']}, memory of {archived['state_age']} windows"
+        lines.append(
+            f"made again from {document['stepped_windows']} archived windows: "
+            + ("the same" if archived["same"] else f"archived was {archived['mode']} {archived['p']:.3f}")
+            + f", largest difference of a probability {archived['largest_difference']:.1e}"
+        )
+    if document["confirmed"] is not None:
+        lines.append(f"envelope lines {'confirm' if document['confirmed'] else 'do not confirm'} {document['mode']}")
+    likely = sorted(document["probabilities"].items(), key=lambda item: -item[1])[:4]
+    lines += [", ".join(f"{name} {value:.3f}" for name, value in likely), ""]
+    lines.append(
+        f"what adds to {document['explained_mode']} (its fall without it, {document['withheld_windows']} windows)"
+    )
+    head = ("input", "value", "adds", "above of training")
+    cells = [
+        (
+            row["input"],
+            "missing" if row["value"] is None else f"{row['value']:.4g}",
+            f"{row['adds']:+.3f}",
+            f"{row['above_share_of_training']:.0%}" if "above_share_of_training" in row else "-",
+        )
+        for row in document["inputs"][:SHOWN]
+    ]
+    cells += [(f"all {name}", "", f"{adds:+.3f}", "") for name, adds in list(document["families"].items())[:3]]
+    return "\n".join([*lines, table(head, cells, left=1)])

@@ -1,0 +1,165 @@
+"""Labels from flags and CSV rows, and back: what `thrumcast labels` reads and writes."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import getpass
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.edges.labels import CERTAINTY, LabelEvent, new_id, now_iso, to_ns
+from pipeline.errors import ThrumcastError
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+FIELDS = tuple(field.name for field in dataclasses.fields(LabelEvent))
+REQUIRED = ("machine", "start", "end")
+# What other systems call these columns.
+SYNONYMS = {
+    "asset": "machine",
+    "from": "start",
+    "to": "end",
+    "fault": "mode",
+    "comment": "note",
+    "workorder": "work_order",
+}
+
+
+def new_label(config: Config, given: Mapping[str, Any]) -> LabelEvent:
+    """A label from values by field name; what is empty has its default, mode is resolved against [modes].
+
+    Raises:
+        ThrumcastError: a value that cannot be used.
+    """
+    values = {name: value for name, value in given.items() if value not in (None, "")}
+    mode = values.get("mode")
+    if mode is not None:
+        mode = config.modes.resolve(str(mode))
+        if mode not in config.modes.names:
+            msg = f"label: expected a mode of [modes], found: {mode}"
+            raise ThrumcastError(msg, hint=f"there are {', '.join(config.modes.names)}")
+    elif values.get("verdict") == "false_alarm":
+        mode = "healthy"
+    for name in ("start", "end"):
+        to_ns(str(values.get(name, "")))
+    label_id = new_id()
+    fixed = {"id": label_id, "client_token": values.get("client_token", label_id), "op": "add", "mode": mode}
+    fixed |= {"certainty": _certainty(values.get("certainty", 1.0)), "created": values.get("created", now_iso())}
+    rest = {name: str(values[name]) for name in FIELDS if name in values and name not in fixed and name != "p_at"}
+    return LabelEvent(**{**rest, **fixed, "author": who(values.get("author"))})
+
+
+def read_csv(config: Config, path: Path, author: str | None) -> list[LabelEvent]:
+    """Labels of a CSV file; the token of a row is a hash of its content.
+
+    Raises:
+        ThrumcastError: a column is missing or a row cannot be used; it names the line.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        names = {name: SYNONYMS.get(name.strip().lower(), name.strip().lower()) for name in reader.fieldnames or ()}
+        missing = [name for name in REQUIRED if name not in names.values()]
+        if missing:
+            msg = f"{path}: expected the columns {', '.join(REQUIRED)}, found no {', '.join(missing)}"
+            raise ThrumcastError(
+                msg, hint="the first line names the columns; `thrumcast labels export` writes such a file"
+            )
+        labels = []
+        for number, row in enumerate(reader, 2):
+            values = {names[name]: value for name, value in row.items() if name in names and value}
+            digest = hashlib.sha256(repr(sorted(values.items())).encode()).hexdigest()[:16]
+            values.setdefault("client_token", f"csv-{digest}")
+            values.setdefault("author", who(author))
+            try:
+                labels.append(new_label(config, values))
+            except ThrumcastError as error:
+                msg = f"{path}, line {number}: {error.message}"
+                raise ThrumcastError(msg, hint=error.hint) from error
+    return labels
+
+
+def write_csv(labels: Sequence[LabelEvent], path: Path) -> None:
+    """One row a label, all fields."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows(asdict(label) for label in labels)
+
+
+def write_parquet(labels: Sequence[LabelEvent], path: Path) -> None:
+    """One row a label; start and end are UTC timestamps, as in the archive."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    time = pa.timestamp("us", tz="UTC")
+    kinds = {"start": time, "end": time, "certainty": pa.float64(), "p_at": pa.float64()}
+    columns: dict[str, Any] = {name: [getattr(label, name) for label in labels] for name in FIELDS}
+    columns["start"] = [label.start_ns // 1000 for label in labels]
+    columns["end"] = [label.end_ns // 1000 for label in labels]
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in FIELDS])
+    pq.write_table(pa.table(columns, schema=schema), path)
+
+
+def coverage(data_dir: Path, labels: Sequence[LabelEvent]) -> dict[str, int]:
+    """Label id -> archived windows that it covers by half; nothing where there is no archive yet."""
+    from models.labelling import apply_labels, report_of
+    from pipeline.edges.archive_read import read_features
+    from pipeline.errors import ArchiveError
+
+    if not labels:
+        return {}
+    columns = ("machine", "point", "start", "end", "truth")
+    try:
+        rows = read_features(data_dir, columns=columns, machines={label.machine for label in labels})
+    except ArchiveError:  # labels may be written down before there is any window
+        return {label.id: 0 for label in labels}
+    return {label.id: report_of(apply_labels(rows, [label]))["used"].get(label.id, 0) for label in labels}
+
+
+def not_in_model(config: Config, labels: Sequence[LabelEvent]) -> list[str]:
+    """Ids of the labels that the newest version has not seen, neither as used nor as ignored."""
+    from models.registry import Registry
+    from pipeline.errors import ModelError
+
+    registry = Registry(config.data.path)
+    versions = registry.versions()
+    try:
+        known = registry.load(versions[-1]).data.get("labels") or {} if versions else {}
+    except ModelError:  # `models ls` says what is wrong with it
+        known = {}
+    seen = {*known.get("used", ()), *known.get("ignored", ())}
+    return [label.id for label in labels if label.id not in seen]
+
+
+def told(event: LabelEvent) -> str:
+    """One line about an event."""
+    if event.op == "retract":
+        return f"{event.id} retracted"
+    place = event.machine if event.point is None else f"{event.machine}/{event.point}"
+    return f"{event.id} {place} {event.verdict} {event.mode or '-'} {event.start} to {event.end}"
+
+
+def who(author: object) -> str:
+    """The author as given, else the user; a container may have no entry for its user."""
+    if author:
+        return str(author)
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+def _certainty(value: object) -> float:
+    if isinstance(value, str) and value in CERTAINTY:
+        return CERTAINTY[value]
+    try:
+        return float(str(value))
+    except ValueError as error:
+        msg = f"label: expected a certainty of {', '.join(CERTAINTY)} or a number up to 1, found: {value}"
+        raise ThrumcastError(msg) from error

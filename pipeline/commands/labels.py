@@ -1,0 +1,173 @@
+"""`thrumcast labels`: what people have found out about the machines, for training and for the record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.commands.common import Console, with_console
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.edges.labels import LabelEvent
+
+_DATA: Callable[[Any], Any] = click.option(
+    "--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir]."
+)
+
+
+@click.group(name="labels")
+def command() -> None:
+    """List, add, retract, import and export labels."""
+
+
+@command.command(name="ls")
+@click.option("--machine", help="Only this machine.")
+@click.option("--all", "everything", is_flag=True, help="Also what was retracted.")
+@_DATA
+@with_console
+def ls(console: Console, machine: str | None, everything: bool, data_dir: Path | None) -> None:
+    """List the labels, oldest first."""
+    from pipeline.commands.label_rows import not_in_model
+    from pipeline.commands.tables import table
+    from pipeline.edges.labels import LabelFile, active
+
+    config = _config(console, data_dir)
+    events = LabelFile(config.data.path).events()
+    shown = [e for e in (events if everything else active(events)) if machine in (None, e.machine)]
+    head = ("id", "op", "machine", "point", "start", "end", "verdict", "mode", "certainty", "source", "by")
+    rows = [
+        tuple(
+            str(value)
+            for value in (
+                *(e.id, e.op, e.machine, e.point or "*", e.start, e.end),
+                *(e.verdict, e.mode or "-", f"{e.certainty:g}", e.source, e.author),
+            )
+        )
+        for e in shown
+    ]
+    waiting = not_in_model(config, active(events))
+    text = table(head, rows) if rows else "no labels"
+    if waiting:
+        text += f"\n{len(waiting)} not yet in a model (`thrumcast train` uses them)"
+    console.result({"labels": [asdict(e) for e in shown], "not_in_model": waiting}, text)
+
+
+@command.command()
+@click.argument("machine")
+@click.argument("mode", required=False)
+@click.option("--point", help="Only this point [default: all points of the machine].")
+@click.option("--from", "start", required=True, help="Start, ISO 8601 in UTC.")
+@click.option("--to", "end", required=True, help="End; the interval does not hold it.")
+@click.option(
+    "--verdict", default="confirmed", show_default=True, help="confirmed, wrong_mode, false_alarm, missed or unsure."
+)
+@click.option("--stage", help="incipient, developed, severe or failed.")
+@click.option("--certainty", default="sure", show_default=True, help="sure, likely, guess, or a weight up to 1.")
+@click.option(
+    "--source",
+    default="operator",
+    show_default=True,
+    help="inspection, parts_replaced, analyst, ran_to_failure or operator.",
+)
+@click.option("--work-order", help="Its number in the maintenance system.")
+@click.option("--note", help="Free text.")
+@click.option("--author", help="Who says so [default: the user].")
+@click.option("--token", help="Saving the same token again changes nothing.")
+@_DATA
+@with_console
+def add(
+    console: Console,
+    /,
+    machine: str,
+    mode: str | None,
+    data_dir: Path | None,
+    token: str | None,
+    certainty: str,
+    **given: Any,
+) -> None:
+    """Say that MACHINE shows MODE (an id or alias of [modes]) from --from to --to.
+
+    The verdict false_alarm says healthy where no mode is given, unsure says nothing that is trained on.
+    """
+    from pipeline.commands.label_rows import new_label, told
+
+    config = _config(console, data_dir)
+    label = new_label(
+        config, {"machine": machine, "mode": mode, "certainty": certainty, "client_token": token, **given}
+    )
+    _save(console, config, [label], told)
+
+
+@command.command()
+@click.argument("label_id", metavar="ID")
+@click.option("--author", help="Who takes it back [default: the user].")
+@click.option("--note", help="Why.")
+@_DATA
+@with_console
+def retract(console: Console, label_id: str, author: str | None, note: str | None, data_dir: Path | None) -> None:
+    """Take a label back; it stays in the file, and counts no more."""
+    from pipeline.commands.label_rows import told, who
+    from pipeline.edges.labels import LabelEvent, now_iso
+
+    config = _config(console, data_dir)
+    event = LabelEvent(
+        id=label_id, client_token=f"retract-{label_id}", op="retract", author=who(author), note=note, created=now_iso()
+    )
+    _save(console, config, [event], told)
+
+
+@command.command(name="import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--author", help="Who says so, for rows without the column author [default: the user].")
+@_DATA
+@with_console
+def import_(console: Console, file: Path, author: str | None, data_dir: Path | None) -> None:
+    """Read labels from a CSV with at least the columns machine, start, end and mode; all rows or none.
+
+    Rows are told apart by their content, so importing a file twice changes nothing.
+    """
+    from pipeline.commands.label_rows import read_csv, told
+
+    config = _config(console, data_dir)
+    _save(console, config, read_csv(config, file, author), told)
+
+
+@command.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@_DATA
+@with_console
+def export(console: Console, file: Path, data_dir: Path | None) -> None:
+    """Write the labels that count to FILE: .csv, or .parquet with times as timestamps."""
+    from pipeline.commands.label_rows import write_csv, write_parquet
+    from pipeline.edges.labels import LabelFile
+
+    labels = LabelFile(_config(console, data_dir).data.path).active()
+    if file.suffix == ".parquet":
+        write_parquet(labels, file)
+    else:
+        write_csv(labels, file)
+    console.result({"labels": len(labels), "file": str(file)}, f"{len(labels)} labels in {file}")
+
+
+def _config(console: Console, data_dir: Path | None) -> Config:
+    return console.config(**{"data.dir": data_dir and str(data_dir)})
+
+
+def _save(console: Console, config: Config, events: list[LabelEvent], told: Callable[[LabelEvent], str]) -> None:
+    """Write events and say what they cover."""
+    from pipeline.commands.label_rows import coverage
+    from pipeline.edges.labels import LabelFile
+
+    stored = LabelFile(config.data.path).add(events)
+    new = [event for event, kept in zip(events, stored, strict=True) if event is kept]
+    covered = coverage(config.data.path, [event for event in stored if event.op == "add"])
+    lines = [told(event) + (f": {covered[event.id]} windows" if event.id in covered else "") for event in stored]
+    if len(new) < len(events):
+        lines.append(f"{len(events) - len(new)} of them were there already")
+    document = {"labels": [asdict(event) for event in stored], "new": len(new), "windows": covered}
+    console.result(document, "\n".join(lines) or "nothing to add")

@@ -1,0 +1,117 @@
+"""Which models the registry wants to serve: loaded at the start, and again whenever its aliases move."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pipeline.core.features.table import NAMES
+from pipeline.core.records import FeatureRow, StreamKey
+from pipeline.drivers.serving import ReadLast, Serving
+from pipeline.edges.archive_rows import last_rows
+from pipeline.errors import ThrumcastError
+from pipeline.specs import feature_spec
+
+if TYPE_CHECKING:
+    from models.bundle import Bundle
+    from pipeline.config import Config
+
+log = logging.getLogger("thrumcast.serving")
+
+
+def load_serving(config: Config) -> Serving:
+    """The model of `model.alias`, what is unknown to it, and the shadow of `model.shadow`; without any, features only.
+
+    A shadow that cannot be used is reported and left out.
+
+    Raises:
+        ModelError: the model that is to serve is damaged.
+        SchemaError: it speaks another feature schema.
+    """
+    from models.predictor import NumpyPredictor
+    from models.registry import Registry
+    from models.unknown import detector
+
+    aliases = Registry(config.data.path).aliases()
+    if config.model.alias not in aliases:
+        return Serving(None)
+    bundle = _bundle(config, config.model.alias)
+    shadow = None
+    if aliases.get(config.model.shadow, bundle.spec.version) != bundle.spec.version:
+        try:
+            shadow = NumpyPredictor(_bundle(config, config.model.shadow))
+        except ThrumcastError as error:
+            log.error("shadow_refused alias=%s err=%s", config.model.shadow, error.message)
+    return Serving(NumpyPredictor(bundle), detector(bundle), shadow)
+
+
+def _bundle(config: Config, alias: str) -> Bundle:
+    from models.registry import Registry
+
+    bundle = Registry(config.data.path).load(alias)
+    bundle.check_fits(feature_spec(config).schema)
+    return bundle
+
+
+def reader(config: Config) -> ReadLast:
+    """Reads what another model builds its memory from: `model.replay_windows` of a stream, fewer if they are rare."""
+    windows = config.model.replay_windows
+    span_s = 2 * windows * config.window.hop_s + config.model.max_gap_s
+
+    def read(until_ns: Mapping[StreamKey, int]) -> dict[StreamKey, list[FeatureRow]]:
+        return last_rows(config.data.path, until_ns, span_s, windows, NAMES) if windows else {}
+
+    return read
+
+
+@dataclass(slots=True)
+class RegistryWatch:
+    """Watches aliases.json: a `promote` or `rollback` beside the running service takes effect at its next commit."""
+
+    config: Config
+    _wanted: tuple[str | None, str | None] = (None, None)
+    _seen: tuple[int, int, int] | None = None
+    _look_again: bool = field(default=False)
+
+    @classmethod
+    def after(cls, config: Config) -> RegistryWatch:
+        """A watch that takes the registry as it is now for known."""
+        watch = cls(config)
+        watch._seen, watch._wanted = watch._signature(), watch._versions()
+        return watch
+
+    def look_again(self) -> None:
+        """On SIGHUP: load what the registry says, whether or not its file has changed."""
+        self._look_again = True
+
+    def due(self) -> Serving | None:
+        """What is to serve, if that has changed; a version that cannot be used is reported, and the old one stays."""
+        signature = self._signature()
+        if signature == self._seen and not self._look_again:
+            return None
+        self._seen, forced, self._look_again = signature, self._look_again, False
+        try:
+            wanted = self._versions()
+            if wanted[0] is None or (wanted == self._wanted and not forced):
+                return None
+            serving = load_serving(self.config)
+        except ThrumcastError as error:
+            log.error("model_refused alias=%s err=%s", self.config.model.alias, error.message)
+            return None
+        self._wanted = wanted
+        return serving
+
+    def _signature(self) -> tuple[int, int, int] | None:
+        try:
+            stat = (self.config.data.path / "registry" / "aliases.json").stat()
+        except OSError:  # no registry yet
+            return None
+        return stat.st_mtime_ns, stat.st_ino, stat.st_size
+
+    def _versions(self) -> tuple[str | None, str | None]:
+        from models.registry import Registry
+
+        aliases = Registry(self.config.data.path).aliases()
+        return aliases.get(self.config.model.alias), aliases.get(self.config.model.shadow)

@@ -1,0 +1,89 @@
+"""`thrumcast state`: what the service remembers of every stream."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.commands.common import Console, with_console
+
+if TYPE_CHECKING:
+    from pipeline.core.records import StreamKey
+    from pipeline.core.state import StreamState
+
+
+@click.group(name="state")
+def command() -> None:
+    """Look at what is remembered between two blocks."""
+
+
+@command.command()
+@click.option("--machine", help="Only this machine.")
+@click.option("--point", help="Only this point.")
+@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@with_console
+def show(console: Console, machine: str | None, point: str | None, data_dir: Path | None) -> None:
+    """Per stream: model and age of its memory, the last window, alarms, and how far the samples have come.
+
+    Reads beside a running service; what is shown is what its last commit made true.
+    """
+    from pipeline.commands.tables import table
+    from pipeline.core.state import from_bytes
+    from pipeline.edges.journal_read import view_states
+    from pipeline.edges.machines import MACHINES_NAME, MachinesFile
+    from pipeline.specs import stream_specs
+
+    config = console.config(**{"data.dir": data_dir and str(data_dir)})
+    spec_of = stream_specs(config, MachinesFile(config.data.path / MACHINES_NAME).load())
+    rows = []
+    for key, data in view_states(config.data.path).items():
+        if machine in (None, key.machine) and point in (None, key.point):
+            rows.append(_row(key, from_bytes(spec_of(key), data), len(data)))
+    head = ("stream", "state", "mode", "model", "age", "last window", "hidden", "bytes")
+    cells = [
+        (
+            f"{row['machine']}/{row['point']}",
+            row["state"],
+            row["suspected"] or ",".join(alarm["mode"] for alarm in row["alarms"]) or "-",
+            row["model"] or "-",
+            str(row["state_age"]),
+            row["last_window_end"] or "-",
+            "-" if row["hidden_norm"] is None else f"{row['hidden_norm']:.3f}",
+            str(row["bytes"]),
+        )
+        for row in rows
+    ]
+    console.result({"streams": rows}, table(head, cells) if rows else f"no stream states in {config.data.path}")
+
+
+def _row(key: StreamKey, state: StreamState, size: int) -> dict[str, Any]:
+    import numpy as np
+
+    from pipeline.core.alarm import episode_id
+    from pipeline.drivers.results import iso
+
+    alarms = [
+        {
+            "id": episode_id(key, episode),
+            "mode": episode.mode,
+            "p": episode.p,
+            "since": iso(episode.since_ns),
+            "acknowledged": None if episode.acked_ns is None else iso(episode.acked_ns),
+        }
+        for episode in state.alarm.open
+    ]
+    return {
+        "machine": key.machine,
+        "point": key.point,
+        "state": state.alarm.name,
+        "suspected": None if state.alarm.suspicion is None else state.alarm.suspicion.mode,
+        "alarms": alarms,
+        "model": state.model,
+        "state_age": state.state_age,
+        "last_window_end": None if state.last_end_ns is None else iso(state.last_end_ns),
+        "hidden_shape": None if state.hidden is None else list(state.hidden.shape),
+        "hidden_norm": None if state.hidden is None else float(np.linalg.norm(state.hidden)),
+        "bytes": size,
+    }

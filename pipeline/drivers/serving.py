@@ -1,0 +1,121 @@
+"""Which models serve, and how another one takes over without forgetting.
+
+A hidden state belongs to one model version. So before another version serves, its state of every stream is built by
+stepping it over the stream's last archived windows; `state_age` counts them. What the alarms knew stays: a model that
+changed is no reason to clear an alarm. A *shadow* is a second model that predicts beside the first: its predictions are
+archived under its own version and never published, it raises no alarm, and if it fails the service goes on without it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.alarm import kept_for_another_model
+from pipeline.core.engine import Engine, States, Step
+from pipeline.core.records import FeatureRow, Float32, Prediction, Predictor, StreamKey
+from pipeline.core.state import StreamState
+
+log = logging.getLogger("thrumcast.serving")
+
+# The archived rows that end at each stream's time or before.
+ReadLast = Callable[[Mapping[StreamKey, int]], dict[StreamKey, list[FeatureRow]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """The models of a service at one time."""
+
+    predictor: Predictor | None
+    is_unknown: Callable[[Float32, Float32], NDArray[np.bool_]] | None = None
+    shadow: Predictor | None = None
+
+
+class ModelWatch(Protocol):
+    """Knows when other models are to serve."""
+
+    def look_again(self) -> None:
+        """Whatever was seen before: look again, as if something had changed."""
+
+    def due(self) -> Serving | None:
+        """What is to serve from now on; None while nothing has changed. Asked between commits, so it must be quick."""
+
+
+def remembered(engine: Engine, states: States, read_last: ReadLast) -> dict[StreamKey, StreamState]:
+    """States under the engine's model for the streams whose hidden state is another model's."""
+    predictor = engine.predictor
+    if predictor is None:
+        return {}
+    foreign = {
+        key: state.last_end_ns
+        for key, state in states.items()
+        if state.model != predictor.version and state.last_end_ns is not None
+    }
+    if not foreign:
+        return {}
+    replayed = engine.predict({}, read_last(foreign)).states
+    warmed: dict[StreamKey, StreamState] = {}
+    for key in foreign:
+        fresh = replayed.get(key, StreamState())
+        warmed[key] = replace(
+            states[key],
+            hidden=fresh.hidden,
+            state_age=fresh.state_age,
+            model=None if fresh.hidden is None else predictor.version,
+            alarm=kept_for_another_model(states[key].alarm),
+        )
+    return warmed
+
+
+@dataclass(slots=True)
+class Shadow:
+    """A model that predicts beside the one that serves. Its states live here; a restart builds them again."""
+
+    engine: Engine
+    read_last: ReadLast
+    states: dict[StreamKey, StreamState] = field(default_factory=dict)
+
+    @property
+    def version(self) -> str:
+        """Whose predictions these are."""
+        return self.engine.predictor.version if self.engine.predictor else ""
+
+    def predict(self, rows: Iterable[FeatureRow]) -> Step:
+        """Predictions of rows that the service has just made; the states count once `keep` is told of the commit."""
+        by_stream: dict[StreamKey, list[FeatureRow]] = {}
+        for row in rows:
+            by_stream.setdefault(row.key, []).append(row)
+        new = {key: some[0].end_ns - 1 for key, some in by_stream.items() if key not in self.states}
+        known = dict(self.states)
+        if new:
+            known |= self.engine.predict({}, self.read_last(new)).states
+        return self.engine.predict(known, by_stream)
+
+    def keep(self, step: Step) -> None:
+        """The step is committed."""
+        self.states |= step.states
+
+
+def together(
+    served: Sequence[Prediction], classes: tuple[str, ...], shadowed: Sequence[Prediction], others: tuple[str, ...]
+) -> tuple[list[Prediction], tuple[str, ...]]:
+    """Predictions of two models for one commit, over the union of their classes; NaN where one has no such class."""
+    union = (*classes, *(name for name in others if name not in classes))
+    return [*_widened(served, classes, union), *_widened(shadowed, others, union)], union
+
+
+def _widened(rows: Sequence[Prediction], classes: tuple[str, ...], union: tuple[str, ...]) -> list[Prediction]:
+    if classes == union:
+        return list(rows)
+    place = [union.index(name) for name in classes]
+    wide = []
+    for row in rows:
+        p = np.full(len(union), np.nan, np.float32)
+        p[place] = row.probabilities
+        wide.append(replace(row, probabilities=p))
+    return wide

@@ -1,0 +1,222 @@
+"""What people say of the machines, DIR/labels/labels.jsonl: one event a line, only ever appended to, flushed to disk.
+
+A label says of a half-open interval [start, end) of a machine (or of one of its points) which failure mode it shows,
+how sure that is and where it is known from. Nothing is changed or removed: taking a label back is an event of its own,
+with op `retract` and the id of the label. `client_token` makes saving idempotent: an event whose token is there already
+is not written again, and the first one is returned. A line that a crash has torn is the last, and was never confirmed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from pipeline import __version__
+from pipeline.core.records import is_id
+from pipeline.errors import ArchiveError, ThrumcastError
+
+LABELS_NAME = "labels/labels.jsonl"
+VERDICTS = ("confirmed", "wrong_mode", "false_alarm", "missed", "unsure")
+STAGES = ("incipient", "developed", "severe", "failed")
+SOURCES = ("inspection", "parts_replaced", "analyst", "ran_to_failure", "operator")
+CERTAINTY = {"sure": 1.0, "likely": 0.6, "guess": 0.3}  # also the weight of a window in training
+HEALTHY = "healthy"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelEvent:
+    """One line of the file. Times are ISO 8601 in UTC; `mode` is an id of the taxonomy."""
+
+    id: str
+    client_token: str
+    op: str  # add or retract; a retraction has the id of the label that it takes back
+    machine: str = ""
+    point: str | None = None  # None: all points of the machine
+    start: str = ""
+    end: str = ""
+    verdict: str = "confirmed"
+    mode: str | None = None  # None: the verdict unsure
+    stage: str | None = None
+    certainty: float = 1.0
+    source: str = "operator"
+    work_order: str | None = None
+    note: str | None = None
+    author: str = ""
+    created: str = ""
+    model_at: str | None = None  # the model that served then, and what it said
+    p_at: float | None = None
+    app_version: str = __version__
+
+    @property
+    def start_ns(self) -> int:
+        """Start of the interval."""
+        return to_ns(self.start)
+
+    @property
+    def end_ns(self) -> int:
+        """First time after the interval."""
+        return to_ns(self.end)
+
+
+class LabelFile:
+    """The labels of one data directory. Any process may read and add."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.path = data_dir / LABELS_NAME
+
+    def events(self) -> list[LabelEvent]:
+        """Every event, oldest first; empty where there is no file.
+
+        Raises:
+            ArchiveError: a line (but for a torn last one) is no event.
+        """
+        events = []
+        for number, line in enumerate(self._whole_lines(), 1):
+            try:
+                events.append(_DECODER.decode(line))
+            except msgspec.MsgspecError as error:
+                msg = f"expected a label event as a JSON object in {self.path}, line {number}, found: {error}"
+                raise ArchiveError(msg, hint="correct or remove that line") from error
+        return events
+
+    def active(self) -> list[LabelEvent]:
+        """Labels that have not been taken back, oldest first."""
+        return active(self.events())
+
+    def add(self, events: Sequence[LabelEvent]) -> list[LabelEvent]:
+        """Append events with one write and one flush; return them as they stand in the file.
+
+        Raises:
+            ThrumcastError: one of them is no proper label, or retracts one that is not there; nothing is written.
+            ArchiveError: the file cannot be written.
+        """
+        for event in events:
+            check(event)
+        with self._locked() as file:
+            known = {event.client_token: event for event in self.events()}
+            ids = {event.id for event in known.values() if event.op == "add"}
+            new: dict[str, LabelEvent] = {}
+            for event in events:
+                if event.client_token in known or event.client_token in new:
+                    continue
+                if event.op == "retract" and event.id not in ids:
+                    msg = f"expected the id of a label, found: {event.id}"
+                    raise ThrumcastError(msg, hint="see `thrumcast labels ls`")
+                new[event.client_token] = event
+                ids.add(event.id)
+            if new:
+                lines = b"".join(msgspec.json.encode(event) + b"\n" for event in new.values())
+                try:
+                    os.ftruncate(file, self._whole_bytes())  # a torn last line was never confirmed
+                    with open(file, "ab", closefd=False) as end:
+                        end.write(lines)
+                    os.fsync(file)
+                except OSError as error:
+                    raise self._refused(error) from error
+        return [known.get(event.client_token) or new[event.client_token] for event in events]
+
+    def _whole_lines(self) -> list[bytes]:
+        content = self._content()
+        return content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]
+
+    def _whole_bytes(self) -> int:
+        return self._content().rfind(b"\n") + 1
+
+    def _content(self) -> bytes:
+        try:
+            return self.path.read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            msg = f"expected to read {self.path}, found: {error}"
+            raise ArchiveError(msg, hint="check the permissions of the data directory") from error
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[int]:
+        """The file, open, with other writers kept out."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise self._refused(error) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
+        finally:
+            os.close(file)
+
+    def _refused(self, error: OSError) -> ArchiveError:
+        msg = f"expected to write {self.path}, found: {error}"
+        return ArchiveError(msg, hint="check free space and permissions of the data directory")
+
+
+def active(events: Sequence[LabelEvent]) -> list[LabelEvent]:
+    """Labels that have not been taken back, oldest first."""
+    gone = {event.id for event in events if event.op == "retract"}
+    return [event for event in events if event.op == "add" and event.id not in gone]
+
+
+def new_id() -> str:
+    """A name for a label that nothing else has."""
+    return uuid.uuid4().hex[:12]
+
+
+def now_iso() -> str:
+    """The present time as the file has it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def to_ns(text: str) -> int:
+    """ISO 8601 -> ns since 1970; a time without a zone is UTC.
+
+    Raises:
+        ThrumcastError: it is no time.
+    """
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        msg = f"expected a time such as 2026-05-01T12:00:00Z, found: {text!r}"
+        raise ThrumcastError(msg, hint="ISO 8601, in UTC unless it names another zone") from error
+    aware = time.replace(tzinfo=UTC) if time.tzinfo is None else time
+    since = aware - datetime(1970, 1, 1, tzinfo=UTC)
+    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
+
+
+def check(event: LabelEvent) -> None:
+    """Refuse an event that could not be used.
+
+    Raises:
+        ThrumcastError: naming the field.
+    """
+    if event.op == "retract":
+        problems = [(bool(event.id), "the id of a label", "none")]
+    else:
+        needs_mode = event.verdict != "unsure"
+        problems = [
+            (event.op == "add", "op add or retract", event.op),
+            (is_id(event.machine), "a machine", event.machine or "none"),
+            (event.point is None or is_id(event.point), "a point", str(event.point)),
+            (event.verdict in VERDICTS, f"a verdict of {', '.join(VERDICTS)}", event.verdict),
+            (event.mode is not None or not needs_mode, f"a mode with the verdict {event.verdict}", "none"),
+            (event.stage is None or event.stage in STAGES, f"a stage of {', '.join(STAGES)}", str(event.stage)),
+            (event.source in SOURCES, f"a source of {', '.join(SOURCES)}", event.source),
+            (0 < event.certainty <= 1, "a certainty above 0, at most 1", str(event.certainty)),
+        ]
+    for fine, expected, found in problems:
+        if not fine:
+            msg = f"label: expected {expected}, found: {found}"
+            raise ThrumcastError(msg, hint="see `thrumcast labels add --help`")
+    if event.op == "add" and not event.start_ns < event.end_ns:
+        msg = f"label: expected an end after its start {event.start}, found: {event.end}"
+        raise ThrumcastError(msg, hint="an interval holds its start and not its end")
+
+
+_DECODER = msgspec.json.Decoder(LabelEvent)

@@ -1,0 +1,135 @@
+"""Archived probabilities under other alarm settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner
+from model_world import sequence, table
+
+from models.alarm_replay import archived_tracks, settings_of, trade_off, trade_off_text
+from models.dataset import DatasetSpec, build
+from models.events import Track, event_metrics
+from pipeline.core.alarm import AlarmSpec
+from pipeline.errors import ConfigError
+
+SPEC = AlarmSpec(enter_p=0.8, leave_p=0.5, enter_s=2.0, leave_s=3.0)
+CLASSES = ("healthy", "unbalance")
+
+
+def track(tops: str, truth: str) -> Track:
+    """Windows of 1 s, one after the other."""
+    y = ["hu".index(letter) for letter in truth]
+    p = np.array([[0.95, 0.05] if letter == "h" else [0.05, 0.95] for letter in tops])
+    return Track(sequence(y, hop_s=1.0), p)
+
+
+def test_every_combination_is_tried_and_the_present_settings_come_first() -> None:
+    settings = settings_of(SPEC, ["enter_s=1,10", "leave_p=0.3"])
+    assert [s.name for s in settings] == ["as configured", "enter_s=1 leave_p=0.3", "enter_s=10 leave_p=0.3"]
+    assert (settings[2].spec.enter_s, settings[2].spec.leave_p, settings[2].spec.leave_s) == (10.0, 0.3, 3.0)
+    assert settings_of(SPEC, [])[0].spec is SPEC
+
+
+@pytest.mark.parametrize(
+    "bad", ["enter", "enter_s=", "enter_s=soon", "volume=3", "enter_s=-1", "leave_p=0.9", "enter_p=nan"]
+)
+def test_a_setting_that_cannot_be_is_refused(bad: str) -> None:
+    with pytest.raises(ConfigError, match="--alarms: expected"):
+        settings_of(SPEC, [bad])
+
+
+def test_longer_persistence_trades_false_alarms_for_delay() -> None:
+    tracks = [track("hhuuuhhhhhhh" + "u" * 12, "h" * 12 + "u" * 12)]
+    now, slow = trade_off(tracks, CLASSES, settings_of(SPEC, ["enter_s=6"]))
+    assert (now["events"]["false_alarms"], slow["events"]["false_alarms"]) == (1, 0)
+    assert now["events"]["detection_delay_s"]["median"] == 2.0
+    assert slow["events"]["detection_delay_s"]["median"] == 6.0
+    text = trade_off_text([now, slow]).splitlines()
+    assert text[0].startswith("alarms")
+    assert text[2].startswith("enter_s=6")
+
+
+def test_an_alarm_that_comes_back_is_one_false_alarm_where_episodes_are_merged() -> None:
+    tracks = [track("uuhhhhuuhhhhuuhhhh", "h" * 18)]
+    apart, merged = trade_off(tracks, CLASSES, settings_of(SPEC, ["merge_s=60"]))
+    assert (apart["events"]["false_alarms"], merged["events"]["false_alarms"]) == (3, 1)
+
+
+def test_a_revoked_alarm_ends_when_it_is_taken_back() -> None:
+    classes = ("healthy", "unbalance", "looseness")
+    p = np.array([[0.02, 0.96, 0.02]] * 4 + [[0.02, 0.02, 0.96]] * 6)
+    found = event_metrics([Track(sequence([0] * 4 + [2] * 6, hop_s=1.0), p)], classes, SPEC)
+    assert (found["detections"], found["misdiagnosed"], found["false_alarms"]) == (1, 0, 0)
+    assert found["detection_delay_s"]["median"] == 2.0
+
+
+def predictions(rows: int, model: str = "v0001", **more: list[object]) -> pa.Table:
+    kinds = {"start": pa.timestamp("us", tz="UTC")}
+    columns = {
+        "machine": ["pump-01"] * rows,
+        "point": ["de"] * rows,
+        "session": [1] * rows,
+        "start": [round(0.5e6 * i) for i in range(rows)],
+        "model": [model] * rows,
+        "state_age": list(range(1, rows + 1)),
+        "p_healthy": [0.9] * rows,
+        "p_unbalance": [0.1] * rows,
+    } | more
+    return pa.table({name: pa.array(values, kinds.get(name)) for name, values in columns.items()})
+
+
+def test_archived_predictions_are_joined_by_window_version_and_warm_up() -> None:
+    dataset = build(
+        table([{} for _ in range(10)]), DatasetSpec(CLASSES, str, exact_inputs=("x.rms",), exact_classes=CLASSES)
+    )
+    (found,) = archived_tracks(dataset, predictions(10), "v0001", CLASSES, 3)
+    assert found.p.shape == (7, 2)
+    assert found.sequence.start_ns.tolist() == [round(0.5e9 * i) for i in range(3, 10)]
+    assert archived_tracks(dataset, predictions(10, model="v0002"), "v0001", CLASSES, 3) == []
+    silent = predictions(10, p_healthy=[None, *[0.9] * 9])
+    assert archived_tracks(dataset, silent, "v0001", CLASSES, 0)[0].p.shape == (9, 2)
+
+
+def test_the_command_replays_what_a_service_has_said(tmp_path: Path) -> None:
+    import dataclasses
+
+    from model_world import bundle
+    from test_serving import BLOCKS, ENGINE, Broker, send, service, stop_when_idle
+
+    from models.registry import Registry
+    from pipeline.commands import evaluate as evaluate_command
+
+    broker = Broker()
+    live = service(tmp_path, broker)
+    live.engine = dataclasses.replace(ENGINE, predictor=_Named())
+    send(broker, BLOCKS)
+    live.run(stop_when_idle(broker))
+    live.journal.close()
+    made = bundle(np.random.default_rng(0), features=len(ENGINE.predictor.inputs))
+    spec = dataclasses.replace(made.spec, classes=ENGINE.predictor.classes, inputs=ENGINE.predictor.inputs)
+    Registry(tmp_path).add(dataclasses.replace(made, spec=spec))
+    command = ["--data", str(tmp_path), "--alarms", "enter_s=0,1000", "--alarms", "enter_p=0.5", "--json"]
+    result = CliRunner().invoke(evaluate_command.command, command, env={"THRUMCAST_ALARM__LEAVE_P": "0.4"})
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["source"] == "archived predictions"
+    assert [row["setting"] for row in document["settings"]][1:] == ["enter_s=0 enter_p=0.5", "enter_s=1000 enter_p=0.5"]
+    assert document["settings"][2]["events"]["detections"] == 0
+
+
+class _Named:
+    """The reference network under the name of the first version of a registry."""
+
+    def __init__(self) -> None:
+        from test_laws import ENGINE
+
+        self.inner, self.version = ENGINE.predictor, "v0001"
+        self.classes, self.inputs, self.hidden_shape = self.inner.classes, self.inner.inputs, self.inner.hidden_shape
+
+    def step(self, x: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.inner.step(x, h)

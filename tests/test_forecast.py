@@ -1,0 +1,176 @@
+"""Which modes come next: tokens, decoding, the live state, and what is learned of a small world."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model_world import archive_of_lives, bundle
+
+from models.dataset import UNKNOWN
+from models.forecast import Forecaster
+from models.forecast_training import MASKED, Decoder, fit_joint, flat, next_modes
+from models.network import NetworkConfig
+from models.registry import Registry
+from models.settings import TrainSettings
+from models.spec import decoder_shapes
+from models.train import TrainRequest, train
+from pipeline.config import Config
+from pipeline.errors import ModelError, ThrumcastError
+
+SMALL = TrainSettings(hidden=16, members=1, batch=16, learning_rate=0.01, decoder=16, weight_decay=0.0, forecast=3)
+
+
+def forecasting(rng, *, members: int = 2, layers: int = 1, cell: str = "gru"):
+    """A version with random weights and a decoder."""
+    model = bundle(rng, layers=layers)
+    spec = replace(model.spec, members=members, decoder=8, cell=cell)
+    weights = {name: rng.normal(0, 0.6, shape).astype(np.float32) for name, shape in spec.shapes().items()}
+    return replace(model, spec=spec, weights=weights)
+
+
+def states(rng, model, count: int = 4) -> np.ndarray:
+    return rng.uniform(-1, 1, (count, *model.spec.state_shape)).astype(np.float32)
+
+
+def test_tokens_are_the_modes_that_follow_each_once():
+    y = np.array([0, 0, UNKNOWN, 1, 1, 2])
+    ahead = next_modes(y, 3, 9, ended=True)
+    assert ahead.tolist() == [
+        [1, 2, 9], [1, 2, 9], [MASKED] * 3, [2, 9, MASKED], [2, 9, MASKED], [9, MASKED, MASKED],
+    ]  # fmt: skip
+    assert next_modes(y, 2, 9, ended=False)[-1].tolist() == [MASKED, MASKED]
+    assert next_modes(y, 2, 9, ended=False)[0].tolist() == [1, 2]
+
+
+@settings(max_examples=30, deadline=None)
+@given(y=st.lists(st.integers(-1, 2), min_size=1, max_size=25), ended=st.booleans())
+def test_the_first_token_is_the_next_different_mode_whatever_the_sequence(y, ended):
+    ahead = next_modes(np.array(y), 4, 3, ended=ended)
+    for t, mode in enumerate(y):
+        if mode == UNKNOWN:
+            assert (ahead[t] == MASKED).all()
+            continue
+        later = [k for k in y[t:] if k not in (UNKNOWN, mode)]
+        expected = later[0] if later else 3 if ended else MASKED
+        assert ahead[t, 0] == expected
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm", "rnn_tanh"])
+def test_the_decoder_without_torch_is_the_decoder(rng, cell):
+    model = forecasting(rng, layers=2, cell=cell)
+    forecaster, h = Forecaster(model), states(rng, model)
+    decoder = Decoder(h[0].size, len(model.spec.classes), 8)
+    named = {
+        name.removeprefix("decoder."): torch.from_numpy(w) for name, w in model.weights.items() if "decoder." in name
+    }
+    assert {f"decoder.{name}": tuple(w.shape) for name, w in decoder.state_dict().items()} == decoder_shapes(
+        model.spec.state_shape, len(model.spec.classes), 8
+    )
+    decoder.load_state_dict(named)
+    tokens = rng.integers(0, 4, (4, 5))
+    with torch.no_grad():
+        whole = torch.softmax(decoder(torch.from_numpy(h.reshape(4, -1)), torch.from_numpy(tokens)), -1).numpy()
+    s, token = forecaster.begin(h), np.full(4, forecaster.start)
+    for step in range(5):
+        p, s = forecaster.step(token, s)
+        np.testing.assert_allclose(p, whole[:, step], rtol=0, atol=1e-6)
+        token = tokens[:, step]
+
+
+def test_sampling_is_repeatable_and_close_to_greedy_when_cold(rng):
+    model = forecasting(rng)
+    forecaster, h = Forecaster(model), states(rng, model, 50)
+    assert forecaster.sampled(h, 4, seed=3) == forecaster.sampled(h, 4, seed=3)
+    assert forecaster.sampled(h, 4, seed=3) != forecaster.sampled(h, 4, seed=4)
+    assert forecaster.sampled(h, 4, temperature=1e-4) == forecaster.greedy(h, 4)
+    with pytest.raises(ModelError, match="temperature above 0"):
+        forecaster.sampled(h, 4, temperature=0.0)
+
+
+def test_sampling_at_temperature_one_draws_with_the_probabilities(rng):
+    model = forecasting(rng)
+    forecaster, h = Forecaster(model), states(rng, model, 1)
+    p, _ = forecaster.step(np.array([forecaster.start]), forecaster.begin(h))
+    drawn = forecaster.sampled(h.repeat(4000, axis=0), 1, seed=0)
+    names = [(*forecaster.classes, "end").index(future.modes[0] if future.modes else "end") for future in drawn]
+    np.testing.assert_allclose(np.bincount(names, minlength=4) / 4000, p[0], atol=0.04)
+
+
+def test_a_wide_beam_finds_the_most_probable_future_and_its_probabilities_are_those_of_the_tokens(rng):
+    model = forecasting(rng)
+    forecaster, h = Forecaster(model), states(rng, model, 3)
+    for found, greedy in zip(forecaster.beam(h, 3, width=100), forecaster.greedy(h, 3), strict=True):
+        assert [future.p for future in found] == sorted((future.p for future in found), reverse=True)
+        assert sum(future.p for future in found) == pytest.approx(1, abs=1e-4)  # all futures of up to 3 tokens
+        assert found[0].p >= greedy.p - 1e-6
+        assert all(future.p == pytest.approx(np.prod(future.step_p)) for future in found)
+    narrow = forecaster.beam(h, 3, width=1)
+    assert [paths[0].modes for paths in narrow] == [future.modes for future in forecaster.greedy(h, 3)]
+
+
+def test_other_states_have_other_futures(rng):
+    model = forecasting(rng)
+    forecaster = Forecaster(model)
+    p, _ = forecaster.step(np.full(200, forecaster.start), forecaster.begin(states(rng, model, 200)))
+    assert len(np.unique(p, axis=0)) == 200
+
+
+def test_a_version_without_a_decoder_and_a_state_of_another_are_refused(rng):
+    with pytest.raises(ModelError, match="expected a decoder"):
+        Forecaster(bundle(rng))
+    with pytest.raises(ModelError, match="expected a state of shape"):
+        Forecaster(forecasting(rng)).begin(np.zeros((2, 1, 7), np.float32))
+
+
+@pytest.mark.parametrize("teacher", [1.0, 0.5])
+def test_the_next_three_arithmetic_numbers_are_foretold_to_95_percent(rng, teacher):
+    """Numbers modulo 5 with steps 1 or 2 are shown; encoder and decoder are trained together."""
+
+    def world(count: int):
+        made = []
+        for _ in range(count):
+            start, step = int(rng.integers(5)), int(rng.integers(1, 3))
+            numbers = (start + step * np.arange(15)) % 5
+            tokens = np.stack([numbers[t + 1 : t + 4] for t in range(12)])
+            tokens[0] = MASKED  # nobody knows the step after one number
+            made.append((np.eye(5, dtype=np.float32)[numbers[:12]], numbers[:12].astype(np.int64), tokens))
+        return made
+
+    config = NetworkConfig(5, 5, 24, dropout=0.0)
+    encoder, decoder = fit_joint(world(60), config, replace(SMALL, teacher=teacher), steps=500)
+    test = world(20)
+    with torch.no_grad():
+        _, h = encoder(torch.from_numpy(np.stack([z for z, _, _ in test])), encoder.initial(20))
+        logits = decoder(flat(h), torch.zeros(20, 3, dtype=torch.int64), own=1.0)  # its own tokens, not the true ones
+    assert float((logits.argmax(2).numpy() == np.stack([tokens[-1] for _, _, tokens in test])).mean()) > 0.95
+
+
+def test_a_forecast_goes_the_whole_way_to_a_version_and_beats_what_mostly_comes(tmp_path, rng):
+    archive_of_lives(tmp_path, rng)
+    quick = replace(
+        SMALL, epochs=30, folds=3, structure_offset=0.0, structure_drop=0.0, noise=0.05, hidden=12, chunk=30
+    )
+    result = train(TrainRequest(tmp_path, Config(), quick), say=lambda _: None, warn=lambda _: None)
+    guesses = result.document["metrics"]["forecast"]["guesses"]
+    assert guesses["model"]["accuracy"] > 0.9
+    assert guesses["model"]["log_loss"] < guesses["what mostly comes"]["log_loss"]
+    assert "forecast: the next mode" in result.text
+    model = Registry(tmp_path).load(result.version)
+    predictor, forecaster = Registry(tmp_path).predictor(), Forecaster(model)
+    _, h = predictor.step(np.full((1, 2), 3.0, np.float32), predictor.initial(1))
+    best = forecaster.beam(h, 3)[0][0]
+    assert set(best.modes) <= set(predictor.classes)
+
+
+def test_recordings_of_one_condition_each_have_no_future(tmp_path, rng):
+    from model_world import archive_of_plant
+
+    archive_of_plant(tmp_path, rng)
+    quick = replace(SMALL, epochs=3, folds=2)
+    with pytest.raises(ThrumcastError, match="one mode follows another"):
+        train(TrainRequest(tmp_path, Config(), quick), say=lambda _: None, warn=lambda _: None)

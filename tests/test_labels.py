@@ -1,0 +1,261 @@
+"""Labels: the file of events, the rules by which windows get them, and the command."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from model_world import table
+
+from models.dataset import DatasetSpec, build
+from models.labelling import WEIGHT, apply_labels, report_of
+from pipeline.commands import labels as labels_command
+from pipeline.core.records import StreamKey
+from pipeline.edges.labels import LabelEvent, LabelFile, active, to_ns
+from pipeline.errors import ThrumcastError
+
+
+def at(second: float) -> str:
+    whole = int(second)
+    return f"1970-01-01T00:{whole // 60:02d}:{whole % 60:02d}.{round((second - whole) * 1e6):06d}Z"
+
+
+def label(name: str, start: float, end: float, mode: str | None = "unbalance", **more: object) -> LabelEvent:
+    fixed = {
+        "id": name,
+        "client_token": f"t-{name}",
+        "op": "add",
+        "machine": "pump-01",
+        "start": at(start),
+        "end": at(end),
+    }
+    return LabelEvent(**{**fixed, "mode": mode, **more})
+
+
+def retraction(name: str) -> LabelEvent:
+    return LabelEvent(id=name, client_token=f"r-{name}", op="retract")
+
+
+def truths(labels: list[LabelEvent], windows: int = 20, **more: object) -> list[str | None]:
+    """Windows [0, 1), [0.5, 1.5), [1, 2) ... s of pump-01/de, healthy."""
+    rows = table([dict(more) for _ in range(windows)])
+    return apply_labels(rows, labels).column("truth").to_pylist()
+
+
+def test_events_come_back_as_written_and_a_retraction_is_one_more_of_them(tmp_path: Path) -> None:
+    file = LabelFile(tmp_path)
+    assert file.events() == []
+    file.add([label("a", 0, 10), label("b", 10, 20)])
+    file.add([retraction("a")])
+    assert [(e.op, e.id) for e in file.events()] == [("add", "a"), ("add", "b"), ("retract", "a")]
+    assert file.active() == [label("b", 10, 20)]
+    assert len(file.path.read_text().splitlines()) == 3
+
+
+def test_the_same_token_is_written_once_and_the_first_event_stands(tmp_path: Path) -> None:
+    file = LabelFile(tmp_path)
+    first = label("a", 0, 10)
+    (again,) = file.add([first]) and file.add([replace(first, id="other", mode="looseness")])
+    assert again == first
+    assert file.events() == [first]
+    file.add([label("b", 0, 1), label("b", 0, 1)])
+    assert [e.id for e in file.events()] == ["a", "b"]
+
+
+def test_a_torn_last_line_is_dropped_and_a_torn_one_before_it_is_an_error(tmp_path: Path) -> None:
+    file = LabelFile(tmp_path)
+    file.add([label("a", 0, 10)])
+    with file.path.open("ab") as end:
+        end.write(b'{"id": "b", "cli')
+    assert [e.id for e in file.events()] == ["a"]
+    file.add([label("c", 0, 10)])
+    assert [e.id for e in file.events()] == ["a", "c"]
+    file.path.write_bytes(b"nonsense\n" + file.path.read_bytes())
+    with pytest.raises(ThrumcastError, match="line 1"):
+        file.events()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ({"machine": "../x"}, "expected a machine"),
+        ({"end": at(0)}, "expected an end after its start"),
+        ({"verdict": "maybe"}, "expected a verdict of"),
+        ({"mode": None}, "expected a mode with the verdict confirmed"),
+        ({"certainty": 0.0}, "expected a certainty"),
+        ({"start": "yesterday"}, "expected a time"),
+        ({"op": "retract", "id": "nobody"}, "expected the id of a label, found: nobody"),
+    ],
+)
+def test_a_label_that_could_not_be_used_is_refused_and_nothing_is_written(
+    tmp_path: Path, wrong: dict[str, object], expected: str
+) -> None:
+    file = LabelFile(tmp_path)
+    with pytest.raises(ThrumcastError, match=expected):
+        file.add([label("good", 0, 1), replace(label("bad", 0, 10), **wrong)])
+    assert file.events() == []
+
+
+def test_a_window_is_labelled_by_half_its_length_and_touched_windows_lose_their_truth() -> None:
+    # Windows start at 0, 0.5, 1 ...: [1, 2) and [1.5, 2.5) have a half in [1.5, 3.25), as has [2.5, 3.5).
+    found = truths([label("a", 1.5, 3.25)], windows=9)
+    assert found == [
+        "healthy",
+        "healthy",
+        "unbalance",
+        "unbalance",
+        "unbalance",
+        "unbalance",
+        None,
+        "healthy",
+        "healthy",
+    ]
+
+
+def test_newer_beats_older_person_beats_data_and_unsure_says_nothing() -> None:
+    older, newer = label("a", 0, 10), label("b", 4, 6, "looseness")
+    found = truths([older, newer, label("c", 0, 10, None, verdict="unsure")])
+    assert set(found[:7]) == {"unbalance"}
+    assert set(found[8:11]) == {"looseness"}
+    assert set(truths([newer, older])[:19]) == {"unbalance"}
+    assert truths([label("f", 0, 20, None, verdict="false_alarm")], truth="unbalance") == ["healthy"] * 20
+
+
+def test_a_retracted_label_is_as_if_it_had_never_been_given() -> None:
+    events = [label("a", 0, 10), label("b", 4, 6, "looseness"), retraction("b")]
+    assert truths(active(events)) == truths([label("a", 0, 10)])
+
+
+def test_certainty_is_the_weight_and_the_report_says_what_became_of_every_label() -> None:
+    rows = table([{} for _ in range(20)])
+    labels = [
+        label("old", 0, 2),
+        label("new", 0, 4, "looseness", certainty=0.3),
+        label("hm", 0, 4, None, verdict="unsure"),
+        label("far", 100, 200),
+        label("else", 0, 4, machine="fan-02"),
+    ]
+    labelled = apply_labels(rows, labels)
+    weight = labelled.column(WEIGHT).to_numpy()
+    assert set(np.round(weight[:7], 6)) == {np.float32(0.3)}
+    assert set(weight[8:]) == {1.0}
+    report = report_of(labelled)
+    assert report["used"] == {"new": 8}
+    assert report["ignored"] == {
+        "old": "newer labels cover all of it",
+        "hm": "unsure",
+        "far": "no window lies in it by half",
+        "else": "no windows of that machine and point",
+    }
+
+
+def test_a_run_to_failure_is_unlabelled_before_its_onset_and_not_healthy() -> None:
+    found = truths([label("end", 5, 20, source="ran_to_failure")])
+    assert set(found[:9]) == {None}
+    assert set(found[10:]) == {"unbalance"}
+    rows = table([{"truth": "healthy"} for _ in range(6)])
+    seen = apply_labels(rows, [label("a", 0, 1, "healthy")], {StreamKey("pump-01", "de"): {"run_to_failure": True}})
+    assert seen.column("truth").to_pylist() == ["healthy", "healthy", None, None, None, None]
+    assert report_of(seen)["windows_before_failure"] == 4
+
+
+spans = st.tuples(st.integers(0, 40), st.integers(1, 20)).map(lambda s: (s[0] / 4, (s[0] + s[1]) / 4))
+
+
+@given(st.lists(st.tuples(spans, st.sampled_from(["unbalance", "looseness"])), max_size=6))
+def test_every_window_has_the_newest_label_that_holds_half_of_it(
+    given_labels: list[tuple[tuple[float, float], str]],
+) -> None:
+    labels = [label(f"l{i}", *span, mode) for i, (span, mode) in enumerate(given_labels)]
+    for number, found in enumerate(truths(labels)):
+        shares = [min(number / 2 + 1, end) - max(number / 2, start) for (start, end), _ in given_labels]
+        covering = [mode for share, (_, mode) in zip(shares, given_labels, strict=True) if share >= 0.5]
+        touched = any(share > 0 for share in shares)
+        assert found == (covering[-1] if covering else None if touched else "healthy")
+
+
+def test_labelled_windows_are_what_a_dataset_is_made_of_and_its_facts_say_so() -> None:
+    rows = apply_labels(table([{} for _ in range(20)]), [label("a", 4.25, 8, "looseness")])
+    dataset = build(rows, DatasetSpec(("healthy", "looseness"), str))
+    assert dataset.facts.windows_per_mode == {"healthy": 11, "looseness": 8}
+    assert dataset.facts.document()["labels"]["used"] == {"a": 8}
+    assert "1 used for 8 windows, 1 windows on their edges left out" in dataset.facts.text()
+
+
+def test_the_certainty_of_a_label_is_how_much_its_windows_count_in_the_loss() -> None:
+    import torch
+
+    from models.network import NetworkConfig
+    from models.objective import Example, ModeObjective
+    from models.settings import TrainSettings
+    from models.training import fit
+
+    rows = apply_labels(table([{} for _ in range(20)]), [label("a", 4.25, 8, "looseness", certainty=0.3)])
+    (sequence,) = build(rows, DatasetSpec(("healthy", "looseness"), str)).sequences
+    assert sequence.weight is not None
+    assert np.allclose(sequence.weight[sequence.y == 1], 0.3)
+    assert np.allclose(sequence.cut(7, 9).weight, sequence.weight[7:9])
+    assert build(table([{} for _ in range(3)]), DatasetSpec(("healthy",), str)).sequences[0].weight is None
+
+    objective = ModeObjective(torch.tensor([0.5, 2.0]), torch.zeros(2), 0.05)
+    outputs, truth = torch.tensor([[1.0, 0.0], [0.2, 0.7], [0.0, 3.0]]), torch.tensor([0, 1, 1])
+    whole, one = objective.loss(outputs, truth), objective.loss(outputs, truth, torch.ones(3))
+    assert torch.allclose(torch.stack(whole), torch.stack(one))
+    twice = objective.loss(outputs[[0, 1, 1, 2]], truth[[0, 1, 1, 2]])
+    weighted = objective.loss(outputs, truth, torch.tensor([1.0, 2.0, 1.0]))
+    assert torch.allclose(torch.stack(twice), torch.stack(weighted))
+
+    # Two people contradict each other about the same signal: the surer one is believed.
+    z = np.ones((40, 2), np.float32)
+    sure, guess = np.full(40, 1.0, np.float32), np.full(40, 0.3, np.float32)
+    settings = TrainSettings(hidden=4, epochs=30, dropout=0.0, batch=8, balance="none")
+    for surer in (0, 1):
+        examples = [
+            Example(z, np.full(40, k, np.int64), sure if k == surer else guess) for k in (0, 1) for _ in range(4)
+        ]
+        network = fit(examples, NetworkConfig(inputs=2, outputs=2, hidden=4), settings, epochs=30)
+        outputs, _ = network(torch.from_numpy(z[None]), network.initial(1))
+        assert int(outputs[0, -1].argmax()) == surer
+
+
+def test_the_command_adds_lists_retracts_exports_and_imports(tmp_path: Path) -> None:
+    def run(*arguments: str) -> dict[str, object]:
+        result = CliRunner().invoke(labels_command.command, [*arguments, "--data", str(tmp_path / "d"), "--json"])
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    span = ("--from", "2026-05-01T10:00:00Z", "--to", "2026-05-01T12:00:00Z")
+    first = run("add", "pump-01", "inner_race", *span, "--certainty", "likely", "--token", "k1", "--author", "jo")
+    assert (first["new"], first["labels"][0]["mode"], first["labels"][0]["certainty"]) == (1, "bearing_inner", 0.6)
+    assert run("add", "pump-01", "inner_race", *span, "--token", "k1")["new"] == 0
+    second = run("add", "fan-02", *span, "--verdict", "false_alarm")
+    assert second["labels"][0]["mode"] == "healthy"
+    assert [row["machine"] for row in run("ls")["labels"]] == ["pump-01", "fan-02"]
+    run("retract", second["labels"][0]["id"])
+    assert [row["machine"] for row in run("ls")["labels"]] == ["pump-01"]
+    assert len(run("ls", "--all")["labels"]) == 3
+    run("export", str(tmp_path / "l.csv"))
+    run("export", str(tmp_path / "l.parquet"))
+    assert pq.read_table(tmp_path / "l.parquet").column("start").cast("int64").to_pylist() == [to_ns(span[1]) // 1000]
+    (tmp_path / "cmms.csv").write_text("asset,from,to,fault,comment\npump-07,2026-05-01,2026-05-02,imbalance,belt\n")
+    assert run("import", str(tmp_path / "cmms.csv"))["labels"][0]["mode"] == "unbalance"
+    assert run("import", str(tmp_path / "cmms.csv"))["new"] == 0
+    assert run("import", str(tmp_path / "l.csv"))["new"] == 0  # its own export has the tokens
+
+
+def test_a_bad_row_of_a_csv_is_named_and_none_of_the_file_is_taken(tmp_path: Path) -> None:
+    from pipeline.cli import run
+
+    (tmp_path / "x.csv").write_text(
+        "machine,start,end,mode\npump,2026-01-01,2026-01-02,unbalance\npump,2026-01-03,2026-01-04,rust\n"
+    )
+    data = tmp_path / "d"
+    assert run(["labels", "import", str(tmp_path / "x.csv"), "--data", str(data)]) == 1
+    assert LabelFile(data).events() == []

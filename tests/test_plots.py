@@ -1,0 +1,51 @@
+"""Pictures are drawn where matplotlib is, and nothing else is missing where it is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from model_world import archive_of_plant
+
+from models import plots
+from models.bundle import load
+from models.metrics import ece, reliability
+from models.settings import TrainSettings
+from models.train import TrainRequest, train
+from pipeline.config import Config
+
+QUICK = TrainSettings(epochs=4, hidden=6, members=1, folds=2)
+
+
+def trained(data):
+    said: list[str] = []
+    result = train(TrainRequest(data, Config(), QUICK), say=said.append, warn=said.append)
+    return data / "registry" / result.version, said
+
+
+def test_a_version_has_its_pictures_and_is_still_whole(tmp_path, rng):
+    pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
+    archive_of_plant(tmp_path, rng)
+    version, _ = trained(tmp_path)
+    pictures = sorted(path.name for path in (version / "plots").iterdir())
+    assert pictures == ["confusion.png", "delay.png", "learning.png", "reliability.png"]
+    assert all((version / "plots" / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
+    load(version)
+
+
+def test_without_matplotlib_the_version_is_complete_and_the_pictures_are_said_to_be_missing(tmp_path, rng, monkeypatch):
+    monkeypatch.setattr(plots, "available", lambda: False)
+    archive_of_plant(tmp_path, rng)
+    version, said = trained(tmp_path)
+    assert not (version / "plots").exists()
+    assert any("need matplotlib" in line for line in said)
+    load(version)
+
+
+def test_the_reliability_table_adds_up_to_the_calibration_error(rng):
+    p = rng.dirichlet([1.0, 1.0, 1.0], 500)
+    y = rng.integers(0, 3, 500)
+    rows = reliability(y, p)
+    assert sum(row["windows"] for row in rows) == 500
+    total = sum(row["windows"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / 500
+    assert total == pytest.approx(ece(y, p))
+    assert reliability(np.empty(0, np.int64), np.empty((0, 3))) == []

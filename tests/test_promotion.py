@@ -1,0 +1,144 @@
+"""The gate of `promote`, and a service that follows the registry."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from model_world import bundle
+
+from models.bundle import Bundle
+from models.promotion import judge, promote, rollback
+from models.registry import Registry
+from pipeline.commands import promote as promote_command
+from pipeline.commands.serving import RegistryWatch, load_serving
+from pipeline.config import Config, DataConfig, ModelConfig
+from pipeline.errors import GateRefused
+
+
+def numbers(
+    recalls: dict[str, float], false_alarms: float = 1.0, upper: float = 3.0, support: int = 100
+) -> dict[str, object]:
+    per_class = {mode: {"precision": 1.0, "recall": r, "f1": r, "support": support} for mode, r in recalls.items()}
+    rate = {"false_alarms_per_machine_day": false_alarms, "false_alarms_per_machine_day_upper": upper}
+    return {"per_class": per_class, "events": rate}
+
+
+def version(rng: np.random.Generator, metrics: dict[str, object], split: str = "specimen") -> Bundle:
+    made = bundle(rng)
+    return dataclasses.replace(made, metrics=metrics, train={**made.train, "split": split})
+
+
+GOOD = {"mode_0": 0.9, "mode_1": 0.8}
+
+
+@pytest.fixture
+def registry(tmp_path: Path, rng: np.random.Generator) -> Registry:
+    registry = Registry(tmp_path)
+    registry.add(version(rng, numbers(GOOD)))
+    promote(tmp_path, "v0001", why="first")
+    return registry
+
+
+@pytest.mark.parametrize(
+    ("metrics", "split", "problem"),
+    [
+        (numbers({"mode_0": 0.9, "mode_1": 0.7}), "specimen", "recall of mode_1 is down from 0.800 to 0.700"),
+        (numbers({"mode_0": 0.9}), "specimen", "it does not know mode_1"),
+        (numbers(GOOD, false_alarms=3.5), "specimen", "false alarms are up from 1 to 3.5 per machine-day"),
+        ({}, "specimen", "no held-out numbers, the champion has"),
+        (numbers(GOOD), "time", "held out by time, the champion by specimen"),
+    ],
+)
+def test_a_worse_version_is_refused_by_name_with_code_5_and_force_is_recorded(
+    tmp_path: Path, registry: Registry, rng: np.random.Generator, metrics: dict[str, object], split: str, problem: str
+) -> None:
+    registry.add(version(rng, metrics, split))
+    with pytest.raises(GateRefused, match=problem) as refused:
+        promote(tmp_path, "v0002", why="newer")
+    assert refused.value.exit_code == 5
+    assert registry.aliases() == {"champion": "v0001"}
+    result = CliRunner().invoke(promote_command.command, ["v0002", "--data", str(tmp_path), "--force"])
+    assert result.exit_code == 0
+    assert problem in registry.history()[-1]["why"]
+    assert rollback(tmp_path, None, why="worse") == ("v0002", "v0001")  # is not gated by numbers
+    assert rollback(tmp_path, "v0002", why="back") == ("v0001", "v0002")
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        numbers({"mode_0": 0.86, "mode_1": 0.8}),
+        numbers(GOOD, false_alarms=2.9),
+        numbers({"mode_0": 0.9, "mode_1": 0.1}, support=19),
+        numbers({**GOOD, "mode_2": 0.1}),
+    ],
+)
+def test_a_version_that_is_no_worse_passes(
+    tmp_path: Path, registry: Registry, rng: np.random.Generator, metrics: dict[str, object]
+) -> None:
+    registry.add(version(rng, metrics))
+    assert judge(registry, registry.load("v0002")).problems == ()
+    assert promote(tmp_path, "v0002", why="newer") == ("v0001", "v0002")
+
+
+def test_a_damaged_champion_does_not_keep_a_whole_version_from_serving(
+    tmp_path: Path, registry: Registry, rng: np.random.Generator
+) -> None:
+    registry.add(version(rng, {}))
+    (registry.root / "v0001" / "model.safetensors").write_bytes(b"")
+    assert promote(tmp_path, "v0002", why="repair") == ("v0001", "v0002")
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    monkeypatch.setattr(Bundle, "check_fits", lambda self, schema: None)
+    return Config(data=DataConfig(dir=str(tmp_path)), model=ModelConfig(shadow="challenger"))
+
+
+def test_a_watch_is_due_once_per_move_of_an_alias_that_matters(
+    tmp_path: Path, registry: Registry, rng: np.random.Generator, config: Config
+) -> None:
+    watch = RegistryWatch.after(config)
+    assert watch.due() is None
+    registry.add(version(rng, numbers(GOOD)))
+    registry.point("elsewhere", "v0002", why="")
+    assert watch.due() is None
+    registry.point("challenger", "v0002", why="")
+    serving = watch.due()
+    assert (serving.predictor.version, serving.shadow.version) == ("v0001", "v0002")
+    promote(tmp_path, "v0002", why="")
+    serving = watch.due()
+    assert (serving.predictor.version, serving.shadow) == ("v0002", None)  # it need not shadow itself
+    assert watch.due() is None
+    watch.look_again()
+    assert watch.due().predictor.version == "v0002"
+
+
+def test_a_version_that_cannot_be_used_is_reported_and_the_old_one_stays(
+    tmp_path: Path, registry: Registry, rng: np.random.Generator, config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch = RegistryWatch.after(config)
+    registry.add(version(rng, numbers(GOOD)))
+    registry.point("champion", "v0002", why="")
+    (registry.root / "v0002" / "model.safetensors").write_bytes(b"")
+    with caplog.at_level(logging.ERROR):
+        assert watch.due() is None
+    assert "model_refused alias=champion" in caplog.text
+    registry.point("champion", "v0001", why="")
+    assert watch.due() is None  # that is what serves
+
+
+def test_a_shadow_that_cannot_be_used_is_reported_and_left_out(
+    registry: Registry, rng: np.random.Generator, config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry.add(version(rng, numbers(GOOD)))
+    registry.point("challenger", "v0002", why="")
+    (registry.root / "v0002" / "model.safetensors").write_bytes(b"")
+    serving = load_serving(config)
+    assert (serving.predictor.version, serving.shadow) == ("v0001", None)
+    assert "shadow_refused alias=challenger" in caplog.text

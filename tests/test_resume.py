@@ -1,0 +1,100 @@
+"""A training that was interrupted goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from model_world import archive_of_plant
+
+from models import crossval
+from models.checkpoint import Checkpoints, Progress
+from models.network import NetworkConfig
+from models.objective import Example
+from models.registry import Registry
+from models.settings import TrainSettings
+from models.train import TrainRequest, train
+from models.training import fit
+from pipeline.config import Config
+from pipeline.errors import ModelError, ThrumcastError
+
+QUICK = TrainSettings(epochs=6, hidden=6, members=2, learning_rate=0.02, folds=3)
+
+
+def run(data, **changes):
+    request = TrainRequest(data, Config(), **({"settings": QUICK} | changes))
+    return train(request, say=lambda _: None, warn=lambda _: None)
+
+
+def weights_of(data, version: str) -> dict[str, np.ndarray]:
+    return Registry(data).load(version).weights
+
+
+def examples(rng) -> list[Example]:
+    return [Example(rng.normal(0, 1, (20, 2)).astype(np.float32), rng.integers(0, 2, 20)) for _ in range(8)]
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_a_fit_that_goes_on_from_a_saved_state_gives_the_same_weights(rng, tmp_path, stop):
+    data, settings = examples(rng), replace(QUICK, dropout=0.3)
+    config = NetworkConfig(2, 2, 6, dropout=0.3)
+    checkpoints = Checkpoints(tmp_path)
+
+    def keep(report, network):
+        if report.epoch == stop:
+            checkpoints.save("part", Progress(report.state(), {"x": np.ones(2, np.float32)}, finished=False))
+        return True
+
+    whole = fit(data, config, settings, epochs=5, after_epoch=keep).state_dict()
+    saved = checkpoints.load("part")
+    assert saved is not None
+    assert saved.state.epoch == stop
+    assert not saved.finished
+    resumed = fit(data, config, settings, epochs=5, start=saved.state).state_dict()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_an_interrupted_training_that_is_resumed_gives_the_version_it_would_have_given(tmp_path, rng, monkeypatch):
+    archive_of_plant(tmp_path, rng)
+    whole = run(tmp_path)
+    member = crossval._one_member
+    calls = []
+
+    def third_is_interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 4:  # the second member of the second fold
+            raise KeyboardInterrupt
+        return member(*arguments)
+
+    monkeypatch.setattr(crossval, "_one_member", third_is_interrupted)
+    cut = run(tmp_path)
+    monkeypatch.undo()
+    assert cut.document["interrupted"]
+    resumed = run(tmp_path, resume="last", settings=TrainSettings())
+    assert resumed.document["run"] == cut.document["run"]
+    assert not resumed.document["interrupted"]
+    a, b = weights_of(tmp_path, whole.version), weights_of(tmp_path, resumed.version)
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+    assert resumed.document["metrics"] == whole.document["metrics"]
+
+
+def test_a_run_about_other_data_is_not_resumed(tmp_path, rng):
+    archive_of_plant(tmp_path, rng)
+    first = run(tmp_path)
+    with pytest.raises(ModelError, match="expected settings as it was"):
+        run(tmp_path, resume=first.document["run"], settings=replace(QUICK, hidden=7))
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path, rng):
+    archive_of_plant(tmp_path, rng)
+    with pytest.raises(ThrumcastError, match="expected a run of"):
+        run(tmp_path, resume="last")
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    (tmp_path / "part.safetensors").write_bytes(b"no tensors here")
+    with pytest.raises(ModelError, match="expected a checkpoint"):
+        Checkpoints(tmp_path).load("part")
+    assert Checkpoints(tmp_path).load("another") is None

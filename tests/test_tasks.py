@@ -1,0 +1,285 @@
+"""Every recurrent system learns a small task of its own in seconds, to a stated accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from model_world import archive_of_plant, sequence
+
+from models.augment import Augmentation
+from models.cells import CELLS
+from models.crossval import of_member
+from models.dataset import UNKNOWN, Dataset
+from models.facts import DataFacts
+from models.network import NetworkConfig
+from models.objective import Example, objective_of
+from models.predictor import NumpyPredictor, ValuePredictor
+from models.registry import Registry
+from models.scaling import Scaler
+from models.settings import TrainSettings
+from models.splits import leaky_split, make_split
+from models.tasks import Targets, ValueSequence, one_mode_per_sequence, remaining_life
+from models.train import TrainRequest, train
+from models.train_values import train_values
+from models.training import fit, predict
+from models.values import fit_values, pooled, value_metrics, values_text
+from pipeline.config import Config
+from pipeline.core.records import StreamKey
+from pipeline.edges.machines import MachinesFile
+from pipeline.errors import ModelError, ThrumcastError
+
+PLAIN = TrainSettings(
+    hidden=16, members=1, dropout=0.0, epochs=60, batch=8, chunk=40, learning_rate=0.02, noise=0.0, drop_input=0.0,
+    structure_offset=0.0, structure_drop=0.0, label_smoothing=0.0, weight_decay=0.0, reset_p=0.0, scaler="standard",
+)  # fmt: skip
+
+
+def quiet(*_):
+    return None
+
+
+def counting(rng: np.random.Generator, count: int, length: int = 30) -> list[Example]:
+    """An arithmetic sequence modulo 5 that is shown: the class is the number that comes next."""
+    made = []
+    for _ in range(count):
+        start, step = int(rng.integers(5)), int(rng.integers(1, 3))
+        numbers = (start + step * np.arange(length + 1)) % 5
+        z = np.eye(5, dtype=np.float32)[numbers[:-1]]
+        y = numbers[1:].astype(np.int64)
+        y[0] = UNKNOWN  # nobody knows the step after one number
+        made.append(Example(z, y))
+    return made
+
+
+def right(network, examples: list[Example]) -> float:
+    pairs = zip(predict(network, examples), examples, strict=True)
+    hits = [(said.argmax(1) == example.y)[example.y != UNKNOWN] for said, example in pairs]
+    return float(np.concatenate(hits).mean())
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_cell_learns_to_go_on_with_arithmetic_numbers_to_95_percent(rng, cell, layers):
+    settings = replace(PLAIN, cell=cell, learning_rate=0.005 if cell == "rnn_relu" else 0.02)
+    network = fit(counting(rng, 32), NetworkConfig(5, 5, 24, layers, 0.0, cell), settings, epochs=40)
+    assert right(network, counting(rng, 12)) > 0.95
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_one_mode_per_sequence_is_known_at_the_last_valid_state_of_any_length(rng, cell):
+    """The class is whether more positive or more negative windows came: only the whole sequence knows."""
+
+    def majority(count: int) -> list[Example]:
+        made = []
+        for _ in range(count):
+            length = 2 * int(rng.integers(3, 15)) + 1
+            z = rng.choice([-1.0, 1.0], (length, 1)).astype(np.float32)
+            y = np.full(length, UNKNOWN)
+            y[-1] = int(z.sum() > 0)
+            made.append(Example(z, y))
+        return made
+
+    settings = replace(PLAIN, cell=cell, task="sequence", learning_rate=0.01, crop=0.0)  # a crop changes the majority
+    network = fit(majority(96), NetworkConfig(1, 2, 16, 1, 0.0, cell), settings, epochs=40)
+    test = majority(60)
+    hits = [said[-1].argmax() == e.y[-1] for said, e in zip(predict(network, test), test, strict=True)]
+    assert np.mean(hits) > 0.8
+
+
+def test_sequences_are_cut_where_the_mode_changes_and_their_last_window_keeps_it():
+    whole = sequence([UNKNOWN, 0, 0, UNKNOWN, 1, 1, UNKNOWN])
+    facts = DataFacts(7, 4, ("pump-01",), 1, 1, {}, {}, 1)
+    pieces = one_mode_per_sequence(Dataset((whole,), ("x.a",), ("a", "b"), "test-1", facts)).sequences
+    assert [piece.y.tolist() for piece in pieces] == [
+        [UNKNOWN, UNKNOWN, 0],
+        [UNKNOWN, 1],
+    ]
+
+
+def waves(rng: np.random.Generator, count: int) -> list[ValueSequence]:
+    made = []
+    for number in range(count):
+        phase = rng.uniform(0, 6)
+        wave = 50 + 20 * np.sin(phase + 0.4 * np.arange(41))
+        windows = sequence([0] * 40, machine=f"pump-{number:02d}", x=wave[:40, None])
+        made.append(ValueSequence(windows, wave[1:, None].astype(np.float32), wave[:40, None].astype(np.float32)))
+    return made
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_next_value_is_foretold_in_units_twice_as_well_as_by_the_present_one(rng, cell):
+    settings = replace(PLAIN, cell=cell, task="next", learning_rate=0.01)
+    train_side, test_side = waves(rng, 24), waves(rng, 6)
+    model = fit_values(train_side, ["x.a"], settings, quiet, None)
+    targets = Targets(("x.a",), ("mm/s",))
+    numbers = pooled([value_metrics("next", targets, train_side, test_side, model.predict(test_side))], targets)
+    errors = numbers["x.a"]["errors"]
+    assert numbers["x.a"]["better_than_naive"]
+    assert errors["model"]["rmse"] < 0.5 * errors["as it is"]["rmse"]
+    assert errors["as it is"]["rmse"] == pytest.approx(20 * 2 * np.sin(0.2) / np.sqrt(2), rel=0.1)
+
+
+def test_remaining_life_counts_down_to_the_end_of_the_stream_and_only_where_it_was_seen():
+    windows = sequence([UNKNOWN] * 4)
+    cut = sequence([UNKNOWN] * 4, machine="pump-02")
+    facts = DataFacts(8, 0, (), 2, 2, {}, {}, 1)
+    dataset = Dataset((windows, cut), ("x.a",), (), "test-1", facts)
+    known = {windows.key: {"run_to_failure": True}, cut.key: {"run_to_failure": True, "truncated": True}}
+    made, targets = remaining_life(dataset, known)
+    assert len(made) == 1
+    assert made[0].target[:, 0].tolist() == [1.5, 1.0, 0.5, 0.0]
+    assert made[0].now[:, 0].tolist() == [1.0, 1.5, 2.0, 2.5]
+    assert targets.units == ("s",)
+    with pytest.raises(ThrumcastError, match="ran to their failure"):
+        remaining_life(dataset, {})
+
+
+def test_remaining_life_is_always_told_beside_naive_guesses_and_is_no_promise(rng):
+    made, targets = remaining_life_plant(rng)
+    model = fit_values(made[:6], ["x.a"], replace(PLAIN, task="life", epochs=40), quiet, None)
+    sums = value_metrics("life", targets, made[:6], made[6:], model.predict(made[6:]))
+    numbers = pooled([sums], targets)
+    assert set(numbers["remaining_life"]["errors"]) == {"model", "mean", "mean - age"}
+    text = values_text("life", numbers)
+    assert "mean - age" in text
+    assert "no promise" in text
+
+
+def remaining_life_plant(rng):
+    """Machines that live between 20 and 60 windows; the feature rises with the share of the life that is over."""
+    sequences, facts = [], {}
+    for number in range(10):
+        count = int(rng.integers(20, 60))
+        x = np.linspace(0, 1, count)[:, None] + rng.normal(0, 0.02, (count, 1))
+        sequences.append(sequence([UNKNOWN] * count, machine=f"pump-{number:02d}", x=x))
+        facts[sequences[-1].key] = {"run_to_failure": True}
+    dataset = Dataset(tuple(sequences), ("x.a",), (), "test-1", DataFacts(1, 0, (), 10, 10, {}, {}, 1))
+    return remaining_life(dataset, facts)
+
+
+@pytest.mark.parametrize("task", ["next", "life"])
+def test_a_version_that_says_values_is_registered_under_its_task_and_cannot_serve(tmp_path, rng, task):
+    archive_of_plant(tmp_path, rng)
+    keys = [StreamKey(f"pump-{number:02d}", "de") for number in range(6)]
+    MachinesFile(tmp_path / "machines.jsonl").update_all({key: {"run_to_failure": True} for key in keys})
+    targets = "rms" if task == "next" else ""
+    settings = replace(PLAIN, task=task, targets=targets, epochs=6, hidden=6, members=2, folds=2)
+    result = train_values(TrainRequest(tmp_path, Config(), settings), say=quiet, warn=quiet)
+    registry = Registry(tmp_path)
+    assert registry.aliases() == {task: result.version}
+    model = registry.load(task)
+    assert model.spec.members == 2
+    with pytest.raises(ModelError, match=f"found: one for {task}"):
+        NumpyPredictor(model)
+    predictor = ValuePredictor(model)
+    values, h = predictor.step(np.full((3, len(model.spec.inputs)), 3.0, np.float32), predictor.initial(3))
+    assert values.shape == (3, 1)
+    assert h.shape == (3, 2, 6)
+
+
+def test_one_mode_per_sequence_goes_the_whole_way_to_a_version(tmp_path, rng):
+    archive_of_plant(tmp_path, rng)
+    settings = replace(PLAIN, task="sequence", hidden=12, epochs=30, folds=3)
+    result = train(TrainRequest(tmp_path, Config(), settings), say=quiet, warn=quiet)
+    assert result.document["metrics"]["windows"] == 6  # one verdict per recording
+    assert result.document["metrics"]["accuracy"] == 1.0
+    assert Registry(tmp_path).predictor().classes == ("healthy", "bearing_outer")
+
+
+def test_half_precision_trains_and_carries_a_state_in_full_precision(rng):
+    settings = replace(PLAIN, precision="bfloat16", device="cpu")
+    network = fit(counting(rng, 24), NetworkConfig(5, 5, 24, 1, 0.0), settings, epochs=40)
+    assert network.head.weight.dtype == torch.float32
+    assert right(network, counting(rng, 8)) > 0.9
+
+
+def test_logit_adjustment_helps_the_rare_class(rng):
+    """Two overlapping classes, one of them nine times as frequent."""
+
+    def rare(count: int, share: float) -> list[Example]:
+        y = (rng.random((count, 20)) < share).astype(np.int64)
+        return [Example(rng.normal(k[:, None] * 1.5, 1.0).astype(np.float32), k) for k in y]
+
+    data, test = rare(40, 0.1), rare(20, 0.5)
+    config = NetworkConfig(1, 2, 8, dropout=0.0)
+
+    def balanced_accuracy(balance: str) -> float:
+        network = fit(data, config, replace(PLAIN, balance=balance), epochs=15)
+        said, y = np.concatenate([p.argmax(1) for p in predict(network, test)]), np.concatenate([e.y for e in test])
+        return float(np.mean([(said == y)[y == k].mean() for k in (0, 1)]))
+
+    assert balanced_accuracy("logit") > balanced_accuracy("none") + 0.05
+    objective = objective_of(data, 2, replace(PLAIN, balance="logit"))
+    prior = np.exp(objective.log_prior.numpy())
+    assert prior.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_split_that_leaks_shares_machines_and_an_honest_one_does_not(rng):
+    sequences = [sequence([number % 2] * 30, machine=f"pump-{number:02d}") for number in range(6)]
+    leaky = leaky_split(sequences, 3, 0)
+    honest = make_split(sequences, ("a", "b"), {}, "machine", 3)
+    for split, shares in ((leaky, True), (honest, False)):
+        fold = split.folds[0]
+        both = {s.key for s in fold.train} & {s.key for s in fold.test}
+        assert bool(both) is shares
+    assert leaky.name == "leaky"
+    tested = sum(len(part) for fold in leaky.folds for part in fold.test)
+    assert tested == 180
+
+
+def test_members_of_an_ensemble_have_seeds_of_their_own():
+    assert len({of_member(PLAIN, member).seed for member in range(5)}) == 5
+    assert of_member(PLAIN, 0) == PLAIN
+
+
+NAMES = ("rms", "zero_crossing", "velocity_rms", *(f"band_{k:02d}" for k in range(14)), "env_bpfo")
+INPUTS = [f"{channel}.{name}" for channel in "xy" for name in NAMES]
+
+
+def augmented(rng, x: np.ndarray, **changes) -> np.ndarray:
+    off = {"noise": 0.0, "drop_input": 0.0, "gain": 0.0, "channel_drop": 0.0, "structure_offset": 0.0}
+    settings = TrainSettings(**(off | {"structure_drop": 0.0} | changes))
+    scaler = Scaler("standard", np.full(len(INPUTS), 2.0, np.float32), np.full(len(INPUTS), 0.5, np.float32))
+    augmentation = Augmentation.of(INPUTS, scaler, settings)
+    z = torch.from_numpy(scaler.apply(x.astype(np.float32)))[:, None, :]
+    return scaler.invert(augmentation.apply(z, augmentation.draw(len(x), rng), rng)[:, 0].numpy())
+
+
+def test_another_gain_multiplies_amplitudes_and_nothing_else(rng):
+    x = rng.uniform(1, 3, (20, len(INPUTS)))
+    louder = augmented(rng, x, gain=0.3)
+    ratio = louder / x
+    amplitude = [name.split(".")[1] in {"rms", "velocity_rms"} for name in INPUTS]
+    np.testing.assert_allclose(ratio[:, ~np.array(amplitude)], 1, rtol=1e-5)
+    np.testing.assert_allclose(ratio[:, amplitude], ratio[:, :1].repeat(4, 1), rtol=1e-4)
+    assert np.ptp(ratio[:, 0]) > 0.1
+
+
+def test_another_speed_moves_frequencies_and_bands_and_leaves_orders_of_the_shaft(rng):
+    x = rng.uniform(1, 3, (20, len(INPUTS)))
+    x[:, 3:17] = np.arange(14) / 7 + 1  # a spectrum that rises along its bands
+    faster = augmented(rng, x, speed=0.1)
+    factor = faster[:, 1] / x[:, 1]
+    assert np.ptp(factor) > 0.05
+    np.testing.assert_allclose(faster[:, 2] / x[:, 2], 1 / factor, rtol=1e-4)  # velocity = acceleration / frequency
+    np.testing.assert_allclose(faster[:, 17], x[:, 17], rtol=1e-5)
+    shift = 14 / np.log(5000 / 10) * np.log(factor) / 7
+    np.testing.assert_allclose(faster[:, 10] - x[:, 10], -shift, atol=1e-4)
+
+
+def test_channels_change_places_or_are_missing_as_a_whole(rng):
+    x = rng.uniform(1, 3, (40, len(INPUTS)))
+    half = len(NAMES)
+    turned = augmented(rng, x, channel_swap=1.0)
+    swapped = np.isclose(turned[:, :half], x[:, half:], rtol=1e-4).all(axis=1)
+    kept = np.isclose(turned[:, :half], x[:, :half], rtol=1e-4).all(axis=1)
+    assert swapped.any()
+    assert kept.any()
+    assert (swapped | kept).all()
+    lost = np.isnan(augmented(rng, x, channel_drop=0.5))
+    per_channel = lost.reshape(40, 2, half)
+    assert (per_channel.all(axis=2) | ~per_channel.any(axis=2)).all()
+    assert 5 < lost[:, ::half].any(axis=1).sum() < 35
