@@ -112,14 +112,19 @@ def burst_positions(
     return at[rng.random(at.size) < chance]
 
 
+def tone(first: int, n: int, rate_hz: float, hz: float) -> Float32:
+    """cos(2 pi f t), t = (first + k) / rate, with the angle wrapped before it loses digits. Returns: (n,)."""
+    t_s = np.arange(first, first + n) / rate_hz
+    return np.cos(np.mod(TURN_RAD * hz * t_s, TURN_RAD).astype(np.float32))
+
+
 def line_tone(first: int, n: int, rate_hz: float, line_hz: float, sideband_hz: float, depth: float) -> Float32:
     """Magnetic pull at twice the line frequency, beating at pole pass: [1 + m cos(2 pi f_p t)] cos(4 pi f_l t).
 
     Stands still in Hz while the shaft wanders (motor fault charts). `first` counts from the start. Returns: (n,).
     """
-    t_s = np.arange(first, first + n) / rate_hz
-    tone = np.cos(np.mod(2 * TURN_RAD * line_hz * t_s, TURN_RAD).astype(np.float32))
-    return (1 + np.float32(depth) * np.cos(np.mod(TURN_RAD * sideband_hz * t_s, TURN_RAD).astype(np.float32))) * tone
+    beat = 1 + np.float32(depth) * tone(first, n, rate_hz, sideband_hz)
+    return beat * tone(first, n, rate_hz, 2 * line_hz)
 
 
 def pole_of(corner_hz: float, rate_hz: float) -> float:
