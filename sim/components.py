@@ -22,6 +22,7 @@ PASS = 0.45  # of the rate: what the sensor's anti-alias filter lets through
 BEARING_FAULTS = ("bearing_outer", "bearing_inner", "bearing_ball", "bearing_cage")
 _DISTRIBUTED_DEPTH = 0.6  # q: how deeply the passing elements modulate the noise of distributed damage
 _AMPLITUDE_CV = 0.2  # of the heights of strikes
+_KNOCK, _BLOW = 8.0, 60.0  # of a neighbour's knock and of a hammer, over the background of the structure
 _GIANTS_FROM = 0.92  # severity from which pieces come loose
 _RADIAL = np.array([[1.0], [0.8], [0.25]], np.float32)
 
@@ -136,12 +137,13 @@ def cavitation(
     """Bursts of noise above 1.5 kHz from collapsing bubbles, in step with the blades. Returns: (3, n), states."""
     n = theta.size
     at = signals.burst_positions(make.bubbles_hz, theta, make.blades, 0.6, rate_hz, rng)
-    heights = np.exp(0.5 * rng.standard_normal(at.size))
+    heights = np.exp(0.3 * rng.standard_normal(at.size))
     envelope, bubbles = signals.decay(at, heights, math.exp(-1 / (make.bubble_s * rate_hz)), n, bubbles)
     busy = make.bubbles_hz * make.bubble_s
-    envelope *= np.float32(1 / math.sqrt(math.e * busy + math.sqrt(math.e) * busy**2))  # RMS about 1
+    envelope *= np.float32(1 / math.sqrt(math.exp(0.18) / 2 * busy + math.exp(0.09) * busy**2))  # RMS 1 (Campbell)
     white = rng.standard_normal((1, n), np.float32) * np.float32(math.sqrt(rate_hz / 2))
     low, hiss = signals.low_pass(white, signals.pole_of(1500.0, rate_hz), hiss)
+    envelope = np.float32(0.6) * (1 + envelope)  # the many small bubbles only roar
     level = fault.of("cavitation") * drive.force * make.cavitation_fault * make.floor_g_per_rthz[:, None]
     return level * ((white - low) * envelope), bubbles, hiss
 
@@ -209,7 +211,7 @@ def other_strikes(
     before_rad: float,
     theta: Float64,
     drive: Drive,
-    knocks_hz: float,
+    hammer_hz: float,
     rate_hz: float,
     rng: np.random.Generator,
 ) -> tuple[Float64, Float64, float]:
@@ -217,8 +219,10 @@ def other_strikes(
 
     Returns: positions in samples, heights in g, the angle at which the tooth meshes next.
     """
-    knocks = rng.uniform(0, theta.size - 1, rng.poisson((make.knocks_hz + knocks_hz) * theta.size / rate_hz))
-    heights = 20 * make.structure_g * np.exp(0.5 * rng.standard_normal(knocks.size))
+    usual, blows = (int(rng.poisson(hz * theta.size / rate_hz)) for hz in (make.knocks_hz, hammer_hz))
+    knocks = rng.uniform(0, theta.size - 1, usual + blows)
+    heights = np.exp(0.5 * rng.standard_normal(knocks.size))
+    heights *= make.structure_g * np.repeat((_KNOCK, _BLOW), (usual, blows))
     crack = fault.of("gear_tooth")
     if crack == 0:
         return knocks, heights, tooth_rad

@@ -94,11 +94,18 @@ def draw_spectrum(who: Subject, figure: Figure) -> None:
         hz, g = _amplitudes(x, rate_hz)
         colour = _SOUND if name == "sound" else _INK
         low = (hz > 0.15 * who.speed_hz) & (hz < 10.5 * who.speed_hz)
+        over = 3 if name == "sound" else 2
         left.plot(
-            hz[low] / who.speed_hz, g[low] * G_MM_S2 / (TURN_RAD * hz[low] * math.sqrt(2)), color=colour, label=name
+            hz[low] / who.speed_hz,
+            g[low] * G_MM_S2 / (TURN_RAD * hz[low] * math.sqrt(2)),
+            color=colour,
+            label=name,
+            zorder=over,
         )
         smooth = np.convolve(g**2, np.ones(9) / 9, "same")
-        right.plot(hz[1:] / 1000, 10 * np.log10(smooth[1:] + 1e-14), color=colour, linewidth=0.6, label=name)
+        right.plot(
+            hz[1:] / 1000, 10 * np.log10(smooth[1:] + 1e-14), color=colour, linewidth=0.6, label=name, zorder=over
+        )
     left.set_xlabel("orders of the shaft")
     left.set_ylabel("mm/s rms per line")
     left.set_xticks(range(11))
@@ -196,6 +203,8 @@ def draw_life(who: Subject, figure: Figure) -> None:
         axes.axvline(30 * base.onset_s / months, color=_SOUND, linestyle="--", label="onset")
         axes.axvline(30 * base.detectable_s() / months, color=_MARK, linestyle="--", label="detectable in principle")
         axes.set_ylabel(name, fontsize=8)
+        low, high = values.min(), np.percentile(values, 97)  # a knock from outside must not flatten the rest
+        axes.set_ylim(low - 0.1 * (high - low), high + 0.2 * (high - low))
     panels[0].legend(frameon=False, fontsize=8)
     panels[-1].set_xlabel("days")
 
