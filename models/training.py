@@ -17,7 +17,7 @@ keep it fresh enough. No file, clock or print here; whoever calls watches throug
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +81,7 @@ def fit(
     schedule_epochs: int | None = None,
     structure: NDArray[np.bool_] | None = None,
     after_epoch: AfterEpoch | None = None,
+    start: Mapping[str, Tensor] | None = None,
 ) -> GruClassifier:
     """Train a fresh network. The same examples, settings and seed give the same weights on the same machine.
 
@@ -92,11 +93,14 @@ def fit(
         schedule_epochs: length of the learning-rate schedule; epochs may stop earlier on it.
         structure: which inputs (F,) depend on the machine's structure, see models/augment.py; none by default.
         after_epoch: called after every pass; returns False to stop.
+        start: weights to begin with instead of fresh ones.
     """
     rng = np.random.default_rng(settings.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = GruClassifier(config)
+        if start is not None:
+            network.load_state_dict(start)
         optimiser = torch.optim.AdamW(
             network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )

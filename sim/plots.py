@@ -225,7 +225,7 @@ def draw_picture(kind: str, who: Subject, path: Path) -> Path:
         FigureCanvasAgg(figure)
         DRAWN[kind](who, figure)
         figure.suptitle(who.title if kind != "life" else f"{who.machine.id}, {who.mode} over a life", fontsize=10)
-        figure.savefig(path, dpi=110, metadata={"Software": None})
+        figure.savefig(path, dpi=90, metadata={"Software": None})
     return path
 
 
