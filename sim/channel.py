@@ -1,7 +1,7 @@
 """A bad network: drops, repeats, delays, swaps and damages messages on their way. Pure, seeded, and it keeps count.
 
-Every message meets at most one of these fates, so that what arrives can be reckoned from the counts. `upset` comes
-before it: senders whose clock is set while they run, and senders that start again.
+Every message meets at most one of these fates, so that what arrives can be reckoned from the counts. `Senders`
+come before it: their clocks are set while they run, and they start again.
 """
 
 from __future__ import annotations
@@ -99,31 +99,38 @@ class _Sender:
     away: int = 0
 
 
-def upset(blocks: Iterable[Block], upsets: Upsets, rng: np.random.Generator, counts: Counts) -> Iterator[Block]:
-    """Blocks as such senders make them; samples and truth stay what they are, times and counts do not.
+class Senders:
+    """What readings become when the clocks of their senders are set, and when senders start again."""
 
-    A sender that starts again names its new session after its clock, as it did the first.
-    """
-    senders: dict[StreamKey, _Sender] = {}
-    for block in blocks:
-        sender = senders.get(block.key)
+    def __init__(self, upsets: Upsets, rng: np.random.Generator, counts: Counts) -> None:
+        self.upsets = upsets
+        self.rng = rng
+        self.counts = counts
+        self._of: dict[StreamKey, _Sender] = {}
+
+    def send(self, block: Block) -> Block | None:
+        """The block as its sender makes it, None while that is away; samples and truth stay what they are.
+
+        A sender that starts again names its new session after its clock, as it did the first.
+        """
+        sender = self._of.get(block.key)
         if sender is None or sender.source != block.session:
             off_ns = 0 if sender is None else sender.off_ns
-            sender = senders[block.key] = _Sender(block.session, block.session, block.index, off_ns)
-        step, reboot = rng.random(2) < (upsets.clock_step, upsets.reboot)
+            sender = self._of[block.key] = _Sender(block.session, block.session, block.index, off_ns)
+        step, reboot = self.rng.random(2) < (self.upsets.clock_step, self.upsets.reboot)
         if step and not sender.away:
-            sender.off_ns += round(upsets.step_s * 1e9 * rng.standard_normal())
-            counts.clock_step += 1
+            sender.off_ns += round(self.upsets.step_s * 1e9 * self.rng.standard_normal())
+            self.counts.clock_step += 1
         if reboot and not sender.away:
-            sender.away = int(rng.integers(1, upsets.away_blocks + 1))
-            counts.reboot += 1
+            sender.away = int(self.rng.integers(1, self.upsets.away_blocks + 1))
+            self.counts.reboot += 1
             sender.session = 0
         if sender.away:
             sender.away -= 1
-            continue
+            return None
         if sender.session == 0:
             sender.session, sender.first = block.t0_ns + sender.off_ns, block.index
-        yield replace(
+        return replace(
             block, session=sender.session, index=block.index - sender.first, t0_ns=block.t0_ns + sender.off_ns
         )
 

@@ -19,7 +19,7 @@ from pipeline.core.records import Block, Float32
 from pipeline.edges.mqtt import TopicTemplate
 from pipeline.edges.recordings import write_recording
 from pipeline.errors import ConfigError, RecordingError
-from sim.channel import Message
+from sim.channel import Message, Senders
 from sim.fleet import Plant, specimen
 from sim.life import HEALTHY
 from sim.machine import Machine
@@ -46,12 +46,16 @@ class Sent(NamedTuple):
     behind_s: float = 0.0
 
 
-def messages(blocks: Iterable[Block], topics: TopicTemplate, *, encoding: Encoding = "msgpack") -> Iterator[Message]:
-    """Blocks as they go over the wire, each due when its last sample has been taken."""
+def messages(
+    blocks: Iterable[Block], topics: TopicTemplate, *, encoding: Encoding = "msgpack", senders: Senders | None = None
+) -> Iterator[Message]:
+    """Blocks as they go over the wire, each due when its last sample has really been taken, whatever a clock says."""
     for block in blocks:
-        topic = topics.format(machine=block.key.machine, point=block.key.point)
-        due_ns = block.t0_ns + round(block.samples.shape[1] * 1e9 / block.rate_hz)
-        yield Message(topic, encode(block, encoding), due_ns)
+        sent = block if senders is None else senders.send(block)
+        if sent is not None:
+            topic = topics.format(machine=block.key.machine, point=block.key.point)
+            due_ns = block.t0_ns + round(block.samples.shape[1] * 1e9 / block.rate_hz)
+            yield Message(topic, encode(sent, encoding), due_ns)
 
 
 def to_broker(

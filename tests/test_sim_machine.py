@@ -217,6 +217,7 @@ def test_blocks_come_in_time_order_and_join_without_a_gap() -> None:
 # lives
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(SHAPES), st.floats(0, 50), st.floats(0.5, 50), st.floats(0, 1), st.floats(0.05, 0.9),
     st.integers(1, 9),

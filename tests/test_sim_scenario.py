@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cli import run
+from pipeline.edges.mqtt import TopicTemplate
 from pipeline.errors import ConfigError
-from sim.channel import Counts, Upsets, upset
+from sim.channel import Counts, Senders, Upsets
+from sim.publish import messages
 from sim.recipe import Recipe, plant
 from sim.scenario import build, parse, read
 
@@ -131,11 +133,13 @@ def test_an_archive_of_features_can_be_trained_from_and_keeps_machines_apart(
 # senders
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.floats(0, 0.3), st.integers(0, 50))
 def test_a_sender_that_starts_again_counts_from_0_in_a_new_session(chance: float, seed: int) -> None:
     made, counts = plant(2, 1, Recipe(failing=0.0), block_s=0.01), Counts()
     blocks = list(made.blocks(1.0))
-    sent = list(upset(blocks, Upsets(reboot=chance), np.random.default_rng(seed), counts))
+    senders = Senders(Upsets(reboot=chance), np.random.default_rng(seed), counts)
+    sent = [block for block in map(senders.send, blocks) if block is not None]
     assert {block.samples.tobytes() for block in sent} <= {block.samples.tobytes() for block in blocks}
     for machine in made.machines:
         own = [block for block in sent if block.key.machine == machine.id]
@@ -150,12 +154,20 @@ def test_a_sender_that_starts_again_counts_from_0_in_a_new_session(chance: float
 def test_a_clock_step_moves_all_later_times_and_no_count() -> None:
     made, counts = plant(1, 1, Recipe(failing=0.0), block_s=0.01), Counts()
     blocks = list(made.blocks(2.0))
-    sent = list(upset(blocks, Upsets(clock_step=0.02), np.random.default_rng(2), counts))
+    senders = Senders(Upsets(clock_step=0.02), np.random.default_rng(2), counts)
+    sent = [block for block in map(senders.send, blocks) if block is not None]
     off = [(b.t0_ns - a.t0_ns) for a, b in zip(blocks, sent, strict=True)]
     assert [b.index for b in sent] == [a.index for a in blocks]
     assert counts.clock_step > 0
     assert len(set(off)) == counts.clock_step + 1
     assert max(map(abs, off)) > 1e9
+
+
+def test_a_wrong_clock_does_not_change_when_a_message_goes_out() -> None:
+    made, topics = plant(1, 1, Recipe(failing=0.0), block_s=0.1), TopicTemplate("p/{area}/{machine}/{point}/v")
+    senders = Senders(Upsets(clock_step=0.5), np.random.default_rng(2), Counts())
+    wrong = [message.due_ns for message in messages(made.blocks(2.0), topics, senders=senders)]
+    assert wrong == [message.due_ns for message in messages(made.blocks(2.0), topics)]
 
 
 @pytest.mark.parametrize("wrong", [{"reboot": 1.5}, {"clock_step": -0.1}, {"away_blocks": 0}, {"step_s": -1.0}])

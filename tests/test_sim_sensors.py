@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kurtosis
 
@@ -108,6 +108,7 @@ def test_a_frozen_logger_repeats_one_piece() -> None:
     np.testing.assert_array_equal(pieces, np.repeat(pieces[:, :1], pieces.shape[1], axis=1))
 
 
+@settings(deadline=None)
 @given(st.sampled_from(SENSOR_FAULTS), st.floats(0, 5), st.integers(16, 2000))
 def test_a_fault_that_is_over_leaves_samples_as_they_are(kind: str, end_s: float, n: int) -> None:
     x = np.random.default_rng(n).standard_normal((3, n)).astype(np.float32)

@@ -200,17 +200,16 @@ def _publish(console: Console, config: Config, made: Plant, wanted: Scenario) ->
     import numpy as np
 
     from pipeline.edges.mqtt import MqttPublisher, TopicTemplate
-    from sim.channel import Counts, Faults, Upsets, disturb, upset
+    from sim.channel import Counts, Faults, Senders, Upsets, disturb
     from sim.publish import Sent, messages, to_broker
 
     settings = mqtt_settings(config, f"{config.mqtt.client_id}-sim-{os.getpid()}")
     counts, sent = Counts(), Sent()
     seed, speed = wanted.plant.seed, wanted.plant.speed
     faults, upsets = wanted.transport_faults(), wanted.upsets()
-    blocks = made.blocks(wanted.plant.seconds)
-    if upsets != Upsets():
-        blocks = upset(blocks, upsets, np.random.default_rng((seed, 4)), counts)
-    outgoing = messages(blocks, TopicTemplate(config.mqtt.readings_topic))
+    senders = None if upsets == Upsets() else Senders(upsets, np.random.default_rng((seed, 4)), counts)
+    topics = TopicTemplate(config.mqtt.readings_topic)
+    outgoing = messages(made.blocks(wanted.plant.seconds), topics, senders=senders)
     if faults != Faults():
         outgoing = disturb(outgoing, faults, np.random.default_rng((seed, 3)), counts)
     with MqttPublisher(settings) as publisher:
