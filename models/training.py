@@ -18,7 +18,7 @@ No file, clock or print here; whoever calls watches through `after_epoch`, and m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +94,7 @@ def fit(
     objective: Objective | None = None,
     start: FitState | None = None,
     after_epoch: AfterEpoch | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> RecurrentNetwork:
     """Train a fresh network. The same examples, settings and seed give the same weights on the same machine.
 
@@ -107,6 +108,7 @@ def fit(
         objective: the loss; by default the one that fits the truth of the examples.
         start: go on from here, with the same examples and settings.
         after_epoch: called after every pass; returns False to stop.
+        weights: to begin with instead of fresh ones.
     """
     rng = np.random.default_rng(settings.seed)
     device = device_of(settings)
@@ -115,6 +117,8 @@ def fit(
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         network = RecurrentNetwork(config).to(device)
+        if weights is not None:
+            network.load_state_dict(weights)
         optimiser = torch.optim.AdamW(
             network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )

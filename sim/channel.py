@@ -1,17 +1,19 @@
 """A bad network: drops, repeats, delays, swaps and damages messages on their way. Pure, seeded, and it keeps count.
 
-Every message meets at most one of these fates, so that what arrives can be reckoned from the counts.
+Every message meets at most one of these fates, so that what arrives can be reckoned from the counts. `Senders`
+come before it: their clocks are set while they run, and they start again.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.core.records import Block, StreamKey
 from pipeline.errors import ConfigError
 
 
@@ -63,6 +65,74 @@ class Counts:
     delay: int = 0
     reorder: int = 0
     corrupt: int = 0
+    clock_step: int = 0
+    reboot: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Upsets:
+    """What befalls senders, as chances per block."""
+
+    clock_step: float = 0.0  # the clock is set: from here on, times are off by another amount
+    reboot: float = 0.0  # it starts again: some blocks are lost, a new session counts from 0
+    step_s: float = 5.0  # standard deviation of a clock step
+    away_blocks: int = 8  # how many blocks a reboot costs, at most
+
+    def __post_init__(self) -> None:
+        """Refuse chances that are none."""
+        if not (0 <= self.clock_step <= 1 and 0 <= self.reboot <= 1):
+            msg = f"chances of 0 to 1 expected, found: clock_step {self.clock_step:g}, reboot {self.reboot:g}"
+            raise ConfigError(msg)
+        if not self.step_s >= 0 or self.away_blocks < 1:
+            msg = f"step_s of 0 or more and at least 1 block away expected, found: {self.step_s:g}, {self.away_blocks}"
+            raise ConfigError(msg)
+
+
+@dataclass(slots=True)
+class _Sender:
+    """One stream's sender: its session, where that began, how wrong its clock is, how long it is still away."""
+
+    source: int  # the session as the plant has it
+    session: int
+    first: int = 0
+    off_ns: int = 0
+    away: int = 0
+
+
+class Senders:
+    """What readings become when the clocks of their senders are set, and when senders start again."""
+
+    def __init__(self, upsets: Upsets, rng: np.random.Generator, counts: Counts) -> None:
+        self.upsets = upsets
+        self.rng = rng
+        self.counts = counts
+        self._of: dict[StreamKey, _Sender] = {}
+
+    def send(self, block: Block) -> Block | None:
+        """The block as its sender makes it, None while that is away; samples and truth stay what they are.
+
+        A sender that starts again names its new session after its clock, as it did the first.
+        """
+        sender = self._of.get(block.key)
+        if sender is None or sender.source != block.session:
+            off_ns = 0 if sender is None else sender.off_ns
+            sender = self._of[block.key] = _Sender(block.session, block.session, block.index, off_ns)
+        step, reboot = self.rng.random(2) < (self.upsets.clock_step, self.upsets.reboot)
+        if step and not sender.away:
+            sender.off_ns += round(self.upsets.step_s * 1e9 * self.rng.standard_normal())
+            self.counts.clock_step += 1
+        if reboot and not sender.away:
+            sender.away = int(self.rng.integers(1, self.upsets.away_blocks + 1))
+            self.counts.reboot += 1
+            sender.session = 0
+        if sender.away:
+            sender.away -= 1
+            return None
+        if sender.session == 0:
+            sender.session, sender.first = block.t0_ns + sender.off_ns, block.index
+        return replace(
+            block, session=sender.session, index=block.index - sender.first, t0_ns=block.t0_ns + sender.off_ns
+        )
 
 
 def disturb(messages: Iterable[Message], faults: Faults, rng: np.random.Generator, counts: Counts) -> Iterator[Message]:

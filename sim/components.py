@@ -6,11 +6,14 @@ The physics is in `signals` and `impacts`; here is how much of it, for which fau
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from sim import impacts, signals
-from sim.life import Fault
+from sim.events import Moment
+from sim.life import Condition
 from sim.population import MakeUp
 from sim.signals import TURN_RAD, Float32, Float64
 
@@ -19,32 +22,78 @@ PASS = 0.45  # of the rate: what the sensor's anti-alias filter lets through
 BEARING_FAULTS = ("bearing_outer", "bearing_inner", "bearing_ball", "bearing_cage")
 _DISTRIBUTED_DEPTH = 0.6  # q: how deeply the passing elements modulate the noise of distributed damage
 _AMPLITUDE_CV = 0.2  # of the heights of strikes
+_KNOCK, _BLOW = 8.0, 60.0  # of a neighbour's knock and of a hammer, over the background of the structure
+_GIANTS_FROM = 0.92  # severity from which pieces come loose
 _RADIAL = np.array([[1.0], [0.8], [0.25]], np.float32)
 
 
-def shaft(make: MakeUp, fault: Fault, theta: Float64, speed_hz: float) -> Float32:
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """What the shaft does during a frame, as the parts feel it."""
+
+    speed_hz: float
+    speed: float  # over the nominal speed; 0 = it stands
+    load: float
+
+    @property
+    def force(self) -> float:
+        """What turns with the shaft pushes with the square of its speed."""
+        return self.speed**2 * self.load
+
+
+def drive_of(make: MakeUp, speed_hz: float, moment: Moment) -> Drive:
+    """The mean speed of a frame and what it means on this machine."""
+    return Drive(speed_hz, speed_hz / make.speed_hz, moment.load)
+
+
+def amplification(make: MakeUp, speed: float) -> float:
+    """How much the rotor answers 1x beside its critical speed, 1 at the nominal speed: what a run-up shows.
+
+    |H| = 1 / sqrt((1 - r^2)^2 + (2 zeta r)^2), r = speed / critical speed, zeta 6 %.
+    """
+
+    def answer(r: float) -> float:
+        return 1 / math.sqrt((1 - r * r) ** 2 + (2 * 0.06 * r) ** 2)
+
+    return answer(speed / make.critical) / answer(1 / make.critical)
+
+
+def shaft(make: MakeUp, fault: Condition, theta: Float64, drive: Drive) -> Float32:
     """1x to 3x: balance and alignment, sound or not; force grows with the square of the speed. Returns: (3, n) in g."""
     unbalance = make.unbalance_mm_s + fault.of("unbalance") * make.unbalance_fault_mm_s
     twice, thrice = (ratio * make.unbalance_mm_s for ratio in make.shaft_ratios)
     velocity = _RADIAL * np.array([unbalance, twice, thrice])  # (C, K) mm/s rms
     skew = fault.of("misalignment") * make.misalignment_fault_mm_s
-    pattern = np.array([0.6, 0.6 * make.misalignment_2x, 0.2])
-    side, axial = (0.4, 1.2) if make.angular else (1.0, 0.2)  # angular shows along the shaft, parallel across it
+    pattern = np.array([0.7, 0.7 * make.misalignment_2x, 0.25])
+    side, axial = (0.4, 1.1) if make.angular else (1.0, 0.2)  # angular shows along the shaft, parallel across it
     velocity += skew * np.array([[side], [side], [axial]]) * pattern
-    factor = (speed_hz / make.speed_hz) ** 2
-    peak_g = [factor * signals.velocity_to_g(1.0, (k + 1) * make.speed_hz) for k in range(3)]
+    velocity[:, 0] *= amplification(make, drive.speed)
+    peak_g = [drive.force * signals.velocity_to_g(1.0, (k + 1) * make.speed_hz) for k in range(3)]
     amplitudes = (velocity * peak_g * make.shaft_phase).astype(np.complex64)
     return signals.harmonics(signals.unit_phasor(theta), amplitudes)
 
 
-def loose(make: MakeUp, fault: Fault, theta: Float64, level: float, phase_rad: float) -> Float32:
+def loose(make: MakeUp, fault: Condition, theta: Float64, drive: Drive, level: float, phase_rad: float) -> Float32:
     """A foot or a fit that lifts once per turn; `level` and `phase_rad` wander. Returns: (3, n) in g."""
     severity = fault.of("looseness")
-    peak_g = signals.velocity_to_g(severity * make.looseness_fault_mm_s, make.speed_hz) * math.exp(level)
+    velocity = severity * make.looseness_fault_mm_s
+    peak_g = drive.force * signals.velocity_to_g(velocity, make.speed_hz) * math.exp(level)
     return np.float32(peak_g) * _RADIAL[[1, 0, 2]] * signals.rattle(theta, math.sqrt(severity), phase_rad)
 
 
-def gears(make: MakeUp, fault: Fault, theta: Float64, rate_hz: float) -> Float32:
+def surroundings(make: MakeUp, theta: Float64, first: int, n: int, rate_hz: float, neighbour: float) -> Float32:
+    """A neighbour's 1x and 2x at its own speed, and the belt's lines: hard negatives. Returns: (3, n) in g."""
+    peak_g = neighbour * signals.velocity_to_g(make.neighbour_mm_s, make.neighbour_hz)
+    turns = signals.tone(first, n, rate_hz, make.neighbour_hz)
+    x = np.float32(peak_g) * (turns + np.float32(0.6) * (2 * turns * turns - 1))  # cos 2a = 2 cos^2 a - 1
+    if make.belt_mm_s > 0:
+        belt = signals.unit_phasor(theta * make.belt_order).real
+        peak_g = signals.velocity_to_g(make.belt_mm_s, make.belt_order * make.speed_hz)
+        x += np.float32(peak_g) * (belt + np.float32(0.5) * (2 * belt * belt - 1))
+    return _RADIAL * x
+
+
+def gears(make: MakeUp, fault: Condition, theta: Float64, drive: Drive, rate_hz: float) -> Float32:
     """Mesh of one pair of wheels. Returns: (3, n) in g.
 
     Wear raises 2x and 3x mesh and the sidebands of both shafts; a cracked tooth dips amplitude and phase once per turn
@@ -61,13 +110,13 @@ def gears(make: MakeUp, fault: Fault, theta: Float64, rate_hz: float) -> Float32
         amplitude_mod -= np.float32(0.8 * crack) * dip
         phase_mod += np.float32(0.5 * crack) * dip
     grown = (1 + wear, 0.5 * (1 + 4 * wear), 0.25 * (1 + 6 * wear))
-    room = int(PASS * rate_hz / (make.teeth[0] * make.speed_hz * 1.05))
-    levels = tuple(make.mesh_g * factor for factor in grown[:room])
+    room = int(PASS * rate_hz / (make.teeth[0] * max(make.speed_hz, drive.speed_hz) * 1.05))
+    levels = tuple(make.mesh_g * drive.speed * drive.load * factor for factor in grown[: max(0, room)])
     mesh = signals.gear_mesh(theta, make.teeth[0], levels, amplitude_mod, phase_mod)
     return make.paths[:, :1] * mesh
 
 
-def mains(make: MakeUp, fault: Fault, first: int, n: int, rate_hz: float) -> Float32:
+def mains(make: MakeUp, fault: Condition, first: int, n: int, rate_hz: float) -> Float32:
     """Twice the line frequency, in every motor; a loose stator (`other`) raises it and its pole-pass sidebands."""
     stator = fault.of("other")
     peak_g = signals.velocity_to_g(make.line_mm_s + 5.0 * stator, 2 * LINE_HZ)
@@ -76,18 +125,26 @@ def mains(make: MakeUp, fault: Fault, first: int, n: int, rate_hz: float) -> Flo
 
 
 def cavitation(
-    make: MakeUp, fault: Fault, theta: Float64, rate_hz: float, bubbles: float, hiss: Float64, rng: np.random.Generator
+    make: MakeUp,
+    fault: Condition,
+    theta: Float64,
+    drive: Drive,
+    rate_hz: float,
+    bubbles: float,
+    hiss: Float64,
+    rng: np.random.Generator,
 ) -> tuple[Float32, float, Float64]:
     """Bursts of noise above 1.5 kHz from collapsing bubbles, in step with the blades. Returns: (3, n), states."""
     n = theta.size
     at = signals.burst_positions(make.bubbles_hz, theta, make.blades, 0.6, rate_hz, rng)
-    heights = np.exp(0.5 * rng.standard_normal(at.size))
+    heights = np.exp(0.3 * rng.standard_normal(at.size))
     envelope, bubbles = signals.decay(at, heights, math.exp(-1 / (make.bubble_s * rate_hz)), n, bubbles)
     busy = make.bubbles_hz * make.bubble_s
-    envelope *= np.float32(1 / math.sqrt(math.e * busy + math.sqrt(math.e) * busy**2))  # RMS about 1
+    envelope *= np.float32(1 / math.sqrt(math.exp(0.18) / 2 * busy + math.exp(0.09) * busy**2))  # RMS 1 (Campbell)
     white = rng.standard_normal((1, n), np.float32) * np.float32(math.sqrt(rate_hz / 2))
     low, hiss = signals.low_pass(white, signals.pole_of(1500.0, rate_hz), hiss)
-    level = fault.of("cavitation") * make.cavitation_fault * make.floor_g_per_rthz[:, None]
+    envelope = np.float32(0.6) * (1 + envelope)  # the many small bubbles only roar
+    level = fault.of("cavitation") * drive.force * make.cavitation_fault * make.floor_g_per_rthz[:, None]
     return level * ((white - low) * envelope), bubbles, hiss
 
 
@@ -104,22 +161,34 @@ def bearing_gap_rad(make: MakeUp, mode: str) -> float:
 
 
 def bearing_strikes(
-    make: MakeUp, fault: Fault, pending_rad: float, count: int, until_rad: float, rng: np.random.Generator
-) -> tuple[Float64, Float64, float, int]:
-    """Strikes of the damaged part: their shaft angles, heights in g, the next angle to come, and how many there were.
+    make: MakeUp,
+    mode: str,
+    severity: float,
+    pending: tuple[float, int],
+    span_rad: tuple[float, float],
+    drive: Drive,
+    rng: np.random.Generator,
+) -> tuple[Float64, Float64, tuple[float, int]]:
+    """Strikes of one damaged part: shaft angles, heights in g, and (the next angle to come, how many there were).
 
     Outer ring: always under the same load. Inner: through the load zone each turn, hence +-f_r. Element: with the cage,
-    and unequal on the two rings. Cage: few, irregular, some missing, some twice as hard.
+    and unequal on the two rings. Cage: few, irregular, some missing, some twice as hard. Near the end pieces come loose
+    and some strikes are giants. span_rad: shaft angle before the first and at the last sample.
     """
-    jitter = make.jitter * (4.0 if fault.mode == "bearing_cage" else 1.0)
-    angles, pending_rad = impacts.strikes(pending_rad, bearing_gap_rad(make, fault.mode), jitter, until_rad, rng)
-    heights = np.exp(_AMPLITUDE_CV * rng.standard_normal(angles.size)) * bearing_load(make, fault.mode, angles)
-    if fault.mode == "bearing_ball":
+    gap_rad = bearing_gap_rad(make, mode)
+    pending_rad, count = pending
+    pending_rad += gap_rad * max(0, math.ceil((span_rad[0] - pending_rad) / gap_rad))  # it was whole until now
+    jitter = make.jitter * (4.0 if mode == "bearing_cage" else 1.0)
+    angles, pending_rad = impacts.strikes(pending_rad, gap_rad, jitter, span_rad[1], rng)
+    heights = np.exp(_AMPLITUDE_CV * rng.standard_normal(angles.size)) * bearing_load(make, mode, angles)
+    if mode == "bearing_ball":
         heights *= np.where((count + np.arange(angles.size)) % 2 == 0, 1.0, 0.6)
-    elif fault.mode == "bearing_cage":
+    elif mode == "bearing_cage":
         heights *= rng.choice((0.0, 1.0, 2.0), angles.size, p=(0.15, 0.75, 0.10))
-    heights *= make.impact_fault_g * impacts.impact_height(fault.severity)
-    return angles, heights, pending_rad, count + angles.size
+    if severity > _GIANTS_FROM:
+        heights *= np.where(rng.random(angles.size) < 0.002, 4.0, 1.0)
+    heights *= make.impact_fault_g * impacts.impact_height(severity) * drive.speed * drive.load
+    return angles, heights, (pending_rad, count + angles.size)
 
 
 def bearing_load(make: MakeUp, mode: str, angle_rad: Float64) -> Float64:
@@ -137,10 +206,12 @@ def bearing_load(make: MakeUp, mode: str, angle_rad: Float64) -> Float64:
 
 def other_strikes(
     make: MakeUp,
-    fault: Fault,
+    fault: Condition,
     tooth_rad: float,
     before_rad: float,
     theta: Float64,
+    drive: Drive,
+    hammer_hz: float,
     rate_hz: float,
     rng: np.random.Generator,
 ) -> tuple[Float64, Float64, float]:
@@ -148,33 +219,49 @@ def other_strikes(
 
     Returns: positions in samples, heights in g, the angle at which the tooth meshes next.
     """
-    knocks = rng.uniform(0, theta.size - 1, rng.poisson(make.knocks_hz * theta.size / rate_hz))
-    heights = 20 * make.structure_g * np.exp(0.5 * rng.standard_normal(knocks.size))
-    if fault.of("gear_tooth") == 0:
+    usual, blows = (int(rng.poisson(hz * theta.size / rate_hz)) for hz in (make.knocks_hz, hammer_hz))
+    knocks = rng.uniform(0, theta.size - 1, usual + blows)
+    heights = np.exp(0.5 * rng.standard_normal(knocks.size))
+    heights *= make.structure_g * np.repeat((_KNOCK, _BLOW), (usual, blows))
+    crack = fault.of("gear_tooth")
+    if crack == 0:
         return knocks, heights, tooth_rad
     turn_rad = TURN_RAD * (1.0, make.teeth[1] / make.teeth[0])[make.cracked_wheel]
     tooth_rad += turn_rad * max(0, math.ceil((before_rad - tooth_rad) / turn_rad))  # it was whole until now
     angles, tooth_rad = impacts.strikes(tooth_rad, turn_rad, 0.0, float(theta[-1]), rng)
-    hit = make.tooth_fault_g * fault.severity**2 * np.exp(_AMPLITUDE_CV * rng.standard_normal(angles.size))
+    hit = make.tooth_fault_g * crack**2 * np.exp(_AMPLITUDE_CV * rng.standard_normal(angles.size))
+    hit *= drive.speed * drive.load
     positions = impacts.sample_positions(angles, before_rad, theta)
     return np.concatenate((knocks, positions)), np.concatenate((heights, hit)), tooth_rad
 
 
-def roughness(make: MakeUp, fault: Fault, theta: Float64, rng: np.random.Generator) -> Float64:
+def roughness(
+    make: MakeUp,
+    fault: Condition,
+    theta: Float64,
+    pending: Sequence[tuple[float, int]],
+    drive: Drive,
+    floor: float,
+    rng: np.random.Generator,
+) -> Float64:
     """What drives the structure besides strikes: background, and the modulated noise of distributed damage.
 
-    [1 + q sin(o_f theta)] w + 0.1 cos(o_bpfo theta) + 0.1 cos theta, w white (sakana28/ma, after D'Elia): lines in the
-    envelope with kurtosis near 3. Damage all round feels the load zone less than one spall does. A broken cage
+    [1 + q cos(o_f theta)] w + 0.1 cos(o_bpfo theta) + 0.1 cos theta, w white (sakana28/ma, after D'Elia): lines in the
+    envelope with kurtosis near 3, loudest where the strikes are (`pending`: the next one of every bearing fault), as
+    both come from the same passing. Damage all round feels the load zone less than one spall does. A broken cage
     modulates the background itself. Returns: (n,) in g.
     """
-    background = make.structure_g * rng.standard_normal(theta.size)
-    if fault.mode not in BEARING_FAULTS or fault.severity == 0:
-        return background
-    phase = theta * (TURN_RAD / bearing_gap_rad(make, fault.mode))
-    if fault.mode == "bearing_cage":
-        background *= 1 + 0.6 * fault.severity * np.cos(phase)
-    level_g = make.impact_fault_g * impacts.roughness(fault.severity)
-    load = 0.6 + 0.4 * bearing_load(make, fault.mode, theta)
-    noise = (1 + _DISTRIBUTED_DEPTH * np.sin(phase)) * rng.standard_normal(theta.size) * load
-    regular = 0.1 * np.cos(make.orders.bpfo * (1 - make.slip) * theta) + 0.1 * np.cos(theta)
-    return background + level_g * (noise + regular)
+    total = (make.structure_g * drive.speed * floor) * rng.standard_normal(theta.size)
+    for number, mode in enumerate(BEARING_FAULTS):
+        severity = fault.of(mode)
+        if severity == 0:
+            continue
+        phase = (theta - pending[number][0]) * (TURN_RAD / bearing_gap_rad(make, mode))
+        if mode == "bearing_cage":
+            total *= 1 + 0.6 * severity * np.cos(phase)
+        level_g = make.impact_fault_g * impacts.roughness(severity) * drive.speed * drive.load
+        load = 0.6 + 0.4 * bearing_load(make, mode, theta)
+        noise = (1 + _DISTRIBUTED_DEPTH * np.cos(phase)) * rng.standard_normal(theta.size) * load
+        regular = 0.1 * np.cos(make.orders.bpfo * (1 - make.slip) * theta) + 0.1 * np.cos(theta)
+        total += level_g * (noise + regular)
+    return total

@@ -1,28 +1,39 @@
-"""A plant: machines of different make-up, some of which fail, as blocks in time order.
+"""A plant at work: machines that run side by side, as blocks in time order, and what is true of them.
 
-A machine depends on the plant's seed and its own number only: a plant of 200 begins with the machines of a plant of 6.
+A machine is never disturbed by the others: its readings depend on itself and on how it is sampled only.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from pipeline.core.records import Block, StreamKey
+from pipeline.core.records import Block, Fact, StreamKey
 from pipeline.errors import ConfigError
-from sim.life import FAULTS, HEALTHY, SHAPES, Life
-from sim.machine import UNIT, Machine, initial, step
-from sim.population import AXES, KINDS, draw, faults_of
+from sim.machine import UNIT, Machine, MachineState, initial, later, step
+from sim.population import AXES
 from sim.signals import TURN_RAD
 
 POINT = "de"  # drive end
 EPOCH_NS = 1_767_225_600_000_000_000  # 2026-01-01: recordings of one seed are the same bytes whenever they are made
-RATE_HZ = 12_000.0
-_GOLDEN = (math.sqrt(5) - 1) / 2
-_LIVES, _TRAINING = 1, 2  # separate lines of random numbers
+_FRAMES_PER_SNAPSHOT = 1 << 20  # randomness of a snapshot follows from its number, whatever the one before was like
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshots:
+    """The logger records `record_s` every `every_s` and sleeps in between; each record is a session of its own."""
+
+    record_s: float
+    every_s: float
+
+    def __post_init__(self) -> None:
+        """Refuse records that overlap."""
+        if not 0 < self.record_s <= self.every_s < math.inf:
+            msg = f"snapshots need 0 < record_s <= every_s, found: {self.record_s:g} and {self.every_s:g}"
+            raise ConfigError(msg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +43,8 @@ class Plant:
     machines: tuple[Machine, ...]
     block_s: float = 0.25
     start_ns: int = EPOCH_NS
+    snapshots: Snapshots | None = None
+    axes: tuple[str, ...] = AXES  # those that are sent
 
     def __post_init__(self) -> None:
         """Refuse a plant that would never send anything."""
@@ -41,11 +54,41 @@ class Plant:
         if not math.isfinite(self.block_s) or any(self.block_s * m.rate_hz < 2 for m in self.machines):
             msg = f"a block must hold at least 2 samples, found: {self.block_s:g} s"
             raise ConfigError(msg, hint="0.25 s is usual")
+        if self.snapshots is not None and self.snapshots.record_s < self.block_s:
+            msg = f"a snapshot must hold at least one block of {self.block_s:g} s, found: {self.snapshots.record_s:g} s"
+            raise ConfigError(msg)
+
+    def stream(self, machine: Machine) -> Iterator[Block]:
+        """One machine's readings, for ever."""
+        return machine_blocks(machine, self.block_s, self.start_ns, self.snapshots, self.axes)
+
+    def count(self, seconds: float) -> int:
+        """How many blocks a machine sends in that time; whole blocks only."""
+        if self.snapshots is None:
+            return int(seconds / self.block_s + 1e-9)
+        return self.per_session * math.ceil(seconds / self.snapshots.every_s - 1e-9)
+
+    @property
+    def per_session(self) -> int:
+        """Blocks of a snapshot; 0 = one session holds them all."""
+        return 0 if self.snapshots is None else int(self.snapshots.record_s / self.block_s + 1e-9)
+
+    def simulated_s(self, seconds: float) -> float:
+        """How much of that time a machine is really simulated."""
+        return self.count(seconds) * self.block_s
+
+    def begins_s(self, machine: Machine, number: int) -> float:
+        """Time since the start at which block `number` of a machine begins."""
+        n = max(2, round(self.block_s * machine.rate_hz))
+        if self.snapshots is None:
+            return number * n / machine.rate_hz
+        session, within = divmod(number, self.per_session)
+        return session * self.snapshots.every_s + within * n / machine.rate_hz
 
     def blocks(self, seconds: float | None = None) -> Iterator[Block]:
         """All machines' readings, oldest block first, for so long (whole blocks) or for ever."""
-        streams = [machine_blocks(machine, self.block_s, self.start_ns) for machine in self.machines]
-        rounds = None if seconds is None else int(seconds / self.block_s + 1e-9)
+        streams = [self.stream(machine) for machine in self.machines]
+        rounds = None if seconds is None else self.count(seconds)
         number = 0
         while rounds is None or number < rounds:
             for stream in streams:
@@ -53,74 +96,34 @@ class Plant:
             number += 1
 
 
-def plant(
-    machines: int,
-    seed: int,
-    *,
-    failing: float = 0.5,
-    life_s: float = 600.0,
-    rate_hz: float = RATE_HZ,
-    block_s: float = 0.25,
-    start_ns: int = EPOCH_NS,
-) -> Plant:
-    """A plant in which a share `failing` of the machines fails: onset at 20 to 60 % of `life_s`, end at `life_s`."""
-    if not 0 <= failing <= 1:
-        msg = f"the share of failing machines must be 0 to 1, found: {failing:g}"
-        raise ConfigError(msg)
-    if not math.isfinite(life_s) or life_s <= 0:
-        msg = f"a life must be longer than 0 s, found: {life_s:g}"
-        raise ConfigError(msg)
-    _check_seed(seed)
-    made = []
-    for number in range(machines):
-        kind = KINDS[number % len(KINDS)]
-        life = _life(kind, seed, number, failing, life_s)
-        made.append(_machine(kind, life, (seed, number), number, rate_hz))
-    return Plant(tuple(made), block_s=block_s, start_ns=start_ns)
-
-
-def training_plant(
-    seed: int, machines: int, seconds_per_machine: float, *, rate_hz: float = RATE_HZ, block_s: float = 0.25
-) -> Plant:
-    """Machines to learn from: every mode in turn, one machine of five sound, half of the rest damaged all along.
-
-    The others grow from sound to failed within `seconds_per_machine`. With at least `len(CURRICULUM)` machines every
-    mode is there. Another line of random numbers than `plant`: never the same machines, even under one seed.
-    """
-    _check_seed(seed)
-    made = []
-    for number in range(machines):
-        mode = CURRICULUM[number % len(CURRICULUM)]
-        rng = np.random.default_rng((seed, _TRAINING, _LIVES, number))
-        able = [kind for kind in KINDS if mode == HEALTHY or mode in faults_of(kind)]
-        kind = able[int(rng.integers(len(able)))]
-        constant = (number // len(CURRICULUM) + number) % 2 == 0
-        made.append(
-            _machine(
-                kind,
-                Life(
-                    mode=mode,
-                    shape="constant" if constant else SHAPES[int(rng.integers(3))],
-                    onset_s=0.0 if constant else float(rng.uniform(0.05, 0.3)) * seconds_per_machine,
-                    end_s=seconds_per_machine,
-                    final=float(rng.uniform(0.1, 1.0)) if constant else float(rng.uniform(0.7, 1.0)),
-                ),
-                (seed, _TRAINING, number),
-                number,
-                rate_hz,
-            )
-        )
-    return Plant(tuple(made), block_s=block_s)
-
-
-def machine_blocks(machine: Machine, block_s: float, start_ns: int) -> Iterator[Block]:
+def machine_blocks(
+    machine: Machine, block_s: float, start_ns: int, snapshots: Snapshots | None = None, axes: tuple[str, ...] = AXES
+) -> Iterator[Block]:
     """One machine's readings, block after block, for ever. The same samples however long a block is."""
+    state = initial(machine)
+    if snapshots is None:
+        yield from _session(machine, state, block_s, start_ns, 0.0, axes)
+    number = 0
+    while snapshots is not None:
+        begins_s = number * snapshots.every_s
+        count = int(snapshots.record_s / block_s + 1e-9)
+        begun = replace(later(state, begins_s), frame=number * _FRAMES_PER_SNAPSHOT)
+        stream = _session(machine, begun, block_s, start_ns, begins_s, axes)
+        for _ in range(count):
+            yield next(stream)
+        number += 1
+
+
+def _session(
+    machine: Machine, state: MachineState, block_s: float, start_ns: int, begins_s: float, axes: tuple[str, ...]
+) -> Iterator[Block]:
     n = max(2, round(block_s * machine.rate_hz))
     key = StreamKey(machine.id, POINT)
-    state = initial(machine)
     samples = np.empty((len(AXES), 0), np.float32)
     theta = np.empty(0)
     index = 0
+    session_ns = start_ns + round(begins_s * 1e9)
+    rows = [AXES.index(axis) for axis in axes]
     while True:
         while theta.size < n:
             state, frame = step(machine, state)
@@ -129,45 +132,60 @@ def machine_blocks(machine: Machine, block_s: float, start_ns: int) -> Iterator[
         speed_hz = (theta[n - 1] - theta[0]) / TURN_RAD * machine.rate_hz / (n - 1)
         yield Block(
             key=key,
-            session=start_ns,
+            session=session_ns,
             index=index,
-            t0_ns=start_ns + round(index * 1e9 / machine.rate_hz),
+            t0_ns=session_ns + round(index * 1e9 / machine.rate_hz),
             rate_hz=machine.rate_hz,
-            channels=AXES,
+            channels=axes,
             unit=UNIT,
-            samples=np.ascontiguousarray(samples[:, :n]),
+            samples=np.ascontiguousarray(samples[rows, :n]),
             speed_rpm=float(60 * speed_hz),
             orders=machine.make.orders,
-            truth=machine.life.truth(index / machine.rate_hz),
+            truth=machine.life.truth(begins_s + index / machine.rate_hz).mode,
+            about=about(machine) if index == 0 else None,
         )
         samples, theta, index = samples[:, n:], theta[n:], index + n
 
 
-def _check_seed(seed: int) -> None:
+def about(machine: Machine) -> dict[str, Fact]:
+    """What a sender knows of its machine, and nothing of what will become of it."""
+    return {"kind": machine.make.kind, "bearing_id": f"sim-{specimen(machine)}", "simulated": True}
+
+
+def specimen(machine: Machine) -> str:
+    """A name of the physical machine: the same in every run of one seed, and no other machine's."""
+    return "-".join(map(str, machine.entropy))
+
+
+def truth_document(machine: Machine) -> dict[str, object]:
+    """All that is and will be wrong with a machine and its sensor, with times in s since the start."""
+    return {
+        "id": machine.id,
+        "kind": machine.make.kind,
+        "speed_rpm": round(60 * machine.make.speed_hz, 1),
+        "faults": [
+            {
+                **{name: value for name, value in asdict(course).items() if name not in ("growth", "steps")},
+                "until_s": course.until_s if math.isfinite(course.until_s) else None,
+                "detectable_s": at_s if math.isfinite(at_s := course.detectable_s()) else None,
+            }
+            for course in machine.life.courses
+        ],
+        "events": [
+            {
+                "label": event.kind,
+                "family": event.family,
+                "start_s": event.start_s,
+                "end_s": event.end_s if math.isfinite(event.end_s) else None,
+                "size": event.size,
+            }
+            for event in machine.events
+        ],
+    }
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that numpy would."""
     if seed < 0:
         msg = f"a seed must be 0 or more, found: {seed}"
         raise ConfigError(msg)
-
-
-def _machine(kind: str, life: Life, entropy: tuple[int, ...], number: int, rate_hz: float) -> Machine:
-    make = draw(kind, np.random.default_rng(entropy))
-    return Machine(id=f"{kind}-{number + 1:02d}", entropy=entropy, make=make, life=life, rate_hz=rate_hz)
-
-
-def _life(kind: str, seed: int, number: int, failing: float, life_s: float) -> Life:
-    """Golden-ratio steps spread the failing machines evenly, so that even a small plant has about its share of them.
-
-    Modes come in turn, in an order of the seed's own, as far as the kind can have them.
-    """
-    offset = np.random.default_rng((seed, _LIVES)).random()
-    rng = np.random.default_rng((seed, _LIVES, number))
-    if (offset + number * _GOLDEN) % 1.0 >= failing:
-        return Life()
-    order = np.random.default_rng((seed, _LIVES, 0, 0)).permutation(len(FAULTS))
-    turn = [FAULTS[order[(number + k) % order.size]] for k in range(order.size)]
-    mode = next(mode for mode in turn if mode in faults_of(kind))
-    onset_s = float(rng.uniform(0.2, 0.6)) * life_s
-    return Life(mode=mode, shape=SHAPES[int(rng.integers(3))], onset_s=onset_s, end_s=life_s)
-
-
-CURRICULUM = tuple(mode for k in range(0, len(FAULTS), 4) for mode in (HEALTHY, *FAULTS[k : k + 4]))

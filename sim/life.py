@@ -1,7 +1,8 @@
-"""How a machine fails: severity over its life, and from when on a fault counts as one.
+"""How a machine fails: faults, their severity over life, repairs, and from when on a fault counts as one.
 
-Severity runs from 0 (sound) to 1 (end of life). It is a pure function of time, so that any moment of any life
-can be asked for. The truth is the failure mode from DETECTABLE on: the fault is there before, but nobody could tell.
+Severity runs from 0 (sound) to 1 (end of life) and is a pure function of time, so that any moment of any life can be
+asked for. A life has any number of courses, which may overlap (combined faults) and end (maintenance). The truth is
+the failure mode from the moment it is detectable in principle; before that it is there, but nobody could tell.
 """
 
 from __future__ import annotations
@@ -25,88 +26,162 @@ FAULTS = (
     "cavitation",
     "other",  # here: a loose stator, which shows at twice the line frequency
 )
-SHAPES = ("gradual", "exponential", "cliff", "constant")
+GROWING = ("gradual", "exponential", "cliff", "stepwise")
+SHAPES = (*GROWING, "constant")
 
-DETECTABLE = 0.2  # the bearing's envelope line stands 6 dB above its floor on a typical machine
-_GROWTH = 4.0  # exponent of the exponential life, over its whole length
-_CLIFF_AT, _BEFORE_CLIFF = 0.85, 0.3  # flat-then-cliff: most of the damage comes in the last part of life (FEMTO)
+DETECTABLE = 0.2  # where nothing better is known; `sim.detectable` reckons it for a machine
+_CLIFF_AT, _BEFORE_CLIFF = 0.94, 0.3  # flat-then-cliff: most damage in the last 3 to 9 % of life (FEMTO)
+_HEALING = 0.35  # of a step: fresh edges are rolled smooth again
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong at a moment."""
+    """One thing that is wrong at a moment."""
 
     mode: str
     severity: float
 
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """All that is wrong at a moment."""
+
+    faults: tuple[Fault, ...] = ()
+
     def of(self, mode: str) -> float:
-        """Severity of that failure mode; 0 if it is not the one."""
-        return self.severity if self.mode == mode else 0.0
+        """Severity of that failure mode; 0 if it is not there."""
+        return max((fault.severity for fault in self.faults if fault.mode == mode), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
-    """Sound until `onset_s`, then `mode` grows to `final` severity at `end_s` and stays there."""
+class Truth:
+    """What is true of a machine at a moment, as somebody with perfect knowledge would write it down."""
 
-    mode: str = HEALTHY
+    mode: str = HEALTHY  # healthy while nothing is detectable in principle
+    stage: str = "sound"  # sound, hidden (there, but not detectable), incipient (just detectable), clear
+    location: str = ""
+    severity: float = 0.0
+    onset_s: float | None = None
+    others: tuple[str, ...] = ()  # further detectable modes
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """Nothing until `onset_s`, then `mode` grows to `final` severity at `end_s` and stays, until it is repaired."""
+
+    mode: str
     shape: str = "gradual"
     onset_s: float = 0.0
     end_s: float = 1.0
     final: float = 1.0
+    until_s: float = math.inf  # maintenance: everything is as new from here on
+    growth: float = 4.0  # exponent of the exponential shape over its whole length
+    steps: int = 5  # of the stepwise shape
+    detectable: float = DETECTABLE  # severity from which an analyst could tell
+    location: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a life that cannot be lived."""
-        if self.mode != HEALTHY and self.mode not in FAULTS:
-            msg = f"a failure mode must be one of {', '.join((HEALTHY, *FAULTS))}, found: {self.mode!r}"
-            raise ConfigError(msg, hint="the ids of the taxonomy, not the names of a data set")
+        """Refuse a course that cannot be run."""
+        if self.mode not in FAULTS:
+            msg = f"a failure mode must be one of {', '.join(FAULTS)}, found: {self.mode!r}"
+            raise ConfigError(msg, hint="the ids of the taxonomy, not the names of a data set; healthy = no fault")
         if self.shape not in SHAPES:
             msg = f"the shape of a life must be one of {', '.join(SHAPES)}, found: {self.shape!r}"
             raise ConfigError(msg)
-        if not 0 <= self.onset_s < self.end_s or not 0 <= self.final <= 1:
+        if not 0 <= self.onset_s < self.end_s < math.inf or not self.until_s > self.onset_s:
             msg = (
-                "a life needs 0 <= onset_s < end_s and a final severity of 0 to 1, "
-                f"found: onset_s {self.onset_s:g}, end_s {self.end_s:g}, final {self.final:g}"
+                "a fault needs 0 <= onset_s < end_s and a repair after its onset, "
+                f"found: onset_s {self.onset_s:g}, end_s {self.end_s:g}, until_s {self.until_s:g}"
+            )
+            raise ConfigError(msg)
+        if not 0 <= self.final <= 1 or not self.growth > 0 or self.steps < 1:
+            msg = (
+                "a fault needs a final severity of 0 to 1, a growth above 0 and at least 1 step, "
+                f"found: {self.final:g}, {self.growth:g}, {self.steps}"
             )
             raise ConfigError(msg)
 
     def severity(self, time_s: float) -> float:
-        """Severity at that time, 0 to 1; 0 for a machine that stays sound."""
-        if self.mode == HEALTHY or time_s < self.onset_s:
+        """Severity at that time, 0 to 1. Only the stepwise shape ever falls."""
+        if not self.onset_s <= time_s < self.until_s:
             return 0.0
         part = min(1.0, (time_s - self.onset_s) / (self.end_s - self.onset_s))
-        return self.final * _grown(self.shape, part)
-
-    def fault(self, time_s: float) -> Fault:
-        """What is wrong at that time."""
-        return Fault(self.mode, self.severity(time_s))
-
-    def truth(self, time_s: float) -> str:
-        """The failure mode once it is detectable in principle, else healthy."""
-        return self.mode if self.severity(time_s) >= DETECTABLE else HEALTHY
+        return self.final * self._grown(part)
 
     def detectable_s(self) -> float:
-        """When the truth changes from healthy to the mode; infinity if it never does. Severity never falls."""
-        if self.severity(self.end_s) < DETECTABLE:
-            return math.inf
+        """When the fault is first detectable in principle; infinity if it never is."""
+        if self.shape == "stepwise":
+            first = max(1, math.ceil(self.detectable / self.final * self.steps - 1e-9)) if self.final > 0 else math.inf
+            part = (first - 1) / self.steps
+            found = self.onset_s + part * (self.end_s - self.onset_s) if first <= self.steps else math.inf
+        else:
+            found = self._crossing_s()
+        return found if found < self.until_s else math.inf
+
+    def _crossing_s(self) -> float:
         low, high = self.onset_s, self.end_s
-        if self.severity(low) >= DETECTABLE:
+        if self.final < self.detectable:
+            return math.inf
+        if self.shape == "constant":
             return low
         while high - low > 1e-9 * self.end_s:
             middle = (low + high) / 2
-            low, high = (low, middle) if self.severity(middle) >= DETECTABLE else (middle, high)
+            part = (middle - self.onset_s) / (self.end_s - self.onset_s)
+            low, high = (low, middle) if self.final * self._grown(part) >= self.detectable else (middle, high)
         return high
 
+    def _grown(self, part: float) -> float:
+        """Severity, of the final one, after that part of the way from onset to end."""
+        match self.shape:
+            case "constant":
+                return 1.0
+            case "exponential":
+                return math.expm1(self.growth * part) / math.expm1(self.growth)
+            case "cliff" if part < _CLIFF_AT:
+                return _BEFORE_CLIFF * part / _CLIFF_AT
+            case "cliff":
+                return _BEFORE_CLIFF + (1 - _BEFORE_CLIFF) * (part - _CLIFF_AT) / (1 - _CLIFF_AT)
+            case "stepwise" if part < 1:
+                step, within = divmod(part * self.steps, 1)
+                return (step + 1 - _HEALING * (1 - math.exp(-3 * within))) / self.steps
+            case _:
+                return part
 
-def _grown(shape: str, part: float) -> float:
-    """Severity after that part of the way from onset to end."""
-    match shape:
-        case "constant":
-            return 1.0
-        case "exponential":
-            return math.expm1(_GROWTH * part) / math.expm1(_GROWTH)
-        case "cliff" if part < _CLIFF_AT:
-            return _BEFORE_CLIFF * part / _CLIFF_AT
-        case "cliff":
-            return _BEFORE_CLIFF + (1 - _BEFORE_CLIFF) * (part - _CLIFF_AT) / (1 - _CLIFF_AT)
-        case _:
-            return part
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """Everything that will be wrong with a machine; no course = it stays sound."""
+
+    courses: tuple[Course, ...] = ()
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The failure modes of this life, first onset first."""
+        return tuple(dict.fromkeys(c.mode for c in sorted(self.courses, key=lambda c: c.onset_s)))
+
+    def condition(self, time_s: float) -> Condition:
+        """What is wrong at that time."""
+        found = tuple(Fault(c.mode, s) for c in self.courses if (s := c.severity(time_s)) > 0)
+        return Condition(found)
+
+    def truth(self, time_s: float) -> Truth:
+        """What is true at that time: the fault that stands out most of those that are detectable."""
+        there = [c for c in self.courses if c.severity(time_s) > 0]
+        if not there:
+            return Truth()
+        # Detected stays detected: a step that heals a little does not make the machine sound again.
+        clear = sorted(
+            (c for c in there if c.detectable_s() <= time_s), key=lambda c: -c.severity(time_s) / c.detectable
+        )
+        if not clear:
+            worst = max(there, key=lambda c: c.severity(time_s))
+            return Truth(HEALTHY, "hidden", worst.location, worst.severity(time_s), worst.onset_s)
+        first = clear[0]
+        severity = first.severity(time_s)
+        stage = "incipient" if severity < 1.5 * first.detectable else "clear"
+        others = tuple(c.mode for c in clear[1:] if c.mode != first.mode)
+        return Truth(first.mode, stage, first.location, severity, first.onset_s, others)
+
+    def detectable_s(self) -> float:
+        """When the first fault becomes detectable; infinity if none ever does."""
+        return min((c.detectable_s() for c in self.courses), default=math.inf)

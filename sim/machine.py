@@ -8,21 +8,29 @@ cut later, and neither the block length nor the other machines of a plant can ch
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pipeline.errors import ConfigError
-from sim import components, impacts, signals
-from sim.components import BEARING_FAULTS, PASS
+from sim import components, impacts, sensors, signals
+from sim.components import BEARING_FAULTS, PASS, Drive
+from sim.events import Event, Moment, moment
 from sim.impacts import Complex128
-from sim.life import HEALTHY, Life
+from sim.life import Condition, Life
 from sim.population import AXES, MakeUp, faults_of
+from sim.sensors import SensorState
 from sim.signals import TURN_RAD, Float32, Float64
 
-FRAME = 4096  # samples: long enough to be fast, short enough that severity and speed may change in between
+FRAME = 4096  # samples at most: long enough to be fast, short enough that severity and speed may change in between
+FRAME_S = 0.35  # at most
 UNIT = "g"
+LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1000.0, 51_200.0
 _COUPLING_HZ = 0.5  # an accelerometer's amplifier blocks what is slower
+_SOFTER_PER_K = 4e-4  # how much resonances fall with warmth
+_THINNER_PER_K = 0.01  # how much the background of a bearing rises with warmth
+_STANDING = 0.01  # of the nominal speed: below that nothing turns
+_STRUCTURE_FAULTS = (*BEARING_FAULTS, "gear_tooth", "cavitation")  # they show in the structure's resonances
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,24 +42,44 @@ class Machine:
     make: MakeUp
     life: Life
     rate_hz: float
+    events: tuple[Event, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse a rate that cannot carry the structure, and a fault that the machine has no part for."""
-        need_hz = float(self.make.modes_hz[0]) / PASS
-        if not math.isfinite(self.rate_hz) or self.rate_hz < need_hz:
-            msg = (
-                f"rate_hz must be at least {need_hz:.0f} to carry the {self.make.modes_hz[0]:.0f} Hz resonance "
-                f"of {self.id}, found: {self.rate_hz:g}"
-            )
-            raise ConfigError(msg, hint="12000 carries every machine and every feature")
-        if self.life.mode not in (HEALTHY, *faults_of(self.make.kind)):
-            msg = f"a {self.make.kind} can have {', '.join(faults_of(self.make.kind))}, found: {self.life.mode}"
-            raise ConfigError(msg, hint="gears fail in a gearbox, cavitation needs a pump")
+        """Refuse a rate that cannot carry what is asked for, and a fault that the machine has no part for."""
+        check_rate(self.rate_hz)
+        for mode in self.life.modes:
+            if mode not in faults_of(self.make.kind):
+                msg = f"a {self.make.kind} can have {', '.join(faults_of(self.make.kind))}, found: {mode}"
+                raise ConfigError(msg, hint="gears fail in a gearbox, cavitation needs a pump, `other` a motor")
+            if self.rate_hz < (need_hz := needs_rate_hz(self.make, mode)):
+                msg = f"rate_hz must be at least {need_hz:.0f} for {mode} of {self.id}, found: {self.rate_hz:g}"
+                raise ConfigError(msg, hint="12000 carries every machine and every feature")
 
     @property
     def carried(self) -> int:
         """How many of the structure's modes lie below the anti-alias filter."""
         return int(np.sum(self.make.modes_hz < PASS * self.rate_hz))
+
+    @property
+    def frame(self) -> int:
+        """Samples per frame: a power of two, at most FRAME and about FRAME_S."""
+        return int(min(FRAME, 2 ** round(math.log2(FRAME_S * self.rate_hz))))
+
+
+def check_rate(rate_hz: float) -> None:
+    """Refuse a sampling rate that no accelerometer is read at."""
+    if not LOWEST_RATE_HZ <= rate_hz <= HIGHEST_RATE_HZ:
+        msg = f"rate_hz must be {LOWEST_RATE_HZ:.0f} to {HIGHEST_RATE_HZ:.0f}, found: {rate_hz:g}"
+        raise ConfigError(msg, hint="12000 carries every machine and every feature")
+
+
+def needs_rate_hz(make: MakeUp, mode: str) -> float:
+    """The lowest sampling rate at which that fault of that machine can be heard."""
+    if mode in _STRUCTURE_FAULTS:
+        return float(make.modes_hz[0]) / PASS
+    if mode == "gear_wear":
+        return 2.1 * make.teeth[0] * make.speed_hz / PASS  # twice the mesh, whatever the speed does
+    return LOWEST_RATE_HZ
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,26 +87,27 @@ class MachineState:
     """All that one frame hands to the next."""
 
     frame: int
+    time_s: float  # of the machine's life, at the start of the next frame
     theta_rad: float  # of the last sample
     speed: float  # relative deviation from nominal
     loose_level: float
     loose_phase_rad: float
-    strike_rad: float  # shaft angle of the bearing's next strike
-    strike_count: int
+    strikes: tuple[tuple[float, int], ...]  # per bearing fault: shaft angle of the next strike, strikes so far
     tooth_rad: float  # shaft angle at which the cracked tooth meshes next
     ringing: Complex128  # (M,)
     floor: Float64  # (C,)
     bubbles: float
     hiss: Float64  # (1,)
     coupling: Float64  # (C,)
+    sensor: SensorState
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """FRAME samples of all axes in g, and the shaft angle at each of them."""
+    """Samples of all axes in g, and the shaft angle at each of them."""
 
-    samples: Float32  # (C, FRAME)
-    theta_rad: Float64  # (FRAME,)
+    samples: Float32  # (C, n)
+    theta_rad: Float64  # (n,)
 
 
 def initial(machine: Machine) -> MachineState:
@@ -86,79 +115,119 @@ def initial(machine: Machine) -> MachineState:
     rng = np.random.default_rng((*machine.entropy, 0))
     return MachineState(
         frame=0,
+        time_s=0.0,
         theta_rad=0.0,
         speed=0.0,
         loose_level=0.0,
         loose_phase_rad=0.0,
-        strike_rad=rng.uniform(0, TURN_RAD),
-        strike_count=0,
+        strikes=tuple((float(rng.uniform(0, TURN_RAD)), 0) for _ in BEARING_FAULTS),
         tooth_rad=rng.uniform(0, TURN_RAD),
         ringing=np.zeros(machine.carried, np.complex128),
         floor=np.zeros(len(AXES)),
         bubbles=0.0,
         hiss=np.zeros(1),
         coupling=np.zeros(len(AXES)),
+        sensor=SensorState(),
     )
+
+
+def later(state: MachineState, time_s: float) -> MachineState:
+    """The machine at a later time of its life, with nothing simulated in between: the logger slept."""
+    return replace(state, time_s=time_s, sensor=SensorState())
 
 
 def step(machine: Machine, state: MachineState) -> tuple[MachineState, Frame]:
-    """The next FRAME samples."""
-    make, rate_hz = machine.make, machine.rate_hz
-    frame_s = FRAME / rate_hz
+    """The next `machine.frame` samples."""
+    make, rate_hz, n = machine.make, machine.rate_hz, machine.frame
+    frame_s = n / rate_hz
     rng = np.random.default_rng((*machine.entropy, state.frame + 1))
-    fault = machine.life.fault((state.frame + 0.5) * frame_s)
+    middle_s = state.time_s + 0.5 * frame_s
+    fault, now = machine.life.condition(middle_s), moment(machine.events, middle_s)
 
     speed = signals.wander(state.speed, make.speed_sigma, make.speed_tau_s, frame_s, rng)
-    from_hz, to_hz = make.speed_hz * (1 + state.speed), make.speed_hz * (1 + speed)
-    theta = signals.shaft_angle(state.theta_rad, from_hz, to_hz, FRAME, rate_hz)
+    from_hz = make.speed_hz * (1 + state.speed) * moment(machine.events, state.time_s).speed
+    to_hz = make.speed_hz * (1 + speed) * moment(machine.events, state.time_s + frame_s).speed
+    theta = signals.shaft_angle(state.theta_rad, from_hz, to_hz, n, rate_hz)
+    drive = components.drive_of(make, 0.5 * (from_hz + to_hz), now)
     loose_level = signals.wander(state.loose_level, 0.3, 1.0, frame_s, rng)
     loose_phase = signals.wander(state.loose_phase_rad, 1.0, 2.0, frame_s, rng)
 
-    at, heights, tooth_rad = components.other_strikes(
-        make, fault, state.tooth_rad, state.theta_rad, theta, rate_hz, rng
-    )
-    strike_rad, count = state.strike_rad, state.strike_count
-    if fault.mode in BEARING_FAULTS:
-        angles, hits, strike_rad, count = components.bearing_strikes(
-            make, fault, strike_rad, count, float(theta[-1]), rng
-        )
-        at = np.concatenate((at, impacts.sample_positions(angles, state.theta_rad, theta)))
-        heights = np.concatenate((heights, hits))
-    order = np.argsort(at, kind="stable")
-    drive = components.roughness(make, fault, theta, rng)
-    poles = impacts.mode_poles(make.modes_hz[: machine.carried], make.damping[: machine.carried], rate_hz)
-    modes, ringing = impacts.ring(drive, at[order], heights[order], poles, state.ringing)
-    x = make.paths[:, : machine.carried] @ modes
-
-    white = rng.standard_normal((len(AXES), FRAME), np.float32) * np.float32(math.sqrt(rate_hz / 2))
+    x, strikes, tooth_rad, ringing = _structure(machine, state, fault, now, drive, theta, rng)
+    white = rng.standard_normal((len(AXES), n), np.float32) * np.float32(math.sqrt(rate_hz / 2))
     pole = signals.pole_of(make.tilt_corner_hz, rate_hz)
-    floor, floor_state = signals.colour(make.floor_g_per_rthz[:, None] * white, make.tilt, pole, state.floor)
+    level = (now.floor * make.floor_g_per_rthz[:, None]).astype(np.float32)
+    floor, floor_state = signals.colour(level * white, make.tilt, pole, state.floor)
     x += floor
-    x += components.shaft(make, fault, theta, to_hz)
-    if fault.of("looseness") > 0:
-        x += components.loose(make, fault, theta, loose_level, loose_phase)
-    if make.mesh_g > 0:
-        x += components.gears(make, fault, theta, rate_hz)
-    if make.line_mm_s > 0:
-        x += components.mains(make, fault, state.frame * FRAME, FRAME, rate_hz)
+    x += components.surroundings(make, theta, state.frame * n, n, rate_hz, now.neighbour)
     bubbles, hiss = state.bubbles, state.hiss
-    if fault.of("cavitation") > 0:
-        noise, bubbles, hiss = components.cavitation(make, fault, theta, rate_hz, bubbles, hiss, rng)
-        x += noise
+    if drive.speed > _STANDING:
+        x += components.shaft(make, fault, theta, drive)
+        if fault.of("looseness") > 0:
+            x += components.loose(make, fault, theta, drive, loose_level, loose_phase)
+        if make.mesh_g > 0:
+            x += components.gears(make, fault, theta, drive, rate_hz)
+        if make.line_mm_s > 0:
+            x += components.mains(make, fault, state.frame * n, n, rate_hz)
+        if fault.of("cavitation") > 0:
+            noise, bubbles, hiss = components.cavitation(make, fault, theta, drive, rate_hz, bubbles, hiss, rng)
+            x += noise
     slow, coupling = signals.low_pass(x, signals.pole_of(_COUPLING_HZ, rate_hz), state.coupling)
+    samples, sensor = make.gains[:, None] * np.float32(now.mounting) * (x - slow), state.sensor
+    if machine.events:
+        own = np.random.default_rng((*machine.entropy, state.frame + 1, 1))  # the machine does not hear its sensor
+        faults = tuple(event for event in machine.events if event.family == "sensor")
+        samples, sensor = sensors.disturb(faults, samples, state.time_s, rate_hz, sensor, own)
     after = MachineState(
         frame=state.frame + 1,
+        time_s=state.time_s + frame_s,
         theta_rad=float(theta[-1]),
         speed=speed,
         loose_level=loose_level,
         loose_phase_rad=loose_phase,
-        strike_rad=strike_rad,
-        strike_count=count,
+        strikes=strikes,
         tooth_rad=tooth_rad,
         ringing=ringing,
         floor=floor_state,
         bubbles=bubbles,
         hiss=hiss,
         coupling=coupling,
+        sensor=sensor,
     )
-    return after, Frame(samples=make.gains[:, None] * (x - slow), theta_rad=theta)
+    return after, Frame(samples=samples, theta_rad=theta)
+
+
+def _structure(
+    machine: Machine,
+    state: MachineState,
+    fault: Condition,
+    now: Moment,
+    drive: Drive,
+    theta: Float64,
+    rng: np.random.Generator,
+) -> tuple[Float32, tuple[tuple[float, int], ...], float, Complex128]:
+    """What rings: strikes and roughness through the modes and paths. Returns: (C, n), and the new states."""
+    make, rate_hz, carried = machine.make, machine.rate_hz, machine.carried
+    at, heights, tooth_rad = components.other_strikes(
+        make, fault, state.tooth_rad, state.theta_rad, theta, drive, now.knocks_hz, rate_hz, rng
+    )
+    strikes = list(state.strikes)
+    for number, mode in enumerate(BEARING_FAULTS):
+        severity = fault.of(mode)
+        if severity > 0 and drive.speed > _STANDING:
+            span_rad = (state.theta_rad, float(theta[-1]))
+            angles, hits, strikes[number] = components.bearing_strikes(
+                make, mode, severity, strikes[number], span_rad, drive, rng
+            )
+            at = np.concatenate((at, impacts.sample_positions(angles, state.theta_rad, theta)))
+            heights = np.concatenate((heights, hits))
+    order = np.argsort(at, kind="stable")
+    warm = 1 + _THINNER_PER_K * max(0.0, now.warmth_k)
+    shaken = components.roughness(make, fault, theta, strikes, drive, now.floor * warm, rng)
+    modes_hz = make.modes_hz[:carried] * (1 - _SOFTER_PER_K * now.warmth_k)
+    poles = impacts.mode_poles(modes_hz, make.damping[:carried], rate_hz)
+    modes, ringing = impacts.ring(shaken, at[order], heights[order], poles, state.ringing)
+    paths = make.paths[:, :carried]
+    if now.remounted:  # another place hears the modes otherwise
+        own = np.random.default_rng((*machine.entropy, 0, now.remounted))
+        paths = paths * np.exp(0.4 * own.standard_normal(paths.shape)).astype(np.float32)
+    return paths @ modes, tuple(strikes), tooth_rad, ringing

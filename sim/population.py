@@ -2,6 +2,8 @@
 
 Two machines of a kind differ in level by two to three times, as they do in a plant; the structure, the bearing,
 the mounting and the colour of the noise are their own. All numbers are typical ranges, none is a standard.
+With a `shift` every range is moved, up or down, by that share of its width, the noise is stronger and the bearings
+are others: machines that nobody has trained on.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import numpy as np
 
 from pipeline.core.bearings import orders_from_geometry
 from pipeline.core.records import BearingOrders
+from pipeline.errors import ConfigError
 from sim.signals import TURN_RAD, Complex64, Float32, Float64
 
 AXES = ("x", "y", "z")  # radial horizontal, radial vertical, axial
@@ -27,8 +30,10 @@ KIND_FAULTS = {
 }
 _SPEED_HZ = {"pump": (20.0, 55.0), "fan": (10.0, 45.0), "motor": (15.0, 60.0), "gearbox": (10.0, 30.0)}
 _BEARINGS = ((9, 0.2034), (8, 0.2367), (8, 0.2292), (13, 0.1367), (7, 0.2800), (10, 0.1900), (11, 0.1720))  # Z, d/D
+_OTHER_BEARINGS = ((12, 0.1700), (8, 0.2600), (10, 0.2150), (15, 0.1200), (9, 0.1850))  # of a shifted population
 _MODES_HZ = ((1500.0, 2800.0), (2800.0, 4500.0), (4500.0, 9500.0))
 _LEVEL_SIGMA = math.log(2.5) / 1.28  # eight machines of ten lie between 1/2.5 and 2.5 times the typical level
+_LEVEL_LIMIT = 1.6  # sigmas: a machine beyond 0.3 to 3 times the typical level would not count as sound
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +77,39 @@ class MakeUp:
     cavitation_fault: float  # RMS, in units of the noise floor
     line_mm_s: float  # 0 = nothing electrical near
     pole_pass_hz: float
+    neighbour_hz: float  # shaft speed of the machine beside it
+    neighbour_mm_s: float  # what leaks through of its 1x
+    belt_order: float  # turns of the belt per turn of the shaft
+    belt_mm_s: float  # 0 = no belt
+    critical: float  # first critical speed over the nominal speed
+
+
+def location(make: MakeUp, mode: str) -> str:
+    """Where on that machine the fault is, as a mechanic would say it."""
+    match mode:
+        case "bearing_outer":
+            hour = round(6 + 6 * make.outer_position_rad / math.pi) % 12 or 12
+            return f"outer ring, {hour} o'clock"
+        case "bearing_inner":
+            return "inner ring"
+        case "bearing_ball":
+            return "one rolling element"
+        case "bearing_cage":
+            return "cage"
+        case "unbalance":
+            return "rotor"
+        case "misalignment":
+            return f"coupling, {'angular' if make.angular else 'parallel'}"
+        case "looseness":
+            return "foot"
+        case "gear_wear":
+            return "all teeth"
+        case "gear_tooth":
+            return "one tooth of the wheel" if make.cracked_wheel else "one tooth of the pinion"
+        case "cavitation":
+            return "impeller inlet"
+        case _:
+            return "stator"
 
 
 def faults_of(kind: str) -> tuple[str, ...]:
@@ -79,62 +117,95 @@ def faults_of(kind: str) -> tuple[str, ...]:
     return COMMON_FAULTS + KIND_FAULTS.get(kind, ())
 
 
-def draw(kind: str, rng: np.random.Generator) -> MakeUp:
+def draw(kind: str, rng: np.random.Generator, shift: float = 0.0) -> MakeUp:
     """Draw one machine of that kind; everything is drawn for every kind, so that one draw never shifts another."""
-    level, floor = _spread(_LEVEL_SIGMA, rng), _spread(_LEVEL_SIGMA, rng)
-    elements, ratio = _BEARINGS[rng.integers(len(_BEARINGS))]
-    paths = _spreads(0.5, rng, (3, 3)) * np.array([[1.0], [1.0], [0.5]])
+    if not 0 <= shift <= 1:
+        msg = f"the shift of a population must be 0 to 1, found: {shift:g}"
+        raise ConfigError(msg, hint="0.3 moves every range by 30 % of its width")
+    dice = _Dice(rng, shift)
+    noisier = 1 + shift * 2 / 3  # 1.2 times at a shift of 0.3
+    level, floor = dice.level(), dice.level() * noisier
+    bearings = _OTHER_BEARINGS if shift > 0 else _BEARINGS
+    elements, ratio = bearings[rng.integers(len(bearings))]
+    paths = dice.spreads(0.5, (3, 3)) * np.array([[1.0], [1.0], [0.5]])
     phase = rng.uniform(0, TURN_RAD, (3, 3))
     phase[1] = phase[0] + math.pi / 2  # the two radial directions see a turning force a quarter turn apart
-    teeth = (int(rng.integers(17, 45)), int(rng.integers(31, 61)))
-    mesh_g, line_mm_s = 0.06 * level * _spread(0.4, rng), 0.15 * _spread(0.6, rng)
+    teeth = (round(dice.between(17, 44)), round(dice.between(31, 60)))
+    floor_g, structure_g = 1.5e-4 * floor, 0.02 * floor * dice.spread(0.3)
+    hiss = math.hypot(1, 2.2 * structure_g / (floor_g * math.sqrt(5400.0)))  # of a sound machine, over its white floor
+    mesh_g, line_mm_s = 0.06 * level * dice.spread(0.4), 0.15 * dice.spread(0.6)
     return MakeUp(
         kind=kind,
-        speed_hz=rng.uniform(*_SPEED_HZ[kind]),
-        speed_sigma=rng.uniform(0.003, 0.012),
-        speed_tau_s=rng.uniform(2.0, 10.0),
+        speed_hz=dice.between(*_SPEED_HZ[kind]),
+        speed_sigma=dice.between(0.003, 0.012),
+        speed_tau_s=dice.between(2.0, 10.0),
         orders=orders_from_geometry(elements, ratio),
-        slip=rng.uniform(0.005, 0.015),
-        jitter=rng.uniform(0.004, 0.015),
-        load_epsilon=rng.uniform(0.3, 0.5),
+        slip=dice.between(0.005, 0.015),
+        jitter=dice.between(0.004, 0.015),
+        load_epsilon=dice.between(0.3, 0.5),
         outer_position_rad=rng.normal(0.0, 0.7),
-        modes_hz=np.array([rng.uniform(*hz) for hz in _MODES_HZ]),
-        damping=rng.uniform(0.01, 0.05, 3),
+        modes_hz=np.array([dice.between(*hz) for hz in _MODES_HZ]),
+        damping=np.array([dice.between(0.01, 0.05) for _ in _MODES_HZ]),
         paths=paths.astype(np.float32),
-        gains=_spreads(0.15, rng, (3,)).astype(np.float32),
-        floor_g_per_rthz=(4e-4 * floor * _spreads(0.15, rng, (3,))).astype(np.float32),
-        tilt=rng.uniform(0.5, 4.0),
-        tilt_corner_hz=rng.uniform(100.0, 600.0),
-        structure_g=0.012 * floor * _spread(0.3, rng),
-        knocks_hz=rng.uniform(0.0, 0.04),
+        gains=dice.spreads(0.15, (3,)).astype(np.float32),
+        floor_g_per_rthz=(floor_g * dice.spreads(0.15, (3,))).astype(np.float32),
+        tilt=dice.between(0.5, 4.0),
+        tilt_corner_hz=dice.between(100.0, 600.0),
+        structure_g=structure_g,
+        knocks_hz=dice.between(0.0, 0.04),
         unbalance_mm_s=0.7 * level,
-        shaft_ratios=(rng.uniform(0.05, 0.4), rng.uniform(0.03, 0.2)),
+        shaft_ratios=(dice.between(0.05, 0.4), dice.between(0.03, 0.2)),
         shaft_phase=np.exp(1j * phase).astype(np.complex64),
-        unbalance_fault_mm_s=rng.uniform(4.0, 12.0),
-        misalignment_fault_mm_s=rng.uniform(3.0, 8.0),
-        misalignment_2x=rng.uniform(0.5, 1.5),
+        unbalance_fault_mm_s=dice.between(4.0, 12.0),
+        misalignment_fault_mm_s=dice.between(4.0, 12.0),
+        misalignment_2x=dice.between(0.6, 1.5),
         angular=bool(rng.random() < 0.5),
-        looseness_fault_mm_s=rng.uniform(5.0, 14.0),
-        impact_fault_g=1.2 * _spread(0.45, rng),
+        looseness_fault_mm_s=dice.between(5.0, 14.0),
+        impact_fault_g=1.5 * dice.spread(0.45),
         teeth=teeth,
         mesh_g=mesh_g if kind == "gearbox" else 0.0,
-        tooth_fault_g=1.6 * _spread(0.4, rng),
+        tooth_fault_g=1.6 * dice.spread(0.4),
         cracked_wheel=int(rng.integers(2)),
         blades=int(rng.integers(4, 8)),
-        bubbles_hz=rng.uniform(200.0, 500.0),
-        bubble_s=rng.uniform(4e-4, 1.5e-3),
-        cavitation_fault=rng.uniform(2.5, 6.0),
+        bubbles_hz=dice.between(250.0, 500.0),
+        bubble_s=dice.between(1e-3, 2e-3),
+        cavitation_fault=hiss * dice.between(3.0, 7.0),
         line_mm_s=line_mm_s if kind in ("motor", "pump", "fan") else 0.0,
-        pole_pass_hz=rng.uniform(0.5, 3.0),
+        pole_pass_hz=dice.between(0.5, 3.0),
+        neighbour_hz=dice.between(10.0, 50.0),
+        neighbour_mm_s=0.12 * dice.spread(0.6),
+        belt_order=dice.between(0.2, 0.6),
+        belt_mm_s=0.25 * dice.spread(0.5) * (kind == "fan" and rng.random() < 0.5),
+        critical=(dice.between(0.5, 0.8), dice.between(1.4, 2.5))[int(rng.integers(2))],
     )
 
 
-def _spread(sigma: float, rng: np.random.Generator) -> float:
-    """A log-normal factor around 1."""
-    return math.exp(sigma * rng.standard_normal())
+class _Dice:
+    """Draws from the ranges of the population, or from those beside them."""
 
+    def __init__(self, rng: np.random.Generator, shift: float) -> None:
+        self.rng = rng
+        self.shift = shift
 
-def _spreads(sigma: float, rng: np.random.Generator, shape: tuple[int, ...]) -> Float64:
-    """Log-normal factors around 1."""
-    factors: Float64 = np.exp(sigma * rng.standard_normal(shape))
-    return factors
+    def between(self, low: float, high: float) -> float:
+        """Uniform; shifted by `shift` times the width, up or down. Never below half of the lower end."""
+        value = self.rng.uniform(low, high)
+        if self.shift > 0:
+            value += self.rng.choice((-1.0, 1.0)) * self.shift * (high - low)
+        return float(max(value, 0.5 * low))
+
+    def spread(self, sigma: float) -> float:
+        """A log-normal factor around 1; wider when shifted."""
+        return math.exp(sigma * (1 + self.shift) * self.rng.standard_normal())
+
+    def spreads(self, sigma: float, shape: tuple[int, ...]) -> Float64:
+        """Log-normal factors around 1."""
+        factors: Float64 = np.exp(sigma * (1 + self.shift) * self.rng.standard_normal(shape))
+        return factors
+
+    def level(self) -> float:
+        """The level of a sound machine, of the typical one: log-normal, and cut where it would not be sound."""
+        number = self.rng.standard_normal()
+        while abs(number) > _LEVEL_LIMIT:
+            number = self.rng.standard_normal()
+        return math.exp(_LEVEL_SIGMA * number)

@@ -19,8 +19,8 @@ from pipeline.core.records import Block, Float32
 from pipeline.edges.mqtt import TopicTemplate
 from pipeline.edges.recordings import write_recording
 from pipeline.errors import ConfigError, RecordingError
-from sim.channel import Message
-from sim.fleet import Plant, machine_blocks
+from sim.channel import Message, Senders
+from sim.fleet import Plant, specimen
 from sim.life import HEALTHY
 from sim.machine import Machine
 
@@ -46,12 +46,16 @@ class Sent(NamedTuple):
     behind_s: float = 0.0
 
 
-def messages(blocks: Iterable[Block], topics: TopicTemplate, *, encoding: Encoding = "msgpack") -> Iterator[Message]:
-    """Blocks as they go over the wire, each due when its last sample has been taken."""
+def messages(
+    blocks: Iterable[Block], topics: TopicTemplate, *, encoding: Encoding = "msgpack", senders: Senders | None = None
+) -> Iterator[Message]:
+    """Blocks as they go over the wire, each due when its last sample has really been taken, whatever a clock says."""
     for block in blocks:
-        topic = topics.format(machine=block.key.machine, point=block.key.point)
-        due_ns = block.t0_ns + round(block.samples.shape[1] * 1e9 / block.rate_hz)
-        yield Message(topic, encode(block, encoding), due_ns)
+        sent = block if senders is None else senders.send(block)
+        if sent is not None:
+            topic = topics.format(machine=block.key.machine, point=block.key.point)
+            due_ns = block.t0_ns + round(block.samples.shape[1] * 1e9 / block.rate_hz)
+            yield Message(topic, encode(sent, encoding), due_ns)
 
 
 def to_broker(
@@ -89,36 +93,45 @@ def to_broker(
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One recording: a machine during one episode, i.e. as long as its truth stays the same."""
+    """One recording: a machine during one episode, i.e. as long as what is true of it stays the same."""
 
     path: Path
     machine: str
     mode: str
     seconds: float
+    sensor: tuple[str, ...] = ()  # labels of the sensor's faults
 
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """Blocks [first, last) of a machine, all of one truth."""
+    """Blocks [first, last) of a machine, all of one truth and one state of the sensor."""
 
     first: int
     last: int
     mode: str
+    sensor: tuple[str, ...] = ()
 
 
-def episodes(machine: Machine, block_s: float, seconds: float) -> list[Episode]:
-    """How a run is cut into recordings: where the truth changes, and every MAX_EPISODE_S."""
-    n = max(2, round(block_s * machine.rate_hz))
-    total = int(seconds / block_s + 1e-9)
-    longest = max(1, int(MAX_EPISODE_S / block_s))
+def episodes(plant: Plant, machine: Machine, seconds: float) -> list[Episode]:
+    """How a run is cut into recordings: where the truth changes, at every snapshot, and every MAX_EPISODE_S."""
+    longest = plant.per_session or max(1, int(MAX_EPISODE_S / plant.block_s))
     found: list[Episode] = []
-    for number in range(total):
-        mode = machine.life.truth(number * n / machine.rate_hz)
-        if found and found[-1].mode == mode and number - found[-1].first < longest:
-            found[-1] = Episode(found[-1].first, number + 1, mode)
+    for number in range(plant.count(seconds)):
+        at_s = plant.begins_s(machine, number)
+        mode = machine.life.truth(at_s).mode
+        sensor = labels(machine, at_s)
+        goes_on = bool(found) and (found[-1].mode, found[-1].sensor) == (mode, sensor)
+        begins = bool(plant.per_session) and number % plant.per_session == 0
+        if goes_on and not begins and number - found[-1].first < longest:
+            found[-1] = Episode(found[-1].first, number + 1, mode, sensor)
         else:
-            found.append(Episode(number, number + 1, mode))
+            found.append(Episode(number, number + 1, mode, sensor))
     return found
+
+
+def labels(machine: Machine, time_s: float) -> tuple[str, ...]:
+    """Labels of what is wrong with the sensor at that time."""
+    return tuple(event.kind for event in machine.events if event.family == "sensor" and event.on(time_s))
 
 
 def to_recordings(plant: Plant, seconds: float, target: Path) -> Iterator[Written]:
@@ -131,7 +144,7 @@ def to_recordings(plant: Plant, seconds: float, target: Path) -> Iterator[Writte
     if not math.isfinite(seconds) or seconds < plant.block_s:
         msg = f"a run must last at least one block of {plant.block_s:g} s, found: {seconds:g} s"
         raise ConfigError(msg)
-    plans = [(machine, episodes(machine, plant.block_s, seconds)) for machine in plant.machines]
+    plans = [(machine, episodes(plant, machine, seconds)) for machine in plant.machines]
     single = target.suffix == ".parquet"
     count = sum(len(plan) for _, plan in plans)
     if single and count > 1:
@@ -143,27 +156,45 @@ def to_recordings(plant: Plant, seconds: float, target: Path) -> Iterator[Writte
     if not single:
         target.mkdir(parents=True, exist_ok=True)
     for machine, plan in plans:
-        stream = machine_blocks(machine, plant.block_s, plant.start_ns)
+        stream = plant.stream(machine)
         for number, episode in enumerate(plan):
             blocks = [next(stream) for _ in range(episode.first, episode.last)]
-            path = target if single else target / f"{machine.id}_{number:03d}_{episode.mode}.parquet"
+            path = (
+                target
+                if single
+                else target / f"{machine.id}_{number:03d}_{'_'.join((episode.mode, *episode.sensor))}.parquet"
+            )
             samples: Float32 = np.concatenate([block.samples for block in blocks], axis=1)
-            write_recording(path, samples, blocks[0].channels, metadata(machine, number, blocks))
-            yield Written(path, machine.id, episode.mode, samples.shape[1] / machine.rate_hz)
+            begins_s = plant.begins_s(machine, episode.first)
+            write_recording(path, samples, blocks[0].channels, metadata(machine, number, blocks, begins_s))
+            yield Written(path, machine.id, episode.mode, samples.shape[1] / machine.rate_hz, episode.sensor)
 
 
-def metadata(machine: Machine, episode: int, blocks: list[Block]) -> dict[str, object]:
-    """What a recording says about itself, in the words of the public recordings."""
+def metadata(machine: Machine, episode: int, blocks: list[Block], begins_s: float) -> dict[str, object]:
+    """What a recording says about itself, in the words of the public recordings.
+
+    `bearing_id` names the physical machine, so that all its recordings fall on the same side of a split.
+    """
     orders = machine.make.orders
     speeds = [block.speed_rpm for block in blocks if block.speed_rpm is not None]
+    middle_s = begins_s + 0.5 * sum(block.samples.shape[1] for block in blocks) / machine.rate_hz
+    truth = machine.life.truth(middle_s)
     return {
         "dataset": DATASET,
         "recording": machine.id,
+        "bearing_id": f"{DATASET}-{specimen(machine)}",
         "episode": episode,
         "sample_rate_hz": machine.rate_hz,
         "rpm": round(float(np.mean(speeds)), 2),
         "units": blocks[0].unit,
         "fault_class": blocks[0].truth or HEALTHY,
+        "fault_stage": truth.stage,
+        "fault_place": truth.location,
+        "severity": round(truth.severity, 4),
+        "onset_s": truth.onset_s,
+        "further_faults": ", ".join(truth.others),
+        "sensor_faults": ", ".join(labels(machine, begins_s)),
+        "nuisances": ", ".join(e.kind for e in machine.events if e.family != "sensor" and e.on(middle_s)),
         "fault_orders_of_shaft": {"ftf": orders.ftf, "bpfo": orders.bpfo, "bpfi": orders.bpfi, "bsf": orders.bsf},
         "kind": machine.make.kind,
         "entropy": list(machine.entropy),

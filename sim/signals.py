@@ -20,6 +20,7 @@ Complex64 = NDArray[np.complex64]
 
 TURN_RAD = 2 * math.pi
 G_MM_S2 = 9806.65  # standard gravity, mm/s2
+_STOP_SOFTNESS = 0.08  # of the 1x displacement: a foot on its shim is no knife edge
 
 
 def wander(value: float, sigma: float, tau_s: float, dt_s: float, rng: np.random.Generator) -> float:
@@ -66,17 +67,19 @@ def velocity_to_g(velocity_rms_mm_s: float, hz: float) -> float:
 
 
 def rattle(angle_rad: Float64, looseness: float, phase_rad: float) -> Float32:
-    """Mechanical looseness: the 1x motion against a one-sided stop, with every other turn unlike the one before.
+    """Mechanical looseness: the 1x displacement against a one-sided stop, with every other turn unlike the one before.
 
-    u = cos theta + 0.5 l cos(theta/2 + phase); y = max(u, -(1 - 0.9 l)) - its mean, l in [0, 1]. The clip makes
-    2x..10x, the half-order term 0.5x, 1.5x, 2.5x (fault charts: rotating looseness). (n,) -> (n,), peak about 1.
+    u = cos theta + 0.5 l cos(theta/2 + phase); y = a soft max(u, -(1 - 0.9 l)), l in [0, 1]; the acceleration is
+    y'' = S u'' + S (1 - S) u'^2 / eps, S = 1 / (1 + e^(-(u + stop) / eps)), in units of a free 1x (fault charts:
+    rotating looseness, 2x..10x and half orders 0.5x, 1.5x, 2.5x). (n,) -> (n,).
     """
     half = np.mod(angle_rad, 2 * TURN_RAD).astype(np.float32) / 2
-    motion = np.cos(2 * half) + np.float32(0.5 * looseness) * np.cos(half + np.float32(phase_rad))
-    stop = 1 - 0.9 * looseness
-    opening = math.acos(-stop)
-    mean = (math.sin(opening) - stop * (math.pi - opening)) / math.pi  # of max(cos, -stop); the half order adds little
-    return np.maximum(motion, np.float32(-stop)) - np.float32(mean)
+    beat, share = half + np.float32(phase_rad), np.float32(0.5 * looseness)
+    motion = np.cos(2 * half) + share * np.cos(beat)
+    speed = np.sin(2 * half) + share / 2 * np.sin(beat)  # -u'
+    pull = np.cos(2 * half) + share / 4 * np.cos(beat)  # -u''
+    free = 1 / (1 + np.exp(-(motion + np.float32(1 - 0.9 * looseness)) / np.float32(_STOP_SOFTNESS)))
+    return free * pull - free * (1 - free) * speed**2 / np.float32(_STOP_SOFTNESS)
 
 
 def gear_mesh(
@@ -112,14 +115,19 @@ def burst_positions(
     return at[rng.random(at.size) < chance]
 
 
+def tone(first: int, n: int, rate_hz: float, hz: float) -> Float32:
+    """cos(2 pi f t), t = (first + k) / rate, with the angle wrapped before it loses digits. Returns: (n,)."""
+    t_s = np.arange(first, first + n) / rate_hz
+    return np.cos(np.mod(TURN_RAD * hz * t_s, TURN_RAD).astype(np.float32))
+
+
 def line_tone(first: int, n: int, rate_hz: float, line_hz: float, sideband_hz: float, depth: float) -> Float32:
     """Magnetic pull at twice the line frequency, beating at pole pass: [1 + m cos(2 pi f_p t)] cos(4 pi f_l t).
 
     Stands still in Hz while the shaft wanders (motor fault charts). `first` counts from the start. Returns: (n,).
     """
-    t_s = np.arange(first, first + n) / rate_hz
-    tone = np.cos(np.mod(2 * TURN_RAD * line_hz * t_s, TURN_RAD).astype(np.float32))
-    return (1 + np.float32(depth) * np.cos(np.mod(TURN_RAD * sideband_hz * t_s, TURN_RAD).astype(np.float32))) * tone
+    beat = 1 + np.float32(depth) * tone(first, n, rate_hz, sideband_hz)
+    return beat * tone(first, n, rate_hz, 2 * line_hz)
 
 
 def pole_of(corner_hz: float, rate_hz: float) -> float:

@@ -16,10 +16,11 @@ from scipy.stats import kurtosis
 from pipeline.core.records import is_id
 from pipeline.errors import ConfigError
 from sim.components import bearing_gap_rad
-from sim.fleet import CURRICULUM, machine_blocks, plant, training_plant
-from sim.life import DETECTABLE, FAULTS, HEALTHY, SHAPES, Life
+from sim.fleet import Snapshots, machine_blocks, truth_document
+from sim.life import FAULTS, GROWING, HEALTHY, SHAPES, Course, Life
 from sim.machine import FRAME, Machine, initial, step
 from sim.population import KINDS, MakeUp, draw, faults_of
+from sim.recipe import CURRICULUM, Recipe, plant, training_plant
 
 RATE_HZ = 12_000.0
 BEARING_FAULTS = ("bearing_outer", "bearing_inner", "bearing_ball", "bearing_cage")
@@ -31,7 +32,7 @@ def _make(number: int, kind: str = "motor") -> MakeUp:
 
 
 def _constant(mode: str, severity: float) -> Life:
-    return Life() if severity == 0 else Life(mode, "constant", 0.0, 1.0, severity)
+    return Life() if severity == 0 else Life((Course(mode, "constant", 0.0, 1.0, severity),))
 
 
 @functools.cache
@@ -170,7 +171,7 @@ def test_gear_wear_raises_the_mesh_harmonics_and_unbalance_the_first_order() -> 
 @settings(max_examples=12, deadline=None)
 @given(st.floats(0.003, 0.9), st.integers(0, 3))
 def test_the_same_seed_gives_the_same_bytes_however_they_are_cut(block_s: float, number: int) -> None:
-    machine = plant(4, 3, failing=1.0, life_s=2.0).machines[number]
+    machine = plant(4, 3, Recipe(failing=1.0, life_s=2.0)).machines[number]
     n = 2 * FRAME
     cut: list[np.ndarray] = []
     for block in machine_blocks(machine, block_s, 0):
@@ -186,7 +187,7 @@ def test_the_same_seed_gives_the_same_bytes_however_they_are_cut(block_s: float,
 
 
 def test_a_machine_does_not_notice_how_many_others_there_are() -> None:
-    few, many = plant(2, 8, life_s=3), plant(9, 8, life_s=3)
+    few, many = plant(2, 8, Recipe(life_s=3)), plant(9, 8, Recipe(life_s=3))
     assert [m.id for m in few.machines] == [m.id for m in many.machines[:2]]
     first = [b.samples.tobytes() for b in few.blocks(1) if b.key.machine == "fan-02"]
     assert first == [b.samples.tobytes() for b in many.blocks(1) if b.key.machine == "fan-02"]
@@ -216,49 +217,125 @@ def test_blocks_come_in_time_order_and_join_without_a_gap() -> None:
 # lives
 
 
-@given(st.sampled_from(SHAPES), st.floats(0, 50), st.floats(0.5, 50), st.floats(0, 1))
-def test_severity_never_falls_and_the_truth_changes_once_after_onset(
-    shape: str, onset_s: float, length_s: float, final: float
+@settings(deadline=None)
+@given(
+    st.sampled_from(SHAPES), st.floats(0, 50), st.floats(0.5, 50), st.floats(0, 1), st.floats(0.05, 0.9),
+    st.integers(1, 9),
+)  # fmt: skip
+def test_severity_grows_and_the_truth_changes_once_when_the_fault_is_detectable(
+    shape: str, onset_s: float, length_s: float, final: float, least: float, steps: int
 ) -> None:
-    life = Life("unbalance", shape, onset_s, onset_s + length_s, final)
+    course = Course("unbalance", shape, onset_s, onset_s + length_s, final, detectable=least, steps=steps)
+    life = Life((course,))
     times = np.linspace(0, onset_s + 1.5 * length_s, 200)
-    severity = np.array([life.severity(t) for t in times])
-    assert np.all(np.diff(severity) >= -1e-12)
+    severity = np.array([course.severity(t) for t in times])
+    assert severity.min() >= 0
+    assert severity.max() <= final
+    if shape != "stepwise":
+        assert np.all(np.diff(severity) >= -1e-12)
     assert np.all(severity[times < onset_s] == 0)
     assert severity[-1] == pytest.approx(final)
-    for t in times:
-        assert life.truth(t) == ("unbalance" if life.severity(t) >= DETECTABLE else HEALTHY)
+    for t, now in zip(times, severity, strict=True):
+        truth = life.truth(t)
         if abs(t - life.detectable_s()) > 1e-6:
-            assert (life.truth(t) != HEALTHY) == (t > life.detectable_s())
+            assert (truth.mode != HEALTHY) == (t > life.detectable_s())
+            assert now < least + 1e-9 or truth.mode == "unbalance"
+        assert truth.stage in (("incipient", "clear") if truth.mode != HEALTHY else ("sound", "hidden"))
+        assert (truth.stage == "sound") == (now == 0)
+
+
+def test_a_stepwise_life_heals_a_little_after_every_step_and_stays_detected() -> None:
+    course = Course("bearing_outer", "stepwise", 0.0, 100.0, 1.0, detectable=0.4, steps=5)
+    severity = np.array([course.severity(t) for t in np.arange(0.0, 100.0, 0.5)])
+    assert np.sum(np.diff(severity) > 0.15) == 4
+    assert np.sum(np.diff(severity) < 0) > 150
+    assert course.detectable_s() == 20.0
+    assert severity[79] < 0.4  # healed below the threshold, and still known
+    assert Life((course,)).truth(39.5).mode == "bearing_outer"
+
+
+def test_maintenance_makes_the_machine_as_new() -> None:
+    first = Course("unbalance", "gradual", 10.0, 50.0, until_s=40.0)
+    life = Life((first, Course("looseness", "gradual", 60.0, 90.0)))
+    assert [life.truth(t).mode for t in (0, 30, 41, 59, 80)] == [
+        HEALTHY, "unbalance", HEALTHY, HEALTHY, "looseness",
+    ]  # fmt: skip
+    assert life.condition(41.0).faults == ()
+    assert life.modes == ("unbalance", "looseness")
+
+
+def test_the_truth_of_combined_faults_is_the_one_that_stands_out_and_names_the_others() -> None:
+    quiet = Course("looseness", "constant", 0.0, 1.0, 0.3, detectable=0.2)
+    loud = Course("unbalance", "constant", 0.0, 1.0, 0.9, detectable=0.2)
+    unheard = Course("misalignment", "constant", 0.0, 1.0, 0.1, detectable=0.2)
+    truth = Life((quiet, loud, unheard)).truth(5.0)
+    assert (truth.mode, truth.others) == ("unbalance", ("looseness",))
+    assert (truth.stage, truth.severity, truth.onset_s) == ("clear", 0.9, 0.0)
 
 
 def test_the_truth_of_a_failing_machine_changes_only_after_onset() -> None:
-    made = plant(8, 4, failing=1.0, life_s=6.0)
+    made = plant(8, 4, Recipe(failing=1.0, life_s=6.0))
     for machine in made.machines:
+        (course,) = machine.life.courses
         blocks = list(islice(machine_blocks(machine, 0.25, 0), 28))
         truths = [b.truth for b in blocks]
         changes = sum(a != b for a, b in pairwise(truths))
         first = next(b.index / b.rate_hz for b in blocks if b.truth != HEALTHY)
         assert changes == 1
-        assert truths[-1] == machine.life.mode
-        assert first >= machine.life.onset_s
-        assert 0.2 * 6 <= machine.life.onset_s <= 0.6 * 6
+        assert truths[-1] == course.mode
+        assert first >= course.onset_s
+        assert course.location
+
+
+def test_onsets_lie_anywhere_between_5_and_95_per_cent_of_life_and_all_shapes_are_there() -> None:
+    courses = [c for m in plant(200, 4, Recipe(failing=1.0, life_s=100.0)).machines for c in m.life.courses]
+    onsets = np.sort([c.onset_s for c in courses])
+    assert 5 <= onsets[0] < 12
+    assert 88 < onsets[-1] <= 95
+    assert {c.shape for c in courses} == set(GROWING)
+
+
+def test_a_recipe_may_combine_and_repair_faults_and_add_events() -> None:
+    recipe = Recipe(
+        failing=1.0, life_s=1000.0, combined=0.5, repaired=0.5, nuisances_per_day=900, sensor_faults_per_day=900
+    )
+    machines = plant(60, 5, recipe).machines
+    assert 15 < sum(len(m.life.modes) == 2 for m in machines) < 45
+    assert 15 < sum(math.isfinite(m.life.courses[0].until_s) for m in machines) < 45
+    kinds = {e.kind for m in machines for e in m.events}
+    assert len(kinds) > 15
+    document = truth_document(next(m for m in machines if m.events and len(m.life.courses) == 2))
+    assert {"mode", "shape", "location", "onset_s", "detectable_s", "final"} <= set(document["faults"][0])
+    assert {"label", "family", "start_s", "end_s", "size"} == set(document["events"][0])
+
+
+def test_snapshots_are_sessions_and_live_on_while_the_logger_sleeps() -> None:
+    made = plant(1, 2, Recipe(failing=1.0, life_s=36_000.0, onset=(0.0, 0.01)), snapshots=Snapshots(0.5, 3600.0))
+    blocks = list(made.blocks(36_000.0))
+    assert len(blocks) == 20
+    assert [b.index for b in blocks] == [0, 3000] * 10
+    assert [b.session - made.start_ns for b in blocks[::2]] == [k * 3_600_000_000_000 for k in range(10)]
+    assert blocks[0].truth == HEALTHY
+    assert blocks[-1].truth == made.machines[0].life.courses[0].mode
+    again = list(made.blocks(36_000.0))
+    assert [b.samples.tobytes() for b in blocks] == [b.samples.tobytes() for b in again]
 
 
 @pytest.mark.parametrize("failing", [0.0, 0.25, 0.5, 1.0])
 def test_about_the_asked_share_of_a_plant_fails(failing: float) -> None:
     for seed in range(10):
-        machines = plant(24, seed, failing=failing).machines
-        assert sum(m.life.mode != HEALTHY for m in machines) == pytest.approx(24 * failing, abs=2)
-        assert all(m.life.mode in (HEALTHY, *faults_of(m.make.kind)) for m in machines)
+        machines = plant(24, seed, Recipe(failing=failing)).machines
+        assert sum(bool(m.life.courses) for m in machines) == pytest.approx(24 * failing, abs=2)
+        assert all(set(m.life.modes) <= set(faults_of(m.make.kind)) for m in machines)
 
 
 def test_a_training_plant_has_every_mode_gradual_and_constant() -> None:
     machines = training_plant(1, 2 * len(CURRICULUM), 60).machines
-    lives = [m.life for m in machines]
-    assert {life.mode for life in lives} == {HEALTHY, *FAULTS}
+    courses = [course for m in machines for course in m.life.courses]
+    assert sum(not m.life.courses for m in machines) == len(machines) * CURRICULUM.count(HEALTHY) / len(CURRICULUM)
+    assert {course.mode for course in courses} == set(FAULTS)
     for mode in FAULTS:
-        assert {life.shape == "constant" for life in lives if life.mode == mode} == {True, False}
+        assert {course.shape == "constant" for course in courses if course.mode == mode} == {True, False}
     assert len({m.id for m in machines}) == len(machines)
 
 
@@ -271,20 +348,39 @@ def test_the_modes_are_those_of_the_default_configuration() -> None:
 # what is refused
 
 
-@pytest.mark.parametrize("rate_hz", [1000.0, 0.0, -1.0, math.nan, math.inf])
-def test_a_rate_that_cannot_carry_the_structure_is_refused(rate_hz: float) -> None:
-    with pytest.raises(ConfigError, match="rate_hz must be at least") as error:
+@pytest.mark.parametrize("rate_hz", [999.0, 0.0, -1.0, math.nan, math.inf, 60_000.0])
+def test_a_rate_outside_1_to_51_kHz_is_refused(rate_hz: float) -> None:  # noqa: N802
+    with pytest.raises(ConfigError, match="rate_hz must be 1000 to 51200") as error:
         plant(1, 1, rate_hz=rate_hz)
     assert error.value.hint == "12000 carries every machine and every feature"
 
 
+@pytest.mark.parametrize("mode", ["bearing_outer", "bearing_cage", "gear_tooth", "cavitation"])
+def test_a_rate_that_cannot_carry_the_fault_that_was_asked_for_is_refused(mode: str) -> None:
+    kind = {"gear_tooth": "gearbox", "cavitation": "pump"}.get(mode, "fan")
+    with pytest.raises(ConfigError, match=f"rate_hz must be at least [0-9]+ for {mode}"):
+        plant(1, 1, Recipe(failing=1.0, kinds=(kind,), modes=(mode,)), rate_hz=2000.0)
+
+
+@pytest.mark.parametrize("rate_hz", [1000.0, 2560.0, 51_200.0])
+def test_a_plant_runs_at_every_rate_with_the_faults_that_the_rate_carries(rate_hz: float) -> None:
+    for machine in plant(8, 3, Recipe(failing=1.0, life_s=2.0, onset=(0.0, 0.1)), rate_hz=rate_hz).machines:
+        x = np.concatenate([b.samples for b in islice(machine_blocks(machine, 0.25, 0), 8)], axis=1)
+        assert x.shape == (3, 2 * rate_hz)
+        assert np.isfinite(x).all()
+        assert x.std() > 1e-4
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [{"mode": "imbalance"}, {"shape": "sudden"}, {"onset_s": 5.0, "end_s": 5.0}, {"onset_s": -1.0}, {"final": 1.2}],
-)
+    [
+        {"mode": "imbalance"}, {"shape": "sudden"}, {"onset_s": 5.0, "end_s": 5.0}, {"onset_s": -1.0}, {"final": 1.2},
+        {"until_s": 0.0}, {"steps": 0}, {"growth": 0.0}, {"end_s": math.inf},
+    ],
+)  # fmt: skip
 def test_a_life_that_cannot_be_lived_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="found"):
-        Life(**wrong)  # type: ignore[arg-type]
+        Course(**({"mode": "unbalance"} | wrong))  # type: ignore[arg-type]
 
 
 def test_a_fault_that_the_machine_has_no_part_for_is_refused() -> None:
@@ -292,7 +388,21 @@ def test_a_fault_that_the_machine_has_no_part_for_is_refused() -> None:
         Machine("fan-01", (1,), _make(1, "fan"), _constant("gear_wear", 0.5), RATE_HZ)
 
 
-@pytest.mark.parametrize("wrong", [{"failing": 1.5}, {"life_s": 0.0}, {"block_s": 1e-5}, {"machines": 0}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"failing": 1.5}, {"life_s": 0.0}, {"onset": (0.5, 0.2)}, {"kinds": ("turbine",)}, {"modes": ("imbalance",)},
+        {"shift": -0.1}, {"nuisances_per_day": -1.0}, {"kinds": ()}, {"modes": ("gear_wear",), "kinds": ("fan",)},
+    ],
+)  # fmt: skip
+def test_a_recipe_that_cannot_be_followed_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="found"):
+        plant(2, 1, Recipe(**({"failing": 1.0} | wrong)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"block_s": 1e-5}, {"machines": 0}, {"seed": -1}, {"block_s": 2.0, "snapshots": Snapshots(1.0, 60.0)}]
+)
 def test_a_plant_that_cannot_run_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="found"):
         plant(**({"machines": 2, "seed": 1} | wrong))  # type: ignore[arg-type]

@@ -16,8 +16,9 @@ from pipeline.edges.mqtt import MqttPublisher, TopicTemplate
 from pipeline.edges.recordings import open_recording, streams
 from pipeline.errors import ConfigError, RecordingError
 from sim.channel import Counts, Faults, disturb
-from sim.fleet import machine_blocks, plant
+from sim.fleet import machine_blocks
 from sim.publish import Sent, episodes, messages, to_broker, to_recordings
+from sim.recipe import Recipe, plant
 
 TOPICS = TopicTemplate("plant/{area}/{machine}/{point}/vibration")
 
@@ -86,12 +87,12 @@ def test_a_speed_that_is_none_is_refused(speed: float) -> None:
 
 
 def test_recordings_hold_every_sample_and_their_truth(tmp_path: Path) -> None:
-    made = plant(4, 4, failing=1.0, life_s=4.0)
+    made = plant(4, 4, Recipe(failing=1.0, life_s=4.0, onset=(0.2, 0.6)))
     written = list(to_recordings(made, 4.0, tmp_path))
     assert {w.path for w in written} == set(tmp_path.glob("*.parquet"))
     for machine in made.machines:
         own = [w for w in written if w.machine == machine.id]
-        assert [w.mode for w in own] == ["healthy", machine.life.mode]
+        assert [w.mode for w in own] == ["healthy", machine.life.courses[0].mode]
         read, end_ns, sessions = [], made.start_ns, []
         for w in own:
             recording = open_recording(w.path)
@@ -120,8 +121,9 @@ def test_the_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_an_episode_ends_where_the_truth_changes_or_after_five_minutes() -> None:
-    (machine,) = plant(1, 1, failing=1.0, life_s=1000.0).machines
-    found = episodes(machine, 0.25, 1000.0)
+    made = plant(1, 1, Recipe(failing=1.0, life_s=1000.0, onset=(0.2, 0.6)))
+    (machine,) = made.machines
+    found = episodes(made, machine, 1000.0)
     assert [e.first for e in found[1:]] == [e.last for e in found[:-1]]
     assert (found[0].first, found[-1].last) == (0, 4000)
     assert max(e.last - e.first for e in found) == 1200
@@ -131,7 +133,7 @@ def test_an_episode_ends_where_the_truth_changes_or_after_five_minutes() -> None
 
 def test_one_file_holds_one_sound_machine(tmp_path: Path) -> None:
     target = tmp_path / "one.parquet"
-    (written,) = to_recordings(plant(1, 1, failing=0.0), 1.0, target)
+    (written,) = to_recordings(plant(1, 1, Recipe(failing=0.0)), 1.0, target)
     assert written.path == target
     assert open_recording(target).truth == "healthy"
 
@@ -163,13 +165,13 @@ def test_the_command_writes_recordings_and_says_what_is_in_them(
     ("arguments", "code", "word"),
     [
         (["--out", "x", "--broker", "mqtt://h"], 2, "--out"),
-        (["--rate-hz", "500", "--out", "x"], 3, "rate_hz must be at least"),
+        (["--rate-hz", "500", "--out", "x"], 3, "rate_hz must be 1000 to 51200"),
         (["--broker", "http://h"], 3, "mqtt://HOST:PORT"),
         (["--broker", "mqtt://me:secret@h"], 3, "mqtt.password_file"),
         (["--transport", "lose=0.1"], 3, "drop, duplicate"),
         (["--transport", "drop=2"], 3, "chances of 0 to 1"),
         (["--seconds", "0"], 3, "longer than 0 s"),
-        (["--failing", "2"], 3, "share of failing"),
+        (["--failing", "2"], 3, "share 'failing'"),
         (["--broker", "mqtt://127.0.0.1:1", "--seconds", "1"], 4, "127.0.0.1:1"),
     ],
 )

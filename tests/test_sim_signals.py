@@ -58,9 +58,9 @@ def test_one_mm_s_at_100_hz_is_0_09_g() -> None:
 def test_looseness_makes_half_orders_and_many_harmonics() -> None:
     theta = 2 * math.pi * np.arange(20_000) / 1000  # 20 turns
     x = signals.rattle(theta, 0.8, 0.3)
-    assert _line(x, 10) > 0.1  # 0.5x
-    assert all(_line(x, 20 * k) > 0.005 for k in range(1, 6))
-    assert abs(float(np.mean(x))) < 0.1
+    assert _line(x, 10) > 0.05  # 0.5x
+    assert all(_line(x, 20 * k) > 0.05 for k in range(1, 11))
+    assert abs(float(np.mean(x))) < 0.01  # an acceleration that goes nowhere
 
 
 def test_a_shaft_that_modulates_a_gear_mesh_gives_sidebands() -> None:
@@ -98,6 +98,7 @@ def test_the_mains_line_does_not_notice_where_it_is_cut() -> None:
 # filters
 
 
+@settings(deadline=None)  # the first call compiles
 @given(st.integers(1, 399), st.floats(0.1, 0.99))
 def test_filters_give_the_same_however_they_are_cut(cut: int, pole: float) -> None:
     rng = np.random.default_rng(cut)

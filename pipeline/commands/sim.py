@@ -1,4 +1,4 @@
-"""`thrumcast sim`: a simulated plant, to a broker or into recordings."""
+"""`thrumcast sim`: a simulated plant, to a broker, into recordings or an archive; `thrumcast sim plot` shows it."""
 
 from __future__ import annotations
 
@@ -11,89 +11,155 @@ import click
 
 from pipeline.commands.addresses import broker_flags, broker_option, mqtt_settings
 from pipeline.commands.common import Console, with_console
+from pipeline.commands.sim_plots import plot
+from pipeline.commands.sim_scenario import plant_of, scenario_of
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.config import Config
-    from sim.channel import Faults
     from sim.fleet import Plant
+    from sim.scenario import Scenario
 
-DEFAULT_OUT_SECONDS = 60.0
-DEFAULT_LIFE_S = 600.0
 REPORT_EVERY_S = 5.0
 
 
-@click.command(name="sim")
-@click.option("--machines", type=click.IntRange(1), default=6, show_default=True, help="How many machines.")
+@click.group(name="sim", invoke_without_command=True)
+@click.option("--scenario", type=click.Path(path_type=Path), default=None, help="TOML file; flags win over it.")
+@click.option("--machines", type=click.IntRange(1), default=None, help="How many machines [default: 6].")
 @click.option("--seconds", type=float, default=None, help="Plant time [default: 60 into files, else no end].")
 @click.option("--speed", type=float, default=None, help="Times real time; 0 = as fast as accepted [default: 1].")
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Same seed, same plant.")
-@click.option("--rate-hz", type=float, default=12_000.0, show_default=True, help="Sampling rate per channel.")
-@click.option("--block-s", type=float, default=0.25, show_default=True, help="Length of one message.")
-@click.option("--failing", type=float, default=0.5, show_default=True, help="Share of the machines that fail.")
+@click.option("--seed", type=click.IntRange(0), default=None, help="Same seed, same plant [default: 1].")
+@click.option("--rate-hz", type=float, default=None, help="Sampling rate per channel, 1000 to 51200 [default: 12000].")
+@click.option("--block-s", type=float, default=None, help="Length of one message [default: 0.25].")
+@click.option("--axes", default="x,y,z", show_default=True, metavar="NAME,...", help="Axes to send.")
+@click.option("--failing", type=float, default=None, help="Share of the machines that fail [default: 0.5].")
+@click.option("--onset", type=(float, float), default=None, help="When faults begin, parts of life [default: .05 .95].")
 @click.option("--life-s", type=float, default=None, help="When they have failed [default: --seconds, else 600].")
+@click.option("--shift", type=float, default=None, help="Machines outside the usual ranges: 0.3 = by 30 %.")
+@click.option("--modes", default=None, metavar="MODE,...", help="Only these failure modes.")
 @click.option("--training", is_flag=True, help="Machines to learn from: every failure mode, every severity.")
-@click.option("--transport", metavar="FAULT=CHANCE,...", default="", help="A bad network: drop=0.01,reorder=0.1.")
+@click.option("--transport", metavar="FAULT=CHANCE,...", default="", help="A bad network: drop=0.01,reboot=0.001.")
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Write recordings into this folder instead.")
+@click.option(
+    "--archive",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Compute features into this data directory instead.",
+)
+@click.option("--workers", type=click.IntRange(1), default=None, help="Processes for --archive [default: all cores].")
+@click.option("--truth", type=click.Path(path_type=Path), default=None, help="Write all that will happen as JSON here.")
 @broker_option
 @with_console
 def command(
     console: Console,
-    machines: int,
-    seconds: float | None,
-    speed: float | None,
-    seed: int,
-    rate_hz: float,
-    block_s: float,
-    failing: float,
-    life_s: float | None,
-    training: bool,
+    scenario: Path | None,
     transport: str,
     out: Path | None,
+    archive: Path | None,
+    workers: int | None,
+    truth: Path | None,
     broker: str | None,
+    training: bool,
+    axes: str,
+    machines: int | None,
+    seconds: float | None,
+    speed: float | None,
+    seed: int | None,
+    rate_hz: float | None,
+    block_s: float | None,
+    failing: float | None,
+    onset: tuple[float, float] | None,
+    life_s: float | None,
+    shift: float | None,
+    modes: str | None,
 ) -> None:
     """Let a simulated plant run: physics, slow failures and known truth.
 
-    Readings go to a broker in real or warped time, or with --out into recordings: one file per machine for as long
-    as its true failure mode stays the same.
+    Readings go to a broker in real or warped time; with --out into recordings, one per machine for as long as what
+    is true of it stays the same; with --archive as features into a data directory that models are trained from.
     """
-    if out is not None and (broker is not None or speed is not None or transport):
-        msg = "--out writes files: it goes with none of --broker, --speed and --transport"
+    if click.get_current_context().invoked_subcommand is not None:
+        return
+    if out is not None and archive is not None:
+        msg = "--out and --archive do not go together"
+        raise click.UsageError(msg)
+    into_files = out or archive
+    if into_files is not None and (broker is not None or speed is not None or transport):
+        msg = "--out and --archive write files: they go with none of --broker, --speed and --transport"
         raise click.UsageError(msg)
     if seconds is not None and not seconds > 0:
         msg = f"a run must last longer than 0 s, found: {seconds:g}"
         raise ConfigError(msg)
-    if out is not None and seconds is None:
-        seconds = DEFAULT_OUT_SECONDS
-    start_ns = None if out is not None else time.time_ns()
-    life_s = life_s or seconds or DEFAULT_LIFE_S
-    made = _plant(training, machines, seed, failing, life_s, rate_hz, block_s, start_ns)
-    if out is not None and seconds is not None:
-        _write(console, made, seconds, out)
+    given = {
+        "machines": machines,
+        "seconds": seconds,
+        "speed": speed,
+        "seed": seed,
+        "rate_hz": rate_hz,
+        "block_s": block_s,
+        "failing": failing,
+        "onset": onset,
+        "life_s": life_s,
+        "shift": shift,
+        "modes": None if modes is None else tuple(mode.strip() for mode in modes.split(",")),
+    }
+    wanted = scenario_of(scenario, given, transport, files=into_files is not None)
+    start_ns = None if into_files is not None else time.time_ns()
+    made = plant_of(wanted, axes, start_ns, training=training)
+    if truth is not None:
+        _tell(made, wanted, truth)
+    lasts_s = wanted.plant.seconds
+    if out is not None and lasts_s is not None:
+        _write(console, made, lasts_s, out)
+    elif archive is not None and lasts_s is not None:
+        _fill(console, console.config(**{"data.dir": archive}), made, lasts_s, workers or os.cpu_count() or 1)
     else:
-        config = console.config(**broker_flags(broker))
-        _publish(console, config, made, seconds, 1.0 if speed is None else speed, _faults(transport), seed)
+        _publish(console, console.config(**broker_flags(broker)), made, wanted)
 
 
-def _plant(
-    training: bool,
-    machines: int,
-    seed: int,
-    failing: float,
-    life_s: float,
-    rate_hz: float,
-    block_s: float,
-    start_ns: int | None,
-) -> Plant:
-    from dataclasses import replace
+command.add_command(plot)
 
-    from sim.fleet import plant, training_plant
 
-    if training:
-        made = training_plant(seed, machines, life_s, rate_hz=rate_hz, block_s=block_s)
-    else:
-        made = plant(machines, seed, failing=failing, life_s=life_s, rate_hz=rate_hz, block_s=block_s)
-    return made if start_ns is None else replace(made, start_ns=start_ns)
+def _tell(made: Plant, wanted: Scenario, path: Path) -> None:
+    """Everything that is and will be true, for whoever checks predictions against it."""
+    import json
+
+    from sim.fleet import truth_document
+
+    document = {
+        "title": wanted.title,
+        "seed": wanted.plant.seed,
+        "start_ns": made.start_ns,
+        "machines": [truth_document(machine) for machine in made.machines],
+    }
+    try:
+        path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        msg = f"a file that can be written expected, found: {path}: {error}"
+        raise ConfigError(msg, hint="its folder must exist") from error
+
+
+def _fill(console: Console, config: Config, made: Plant, seconds: float, workers: int) -> None:
+    from pipeline.commands.sim_archive import fill
+
+    began_s = time.monotonic()
+    rows = 0
+    with console.progress(len(made.machines), "machines") as bar:
+        for filled in fill(made, seconds, config, workers=min(workers, len(made.machines))):
+            rows += filled.rows
+            bar.advance()
+    wall_s = time.monotonic() - began_s
+    simulated_s = made.simulated_s(seconds) * len(made.machines)
+    document = {
+        "target": str(config.data.path),
+        "machines": _machines(made),
+        "windows": rows,
+        "machine_seconds": simulated_s,
+        "seconds": round(wall_s, 3),
+    }
+    speed = simulated_s / wall_s if wall_s > 0 else 0.0
+    text = f"{rows} windows of {len(made.machines)} machines in {config.data.path} ({wall_s:.1f} s"
+    console.result(document, f"{text}, {speed:.0f} machine-seconds per second with features)")
 
 
 def _write(console: Console, made: Plant, seconds: float, out: Path) -> None:
@@ -105,7 +171,8 @@ def _write(console: Console, made: Plant, seconds: float, out: Path) -> None:
     try:
         for recording in to_recordings(made, seconds, out):
             written.append(recording)
-            console.say(f"{recording.path.name}: {recording.seconds:.2f} s, {recording.mode}")
+            broken = "".join(f", sensor: {label}" for label in recording.sensor)
+            console.say(f"{recording.path.name}: {recording.seconds:.2f} s, {recording.mode}{broken}")
     except KeyboardInterrupt:
         interrupted = True
     wall_s = time.monotonic() - began_s
@@ -114,37 +181,36 @@ def _write(console: Console, made: Plant, seconds: float, out: Path) -> None:
         "target": str(out),
         "machines": _machines(made),
         "recordings": [
-            {"file": str(w.path), "machine": w.machine, "mode": w.mode, "seconds": w.seconds} for w in written
+            {"file": str(w.path), "machine": w.machine, "mode": w.mode, "seconds": w.seconds, "sensor": list(w.sensor)}
+            for w in written
         ],
         "machine_seconds": simulated_s,
         "seconds": round(wall_s, 3),
         "interrupted": interrupted,
     }
-    text = f"{len(written)} recordings, {simulated_s:.0f} machine-seconds, in {out} ({wall_s:.1f} s)"
-    console.result(document, text)
+    text = f"{len(written)} recordings, {simulated_s:.0f} machine-seconds, in {out} ({wall_s:.1f} s"
+    console.result(
+        document, f"{text}, {simulated_s / max(wall_s, 1e-9):.0f} machine-seconds per second, files included)"
+    )
     if interrupted:
         raise KeyboardInterrupt
 
 
-def _publish(
-    console: Console,
-    config: Config,
-    made: Plant,
-    seconds: float | None,
-    speed: float,
-    faults: Faults | None,
-    seed: int,
-) -> None:
+def _publish(console: Console, config: Config, made: Plant, wanted: Scenario) -> None:
     import numpy as np
 
     from pipeline.edges.mqtt import MqttPublisher, TopicTemplate
-    from sim.channel import Counts, disturb
+    from sim.channel import Counts, Faults, Senders, Upsets, disturb
     from sim.publish import Sent, messages, to_broker
 
     settings = mqtt_settings(config, f"{config.mqtt.client_id}-sim-{os.getpid()}")
     counts, sent = Counts(), Sent()
-    outgoing = messages(made.blocks(seconds), TopicTemplate(config.mqtt.readings_topic))
-    if faults is not None:
+    seed, speed = wanted.plant.seed, wanted.plant.speed
+    faults, upsets = wanted.transport_faults(), wanted.upsets()
+    senders = None if upsets == Upsets() else Senders(upsets, np.random.default_rng((seed, 4)), counts)
+    topics = TopicTemplate(config.mqtt.readings_topic)
+    outgoing = messages(made.blocks(wanted.plant.seconds), topics, senders=senders)
+    if faults != Faults():
         outgoing = disturb(outgoing, faults, np.random.default_rng((seed, 3)), counts)
     with MqttPublisher(settings) as publisher:
         publisher.connect()
@@ -172,7 +238,7 @@ def _publish(
         "seconds": round(wall_s, 3),
         "interrupted": interrupted,
     }
-    if faults is not None:
+    if (faults, upsets) != (Faults(), Upsets()):
         document["transport"] = {name: getattr(counts, name) for name in Counts.__slots__}
     rate = sent.messages / wall_s if wall_s > 0 else 0.0
     text = f"{sent.messages} messages, {sent.payload_bytes / 1e6:.1f} MB to {settings.address} in {wall_s:.1f} s"
@@ -183,35 +249,6 @@ def _publish(
 
 def _machines(made: Plant) -> list[dict[str, object]]:
     """What the plant is made of, and what will become of it; times in s since the start, None = never."""
-    import math
+    from sim.fleet import truth_document
 
-    return [
-        {
-            "id": machine.id,
-            "speed_rpm": round(60 * machine.make.speed_hz, 1),
-            "mode": machine.life.mode,
-            "shape": machine.life.shape,
-            "onset_s": None if machine.life.mode == "healthy" else machine.life.onset_s,
-            "detectable_s": at_s if math.isfinite(at_s := machine.life.detectable_s()) else None,
-        }
-        for machine in made.machines
-    ]
-
-
-def _faults(text: str) -> Faults | None:
-    """The transport faults that `drop=0.01,reorder=0.1` asks for; None for none."""
-    if not text:
-        return None
-    from sim.channel import FATES, Faults
-
-    chances: dict[str, Any] = {}
-    for item in text.split(","):
-        name, _, value = item.partition("=")
-        try:
-            if name.strip() not in FATES:
-                raise ValueError(name)
-            chances[name.strip()] = float(value)
-        except ValueError as error:
-            msg = f"--transport FAULT=CHANCE with a fault of {', '.join(FATES)} expected, found: {item}"
-            raise ConfigError(msg, hint="for instance drop=0.01,reorder=0.1") from error
-    return Faults(**chances)
+    return [truth_document(machine) for machine in made.machines]

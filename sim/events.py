@@ -1,0 +1,146 @@
+"""What happens to a machine or its sensor that is no failure of the machine: one table, and its effect at a moment.
+
+Duty changes what the shaft does, nuisance is what makes analysts swear, sensor faults are labels of their own
+(`sim.sensors` applies them). Every event has a kind, a time and a size; its kind is its label.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pipeline.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A row of the table: usual size, what the size means, and how long it lasts when nobody says."""
+
+    family: str  # duty, nuisance, sensor
+    size: float
+    low: float
+    high: float
+    usual_s: float
+    what: str
+
+
+KINDS: dict[str, Kind] = {
+    "run_up": Kind("duty", 1.0, 0.1, 1.0, 30.0, "from rest to the speed; size = share of the speed reached"),
+    "ramp": Kind("duty", 0.2, -0.6, 0.6, 60.0, "another speed for a while; size = relative change"),
+    "stop": Kind("duty", 1.0, 0.1, 1.0, 60.0, "runs down, stands, runs up; size = share of the speed lost"),
+    "load_surge": Kind("nuisance", 0.6, -0.5, 3.0, 20.0, "more load on gears, bearings and rotor; relative"),
+    "transient": Kind("nuisance", 2.0, 0.0, 20.0, 3.0, "a valve, a water hammer: a burst of noise; times the floor"),
+    "hammering": Kind("nuisance", 3.0, 0.1, 50.0, 15.0, "somebody works on the frame; blows per second"),
+    "neighbour_start": Kind("nuisance", 5.0, 0.0, 30.0, 60.0, "the machine beside it, times its usual leak-through"),
+    "heat_wave": Kind("nuisance", 20.0, -40.0, 60.0, 600.0, "kelvin: softer structure, thinner grease"),
+    "remounted_sensor": Kind("nuisance", 0.7, 0.2, 3.0, math.inf, "gain of the new place, another path to it"),
+    "drop_out": Kind("sensor", 0.3, 0.01, 1.0, 20.0, "a cable that comes and goes; share of the time without signal"),
+    "flatline": Kind("sensor", 0.0, -100.0, 100.0, 30.0, "a constant, in g"),
+    "drift": Kind("sensor", 0.5, -100.0, 100.0, 60.0, "g per minute"),
+    "bias": Kind("sensor", 1.0, -100.0, 100.0, 60.0, "g"),
+    "clipping": Kind("sensor", 0.3, 1e-4, 100.0, 60.0, "full scale in g"),
+    "gain_change": Kind("sensor", 0.4, 0.01, 100.0, 60.0, "factor"),
+    "mains_hum": Kind("sensor", 0.3, 0.0, 50.0, 60.0, "g peak at the line frequency: a broken shield"),
+    "loose_mount": Kind("sensor", 1800.0, 800.0, 3500.0, 60.0, "Hz to which the mounted resonance falls"),
+    "quantisation": Kind("sensor", 8.0, 2.0, 24.0, 60.0, "bits over +-16 g"),
+    "saturation": Kind("sensor", 3.0, 0.0, 100.0, 30.0, "g of the slope after an overload, every few seconds"),
+    "swapped_axes": Kind("sensor", 1.0, 1.0, 2.0, 60.0, "positions by which the axes are rotated"),
+    "frozen_logger": Kind("sensor", 1.0, 1.0, 1.0, 60.0, "sends the same piece again and again"),
+}
+NUISANCES = tuple(name for name, kind in KINDS.items() if kind.family == "nuisance")
+SENSOR_FAULTS = tuple(name for name, kind in KINDS.items() if kind.family == "sensor")
+_EDGE = 0.25  # of an event: how long a change of speed or load takes at either end, at most
+_EDGE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happens between two times of a machine's life."""
+
+    kind: str
+    start_s: float
+    end_s: float = math.inf
+    size: float = math.nan  # NaN = the usual one
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot happen; the usual size where none is given."""
+        known = KINDS.get(self.kind)
+        if known is None:
+            near = difflib.get_close_matches(self.kind, KINDS, n=1)
+            msg = f"an event must be one of {', '.join(KINDS)}, found: {self.kind!r}"
+            raise ConfigError(msg, hint=f"did you mean {near[0]}?" if near else None)
+        if not 0 <= self.start_s < self.end_s:
+            msg = f"{self.kind} needs 0 <= start_s < end_s, found: {self.start_s:g} and {self.end_s:g}"
+            raise ConfigError(msg)
+        if math.isnan(self.size):
+            object.__setattr__(self, "size", known.size)
+        if not known.low <= self.size <= known.high:
+            msg = f"the size of {self.kind} must be {known.low:g} to {known.high:g}, found: {self.size:g}"
+            raise ConfigError(msg, hint=f"{self.kind}: {known.what}")
+
+    @property
+    def family(self) -> str:
+        """Duty, nuisance or sensor."""
+        return KINDS[self.kind].family
+
+    def on(self, time_s: float) -> bool:
+        """Whether it goes on at that time."""
+        return self.start_s <= time_s < self.end_s
+
+    def strength(self, time_s: float) -> float:
+        """0 to 1: rises and falls over the edges of the event, as nothing heavy changes at once."""
+        if not self.on(time_s):
+            return 0.0
+        edge_s = min(_EDGE_S, _EDGE * (self.end_s - self.start_s))
+        return min(1.0, (time_s - self.start_s) / edge_s, (self.end_s - time_s) / edge_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What duty and nuisance make of a machine at a moment; all neutral by default."""
+
+    speed: float = 1.0  # of the nominal speed
+    load: float = 1.0
+    floor: float = 1.0
+    knocks_hz: float = 0.0
+    neighbour: float = 1.0
+    warmth_k: float = 0.0
+    mounting: float = 1.0  # gain of the sensor's place
+    remounted: int = 0  # how many times; each place has its own path
+
+
+QUIET = Moment()
+
+
+def moment(events: Iterable[Event], time_s: float) -> Moment:
+    """Everything that goes on at that time, together."""
+    speed = load = floor = neighbour = mounting = 1.0
+    knocks_hz = warmth_k = 0.0
+    remounted = 0
+    for event in events:
+        strength = event.strength(time_s)
+        match event.kind:
+            case "run_up":
+                part = (time_s - event.start_s) / (event.end_s - event.start_s)
+                speed *= event.size * min(1.0, max(0.0, part)) if time_s < event.end_s else event.size
+            case "ramp":
+                speed *= 1 + event.size * strength
+            case "stop":
+                speed *= 1 - event.size * strength
+            case "load_surge":
+                load *= 1 + event.size * strength
+                speed *= 1 - 0.01 * event.size * strength  # an induction motor slips a little more
+            case "transient":
+                floor *= 1 + event.size * strength
+            case "hammering":
+                knocks_hz += event.size * event.on(time_s)
+            case "neighbour_start":
+                neighbour *= 1 + event.size * strength
+            case "heat_wave":
+                warmth_k += event.size * strength
+            case "remounted_sensor" if event.on(time_s):
+                mounting *= event.size
+                remounted += 1
+    return Moment(speed, load, floor, knocks_hz, neighbour, warmth_k, mounting, remounted)

@@ -1,0 +1,298 @@
+"""Pictures of a simulated machine, as an analyst would look at it. Needs matplotlib, which nothing else does.
+
+Every picture is a function of a `Subject`; what it shows is computed here from the samples alone, not looked up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from scipy.signal import butter, hilbert, sosfiltfilt, stft
+from scipy.stats import kurtosis
+
+from pipeline.errors import ConfigError
+from sim.components import BEARING_FAULTS, PASS, bearing_gap_rad
+from sim.events import Event
+from sim.life import FAULTS, HEALTHY, Course, Life
+from sim.machine import Machine, initial, later, step
+from sim.population import AXES, KINDS, draw, faults_of, location
+from sim.recipe import course
+from sim.signals import G_MM_S2, TURN_RAD, Float32, Float64
+
+SECONDS = 4.0
+RUN_UP_S = 40.0
+LIFE_POINTS = 80
+_INK, _SOUND, _MARK, _MARK_2 = "#1f3b57", "#9db4c8", "#c2410c", "#15803d"
+_FAMILY = {"bearing_outer": "BPFO", "bearing_inner": "BPFI", "bearing_ball": "2 BSF", "bearing_cage": "FTF"}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whom the pictures show: a machine with a fault that neither grows nor heals."""
+
+    machine: Machine
+    mode: str
+    severity: float
+    axis: int
+
+    @property
+    def speed_hz(self) -> float:
+        return self.machine.make.speed_hz
+
+    @property
+    def title(self) -> str:
+        what = self.mode if self.severity == 0 or self.mode == HEALTHY else f"{self.mode}, severity {self.severity:g}"
+        return f"{self.machine.id}, {60 * self.speed_hz:.0f} rpm, {what}, axis {AXES[self.axis]}"
+
+
+def subject(mode: str, severity: float, kind: str | None, seed: int, rate_hz: float, axis: str) -> Subject:
+    """A machine that has this fault.
+
+    Raises:
+        ConfigError: an unknown mode or kind, a kind without that fault, or a rate that cannot carry it.
+    """
+    if mode not in (HEALTHY, *FAULTS):
+        msg = f"a failure mode must be one of {', '.join((HEALTHY, *FAULTS))}, found: {mode!r}"
+        raise ConfigError(msg)
+    if kind is not None and kind not in KINDS:
+        msg = f"a kind of machine must be one of {', '.join(KINDS)}, found: {kind!r}"
+        raise ConfigError(msg)
+    chosen = kind or next(k for k in ("fan", *KINDS) if mode == HEALTHY or mode in faults_of(k))
+    make = draw(chosen, np.random.default_rng((seed, 0)))
+    life = Life()
+    if mode != HEALTHY and severity > 0:
+        life = Life((course(make, mode, rate_hz, shape="constant", final=severity),))
+    machine = Machine(f"{chosen}-{seed:02d}", (seed, 0), make, life, rate_hz)
+    return Subject(machine, mode, severity, AXES.index(axis))
+
+
+def draw_waveform(who: Subject, figure: Figure) -> None:
+    """Ten turns of the shaft, the sound machine above the damaged one; strikes are marked where they are due."""
+    turns_s = 10 / who.speed_hz
+    upper, lower = figure.subplots(2, 1, sharex=True, sharey=True)
+    for axes, (name, x) in zip((upper, lower), _pair(who).items(), strict=True):
+        n = round(turns_s * who.machine.rate_hz)
+        t_s = np.arange(n) / who.machine.rate_hz
+        axes.plot(1000 * t_s, x[:n], color=_SOUND if name == "sound" else _INK, linewidth=0.6)
+        axes.set_ylabel("g")
+        axes.set_title(f"{name}: {np.std(x):.3f} g rms, kurtosis {kurtosis(x, fisher=False):.1f}", loc="left")
+    lower.set_xlabel("ms (ten turns of the shaft)")
+
+
+def draw_spectrum(who: Subject, figure: Figure) -> None:
+    """Velocity up to ten orders, where shaft and gears show, and acceleration up to the filter."""
+    left, right = figure.subplots(1, 2)
+    rate_hz = who.machine.rate_hz
+    for name, x in _pair(who).items():
+        hz, g = _amplitudes(x, rate_hz)
+        colour = _SOUND if name == "sound" else _INK
+        low = (hz > 0.15 * who.speed_hz) & (hz < 10.5 * who.speed_hz)
+        over = 3 if name == "sound" else 2
+        left.plot(
+            hz[low] / who.speed_hz,
+            g[low] * G_MM_S2 / (TURN_RAD * hz[low] * math.sqrt(2)),
+            color=colour,
+            label=name,
+            zorder=over,
+        )
+        smooth = np.convolve(g**2, np.ones(9) / 9, "same")
+        right.plot(
+            hz[1:] / 1000, 10 * np.log10(smooth[1:] + 1e-14), color=colour, linewidth=0.6, label=name, zorder=over
+        )
+    left.set_xlabel("orders of the shaft")
+    left.set_ylabel("mm/s rms per line")
+    left.set_xticks(range(11))
+    left.legend(frameon=False)
+    right.set_xlabel("kHz")
+    right.set_ylabel("dB re 1 g peak")
+    for hz_mode in who.machine.make.modes_hz[: who.machine.carried]:
+        right.axvline(hz_mode / 1000, color=_MARK_2, linewidth=0.8, linestyle=":")
+    right.set_title("dotted: resonances of the structure", loc="left")
+
+
+def draw_envelope(who: Subject, figure: Figure) -> None:
+    """Spectrum of the squared envelope, with cursors at the fault's family (less slip) and its shaft sidebands."""
+    axes = figure.subplots()
+    order = _order(who)
+    top = 4.4 * max(order, 1.0)
+    for name, x in _pair(who).items():
+        hz, power = _envelope(x, who.machine)
+        shown = (hz > 0.1 * who.speed_hz) & (hz < top * who.speed_hz)
+        floor = np.median(power[shown])
+        axes.plot(
+            hz[shown] / who.speed_hz,
+            10 * np.log10(power[shown] / floor),
+            color=_SOUND if name == "sound" else _INK,
+            linewidth=0.8,
+            label=name,
+        )
+    label = _FAMILY.get(who.mode, "1x")
+    for k in range(1, 5):
+        axes.axvline(
+            k * order, color=_MARK, linewidth=0.9, linestyle="--", label=f"{label} x 1 to 4" if k == 1 else None
+        )
+        for side in (-1, 1) if who.mode in BEARING_FAULTS else ():
+            spacing = 1.0 if who.mode != "bearing_ball" else who.machine.make.orders.ftf
+            note = f"+-{'1x' if spacing == 1 else 'FTF'}" if k == 1 and side == 1 else None
+            axes.axvline(k * order + side * spacing, color=_MARK_2, linewidth=0.6, linestyle=":", label=note)
+    axes.set_xlabel("orders of the shaft")
+    axes.set_ylabel("dB over the median")
+    axes.set_ylim(bottom=-15)
+    axes.legend(frameon=False, ncols=2)
+
+
+def draw_waterfall(who: Subject, figure: Figure) -> None:
+    """A run-up from rest: what belongs to the shaft runs away to the right, structure and mains stand upright."""
+    machine = replace(who.machine, events=(Event("run_up", 0.0, RUN_UP_S),))
+    x, theta = _run(machine, who.axis, RUN_UP_S)
+    rate_hz = machine.rate_hz
+    top_hz = min(PASS * rate_hz, 14 * who.speed_hz)
+    factor = max(1, int(rate_hz / (3 * top_hz)))
+    low = sosfiltfilt(butter(8, 0.8 / factor, output="sos"), x)[::factor] if factor > 1 else x
+    hz, t_s, z = stft(low, rate_hz / factor, nperseg=2048, noverlap=1792)
+    power = 20 * np.log10(np.abs(z) + 1e-7)
+    shown = hz <= top_hz
+    axes = figure.subplots()
+    picture = axes.pcolormesh(
+        hz[shown],
+        t_s,
+        power[shown].T,
+        cmap="magma",
+        shading="auto",
+        vmin=np.percentile(power[shown], 40),
+        rasterized=True,
+    )
+    turning_hz = np.gradient(theta) * rate_hz / TURN_RAD
+    times = np.arange(theta.size) / rate_hz
+    axes.plot(turning_hz[:: int(rate_hz)], times[:: int(rate_hz)], color="white", linewidth=0.8, linestyle=":")
+    axes.set_xlim(0, top_hz)
+    axes.set_ylim(0, RUN_UP_S)
+    axes.set_xlabel("Hz (dotted: 1x)")
+    axes.set_ylabel("s since the start")
+    figure.colorbar(picture, label="dB re 1 g")
+
+
+def draw_life(who: Subject, figure: Figure) -> None:
+    """Features over a life: level and envelope line keep rising, kurtosis and crest rise and fall."""
+    if who.mode == HEALTHY:
+        msg = "a life shows a failure mode, found: healthy"
+        raise ConfigError(msg, hint="name one: thrumcast sim plot life --mode bearing_outer")
+    months = 30 * 86_400.0
+    sound = who.machine
+    base = course(sound.make, who.mode, sound.rate_hz, onset_s=0.2 * months, end_s=months)
+    machine = replace(sound, life=Life((base,)))
+    times = np.linspace(0, 1, LIFE_POINTS)
+    rows = np.array([_features(machine, base, who, float(at * months)) for at in times])
+    panels = figure.subplots(5, 1, sharex=True)
+    names = (
+        "velocity rms\nmm/s",
+        "acceleration\ng rms",
+        "kurtosis",
+        "crest",
+        f"{_FAMILY.get(who.mode, '1x')} line\ndB",
+    )
+    for axes, name, values in zip(panels, names, rows.T, strict=True):
+        axes.plot(30 * times, values, color=_INK, linewidth=1)
+        axes.axvline(30 * base.onset_s / months, color=_SOUND, linestyle="--", label="onset")
+        axes.axvline(30 * base.detectable_s() / months, color=_MARK, linestyle="--", label="detectable in principle")
+        axes.set_ylabel(name, fontsize=8)
+        low, high = values.min(), np.percentile(values, 97)  # a knock from outside must not flatten the rest
+        axes.set_ylim(low - 0.1 * (high - low), high + 0.2 * (high - low))
+    panels[0].legend(frameon=False, fontsize=8)
+    panels[-1].set_xlabel("days")
+
+
+DRAWN: dict[str, Callable[[Subject, Figure], None]] = {
+    "waveform": draw_waveform,
+    "spectrum": draw_spectrum,
+    "envelope": draw_envelope,
+    "waterfall": draw_waterfall,
+    "life": draw_life,
+}
+
+
+def draw_picture(kind: str, who: Subject, path: Path) -> Path:
+    """One picture as a PNG."""
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(9, 7 if kind == "life" else 4.5), layout="constrained")
+        FigureCanvasAgg(figure)
+        DRAWN[kind](who, figure)
+        figure.suptitle(who.title if kind != "life" else f"{who.machine.id}, {who.mode} over a life", fontsize=10)
+        figure.savefig(path, dpi=90, metadata={"Software": None})
+    return path
+
+
+def _features(machine: Machine, base: Course, who: Subject, time_s: float) -> tuple[float, ...]:
+    x, _ = _run(machine, who.axis, 2.0, time_s)
+    hz, g = _amplitudes(x, machine.rate_hz)
+    band = (hz >= 10) & (hz <= 1000)
+    velocity = math.sqrt(float(np.sum((g[band] * G_MM_S2 / (TURN_RAD * hz[band])) ** 2)) / 2 / 1.5)  # 1.5: the window
+    hz, power = _envelope(x, machine)
+    at_hz = _order(who) * who.speed_hz
+    near, around = np.abs(hz - at_hz) < 0.015 * at_hz + 0.5, np.abs(hz - at_hz) < 0.4 * at_hz + 3
+    line_db = 10 * math.log10(float(power[near].max() / np.median(power[around])))
+    rms = float(np.std(x))
+    return velocity, rms, float(kurtosis(x, fisher=False)), float(np.abs(x - x.mean()).max()) / rms, line_db
+
+
+def _pair(who: Subject) -> dict[str, Float32]:
+    """The sound machine and the damaged one."""
+    sound = replace(who.machine, life=Life())
+    pair = {"sound": _run(sound, who.axis, SECONDS)[0]}
+    if who.machine.life.courses:
+        pair[f"{who.mode} at {location(who.machine.make, who.mode)}"] = _run(who.machine, who.axis, SECONDS)[0]
+    else:
+        pair["the same machine, later"] = _run(sound, who.axis, SECONDS, 3600.0)[0]
+    return pair
+
+
+def _run(machine: Machine, axis: int, seconds: float, from_s: float = 0.0) -> tuple[Float32, Float64]:
+    """Samples (n,) of one axis and the shaft angle; the first frame, while filters settle, is left out at speed."""
+    # Another time has other random numbers, so that neighbouring points of a life are as unlike as they are in life.
+    state = replace(later(initial(machine), from_s), frame=round(from_s / 60))
+    parts, angles = [], []
+    skip = 0 if machine.events else 1
+    for number in range(skip + math.ceil(seconds * machine.rate_hz / machine.frame)):
+        state, frame = step(machine, state)
+        if number >= skip:
+            parts.append(frame.samples[axis])
+            angles.append(frame.theta_rad)
+    n = round(seconds * machine.rate_hz)
+    return np.concatenate(parts)[:n], np.concatenate(angles)[:n]
+
+
+def _amplitudes(x: Float32, rate_hz: float) -> tuple[Float64, Float64]:
+    """Frequencies and peak amplitudes of the Hann-windowed signal."""
+    window = np.hanning(x.size)
+    peaks: Float64 = 2 * np.abs(np.fft.rfft(x * window)) / window.sum()
+    return _bins(x, rate_hz), peaks
+
+
+def _envelope(x: Float32, machine: Machine) -> tuple[Float64, Float64]:
+    """Frequencies and power of the squared envelope, above 1 kHz where the rate allows it."""
+    low_hz, high_hz = min(1000.0, 0.1 * machine.rate_hz), min(9000.0, PASS * machine.rate_hz)
+    band = sosfiltfilt(butter(4, (low_hz, high_hz), "band", fs=machine.rate_hz, output="sos"), x)
+    envelope = np.abs(hilbert(band)) ** 2
+    power: Float64 = np.abs(np.fft.rfft((envelope - envelope.mean()) * np.hanning(x.size))) ** 2
+    return _bins(x, machine.rate_hz), power
+
+
+def _bins(x: Float32, rate_hz: float) -> Float64:
+    hz: Float64 = np.fft.rfftfreq(x.size, 1 / rate_hz).astype(np.float64)
+    return hz
+
+
+def _order(who: Subject) -> float:
+    """Order at which the envelope of that fault has its first line."""
+    if who.mode in BEARING_FAULTS:
+        return TURN_RAD / bearing_gap_rad(who.machine.make, who.mode)
+    if who.mode == "gear_tooth" and who.machine.make.cracked_wheel:
+        return who.machine.make.teeth[0] / who.machine.make.teeth[1]
+    return float(who.machine.make.blades) if who.mode == "cavitation" else 1.0
