@@ -83,7 +83,7 @@ def orders(power: np.ndarray, df: float, shaft: Shaft, tolerance: float) -> dict
 def cepstrum(power: np.ndarray, shaft: Shaft, tolerance: float) -> float:
     if len(power) < 64:
         return NAN
-    length = 2 * scipy.fft.prev_fast_len((len(power) - 2) // 2, real=True)
+    length = max(odd * 2**k for odd in (1, 3, 5) for k in range(30) if odd * 2**k <= len(power) - 2)
     logs = np.log(power[2 : 2 + length])
     ripples = np.fft.rfft((logs - logs.mean()) * scipy.signal.windows.hann(length, sym=False))
     return family(abs(ripples[: length // 2]) ** 2, length / shaft.turns, tolerance)[0]

@@ -18,18 +18,17 @@ from numpy.typing import NDArray
 from pipeline.core.features.bandwidth import Resampler, resampler
 from pipeline.core.features.cepstrum import cepstrum_plan
 from pipeline.core.features.envelope import Envelopes, envelope_plan, no_envelope
-from pipeline.core.features.kernel import compute_rows
+from pipeline.core.features.kernel import address_of, compute_rows
 from pipeline.core.features.lanes import LANES
-from pipeline.core.features.plan import Plan, Rows, Work
+from pipeline.core.features.plan import Plan, Work
+from pipeline.core.features.rows import rows_of
 from pipeline.core.features.spec import FeatureSpec
-from pipeline.core.features.spectral import M_S2
 from pipeline.core.features.spectrum import BLOCK, Spectra, spectrum_plan
 from pipeline.core.features.table import COLUMN, FEATURES, NAMES, ORDERS, stage_columns
 from pipeline.core.features.time_domain import PARTIALS, QUARTERS
 from pipeline.core.records import Float32, Window
 
 STAGES = ("time", "spectrum", "orders", "cepstrum", "envelope", "speed")
-WHEELS = 4  # gears on one shaft that are looked at
 STAGGER = 80  # float32 between buffers: arrays a whole page apart would evict each other from the cache
 ROWS_AT_A_TIME = 96  # of those that are brought to the common bandwidth: bounds the memory for them
 LEAST_CEPSTRUM_BINS = 64
@@ -90,7 +89,7 @@ def _work(plan: Plan) -> Work:
     n, bins, m = spectrum.length, spectrum.bins, max(envelope.length, plan.cepstrum.length)
     points = n if n % 2 else n // 2 + 1
     blocks = bins // BLOCK + 1
-    scratch = LANES * max(4 * blocks, m + 2, 32)
+    scratch = LANES * max(3 * blocks, m + 2, 32)
     sizes = {
         **dict.fromkeys(("re", "im", "re2", "im2"), points * LANES),
         "power": bins * LANES,
@@ -172,88 +171,26 @@ def compute(spec: FeatureSpec, windows: Sequence[Window]) -> list[Float32]:
 
 def _compute_alike(stage: _Stage, windows: Sequence[Window], channels: int) -> Float32:
     """Windows of one rate and shape -> (windows, channels, F)."""
-    samples = [np.ascontiguousarray(w.samples, np.float32) if _scattered(w) else w.samples for w in windows]
-    first = np.array([x.__array_interface__["data"][0] for x in samples if x is not None], np.int64)
-    step = np.array([x.strides[0] for x in samples if x is not None], np.int64)
-    address = (first + step * np.arange(channels)[:, None]).ravel()  # channel by channel
-    count = len(address)
-    padded = np.concatenate([address, np.full(-count % LANES, address[-1])])
-    resampled = stage.resample.at(padded)  # kept alive until its rows are read
+    samples = [_readable(w.samples) for w in windows if w.samples is not None]
+    first = np.array([address_of(x) for x in samples], np.int64)
+    step = np.array([x.strides[0] for x in samples], np.int64)
+    count = channels * len(samples)
+    address = np.empty(-(-count // LANES) * LANES, np.int64)
+    address[:count] = (first + step * np.arange(channels)[:, None]).ravel()  # channel by channel
+    address[count:] = address[count - 1]
+    resampled = stage.resample.at(address)  # kept alive until its rows are read
     out = np.full((count, len(NAMES)), np.nan, np.float32)
-    rows = _rows(stage, windows, channels, padded if resampled is None else _addresses(resampled))
+    rows = rows_of(stage.plan, stage.resample, windows, address if resampled is None else _addresses(resampled))
     compute_rows(stage.plan, rows, count, _works.get(stage), out)
+    if channels == 1:
+        return out[:, None]
     return np.ascontiguousarray(out.reshape(channels, len(windows), len(NAMES)).swapaxes(0, 1))
 
 
-def _scattered(window: Window) -> bool:
-    x = window.samples
-    return x is not None and (x.strides[1] != 4 or x.dtype != np.float32)
+def _readable(x: Float32) -> Float32:
+    """Each channel in one piece; where it is not, a copy."""
+    return x if x.strides[1] == 4 and x.dtype == np.float32 else np.ascontiguousarray(x, np.float32)
 
 
 def _addresses(x: Float32) -> NDArray[np.int64]:
-    return x.ctypes.data + x.strides[0] * np.arange(x.shape[0], dtype=np.int64)
-
-
-def _rows(stage: _Stage, windows: Sequence[Window], channels: int, address: NDArray[np.int64]) -> Rows:
-    seconds = 1 / stage.plan.spectrum.delta_f_hz
-    share = stage.resample.length_in / stage.resample.rate_in_hz / seconds
-
-    def rows_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        tiled = np.tile(values, (channels, *([1] * (values.ndim - 1))))
-        return np.concatenate([tiled, np.repeat(tiled[-1:], len(address) - len(tiled), axis=0)])
-
-    known = np.array(
-        [
-            (
-                np.nan if w.speed_rpm is None else w.speed_rpm / 60,
-                *((np.nan, np.nan) if w.speed_range_rpm is None else np.divide(w.speed_range_rpm, 60)),
-                *(
-                    (np.nan,) * 4
-                    if w.orders is None
-                    else (w.orders.bpfo, w.orders.bpfi, 2 * w.orders.bsf, w.orders.ftf)
-                ),
-                M_S2.get(w.unit, np.nan),
-                *(*w.gear_teeth, *(np.nan,) * WHEELS)[:WHEELS],
-            )
-            for w in windows
-        ],
-        np.float64,
-    )
-    by_row = rows_of(known)
-    traces = [_trace(w, stage.resample.length_in, share) for w in windows]
-    lengths = np.array([len(at) for at, _ in traces])
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    turns = by_row[:, 0] * seconds
-    for i in np.flatnonzero(lengths):
-        turns[i + len(windows) * np.arange(channels)] = traces[i][1][-1] * seconds
-    return Rows(
-        address=address,
-        turns=turns,
-        low_turns=by_row[:, 1] * seconds,
-        high_turns=by_row[:, 2] * seconds,
-        lines=np.ascontiguousarray(by_row[:, 3:7]),
-        teeth=np.ascontiguousarray(by_row[:, 8:]),
-        to_m_s2=np.ascontiguousarray(by_row[:, 7]),
-        trace_first=rows_of(starts).astype(np.int64),
-        trace_count=rows_of(lengths).astype(np.int64),
-        trace_at=np.array([x for at, _ in traces for x in at], np.float64),
-        trace_turns=np.array([x * seconds for _, turned in traces for x in turned], np.float64),
-    )
-
-
-def _trace(window: Window, length: int, share: float) -> tuple[list[float], list[float]]:
-    """Where each piece of constant speed ends, 0 to 1, and the turns by then in units of (turns per second) x window.
-
-    `share` is by how much the window was longer before it was resampled.
-    """
-    if window.speed_trace is None:
-        return [], []
-    at, turned, total = [], [], 0.0
-    ends = [*(start for start, _ in window.speed_trace[1:]), length]
-    for (start, rpm), end in zip(window.speed_trace, ends, strict=True):
-        begin, stop = min(start / length * share, 1.0), min(end / length * share, 1.0)
-        if stop > begin:
-            total += (stop - begin) * rpm / 60
-            at.append(stop)
-            turned.append(total)
-    return at, turned
+    return address_of(x) + x.strides[0] * np.arange(x.shape[0], dtype=np.int64)

@@ -17,7 +17,7 @@ from pipeline.core.features.envelope import (
     whiten,
 )
 from pipeline.core.features.kurtogram import sharpest_bands, sharpest_spectrum
-from pipeline.core.features.lanes import LANES, entry, kernel, load, store
+from pipeline.core.features.lanes import LANES, entry, kernel, load, splat, store
 from pipeline.core.features.lines import family
 from pipeline.core.features.orders import ENVELOPE_COLUMNS, SHARE_BINS, coherent, envelope_lines, gear_mesh, order_line
 from pipeline.core.features.plan import Plan, Rows, Work
@@ -32,6 +32,12 @@ from pipeline.core.features.spectrum import (
 from pipeline.core.features.speed import estimate
 from pipeline.core.features.time_domain import MEAN, PARTIALS, QUARTERS, quarter, samples_at, time_domain
 from pipeline.core.records import Float32
+
+
+@entry
+def address_of(x: Float32) -> int:
+    """Where an array begins; ten times faster than asking NumPy."""
+    return x.ctypes.data
 
 
 @entry
@@ -65,11 +71,10 @@ def _time_row(plan: Plan, rows: Rows, row: int, work: Work, out: Float32) -> Non
         else:
             begin, end = i * n // QUARTERS, (i + 1) * n // QUARTERS
             x = samples_at(rows.address[row] + 4 * begin, end - begin)
-            quarter(x, work.psi, work.found[:LANES], work.parts[current, i])
+            quarter(x, plan.complete, work.psi, work.found[:LANES], work.parts[current, i])
     first = plan.columns[0]
-    time_domain(work.parts[current], plan.spectrum.rate_hz, work.merged, out[row, first : plan.columns[1]])
-    if not plan.complete:
-        out[row, plan.columns[1] - 1] = np.nan
+    found = out[row, first : plan.columns[1]]
+    time_domain(work.parts[current], plan.spectrum.rate_hz, plan.complete, work.merged, found)
 
 
 @kernel
@@ -81,7 +86,7 @@ def _spectrum_rows(plan: Plan, rows: Rows, first: int, last: int, work: Work, ou
         free_re, free_im = work.spectra.re, work.spectra.im
     else:
         free_re, free_im = work.re2, work.im2
-    power_spectra(p, s)
+    power_spectra(p, s, work.blocks, work.found)
     count = p.band_bins.shape[0] - 1
     shape(p, s, work.blocks, work.found)
     store(work.total, 0, load(work.found, 7 * LANES))
@@ -180,15 +185,16 @@ def _envelope_rows(plan: Plan, rows: Rows, s: Spectra, first: int, last: int, wo
     column = plan.columns[4]
     whiten(p, plan.spectrum.bins, s, e.gains)
     where = demodulate(p, s, e, p.low, p.high)
+    inside = splat(0.0)
+    for k in range(p.low, p.high):
+        inside = inside + load(s.power, k * LANES)
+    store(work.found, 0, inside)
     even, odd = (e.re, e.im) if where == 0 else (e.re2, e.im2)
     for row in range(first, last):
         lane = row - first
         if plan.complete:
             out[row, column + ENVELOPE_COLUMNS - 2] = envelope_kurtosis(p, e, lane)
-            inside = 0.0
-            for k in range(p.low, p.high):
-                inside += s.power[k * LANES + lane]
-            out[row, column + ENVELOPE_COLUMNS - 1] = 10 * np.log10(inside / work.total[lane])
+            out[row, column + ENVELOPE_COLUMNS - 1] = 10 * np.log10(work.found[lane] / work.total[lane])
         if rows.trace_count[row] > 0:
             begin = rows.trace_first[row]
             end = begin + rows.trace_count[row]

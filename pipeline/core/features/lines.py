@@ -7,6 +7,8 @@ Bins at multiples of the shaft speed say nothing about a bearing: the largest is
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from pipeline.core.features.lanes import LANES, kernel
@@ -53,7 +55,7 @@ def line(
         return np.nan
     begin, end = max(2, first - FLOOR_BINS), min(last + 1 + FLOOR_BINS, bins)
     around = log_range(logs, log_blocks, begin, first, lane) + log_range(logs, log_blocks, last + 1, end, lane)
-    return np.float64(peak) * 2.0 ** (-around / (first - begin + end - last - 1))
+    return np.float64(peak) * math.exp2(-around / (first - begin + end - last - 1))
 
 
 @kernel

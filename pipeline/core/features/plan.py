@@ -37,9 +37,9 @@ class Rows(NamedTuple):
     turns: Float64  # (n,) of the shaft during the window; NaN = not known
     low_turns: Float64  # (n,) range in which they are estimated; NaN = not to be
     high_turns: Float64
+    to_m_s2: Float64  # (n,) factor from the row's unit; NaN = not an acceleration
     lines: Float64  # (n, 4) orders of outer race, inner race, twice the spin, cage; NaN = not known
     teeth: Float64  # (n, wheels) on this shaft; NaN = none
-    to_m_s2: Float64  # (n,) factor from the row's unit; NaN = not an acceleration
     trace_first: NDArray[np.int64]  # (n,) pieces [first, first + count) of the traces below
     trace_count: NDArray[np.int64]  # (n,) 0 = the speed does not change within the window
     trace_at: Float64

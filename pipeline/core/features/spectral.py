@@ -15,57 +15,46 @@ LOG10_2 = np.float32(np.log10(2.0))
 
 
 @kernel
-def shape(plan: SpectrumPlan, s: Spectra, blocks: Float32, out: Float32) -> None:
-    """Centroid, spread, entropy, flatness, roll-offs and dominant line -> out [7, lane]; blocks is scratch.
+def shape(plan: SpectrumPlan, s: Spectra, moments: Float32, out: Float32) -> None:
+    """Centroid, spread, entropy, flatness, roll-offs and dominant line -> out [7, lane], total power -> out [7].
 
-    Moments are taken within each block and then about the centroid, so that a pure tone loses nothing to
-    the difference of large numbers. Roll-offs are interpolated within their bin.
+    moments and out: as `power_spectra` left them. Second moments are taken about the centroid block by block, so that
+    a pure tone loses nothing to the difference of large numbers. Roll-offs are interpolated within their bin.
     """
     bins = plan.bins
     count = (bins + BLOCK - 1) // BLOCK
-    whole, weighted, strongest, at = splat(0.0), splat(0.0), splat(-1.0), splat(0.0)
-    plogp = splat(0.0)
+    whole, weighted = splat(0.0), splat(0.0)
     for b in range(count):
-        m0, m1, m2, top = splat(0.0), splat(0.0), splat(0.0), splat(-1.0)
-        for k in range(max(2, b * BLOCK), min(bins, (b + 1) * BLOCK)):
-            p = load(s.power, k * LANES)
-            offset = np.float32(k - b * BLOCK)
-            m0 = m0 + p
-            m1 = m1 + p * offset
-            m2 = m2 + p * (offset * offset)
-            plogp = plogp + p * log2(p)
-            top = greater(p, top, p, top)
-        store(blocks, (4 * b) * LANES, m0)
-        store(blocks, (4 * b + 1) * LANES, m1)
-        store(blocks, (4 * b + 2) * LANES, m2)
-        at = greater(top, strongest, splat(np.float32(b)), at)
-        strongest = greater(top, strongest, top, strongest)
+        m0 = load(moments, (3 * b) * LANES)
         whole = whole + m0
-        weighted = weighted + m0 * np.float32(b * BLOCK) + m1
+        weighted = weighted + (m0 * np.float32(b * BLOCK) + load(moments, (3 * b + 1) * LANES))
     centroid = weighted / whole
+    level85, level95 = whole * 0.85, whole * 0.95
     second, below = splat(0.0), splat(0.0)
     b85, b95, before85, before95 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
     for b in range(count):
-        m0, m1, m2 = load(blocks, (4 * b) * LANES), load(blocks, (4 * b + 1) * LANES), load(blocks, (4 * b + 2) * LANES)
+        i = 3 * b * LANES
+        m0, m1, m2 = load(moments, i), load(moments, i + LANES), load(moments, i + 2 * LANES)
         away = splat(np.float32(b * BLOCK)) - centroid
-        second = second + m0 * away * away + away * m1 * 2.0 + m2
+        second = second + (m0 * away * away + away * m1 * 2.0 + m2)
         below = below + m0
         follows = splat(np.float32(b + 1))
-        b85, before85 = greater(whole * 0.85, below, follows, b85), greater(whole * 0.85, below, below, before85)
-        b95, before95 = greater(whole * 0.95, below, follows, b95), greater(whole * 0.95, below, below, before95)
+        b85, before85 = greater(level85, below, follows, b85), greater(level85, below, below, before85)
+        b95, before95 = greater(level95, below, follows, b95), greater(level95, below, below, before95)
+    strongest, at, plogp = load(out, 0), load(out, LANES), load(out, 2 * LANES)
     store(out, 0, centroid)
     store(out, LANES, second / whole)
     store(out, 2 * LANES, plogp / whole)
     store(out, 4 * LANES, b85)
     store(out, 5 * LANES, b95)
     store(out, 6 * LANES, at)
-    store(blocks, 0, before85)
-    store(blocks, LANES, before95)
-    store(blocks, 2 * LANES, whole)
-    store(blocks, 3 * LANES, strongest)
+    store(out, 7 * LANES, whole)
+    store(moments, 0, before85)
+    store(moments, LANES, before95)
+    store(moments, 2 * LANES, strongest)
     f = np.float32(plan.delta_f_hz)
     for lane in range(LANES):
-        power = np.float64(blocks[2 * LANES + lane])
+        power = np.float64(out[7 * LANES + lane])
         log_power = math.log2(power) if power > 0 else np.nan
         out[lane] *= f
         out[LANES + lane] = np.sqrt(out[LANES + lane]) * f
@@ -73,16 +62,15 @@ def shape(plan: SpectrumPlan, s: Spectra, blocks: Float32, out: Float32) -> None
         mean_log = log_range(s.logs, s.log_blocks, 2, bins, lane) / (bins - 2)
         out[3 * LANES + lane] = 10 * np.log10(2.0) * (mean_log - log_power + math.log2(bins - 2))
         for i, share in ((4, 0.85), (5, 0.95)):
-            k, cumulated = max(2, int(out[i * LANES + lane]) * BLOCK), np.float64(blocks[(i - 4) * LANES + lane])
+            k, cumulated = max(2, int(out[i * LANES + lane]) * BLOCK), np.float64(moments[(i - 4) * LANES + lane])
             while k < bins - 1 and cumulated + s.power[k * LANES + lane] < share * power:
                 cumulated += s.power[k * LANES + lane]
                 k += 1
             out[i * LANES + lane] = (k - 0.5 + (share * power - cumulated) / s.power[k * LANES + lane]) * f
         k = max(2, int(out[6 * LANES + lane]) * BLOCK)
-        while k < bins - 1 and s.power[k * LANES + lane] != blocks[3 * LANES + lane]:
+        while k < bins - 1 and s.power[k * LANES + lane] != moments[2 * LANES + lane]:
             k += 1
         out[6 * LANES + lane] = k * f
-    store(out, 7 * LANES, load(blocks, 2 * LANES))
 
 
 @kernel

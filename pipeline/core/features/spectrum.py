@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.features.fft import FftPlan, fft, fft_plan
-from pipeline.core.features.lanes import LANES, kernel, load, load_rows, log2, splat, store
+from pipeline.core.features.lanes import LANES, greater, kernel, load, load_rows, log2, splat, store
 from pipeline.core.features.table import band_edges_hz
 from pipeline.core.features.time_domain import samples_at
 from pipeline.core.records import Float32
 
 RATE_PER_BANDWIDTH = 2.4
-BLOCK = 32  # bins whose sums are kept
+BLOCK_BITS = 5
+BLOCK = 1 << BLOCK_BITS  # bins whose sums are kept
 VELOCITY_BAND_HZ = (10.0, 1000.0)
 SLOW_RPM, SLOW_VELOCITY_LOW_HZ = 600.0, 2.0
 MAINS_HARMONICS = 6
@@ -156,13 +157,12 @@ def unpack(plan_n: int, turn_re: Float32, turn_im: Float32, zr: Float32, zi: Flo
 def log_sums(power: Float32, bins: int, logs: Float32, log_blocks: Float32) -> None:
     """Fill `logs` and `log_blocks` of power [0, bins): sums of log2 within blocks of BLOCK bins."""
     running = splat(0.0)
-    for k in range(bins):
-        if k % BLOCK == 0 and k > 0:
-            store(log_blocks, (k // BLOCK - 1) * LANES, running)
-            running = splat(0.0)
-        store(logs, k * LANES, running)
-        running = running + log2(load(power, k * LANES))
-    store(log_blocks, (bins - 1) // BLOCK * LANES, running)
+    for block in range((bins + BLOCK - 1) // BLOCK):
+        running = splat(0.0)
+        for k in range(block * BLOCK, min(bins, (block + 1) * BLOCK)):
+            store(logs, k * LANES, running)
+            running = running + log2(load(power, k * LANES))
+        store(log_blocks, block * LANES, running)
     store(logs, bins * LANES, splat(0.0) if bins % BLOCK == 0 else running)
 
 
@@ -170,19 +170,52 @@ def log_sums(power: Float32, bins: int, logs: Float32, log_blocks: Float32) -> N
 def log_range(logs: Float32, log_blocks: Float32, first: int, end: int, lane: int) -> float:
     """Sum of log2 over bins [first, end) of one lane."""
     found = np.float64(logs[end * LANES + lane]) - np.float64(logs[first * LANES + lane])
-    for block in range(first // BLOCK, end // BLOCK):
+    for block in range(first >> BLOCK_BITS, end >> BLOCK_BITS):
         found += log_blocks[block * LANES + lane]
     return found
 
 
 @kernel
-def power_spectra(plan: SpectrumPlan, s: Spectra) -> None:
-    """P_k of all bins, and the sums of its logarithms; the two lowest bins count as empty."""
-    for k in range(plan.bins):
-        i = k * LANES
-        re, im = load(s.re, i), load(s.im, i)
-        store(s.power, i, re * re + im * im)
-    log_sums(s.power, plan.bins, s.logs, s.log_blocks)
+def power_spectra(plan: SpectrumPlan, s: Spectra, moments: Float32, out: Float32) -> None:
+    """P_k of all bins and the sums of its logarithms; in passing what `shape` wants.
+
+    moments: [3 per block, lane], sums of P, P j and P j^2 over the bins j of each block; out: [0] the largest P,
+    [1] the block in which it stands, [2] sum of P log2 P. The lowest two bins do not count in these.
+    """
+    bins = plan.bins
+    strongest, at, plogp, running = splat(-1.0), splat(0.0), splat(0.0), splat(0.0)
+    for block in range((bins + BLOCK - 1) // BLOCK):
+        m0, m1, m2, top, running = splat(0.0), splat(0.0), splat(0.0), splat(-1.0), splat(0.0)
+        begin = block * BLOCK
+        if block == 0:
+            for k in range(2):
+                re, im = load(s.re, k * LANES), load(s.im, k * LANES)
+                p = re * re + im * im
+                store(s.power, k * LANES, p)
+                store(s.logs, k * LANES, running)
+                running = running + log2(p)
+        for k in range(max(2, begin), min(bins, begin + BLOCK)):
+            i, j = k * LANES, np.float32(k - begin)
+            re, im = load(s.re, i), load(s.im, i)
+            p = re * re + im * im
+            level = log2(p)
+            store(s.power, i, p)
+            store(s.logs, i, running)
+            running = running + level
+            plogp = plogp + p * level
+            weighted = p * j
+            m0, m1, m2 = m0 + p, m1 + weighted, m2 + weighted * j
+            top = greater(p, top, p, top)
+        store(s.log_blocks, block * LANES, running)
+        store(moments, (3 * block) * LANES, m0)
+        store(moments, (3 * block + 1) * LANES, m1)
+        store(moments, (3 * block + 2) * LANES, m2)
+        at = greater(top, strongest, splat(np.float32(block)), at)
+        strongest = greater(top, strongest, top, strongest)
+    store(s.logs, bins * LANES, splat(0.0) if bins % BLOCK == 0 else running)
+    store(out, 0, strongest)
+    store(out, LANES, at)
+    store(out, 2 * LANES, plogp)
 
 
 @kernel

@@ -49,39 +49,84 @@ def total(lane: Float32) -> float:
 
 
 @kernel
-def quarter(x: Float32, psi: Float32, lane: Float32, out: Float64) -> None:
-    """All partial sums of one quarter x (n,); psi (n,) and lane (8,) are scratch."""
-    n = x.shape[0]
-    even = n - n % LANES
-    running = splat(0.0)
-    for i in range(0, even, LANES):
-        running = running + load(x, i)
-    store(lane, 0, running)
-    first = total(lane)
-    for i in range(even, n):
-        first += x[i]
-    centre = np.float32(first / n)
-    _moments(x, centre, np.float32(1.0), lane, out[: M4 + 1])
-    _sizes(x, centre, lane, out)
-    out[BEGINS], out[ENDS] = x[0] > centre, x[n - 1] > centre
-
-    running = splat(0.0)
-    inner = n - 2
+def quarter(x: Float32, energy: bool, psi: Float32, lane: Float32, out: Float64) -> None:
+    """All partial sums of one quarter x (n,), if wanted of its energy operator too; psi (n,), lane (8,) are scratch."""
+    centre = _mean(x, lane)
+    _one_pass(x, centre, psi, lane, out)
+    if not energy:
+        return
+    inner = x.shape[0] - 2
     even = inner - inner % LANES
-    for i in range(0, even, LANES):
-        d = load(x, i + 1) - centre
-        energy = d * d - (load(x, i) - centre) * (load(x, i + 2) - centre)
-        store(psi, i, energy)
-        running = running + energy
-    store(lane, 0, running)
-    first = total(lane)
     for i in range(even, inner):
         d = x[i + 1] - centre
         psi[i] = d * d - (x[i] - centre) * (x[i + 2] - centre)
-        first += psi[i]
-    variance = out[M2] / n
+    variance = out[M2] / x.shape[0]
     scale = 1.0 / variance if variance > 0 else 1.0  # fourth powers of squares would leave the range of float32
-    _moments(psi[:inner], np.float32(first / inner), np.float32(scale), lane, out[PSI:])
+    _moments(psi[:inner], _mean(psi[:inner], lane), np.float32(scale), lane, out[PSI:])
+
+
+@kernel
+def _mean(x: Float32, lane: Float32) -> np.float32:
+    """About the mean: good enough to take moments about, which then correct it."""
+    n = x.shape[0]
+    a, b, c, d = splat(0.0), splat(0.0), splat(0.0), splat(0.0)  # four sums: an addition takes longer than its turn
+    even = n - n % (4 * LANES)
+    for i in range(0, even, 4 * LANES):
+        a, b = a + load(x, i), b + load(x, i + LANES)
+        c, d = c + load(x, i + 2 * LANES), d + load(x, i + 3 * LANES)
+    store(lane, 0, (a + b) + (c + d))
+    found = total(lane)
+    for i in range(even, n):
+        found += x[i]
+    return np.float32(found / n)
+
+
+@kernel
+def _one_pass(x: Float32, centre: np.float32, psi: Float32, lane: Float32, out: Float64) -> None:
+    """Moments of q = x - centre, sums of |q| and sqrt |q|, sign changes, extremes, and the energy operator -> psi."""
+    n = x.shape[0]
+    one, zero = splat(1.0), splat(0.0)
+    v1, v2, v3, v4, sizes, roots, changes = zero, zero, zero, zero, zero, zero, zero
+    high, low = splat(x[0]), splat(x[0])
+    vectors = (n - 2) // LANES  # each looks at the two samples behind its own
+    for i in range(0, vectors * LANES, LANES):
+        value = load(x, i)
+        d, after, second = value - centre, load(x, i + 1) - centre, load(x, i + 2) - centre
+        square, size = d * d, absolute(d)
+        v1, v2, v3, v4 = v1 + d, v2 + square, v3 + square * d, v4 + square * square
+        sizes, roots = sizes + size, roots + square_root(size)
+        high, low = greater(value, high, value, high), greater(low, value, value, low)
+        changes = changes + absolute(greater(d, zero, one, zero) - greater(after, zero, one, zero))
+        store(psi, i, after * after - d * second)
+    store(lane, 0, v1)
+    s1 = total(lane)
+    store(lane, 0, v2)
+    s2 = total(lane)
+    store(lane, 0, v3)
+    s3 = total(lane)
+    store(lane, 0, v4)
+    s4 = total(lane)
+    store(lane, 0, sizes)
+    absolutes = total(lane)
+    store(lane, 0, roots)
+    square_roots = total(lane)
+    store(lane, 0, changes)
+    crossings = total(lane)
+    store(lane, 0, high)
+    top = lane.max()
+    store(lane, 0, low)
+    bottom = lane.min()
+    for i in range(vectors * LANES, n):
+        q = np.float64(x[i] - centre)
+        s1, s2, s3, s4 = s1 + q, s2 + q * q, s3 + q * q * q, s4 + q * q * q * q
+        absolutes += abs(q)
+        square_roots += np.sqrt(abs(q))
+        top, bottom = max(top, x[i]), min(bottom, x[i])
+        if i + 1 < n:
+            crossings += (x[i] > centre) != (x[i + 1] > centre)
+    _central(n, centre, 1.0, s1, s2, s3, s4, out)
+    out[ABSOLUTE], out[ROOT], out[CROSSINGS], out[HIGH], out[LOW] = absolutes, square_roots, crossings, top, bottom
+    out[BEGINS], out[ENDS] = x[0] > centre, x[n - 1] > centre
 
 
 @kernel
@@ -105,50 +150,17 @@ def _moments(x: Float32, centre: np.float32, scale: np.float32, lane: Float32, o
     for i in range(even, n):
         d = np.float64((x[i] - centre) * scale)
         s1, s2, s3, s4 = s1 + d, s2 + d * d, s3 + d * d * d, s4 + d * d * d * d
+    _central(n, centre, 1.0 / np.float64(scale), s1, s2, s3, s4, out)
+
+
+@kernel
+def _central(n: int, centre: float, unit: float, s1: float, s2: float, s3: float, s4: float, out: Float64) -> None:
+    """Count, mean and central moments from the sums of powers of (x - centre) / unit."""
     rest = s1 / n
-    unit = 1.0 / np.float64(scale)
     out[COUNT], out[MEAN] = n, centre + rest * unit
     out[M2] = (s2 - n * rest**2) * unit**2
     out[M3] = (s3 - 3 * rest * s2 + 2 * n * rest**3) * unit**3
     out[M4] = (s4 - 4 * rest * s3 + 6 * rest**2 * s2 - 3 * n * rest**4) * unit**4
-
-
-@kernel
-def _sizes(x: Float32, centre: np.float32, lane: Float32, out: Float64) -> None:
-    """Sums of |q| and sqrt |q|, sign changes of q, and the extremes of x."""
-    n = x.shape[0]
-    even = n - n % LANES
-    one, zero = splat(1.0), splat(0.0)
-    sizes, roots, changes, level = splat(0.0), splat(0.0), splat(0.0), splat(centre)
-    high, low = splat(x[0]), splat(x[0])
-    for i in range(0, even, LANES):
-        value = load(x, i)
-        size = absolute(value - level)
-        sizes, roots = sizes + size, roots + square_root(size)
-        high, low = greater(value, high, value, high), greater(low, value, value, low)
-        after = load(x, i + 1) if i + LANES < n else value
-        changes = changes + absolute(greater(after, level, one, zero) - greater(value, level, one, zero))
-    store(lane, 0, sizes)
-    absolutes = total(lane)
-    store(lane, 0, roots)
-    square_roots = total(lane)
-    store(lane, 0, changes)
-    crossings = total(lane)
-    store(lane, 0, high)
-    top = lane.max()
-    store(lane, 0, low)
-    bottom = lane.min()
-    if even == n and n >= LANES:  # the last vector had no sample after it to compare with
-        for i in range(n - LANES, n - 1):
-            crossings += (x[i] > centre) != (x[i + 1] > centre)
-    for i in range(even, n):
-        size = abs(x[i] - centre)
-        absolutes += size
-        square_roots += np.sqrt(size)
-        top, bottom = max(top, x[i]), min(bottom, x[i])
-        if i + 1 < n:
-            crossings += (x[i] > centre) != (x[i + 1] > centre)
-    out[ABSOLUTE], out[ROOT], out[CROSSINGS], out[HIGH], out[LOW] = absolutes, square_roots, crossings, top, bottom
 
 
 @kernel
@@ -169,13 +181,14 @@ def _merge(a: Float64, b: Float64) -> None:
 
 
 @kernel
-def time_domain(parts: Float64, rate_hz: float, merged: Float64, out: Float32) -> None:
+def time_domain(parts: Float64, rate_hz: float, energy: bool, merged: Float64, out: Float32) -> None:
     """All `time` features of a window from its quarters (4, PARTIALS) -> out (12,), in table order."""
     for j in range(PARTIALS):  # element by element: an assignment of arrays compiles a page of error messages
         merged[j] = parts[0, j]
     for i in range(1, QUARTERS):
         _merge(merged, parts[i])
-        _merge(merged[PSI:], parts[i, PSI:])
+        if energy:
+            _merge(merged[PSI:], parts[i, PSI:])
         merged[ABSOLUTE] += parts[i, ABSOLUTE]
         merged[ROOT] += parts[i, ROOT]
         merged[CROSSINGS] += parts[i, CROSSINGS] + abs(parts[i, BEGINS] - parts[i - 1, ENDS])
@@ -199,4 +212,4 @@ def time_domain(parts: Float64, rate_hz: float, merged: Float64, out: Float32) -
     out[9] = peak / (root * root)
     out[10] = merged[CROSSINGS] * rate_hz / (2 * (n - 1))
     psi = merged[PSI:]
-    out[11] = psi[COUNT] * psi[M4] / (psi[M2] * psi[M2])
+    out[11] = psi[COUNT] * psi[M4] / (psi[M2] * psi[M2]) if energy else np.nan
