@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.augment import structural
+from models.augment import Augmentation
 from models.crossval import config_of, cross_validate, examples_of, fit_scaler
 from models.dataset import Dataset, DatasetSpec, WindowSequence, build, read, read_machines
 from models.events import Track
 from models.finalfit import final_fit
 from models.metrics import macro_auroc, softmax
-from models.network import GruClassifier
+from models.network import RecurrentNetwork
 from models.scaling import Scaler
 from models.scoring import score
 from models.settings import TrainSettings
@@ -86,7 +86,7 @@ def recorded(folder: Path, source: Path) -> Config:
     with opened(config) as (journal, archive):
         for name, channels in REAL:
             jobs = [Job(p, parse_channels(channels), None, "sim_to_real") for p in find_recordings([source / name])]
-            make = MakeWorker(config, None, frozenset(journal.inputs_done()))
+            make = MakeWorker(config, None, journal.inputs_done())
             report = backfill(jobs, make, journal, archive, classes=(), workers=os.cpu_count() or 1)
             say(f"{name}: {report.windows} windows, {len(report.skipped)} skipped")
     return config
@@ -99,15 +99,16 @@ def dataset(config: Config, modes: Sequence[str], like: Dataset | None = None) -
     return build(read(config.data.path), exact)
 
 
-def trained(data: Dataset, settings: TrainSettings) -> tuple[GruClassifier, Scaler]:
+def trained(data: Dataset, settings: TrainSettings) -> tuple[RecurrentNetwork, Scaler]:
     """A network of everything in `data`."""
+    settings = replace(settings, members=1)  # what another training begins with is one network
     model = final_fit(data, settings, None, lambda *_: None)
-    network = GruClassifier(config_of(data, settings))
+    network = RecurrentNetwork(config_of(data, settings))
     network.load_state_dict({name: torch.from_numpy(value) for name, value in model.weights.items()})
     return network.eval(), model.scaler
 
 
-def judged(network: GruClassifier, scaler: Scaler, sequences: Sequence[WindowSequence]) -> list[Track]:
+def judged(network: RecurrentNetwork, scaler: Scaler, sequences: Sequence[WindowSequence]) -> list[Track]:
     """What a network says of sequences."""
     logits = predict(network, examples_of(sequences, scaler))
     return [Track(s, softmax(one)) for s, one in zip(sequences, logits, strict=True)]
@@ -142,7 +143,7 @@ def numbers(tracks: Iterable[Track], data: Dataset, config: Config) -> dict[str,
 
 
 def few_shots(
-    real: Dataset, facts: Any, start: GruClassifier, scaler: Scaler, settings: TrainSettings, config: Config
+    real: Dataset, facts: Any, start: RecurrentNetwork, scaler: Scaler, settings: TrainSettings, config: Config
 ) -> list[dict[str, Any]]:
     """Balanced accuracy on all other bearings after learning from a few, with and without the simulator."""
     groups = np.array(group_of(real.sequences, facts, "specimen"))
@@ -170,8 +171,8 @@ def few_shots(
                     config_of(real, settings),
                     gentle,
                     epochs=min(40, epochs_for(examples, settings)),
-                    structure=structural(real.inputs),
-                    start=None if begin is None else begin.state_dict(),
+                    augmentation=Augmentation.of(real.inputs, own, gentle),
+                    weights=None if begin is None else begin.state_dict(),
                 )
                 scores[name].append(numbers(judged(network, own, rest), real, config)["balanced_accuracy"])
         rows += [

@@ -19,11 +19,11 @@ from typing import Any, get_args
 import msgspec
 import numpy as np
 
+from pipeline.core.bearings import orders_from_geometry
 from pipeline.errors import ConfigError
 from sim.channel import Faults, Upsets
 from sim.events import Event
 from sim.fleet import EPOCH_NS, Plant, Snapshots
-from pipeline.core.bearings import orders_from_geometry
 from sim.life import Life
 from sim.machine import Machine
 from sim.population import MakeUp, draw

@@ -108,7 +108,5 @@ def test_a_recording_without_a_rate_and_an_unknown_channel_say_what_to_do(record
 
 
 def test_records_shorter_than_a_window_are_named(recordings: Path, tmp_path: Path) -> None:
-    document = thrumcast(
-        "backfill", str(recordings), "--data", str(tmp_path / "data"), THRUMCAST_WINDOW__LENGTH_S="60"
-    )
+    document = thrumcast("backfill", str(recordings), "--data", str(tmp_path / "data"), THRUMCAST_WINDOW__LENGTH_S="60")
     assert len(document["without_windows"]) == 3

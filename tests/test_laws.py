@@ -154,7 +154,11 @@ def test_law_5_equals_the_reference(bandwidth_hz: float, lost: int | None) -> No
                 reference.features(samples[channel], known, names) if coverage == 1 else dict.fromkeys(NAMES, np.nan)
             )
             np.testing.assert_allclose(
-                row.values[channel], [naive.get(name, np.nan) for name in NAMES], rtol=2e-4, atol=2e-4, err_msg=str(NAMES)
+                row.values[channel],
+                [naive.get(name, np.nan) for name in NAMES],
+                rtol=2e-4,
+                atol=2e-4,
+                err_msg=str(NAMES),
             )
 
 

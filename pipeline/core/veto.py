@@ -7,8 +7,9 @@ location unconfirmed", and nobody should order an inner ring because of it. The 
 
 from __future__ import annotations
 
-from pipeline.core.evidence import FAMILIES, confirms
+from pipeline.core.evidence import confirms
 from pipeline.core.records import FeatureRow
+from pipeline.core.signs import FAMILIES
 
 UNCONFIRMED = "bearing, location unconfirmed"
 

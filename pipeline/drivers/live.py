@@ -121,7 +121,7 @@ class Live:
         self._balance()
 
     def turn(self, stop: Callable[[], bool]) -> bool:
-        """One turn: see the list above; whether any message was there. Between two commits other models may take over."""
+        """One turn: see the list above; whether any message was there. Between commits other models may take over."""
         if self.models is not None and (serving := self.models.due()) is not None:
             self.serve(serving, stop)
         self._acknowledge_alarms(stop)
