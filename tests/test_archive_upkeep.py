@@ -252,6 +252,20 @@ def test_a_snapshot_is_a_data_directory_that_upkeep_does_not_touch(plant: Plant)
     assert len(read_features(plant.data)) == 0
 
 
+def test_a_snapshot_that_is_not_as_it_was_is_named(plant: Plant) -> None:
+    fill(plant)
+    made = snapshot(plant.data, "one")
+    changed, missing = listed(made.path)[:2]
+    other = listed(made.path)[2].read_bytes()  # a whole file, with the right columns, and not the one that was kept
+    changed.unlink()
+    changed.write_bytes(other)
+    missing.unlink()
+    problems = "\n".join(verify(made.path).problems)
+    assert f"{changed.name}: not the content of the snapshot" in problems
+    assert f"{missing.name}: No such file" in problems
+    assert verify(plant.data).problems == ()
+
+
 def test_a_snapshot_costs_no_space_and_needs_no_lock(plant: Plant) -> None:
     fill(plant)
     code = "import sys\nfrom pathlib import Path\nfrom pipeline.edges.archive_snapshot import snapshot\n"
