@@ -2,7 +2,7 @@
 
 The gate of `promote`, in this order:
 
-    1  it loads, its checksums are right, and it passes the self-test            (cannot be forced)
+    1  it loads, its checksums are right, it says failure modes, and it passes the self-test     (cannot be forced)
     2  it has held-out numbers where the champion has some
     3  both were held out by the same kind of split, else their numbers cannot be compared
     4  no failure mode's recall is down by more than `recall_drop`, and none that the champion knows is gone
@@ -20,6 +20,7 @@ from typing import Any
 from models.bundle import Bundle
 from models.registry import CHAMPION, Registry
 from models.selftest import self_test
+from models.spec import CLASS_TASKS
 from pipeline.errors import GateRefused, ModelError
 
 RECALL_DROP = 0.05
@@ -91,6 +92,9 @@ def judge(registry: Registry, model: Bundle, recall_drop: float = RECALL_DROP) -
 
 
 def _check_alive(model: Bundle) -> None:
+    if model.spec.task not in CLASS_TASKS:
+        msg = f"{model.spec.version}: expected a model of failure modes, found one of the task {model.spec.task}"
+        raise GateRefused(msg, hint="the service says a failure mode of every window; the champion stays as it is")
     problems = self_test(model)
     if problems:
         msg = f"{model.spec.version}: expected a model that works, found: {'; '.join(problems)}"

@@ -64,12 +64,19 @@ class Distance:
     def of(self, z: Float32) -> Float64:
         """Mean squared distance per input to the nearest centre, (N,)."""
         missing = np.isnan(z)
-        share = np.maximum(1.0 - missing.mean(axis=1), 1.0 / z.shape[1])
-        best = np.full(len(z), np.inf)
-        for centre in self.centres:
-            gap = np.where(missing, 0.0, z - centre) @ self.whitening
-            best = np.minimum(best, (gap**2).sum(axis=1))
-        return best / (z.shape[1] * share)
+        white = np.where(missing, 0.0, z) @ self.whitening  # (N, F)
+        best = np.empty(len(z))
+        alike: dict[bytes, list[int]] = {}  # rows by what is missing: few patterns, one per set of channels
+        for row, packed in enumerate(np.packbits(missing, axis=1)):
+            alike.setdefault(packed.tobytes(), []).append(row)
+        for rows in alike.values():
+            pattern = missing[rows[0]]
+            centres = np.where(pattern, 0.0, self.centres) @ self.whitening  # (K', F)
+            # |a - b|^2 = |a|^2 - 2 a b + |b|^2, all pairs in one product
+            some = white[rows]
+            squares = np.square(some).sum(axis=1)[:, None] - 2 * some @ centres.T + np.square(centres).sum(axis=1)
+            best[rows] = np.maximum(squares, 0.0).min(axis=1) / max(1, int((~pattern).sum()))
+        return best
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,7 +12,7 @@ back to units before anything is measured. The naive guesses, on the same window
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -85,7 +85,7 @@ def fit_values(
 
     try:
         for member in range(settings.members):
-            own = of_member(settings, member)
+            own = _levels_stay(of_member(settings, member))
             augmentation = Augmentation.of(inputs, scaler, own)
             networks.append(fit(examples, config, own, epochs=epochs, augmentation=augmentation, after_epoch=note))
     except KeyboardInterrupt:
@@ -163,6 +163,11 @@ def values_text(task: str, numbers: dict[str, Any]) -> str:
     if task == "life":
         lines.append(NO_PROMISE)
     return "\n".join(lines)
+
+
+def _levels_stay(settings: TrainSettings) -> TrainSettings:
+    """Values are about levels: inputs that are moved while the target stays teach the network to look away."""
+    return replace(settings, structure_offset=0.0, structure_drop=0.0, gain=0.0, speed=0.0, channel_swap=0.0)
 
 
 def _examples(sequences: Sequence[ValueSequence], scaler: Scaler, target_scaler: Scaler) -> list[Example]:

@@ -51,6 +51,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("gap_samples_total", "counter", "samples per channel that never came"),
     Metric("windows_total", "counter", "windows that became feature rows, by machine", "machine"),
     Metric("predictions_total", "counter", "predictions by failure mode", "mode"),
+    Metric("streams", "gauge", "streams by their state: warming_up, normal, warning, alarm, ...", "state"),
     Metric("alarm_changes_total", "counter", "alarms raised, updated and cleared", "type"),
     Metric("alarms_active", "gauge", "alarms that are open"),
     Metric("turn_seconds", "histogram", "from the last message taken to their acknowledgement", None, _SECONDS),

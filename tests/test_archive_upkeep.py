@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from pipeline.edges import archive_compact, archive_swap
 from pipeline.edges.archive_check import survey, verify
-from pipeline.edges.archive_compact import compact, prune
+from pipeline.edges.archive_compact import compact, mergeable, prune
 from pipeline.edges.archive_read import read_features, read_kind
+from pipeline.edges.archive_schema import Part
 from pipeline.edges.archive_snapshot import snapshot
 from pipeline.edges.faults import KILLED, UPKEEP_FAULT_POINTS
 from pipeline.edges.journal import Commit
@@ -76,7 +77,7 @@ def test_compaction_changes_no_row_for_any_reader(
     frame = pd.read_parquet(plant.data / "archive" / "features")
     assert sorted(frame["window"]) == sorted(before["window"].to_pylist())
     days = [path.parent.name for path in listed(plant.data)]
-    assert all(days.count(day) < max(least, 2) for day in set(days))
+    assert least > 2 or all(days.count(day) == 1 for day in set(days))
     assert len(days) == parts - sum(one.parts - 1 for one in done)
     assert verify(plant.data).problems == ()
     plant.journal.close()
@@ -95,6 +96,24 @@ def test_a_day_of_small_parts_becomes_one_and_new_parts_come_after_it(plant: Pla
     report = verify(plant.data)
     assert report.problems == report.notes == ()
     assert nothing_left(plant.data)
+
+
+def part(number: int, rows: int) -> Part:
+    return Part("features", "2024-01-01", number, rows, rows * 400, "", (), number, number)
+
+
+@given(rows=st.integers(50, 3000), least=st.integers(16, 48))
+def test_a_service_that_merges_by_itself_writes_a_day_about_twice(rows: int, least: int) -> None:
+    parts, written = [], 0
+    for number in range(288):  # one every five minutes
+        parts.append(part(number, rows))
+        while chosen := next(mergeable(tuple(parts), least), None):
+            written += sum(one.rows for one in chosen)
+            parts = [one for one in parts if one not in chosen]
+            parts.append(part(1000 + number, sum(one.rows for one in chosen)))
+    assert sum(one.rows for one in parts) == 288 * rows
+    assert written <= 2 * 288 * rows
+    assert len(parts) <= 288 // least + 2 * least
 
 
 def test_large_parts_are_left_alone(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +269,20 @@ def test_a_snapshot_is_a_data_directory_that_upkeep_does_not_touch(plant: Plant)
     assert read_kind(made.path, "predictions").num_rows == 60
     assert verify(made.path).problems == ()
     assert len(read_features(plant.data)) == 0
+
+
+def test_a_snapshot_that_is_not_as_it_was_is_named(plant: Plant) -> None:
+    fill(plant)
+    made = snapshot(plant.data, "one")
+    changed, missing = listed(made.path)[:2]
+    other = listed(made.path)[2].read_bytes()  # a whole file, with the right columns, and not the one that was kept
+    changed.unlink()
+    changed.write_bytes(other)
+    missing.unlink()
+    problems = "\n".join(verify(made.path).problems)
+    assert f"{changed.name}: not the content of the snapshot" in problems
+    assert f"{missing.name}: No such file" in problems
+    assert verify(plant.data).problems == ()
 
 
 def test_a_snapshot_costs_no_space_and_needs_no_lock(plant: Plant) -> None:

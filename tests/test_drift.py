@@ -138,6 +138,17 @@ def test_a_fault_that_is_unlike_all_others_is_found_unknown_and_held_out_known_o
     assert is_unknown(missing, p).mean() < 0.06
 
 
+def test_the_distance_is_that_of_its_definition_whatever_is_missing(rng: np.random.Generator) -> None:
+    z = rng.normal(size=(200, 6)).astype(np.float32)
+    distance = unknown.Distance.fit(z, rng.integers(0, 3, 200))
+    asked = np.where(rng.random((50, 6)) < 0.3, np.float32(np.nan), z[:50])
+    asked[0] = np.nan
+    for row, found in zip(asked, distance.of(asked), strict=True):
+        there = np.isfinite(row)
+        gaps = [np.where(there, row - centre, 0.0) @ distance.whitening for centre in distance.centres]
+        assert found == pytest.approx(min((gap**2).sum() for gap in gaps) / max(1, there.sum()), abs=1e-9)
+
+
 def test_a_detector_that_tells_nothing_is_stored_with_its_numbers_and_not_used(rng: np.random.Generator) -> None:
     dataset = plant(rng, 0.0)
     split = make_split(dataset.sequences, dataset.classes, {}, "machine", 4)

@@ -135,6 +135,8 @@ def test_what_is_counted_by_machine_is_the_sum_of_what_was_sent(tmp_path: Path) 
     sent = sum(b.samples.shape[1] for b in BLOCKS if b.key.machine == "fan-02")
     assert watched.telemetry.value("samples_received_total", "fan-02") == sent
     assert watched.telemetry.value("windows_total", "fan-02") > 0
+    streams = [watched.telemetry.value("streams", state) for state in ("warming_up", "normal", "warning", "alarm")]
+    assert sum(streams) == len({block.key for block in BLOCKS})
     assert watched.machines == {block.key.machine for block in BLOCKS}
     assert b"thrumcast_turn_seconds_count 0" not in endpoints.routes()["/metrics"]().body
 

@@ -323,3 +323,31 @@ def test_a_reader_in_another_process_sees_what_is_committed_and_needs_no_lock(jo
 
 def root() -> Path:
     return Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE meta SET value = '{\"name\": \"te\u0001st\"' WHERE key = 'feature_schema'",
+        "UPDATE meta SET value = '{}' WHERE key = 'feature_schema'",
+        "UPDATE parts SET extras = '[\"x'",
+        "UPDATE meta SET value = 'seven' WHERE key = 'part_number'",
+    ],
+)
+def test_a_damaged_word_in_a_small_table_is_named_too(tmp_path, statement):
+    with Journal(tmp_path) as journal:
+        journal.bind(SCHEMA)
+        with journal.transaction() as db:
+            db.execute("INSERT INTO parts VALUES ('features', '2024-01-01', 1, 1, 1, 'a', '[]', 0, 0)")
+    with sqlite3.connect(tmp_path / "journal.db") as db:
+        db.execute(statement)
+    db.close()
+
+    def look():
+        with Journal(tmp_path) as journal:
+            journal.view(())
+
+    with pytest.raises(ArchiveError, match=r"journal\.db damaged"):
+        look()
+    with pytest.raises(ArchiveError, match=r"journal\.db damaged"):
+        view_journal(tmp_path)

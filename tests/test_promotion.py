@@ -86,6 +86,22 @@ def test_a_version_that_is_no_worse_passes(
     assert promote(tmp_path, "v0002", why="newer") == ("v0001", "v0002")
 
 
+def test_a_model_that_says_values_cannot_become_champion(
+    tmp_path: Path, registry: Registry, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.add(version(rng, numbers(GOOD)))
+    load = Registry.load
+
+    def other_task(self: Registry, name: str) -> Bundle:
+        made = load(self, name)
+        return dataclasses.replace(made, spec=dataclasses.replace(made.spec, task="life"))
+
+    monkeypatch.setattr(Registry, "load", other_task)
+    with pytest.raises(GateRefused, match="expected a model of failure modes, found one of the task life"):
+        promote(tmp_path, "v0002", why="", force=True)
+    assert registry.aliases() == {"champion": "v0001"}
+
+
 def test_a_damaged_champion_does_not_keep_a_whole_version_from_serving(
     tmp_path: Path, registry: Registry, rng: np.random.Generator
 ) -> None:

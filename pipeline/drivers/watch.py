@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipeline.core.engine import Step
-from pipeline.core.records import Gap
+from pipeline.core.records import Gap, StreamKey
 from pipeline.drivers.intake import Batch
 from pipeline.edges.ports import LinkEvent, Message, Tally
 from pipeline.telemetry import Telemetry
@@ -52,6 +52,7 @@ class Watched:
     waiting: int = 0  # messages that nobody has taken
     unsent: int = 0  # results that were given up
     machines: frozenset[str] = frozenset()  # replaced as a whole: others go through it meanwhile
+    states: dict[StreamKey, str] = field(default_factory=dict)  # of each stream, as last judged
     open_alarms: set[str] = field(default_factory=set)  # ids
     _notified_s: float = 0.0
 
@@ -105,6 +106,11 @@ class Watched:
             telemetry.add("windows_total", n, machine)
         for mode, n in Counter(p.mode or "none" for p in step.predictions).items():
             telemetry.add("predictions_total", n, mode)
+        before = {*self.states.values()}
+        self.states |= {p.key: p.state for p in step.predictions}
+        now = Counter(self.states.values())
+        for state in before | now.keys():
+            telemetry.set("streams", now[state], state)
         for change, n in Counter(alarm.type for alarm in step.alarms).items():
             telemetry.add("alarm_changes_total", n, change)
         for alarm in step.alarms:

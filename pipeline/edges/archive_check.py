@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from pipeline.edges import archive_files as files
 from pipeline.edges.archive_read import TRIES, Selection, lay_out, look
 from pipeline.edges.archive_schema import DATE_COLUMN, KEYS, KINDS, Part
+from pipeline.edges.archive_snapshot import compare
 from pipeline.edges.journal_read import JournalView, view_journal
 from pipeline.errors import ArchiveError
 
@@ -136,7 +137,7 @@ def _verify(data_dir: Path, view: JournalView | None) -> Report:
             problems += [f"{relative}: {text}" for text in _misplaced(table, kind, path)]
             keys.append(table.select(list(KEYS[kind])))
         problems += _doubles(kind, pa.concat_tables([table.replace_schema_metadata(None) for table in keys]))
-    more, notes = _unlisted(data_dir) if view is not None else ([], [])
+    more, notes = _unlisted(data_dir) if view is not None else (compare(data_dir), [])
     problems += more
     staging = root / files.STAGING_NAME
     left = sorted(path.name for path in staging.iterdir()) if staging.is_dir() else []

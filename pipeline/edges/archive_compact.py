@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from statistics import median
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +26,7 @@ from pipeline.errors import ArchiveError
 
 TARGET_ROWS = 200_000  # of a merged part: some 100 MB in memory per channel, seconds to write
 TARGET_BYTES = 128 * 2**20
+MUCH_LARGER = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +53,19 @@ class Pruned:
 
 
 def mergeable(parts: tuple[Part, ...], least: int = 2) -> Iterator[list[Part]]:
-    """Parts of one kind and date that are small, at least `least` of them, as many as fit into one."""
+    """Parts of one kind and date that are small, at least `least` of them, as many as fit into one.
+
+    Above two, parts that are much larger than most stay out: what was merged is merged again only when there are as
+    many of its own size. From 16 upwards that writes the rows of a day about twice, however many parts it began with.
+    """
     days: dict[tuple[str, str], list[Part]] = defaultdict(list)
     for part in parts:
         if part.rows <= TARGET_ROWS // 2 and part.bytes <= TARGET_BYTES // 2:
             days[part.kind, part.date].append(part)
     for _, small in sorted(days.items()):
+        if least > 2:
+            usual = median(part.rows for part in small)
+            small = [part for part in small if part.rows <= MUCH_LARGER * usual]
         if len(small) < max(least, 2):
             continue
         chosen, rows, size = [], 0, 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from pipeline.edges.journal_read import JournalView, view_journal
 from pipeline.errors import ArchiveError
 
 SNAPSHOTS_NAME = "snapshots"
+ABOUT_NAME = "snapshot.json"
 _TRIES = 5  # a part may be merged away while it is linked: look again
 _BESIDE = ("machines.jsonl", "labels/labels.jsonl")  # what gives the rows their meaning
 
@@ -68,6 +70,26 @@ def snapshot(data_dir: Path, name: str | None = None) -> Snapshot:
     return made
 
 
+def compare(snapshot_dir: Path) -> list[str]:
+    """What of a snapshot is missing or not as it was; nothing to say of other directories."""
+    try:
+        about = json.loads((snapshot_dir / ABOUT_NAME).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        return [f"{ABOUT_NAME}: {error}"]
+    problems = []
+    for entry in about["files"]:
+        try:
+            content = (snapshot_dir / files.ARCHIVE_NAME / entry["path"]).read_bytes()
+        except OSError as error:
+            problems.append(f"{entry['path']}: {error.strerror}")
+            continue
+        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+            problems.append(f"{entry['path']}: not the content of the snapshot")
+    return problems
+
+
 def _filled(data_dir: Path, staged: Path, name: str, target: Path) -> Snapshot:
     view = _linked(data_dir, staged)
     rows: Counter[str] = Counter()
@@ -82,7 +104,7 @@ def _filled(data_dir: Path, staged: Path, name: str, target: Path) -> Snapshot:
         "pending_rows": pending,
         "files": [{"path": p.relative, "rows": p.rows, "bytes": p.bytes, "sha256": p.sha256} for p in view.parts],
     }
-    files.stage(staged / "snapshot.json", json.dumps(about, indent=1).encode())
+    files.stage(staged / ABOUT_NAME, json.dumps(about, indent=1).encode())
     files.sync_directory(staged)
     return Snapshot(name, target, len(view.parts), dict(rows), sum(part.bytes for part in view.parts), pending)
 

@@ -62,7 +62,8 @@ class Journal:
         self._lock = DirectoryLock(directory)
         try:
             self._db = create_or_open(self.path)
-            self._schema = read.read_schema(self._db)
+            with self._reading() as db:
+                self._schema = read.read_schema(db)
         except BaseException:
             self._lock.release()
             raise
@@ -177,7 +178,7 @@ class Journal:
                 yield self._db
             except sqlite3.Error as error:
                 raise storage_error(self.path, error) from error
-            except pa.ArrowException as error:
+            except read.UNREADABLE as error:
                 raise read.damaged(self.path, error) from error
 
     @contextlib.contextmanager

@@ -23,6 +23,8 @@ from pipeline.errors import ArchiveError
 
 JOURNAL_VERSION = 2  # 1: pending entries without a checksum; migrated when the owner opens it
 JOURNAL_NAME = "journal.db"
+# What Arrow, JSON and our own unpacking make of flipped bits that SQLite does not see.
+UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def view_journal(directory: Path, kinds: Sequence[str] = KINDS) -> JournalView |
                 part_number=int(read_meta(db, "part_number") or 1),
                 counters=read_counters(db),
             )
-    except (sqlite3.Error, pa.ArrowException) as error:
+    except (sqlite3.Error, *UNREADABLE) as error:
         raise damaged(path, error) from error
 
 
