@@ -148,7 +148,8 @@ def simulated(seed: int, modes: tuple[str, ...]) -> dict[str, list[FeatureRow]]:
     """The last windows of machines of a plant by true mode: sound ones, and those damaged all along, not too little."""
     from itertools import islice
 
-    from sim.fleet import machine_blocks, training_plant
+    from sim.fleet import machine_blocks
+    from sim.recipe import training_plant
 
     spec = StreamSpec()
     rows: dict[str, list[FeatureRow]] = {}

@@ -47,7 +47,7 @@ WORLD = {
     "select", "selectors", "shutil", "signal", "socket", "sqlite3", "subprocess", "tempfile", "threading", "time",
     "uuid", "warnings",
 }  # fmt: skip
-CORE_LIBRARIES = {"numpy", "scipy", "numba"}
+CORE_LIBRARIES = {"numpy", "scipy", "numba", "llvmlite"}  # llvmlite is what numba compiles with
 # The codec turns bytes into arrays with these two; they touch nothing outside.
 CODEC_LIBRARIES = {"msgspec", "pyarrow"}
 

@@ -12,6 +12,7 @@ from pipeline.commands.addresses import mqtt_settings
 from pipeline.commands.compose import opened
 from pipeline.commands.serving import RegistryWatch, load_serving, reader
 from pipeline.core.engine import Engine, Step
+from pipeline.core.iso import severity
 from pipeline.core.order import REMEMBERED_SESSIONS
 from pipeline.core.records import Block, StreamKey
 from pipeline.core.state import StreamState, from_bytes
@@ -99,7 +100,8 @@ def service(config: Config, *, wait: bool) -> Iterator[tuple[Live, MqttConnectio
     machines = MachinesFile(config.data.path / MACHINES_NAME)
     with opened(config) as (journal, archive):
         known = machines.load()
-        engine = Engine(stream_specs(config, known), model, serving.is_unknown)
+        spec_of = stream_specs(config, known)
+        engine = Engine(spec_of, model, serving.is_unknown, lambda row: severity(row, spec_of(row.key).limits).zone)
         read_last = reader(config)
         base = config.mqtt.results_topic
         messages_per_commit = max(1, min(config.mqtt.receive_maximum // 2, REMEMBERED_SESSIONS))

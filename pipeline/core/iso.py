@@ -11,6 +11,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.core.features.table import COLUMN
+from pipeline.core.quality import NO_VELOCITY, Quality
+from pipeline.core.records import FeatureRow
+
 Support = Literal["rigid", "flexible"]
 Zone = Literal["A", "B", "C", "D"]
 
@@ -86,3 +90,16 @@ def trip_mm_s(limits: Limits) -> float:
 def changed_significantly(limits: Limits, baseline_mm_s: float, velocity_rms_mm_s: float) -> bool:
     """Criterion II: a change, up or down, by more than 0.25 B/C matters even inside zone B."""
     return abs(velocity_rms_mm_s - baseline_mm_s) > SIGNIFICANT_CHANGE * limits.b_c_mm_s
+
+
+def velocity_rms_mm_s(row: FeatureRow) -> float | None:
+    """Of the channel that vibrates most; None where unit, rate or quality do not allow it."""
+    if Quality(row.quality) & NO_VELOCITY:
+        return None
+    values = [float(v) for v in row.values[:, COLUMN["velocity_rms"]] if math.isfinite(v)]
+    return round(max(values), 4) if values else None
+
+
+def severity(row: FeatureRow, limits: Limits | None) -> Assessment:
+    """The zone of one window."""
+    return assess(velocity_rms_mm_s(row), limits, row.rate_hz)

@@ -5,6 +5,7 @@ received = committed + duplicate + late + quarantined + dropped + in_flight
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from pipeline.core.records import Block, Duplicate, Gap, Late, StreamKey
 from pipeline.edges.archive_tables import Quarantined
 from pipeline.edges.ports import Message
 from pipeline.errors import DecodeError
+
+log = logging.getLogger("thrumcast.live")
 
 OUTCOMES = ("committed", "duplicate", "late", "quarantined")
 
@@ -148,3 +151,15 @@ def missing_samples(step: Step) -> Counter[str]:
 def prefixed(counts: Iterable[tuple[str, int]]) -> dict[str, int]:
     """As the journal's cumulative counters."""
     return {f"messages_{name}": n for name, n in counts if n}
+
+
+def log_troubles(batch: Batch, step: Step) -> None:
+    """One line per turn for what was refused and what is missing."""
+    reasons = Counter(q.reason for q in batch.quarantined)
+    gaps = [t for t in step.troubles if isinstance(t, Gap)]
+    if reasons:
+        log.warning("quarantined %s", " ".join(f"{reason}={n}" for reason, n in reasons.items()))
+    if gaps:
+        samples = sum(gap.last - gap.first for gap in gaps)
+        streams = sorted({str(gap.key) for gap in gaps})[:5]
+        log.warning("gaps count=%d samples=%d streams=%s", len(gaps), samples, ",".join(streams))

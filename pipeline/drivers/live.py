@@ -19,23 +19,31 @@ while that takes long: a slow disk makes the service slower, and nothing else.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Protocol
 
-from pipeline.core.alarm import acknowledge
 from pipeline.core.engine import Engine, Step
-from pipeline.core.records import Gap, StreamKey
+from pipeline.core.records import StreamKey
 from pipeline.core.state import StreamState, to_bytes
 from pipeline.drivers.aside import aside
-from pipeline.drivers.intake import OUTCOMES, Account, Batch, Intake, account, missing_samples, prefixed, step_all
+from pipeline.drivers.intake import (
+    OUTCOMES,
+    Account,
+    Batch,
+    Intake,
+    account,
+    log_troubles,
+    missing_samples,
+    prefixed,
+    step_all,
+)
 from pipeline.drivers.results import Results
-from pipeline.drivers.serving import ModelWatch, ReadLast, Serving, Shadow, remembered, together
+from pipeline.drivers.serving import ModelWatch, ReadLast, Serving, Shadow, acknowledged, remembered, together
 from pipeline.edges.archive import Archive
 from pipeline.edges.faults import fault_point
 from pipeline.edges.journal import Commit, Journal
@@ -152,7 +160,7 @@ class Live:
         batch = self.intake.read(messages, now_ns)
         step = step_all(self.engine, self.states, batch, now_ns)
         counts = account(batch, step)
-        beside = self._beside(step)
+        beside = self.shadow.beside(step.features) if self.shadow is not None else Step()
         fault_point("turn_stepped")
         if not self._commit(batch, step, beside, counts, stop):
             self._in_hand = 0
@@ -175,7 +183,7 @@ class Live:
         self.results.step(step, time.monotonic())
         fault_point("turn_published")
         self._pending_rows += len(step.features) + len(step.predictions) + len(step.alarms) + len(batch.quarantined)
-        self._log_troubles(batch, step)
+        log_troubles(batch, step)
         return True
 
     def _balance(self) -> None:
@@ -227,30 +235,9 @@ class Live:
             log.info("memory_rebuilt streams=%d windows_median=%d", len(ages), ages[len(ages) // 2])
         return True
 
-    def _beside(self, step: Step) -> Step:
-        """What the shadow says of the same windows; a shadow that fails is let go, the plant is not its business."""
-        if self.shadow is None:
-            return Step()
-        try:
-            return self.shadow.predict(step.features)
-        except MemoryError:
-            raise
-        except Exception:
-            log.exception("shadow_failed model=%s", self.shadow.version)
-            self.shadow = None
-            return Step()
-
     def _acknowledge_alarms(self, stop: Callable[[], bool]) -> None:
         """What people have acknowledged since the last turn, committed like everything else, then published."""
-        step = Step()
-        with contextlib.suppress(Empty):
-            while True:
-                key, alarm_id = self.acknowledgements.get_nowait()
-                state = step.states.get(key) or self.states.get(key)
-                if state is not None:
-                    alarm, changes = acknowledge(state.alarm, key, alarm_id, time.time_ns())
-                    step.alarms += changes
-                    step.states[key] = replace(state, alarm=alarm)
+        step = acknowledged(self.states, self.acknowledgements)
         if step.alarms and self._commit(Batch(()), step, Step(), Counter(), stop):
             self.states |= step.states
             self._pending_rows += len(step.alarms)
@@ -303,13 +290,3 @@ class Live:
     def _keep_alive(self, seconds: float) -> None:
         self.source.service(seconds)
         self._balance()
-
-    def _log_troubles(self, batch: Batch, step: Step) -> None:
-        reasons = Counter(q.reason for q in batch.quarantined)
-        gaps = [t for t in step.troubles if isinstance(t, Gap)]
-        if reasons:
-            log.warning("quarantined %s", " ".join(f"{reason}={n}" for reason, n in reasons.items()))
-        if gaps:
-            samples = sum(gap.last - gap.first for gap in gaps)
-            streams = sorted({str(gap.key) for gap in gaps})[:5]
-            log.warning("gaps count=%d samples=%d streams=%s", len(gaps), samples, ",".join(streams))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,9 +12,8 @@ import msgspec
 from pipeline import __version__
 from pipeline.core.engine import Step
 from pipeline.core.evidence import confirms, evidence
-from pipeline.core.features.table import COLUMN
-from pipeline.core.iso import Limits, assess
-from pipeline.core.quality import NO_VELOCITY, Quality
+from pipeline.core.iso import Limits, severity, velocity_rms_mm_s
+from pipeline.core.quality import Quality
 from pipeline.core.records import AlarmChange, FeatureRow, Prediction, StreamKey
 from pipeline.core.veto import shown_mode
 
@@ -118,12 +116,11 @@ class Results:
             nothing = {"velocity_rms_mm_s": None, "zone": None, "zone_note": None}
             return nothing | {"evidence": [], "confirmed": None, "quality": []}
         quality = Quality(row.quality)
-        velocity_rms_mm_s = None if quality & NO_VELOCITY else _velocity_rms_mm_s(row)
-        severity = assess(velocity_rms_mm_s, self.limits_of(p.key), row.rate_hz)
+        found = severity(row, self.limits_of(p.key))
         return {
-            "velocity_rms_mm_s": velocity_rms_mm_s,
-            "zone": severity.zone,
-            "zone_note": severity.note,
+            "velocity_rms_mm_s": velocity_rms_mm_s(row),
+            "zone": found.zone,
+            "zone_note": found.note,
             "evidence": [statement.text for statement in evidence(row)],
             "confirmed": None if p.mode is None else confirms(p.mode, row),
             "quality": quality.words(),
@@ -176,9 +173,3 @@ def iso(ns: int) -> str:
 
 def _place(key: StreamKey) -> str:
     return f"machines/{key.machine}/{key.point}"
-
-
-def _velocity_rms_mm_s(row: FeatureRow) -> float | None:
-    """Of the channel that vibrates most; None where the unit or the rate does not allow it."""
-    values = [float(v) for v in row.values[:, COLUMN["velocity_rms"]] if math.isfinite(v)]
-    return round(max(values), 4) if values else None

@@ -8,15 +8,18 @@ archived under its own version and never published, it raises no alarm, and if i
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from queue import Empty, SimpleQueue
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.alarm import kept_for_another_model
+from pipeline.core.alarm import acknowledge, kept_for_another_model
 from pipeline.core.engine import Engine, States, Step
 from pipeline.core.records import FeatureRow, Float32, Prediction, Predictor, StreamKey
 from pipeline.core.state import StreamState
@@ -79,6 +82,7 @@ class Shadow:
     engine: Engine
     read_last: ReadLast
     states: dict[StreamKey, StreamState] = field(default_factory=dict)
+    failed: bool = False  # it raised something, and is silent from then on
 
     @property
     def version(self) -> str:
@@ -96,9 +100,36 @@ class Shadow:
             known |= self.engine.predict({}, self.read_last(new)).states
         return self.engine.predict(known, by_stream)
 
+    def beside(self, rows: Iterable[FeatureRow]) -> Step:
+        """As `predict`; a shadow that fails is let go, the plant is not its business."""
+        if self.failed:
+            return Step()
+        try:
+            return self.predict(rows)
+        except MemoryError:
+            raise
+        except Exception:
+            log.exception("shadow_failed model=%s", self.version)
+            self.failed = True
+            return Step()
+
     def keep(self, step: Step) -> None:
         """The step is committed."""
         self.states |= step.states
+
+
+def acknowledged(states: States, queue: SimpleQueue[tuple[StreamKey, str]]) -> Step:
+    """What people have acknowledged (stream, alarm id) since the last look."""
+    step = Step()
+    with contextlib.suppress(Empty):
+        while True:
+            key, alarm_id = queue.get_nowait()
+            state = step.states.get(key) or states.get(key)
+            if state is not None:
+                alarm, changes = acknowledge(state.alarm, key, alarm_id, time.time_ns())
+                step.alarms += changes
+                step.states[key] = replace(state, alarm=alarm)
+    return step
 
 
 def together(
