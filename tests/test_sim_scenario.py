@@ -128,6 +128,9 @@ def test_an_archive_of_features_can_be_trained_from_and_keeps_machines_apart(
     assert run([*arguments, "--archive", str(tmp_path / "b"), "--json"]) == 0
     again = read_rows(tmp_path / "b")
     assert again.column("x.rms").to_pylist() == rows.column("x.rms").to_pylist()
+    capsys.readouterr()
+    assert run([*arguments, "--seed", "2", "--archive", str(tmp_path / "a")]) == 1
+    assert "machines of two plants have the same names" in capsys.readouterr().err
 
 
 # senders

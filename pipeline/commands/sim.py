@@ -141,7 +141,11 @@ def _tell(made: Plant, wanted: Scenario, path: Path) -> None:
 
 def _fill(console: Console, config: Config, made: Plant, seconds: float, workers: int) -> None:
     from pipeline.commands.sim_archive import fill
+    from pipeline.errors import ArchiveError
 
+    if (config.data.path / "archive").exists():
+        msg = f"a data directory without an archive expected, found: {config.data.path} with one"
+        raise ArchiveError(msg, hint="give another one; machines of two plants have the same names and times")
     began_s = time.monotonic()
     rows = 0
     with console.progress(len(made.machines), "machines") as bar:
