@@ -33,7 +33,7 @@ def ratio(power: np.ndarray, place: float, tolerance: float, shaft: float = 0.0)
     around = [*power[max(2, near[0] - 24) : near[0]], *power[near[-1] + 1 : near[-1] + 25]]
     if shaft > 0:
         multiple = np.floor(place / shaft + 0.5) * shaft
-        near = [k for k in near if abs(k - multiple) > 1.5]
+        near = [k for k in near if abs(k - multiple) > 2.5]
     return max(power[near]) / np.exp(np.mean(np.log(around))) if near else NAN
 
 
@@ -136,7 +136,7 @@ def envelope(
 
 
 def env_lines(ses: np.ndarray, shaft: Shaft, tolerance: float) -> dict[str, float]:
-    resolved = shaft.turns if shaft.turns >= 6 else 0.0
+    resolved = shaft.turns if shaft.turns >= 8 else 0.0
     found = {}
     for name, order in zip(("bpfo", "bpfi", "2bsf", "ftf"), shaft.orders, strict=True):
         level, count = family(ses, order * shaft.turns, tolerance, resolved)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness.plant import MAIN, SETTINGS
 
 from pipeline.core.records import StreamKey
 from pipeline.edges.archive_read import read_features
@@ -18,6 +17,15 @@ from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.edges.recordings import write_recording
 
 RATE_HZ = 1024.0
+MAIN = "import sys; from pipeline.cli import main; sys.exit(main())"
+SETTINGS = {
+    "THRUMCAST_WINDOW__LENGTH_S": "0.5",
+    "THRUMCAST_WINDOW__HOP_S": "0.25",
+    "THRUMCAST_FEATURES__BANDWIDTH_HZ": "400",
+    "THRUMCAST_FEATURES__ENVELOPE_LOW_HZ": "50",
+    "THRUMCAST_FEATURES__ENVELOPE_HIGH_HZ": "400",
+    "OMP_NUM_THREADS": "1",
+}
 
 
 @pytest.fixture

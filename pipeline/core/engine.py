@@ -10,15 +10,16 @@ them over once they are safe, or drops both and tries again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core import alarm, stream
-from pipeline.core.features.table import COLUMN
-from pipeline.core.quality import Quality
+from pipeline.core.features.table import COLUMN, NAMES
+from pipeline.core.quality import STOPS, Quality
 from pipeline.core.records import (
     AlarmChange,
     Block,
@@ -30,8 +31,11 @@ from pipeline.core.records import (
     StreamKey,
     Trouble,
     Window,
+    changed,
 )
 from pipeline.core.state import StreamSpec, StreamState
+
+_STOPS = int(STOPS)  # a plain number: an operation on a flag costs more than a window's share of the network
 
 States = Mapping[StreamKey, StreamState]
 
@@ -116,7 +120,7 @@ class Engine:
             for key, row in ready:
                 state = self._fresh_if_due(predictor, result.states[key], row)
                 result.states[key] = state
-                if not Quality(row.quality).stops:
+                if not row.quality & _STOPS:
                     judged.append((key, row))
                 else:
                     result.predictions.append(_not_judged(predictor, row, state))
@@ -133,36 +137,53 @@ class Engine:
         return state
 
     def _step_network(self, predictor: Predictor, result: Step, judged: list[tuple[StreamKey, FeatureRow]]) -> None:
-        x = np.stack([inputs(predictor.inputs, row) for _, row in judged])
+        x = _inputs(predictor.inputs, [row for _, row in judged])
         h = np.stack([_hidden(result.states[key]) for key, _ in judged])
         probabilities, h = predictor.step(x, h)
         strange = self.is_unknown(x, probabilities) if self.is_unknown else np.zeros(len(judged), np.bool_)
         for (key, row), p, hidden, unknown in zip(judged, probabilities, h, strange.tolist(), strict=True):
             spec, state = self.spec_of(key), result.states[key]
-            state = replace(state, hidden=hidden, state_age=state.state_age + 1, last_end_ns=row.end_ns)
-            name = "alarm" if state.alarm.open else "warming_up"  # a fresh memory is no reason to forget an alarm
-            if state.state_age > spec.warm_up_windows:
+            age, alarmed = state.state_age + 1, state.alarm
+            name = "alarm" if alarmed.open else "warming_up"  # a fresh memory is no reason to forget an alarm
+            if age > spec.warm_up_windows:
                 of_mode = dict(zip(predictor.classes, p.tolist(), strict=True))
                 zone = self.zone_of(row) if self.zone_of else None
                 alarmed, changes = alarm.judge(
-                    spec.alarm, state.alarm, key, of_mode, row.start_ns, row.end_ns, unknown=unknown, zone=zone
+                    spec.alarm, alarmed, key, of_mode, row.start_ns, row.end_ns, unknown=unknown, zone=zone
                 )
-                state = replace(state, alarm=alarmed)
                 name = alarmed.name
                 result.alarms += changes
-            result.states[key] = state
-            result.predictions.append(_judged(predictor, row, p, name, state.state_age))
+            result.states[key] = changed(state, hidden=hidden, state_age=age, last_end_ns=row.end_ns, alarm=alarmed)
+            result.predictions.append(_judged(predictor, row, p, name, age))
 
 
 def inputs(names: tuple[str, ...], row: FeatureRow) -> Float32:
     """The network's inputs (F,) by column name `<channel>.<feature>`; NaN where the stream has no such channel."""
-    x = np.full(len(names), np.nan, np.float32)
-    channel_of = {channel: i for i, channel in enumerate(row.channels)}
+    return _inputs(names, [row])[0]
+
+
+def _inputs(names: tuple[str, ...], rows: Sequence[FeatureRow]) -> Float32:
+    """The inputs (B, F) of several rows; rows of the same channels are gathered at once."""
+    if any(row.channels != rows[0].channels for row in rows):
+        return np.stack([inputs(names, row) for row in rows])
+    columns, missing = _columns(names, rows[0].channels)
+    x = np.stack([row.values for row in rows]).reshape(len(rows), -1)[:, columns]
+    x[:, missing] = np.nan
+    return x
+
+
+@lru_cache(maxsize=256)
+def _columns(names: tuple[str, ...], channels: tuple[str, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each input stands among the values (C, F) of a row, flattened; and which inputs the row has not."""
+    channel_of = {channel: i for i, channel in enumerate(channels)}
+    columns, missing = np.zeros(len(names), np.int64), []
     for i, name in enumerate(names):
         channel, _, feature = name.rpartition(".")
         if channel in channel_of:
-            x[i] = row.values[channel_of[channel], COLUMN[feature]]
-    return x
+            columns[i] = channel_of[channel] * len(NAMES) + COLUMN[feature]
+        else:
+            missing.append(i)
+    return columns, np.array(missing, np.int64)
 
 
 def _hidden(state: StreamState) -> Float32:

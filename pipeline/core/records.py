@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
 Fact = str | int | float | bool
+T = TypeVar("T")
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -27,6 +28,17 @@ ID_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 def is_id(text: str) -> bool:
     """Whether `text` may name a machine or a point. Ids never become paths; "." and ".." are refused all the same."""
     return ID_PATTERN.fullmatch(text) is not None and text.strip(".") != ""
+
+
+def changed(value: T, **fields: Any) -> T:
+    """`dataclasses.replace` for frozen, slotted dataclasses of plain fields, at less than half its cost.
+
+    What is done for every block and every window is done with this.
+    """
+    new = object.__new__(type(value))
+    for name in value.__slots__:  # type: ignore[attr-defined]
+        object.__setattr__(new, name, fields[name] if name in fields else getattr(value, name))
+    return new
 
 
 class StreamKey(NamedTuple):

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pipeline.core import features, order, window
 from pipeline.core.features.baseline import relate
 from pipeline.core.quality import Quality, judge, stands_still
-from pipeline.core.records import Block, FeatureRow, Float32, Trouble, Window
+from pipeline.core.records import Block, FeatureRow, Float32, Trouble, Window, changed
 from pipeline.core.state import StreamSpec, StreamState
 
 Event = FeatureRow | Trouble
@@ -44,13 +44,13 @@ def flush(spec: StreamSpec, state: StreamState) -> tuple[StreamState, list[Event
 def advance(spec: StreamSpec, state: StreamState, block: Block) -> tuple[StreamState, list[Window], list[Trouble]]:
     """The part of `step` before the features: order, then windows."""
     ordered, ready, troubles = order.push(spec.order, state.order, block)
-    return _cut(spec, replace(state, order=ordered), ready, troubles)
+    return _cut(spec, state, ordered, ready, troubles)
 
 
 def release(spec: StreamSpec, state: StreamState) -> tuple[StreamState, list[Window], list[Trouble]]:
     """The part of `flush` before the features."""
     ordered, ready, troubles = order.flush(state.order)
-    return _cut(spec, replace(state, order=ordered), ready, troubles)
+    return _cut(spec, state, ordered, ready, troubles)
 
 
 def feature_rows(spec: StreamSpec, windows: Sequence[Window]) -> list[FeatureRow]:
@@ -75,14 +75,14 @@ def related(spec: StreamSpec, state: StreamState, rows: list[FeatureRow]) -> Str
 
 
 def _cut(
-    spec: StreamSpec, state: StreamState, ready: list[Block], troubles: list[Trouble]
+    spec: StreamSpec, state: StreamState, ordered: order.OrderState, ready: list[Block], troubles: list[Trouble]
 ) -> tuple[StreamState, list[Window], list[Trouble]]:
     windows: list[Window] = []
     cut = state.window
     for block in ready:
         cut, complete = window.push(spec.window, cut, block, spec)
         windows += complete
-    return replace(state, window=cut), windows, troubles
+    return changed(state, order=ordered, window=cut), windows, troubles
 
 
 def _row(window: Window, values: Float32, schema: str) -> FeatureRow:

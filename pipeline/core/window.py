@@ -153,7 +153,7 @@ def _append(runs: tuple[Run, ...], block: Block, *, contiguous: bool) -> tuple[R
 
 
 def _joined(run: Run) -> Run:
-    return run if len(run.pieces) == 1 else replace(run, pieces=(np.concatenate(run.pieces, axis=1),))
+    return run if len(run.pieces) == 1 else Run(run.start, run.end, (np.concatenate(run.pieces, axis=1),))
 
 
 def _window(

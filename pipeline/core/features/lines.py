@@ -16,7 +16,7 @@ from pipeline.core.features.spectrum import log_range
 from pipeline.core.records import Float32
 
 FLOOR_BINS = 24  # on each side of a line
-SHAFT_BINS = 1.5  # on each side of a shaft harmonic: half the main lobe of the window
+SHAFT_BINS = 2.5  # on each side of a shaft harmonic: the main lobe of the window, squared as the envelope is
 HARMONICS, SHORT_HARMONICS = 3, 5  # of a family; the second where the window does not resolve its slip
 RATIO_6_DB = 10.0**0.6
 

@@ -12,7 +12,7 @@ from pipeline.core.features.time_domain import Float64
 from pipeline.core.records import Float32
 
 SHARE_BINS = 1.5  # half the main lobe of the window: what belongs to the line of 1 x shaft
-RESOLVED_BINS = 6.0  # between shaft harmonics, or there is nothing between them to look at
+RESOLVED_BINS = 8.0  # between shaft harmonics, or there is nothing between them to look at
 ENVELOPE_COLUMNS = 13
 OUTER, INNER, ELEMENT, CAGE = range(4)  # columns of `lines`
 STANDS_RATIO = 10.0  # 10 dB

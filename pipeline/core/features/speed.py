@@ -16,7 +16,8 @@ from pipeline.core.records import Float32
 HARMONICS = 5
 STEP_BINS = 0.1  # of the candidates: the fifth harmonic moves half a bin
 LARGEST_DB = 20.0  # one harmonic counts at most this much
-STANDS_DB = 6.0
+APART_BINS = 3.0  # candidates closer than the main lobe of the window are the same one
+STANDS_RATIO = 10.0  # a harmonic that says where it is: 10 dB
 
 
 @kernel
@@ -46,28 +47,28 @@ def estimate(
     second = 0.0
     for i in range(steps):
         place = low + i * STEP_BINS
-        if abs(place - best_place) > 1.0:
+        if abs(place - best_place) > APART_BINS:
             second = max(second, _score(power, logs, log_blocks, bins, lane, place))
     return _refined(power, logs, log_blocks, bins, lane, best_place), (best - second) / best
 
 
 @kernel
 def _refined(power: Float32, logs: Float32, log_blocks: Float32, bins: int, lane: int, place: float) -> float:
-    """Mean of where the harmonics that stand out really are, higher ones counting more."""
+    """Harmonic by harmonic: where the peak really is tells where to look for the next; higher ones count more."""
     weighted, weights = 0.0, 0.0
     for harmonic in range(1, HARMONICS + 1):
-        at = harmonic * place
-        ratio = line(power, logs, log_blocks, bins, lane, at, 0.0, 0.0)
-        if not ratio > 10 ** (STANDS_DB / 10):
+        middle = int(harmonic * place + 0.5)
+        if middle < 4 or middle + 4 >= bins:
             continue
-        k = int(at + 0.5)
-        for near in (k - 1, k + 1):
+        k = middle - 2
+        for near in range(middle - 1, middle + 3):
             if power[near * LANES + lane] > power[k * LANES + lane]:
                 k = near
-        before, middle = np.log(power[(k - 1) * LANES + lane]), np.log(power[k * LANES + lane])
+        before, peak = np.log(power[(k - 1) * LANES + lane]), np.log(power[k * LANES + lane])
         after = np.log(power[(k + 1) * LANES + lane])
-        bend = before - 2 * middle + after
-        peak = k + 0.5 * (before - after) / bend if bend < 0 else float(k)
-        weighted += harmonic * peak
-        weights += harmonic * harmonic
-    return weighted / weights if weights > 0 else place
+        stands = line(power, logs, log_blocks, bins, lane, float(k), 0.0, 0.0) > STANDS_RATIO
+        if stands and peak >= before and peak >= after and before - 2 * peak + after < 0:
+            weighted += harmonic * (k + 0.5 * (before - after) / (before - 2 * peak + after))
+            weights += harmonic * harmonic
+            place = weighted / weights
+    return place
