@@ -31,7 +31,7 @@ def test_twenty_restarts_of_the_broker_lose_nothing(world: World) -> None:
 @pytest.mark.slow
 def test_what_a_full_queue_drops_is_counted_to_the_sample(world: World) -> None:
     with world(broker_config="max_queued_messages 500\n") as made:
-        check(trials.broker_losses(made, Plant(messages=2400), how="overflow"))
+        check(trials.broker_losses(made, Plant(messages=3200), how="overflow"))
 
 
 @pytest.mark.slow
