@@ -106,7 +106,7 @@ def push(
     """Take the next block in order; return the windows that are complete with it."""
     length, hop = length_and_hop(spec, block.rate_hz)
     if block.session != state.session:
-        state = WindowState(session=block.session, position=block.index, next_number=-(-block.index // hop))
+        state = WindowState(block.session, block.index, next_number=-(-block.index // hop))
     marks, time_step_ns = _mark(state.marks, block)
     contiguous = block.index == state.position and time_step_ns <= spec.max_time_step_s * 1e9
     runs = _append(state.runs, block, contiguous=contiguous)
@@ -201,10 +201,8 @@ def _spans(marks: tuple[Mark, ...], start: int, end: int) -> list[tuple[int, Mar
 
 def _mean_speed_rpm(spans: list[tuple[int, Mark]]) -> float | None:
     known = [(n, mark.speed_rpm) for n, mark in spans if mark.speed_rpm is not None]
-    if not known:
-        return None
-    if all(speed == known[0][1] for _, speed in known):
-        return known[0][1]  # a weighted mean of equal numbers may differ from them in the last bit
+    if len({speed for _, speed in known}) < 2:
+        return known[0][1] if known else None  # a weighted mean of equal numbers may differ from them in the last bit
     return sum(n * speed for n, speed in known) / sum(n for n, _ in known)
 
 

@@ -7,7 +7,6 @@ their addresses are passed on.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,7 +31,7 @@ STAGES = ("time", "spectrum", "orders", "cepstrum", "envelope", "speed")
 STAGGER = 80  # float32 between buffers: arrays a whole page apart would evict each other from the cache
 ROWS_AT_A_TIME = 96  # of those that are brought to the common bandwidth: bounds the memory for them
 LEAST_CEPSTRUM_BINS = 64
-WORKS_KEPT = 8  # per thread
+STAGES_KEPT = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,9 +40,10 @@ class _Stage:
 
     resample: Resampler
     plan: Plan
+    scratch: list[Work]  # that nobody uses at the moment: taken and given back by single list operations
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=STAGES_KEPT)
 def _stage(spec: FeatureSpec, rate_hz: float, length: int) -> _Stage:
     resample = resampler(rate_hz, length, spec.bandwidth_hz)
     spectrum = spectrum_plan(resample.length, resample.rate_hz, spec.bandwidth_hz, spec.mains_hz)
@@ -64,24 +64,7 @@ def _stage(spec: FeatureSpec, rate_hz: float, length: int) -> _Stage:
         orders=np.array(ORDERS),
         core_orders=np.array([name in core for name in NAMES[COLUMN["ord_0_5"] :][: len(ORDERS)]]),
     )
-    return _Stage(resample, plan)
-
-
-class _Works(threading.local):
-    """Scratch of each plan, one set a thread, the least recently used dropped first."""
-
-    def __init__(self) -> None:
-        self.of: dict[int, tuple[_Stage, Work]] = {}
-
-    def get(self, stage: _Stage) -> Work:
-        kept = self.of.pop(id(stage), None) or (stage, _work(stage.plan))
-        self.of[id(stage)] = kept
-        while len(self.of) > WORKS_KEPT:
-            del self.of[next(iter(self.of))]
-        return kept[1]
-
-
-_works = _Works()
+    return _Stage(resample, plan, [])
 
 
 def _work(plan: Plan) -> Work:
@@ -181,7 +164,12 @@ def _compute_alike(stage: _Stage, windows: Sequence[Window], channels: int) -> F
     resampled = stage.resample.at(address)  # kept alive until its rows are read
     out = np.full((count, len(NAMES)), np.nan, np.float32)
     rows = rows_of(stage.plan, stage.resample, windows, address if resampled is None else _addresses(resampled))
-    compute_rows(stage.plan, rows, count, _works.get(stage), out)
+    try:
+        work = stage.scratch.pop()
+    except IndexError:
+        work = _work(stage.plan)
+    compute_rows(stage.plan, rows, count, work, out)
+    stage.scratch.append(work)
     if channels == 1:
         return out[:, None]
     return np.ascontiguousarray(out.reshape(channels, len(windows), len(NAMES)).swapaxes(0, 1))

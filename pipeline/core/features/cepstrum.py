@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.core.features.fft import FftPlan, fft, fft_plan
-from pipeline.core.features.lanes import LANES, kernel, load, log2, splat, store
+from pipeline.core.features.lane_math import log2
+from pipeline.core.features.lanes import LANES, kernel, load, splat, store
 from pipeline.core.features.spectrum import Spectra, SpectrumPlan, log_sums, unpack
 from pipeline.core.records import Float32
 
