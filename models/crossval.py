@@ -98,6 +98,7 @@ def cross_validate(
     With `epochs` given nothing is chosen: every fold is trained that long. Ctrl-C ends it with the folds that are
     done; without any, the result is None. With `checkpoints` it goes on where it was.
     """
+    split = replace(split, folds=tuple(replace(fold, train=fold.train + dataset.prior) for fold in split.folds))
     total = epochs or max(epochs_for(examples_of(fold.train, _identity(dataset)), settings) for fold in split.folds)
     step = max(1, total // CHECKS)
     checks = [total] if epochs else sorted({*range(step, total + 1, step), total})

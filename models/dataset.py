@@ -68,6 +68,7 @@ class Dataset:
     classes: tuple[str, ...]
     feature_schema: str
     facts: DataFacts
+    prior: tuple[WindowSequence, ...] = ()  # simulated, to learn from and never to be tested on
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from models.dataset import Dataset, build, check_trainable, read, read_machines
 from models.diagnosis import diagnose
 from models.events import Track
 from models.predictor import NumpyPredictor
+from models.prior import with_simulated
 from models.registry import CHAMPION, Registry
 from models.scoring import run, score
 from models.settings import TrainSettings
@@ -169,6 +170,7 @@ def _trained_again(
     present = tuple(mode for mode, count in dataset.facts.windows_per_mode.items() if count)
     check_trainable(dataclasses.replace(dataset, classes=present))
     settings = TrainSettings.from_document(model.train["settings"])
+    dataset = with_simulated(dataset, settings, say)
     facts = read_machines(request.data_dir)
     split = make_split(dataset.sequences, dataset.classes, facts, request.split, settings.folds)
     for number, fold in enumerate(split.folds, 1):

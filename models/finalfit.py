@@ -57,8 +57,9 @@ def final_fit(
     Raises:
         KeyboardInterrupt: before the first pass was done.
     """
-    scaler = fit_scaler(dataset.sequences, settings.scaler)
-    examples = examples_of(dataset.sequences, scaler)
+    sequences = (*dataset.sequences, *dataset.prior)
+    scaler = fit_scaler(sequences, settings.scaler)
+    examples = examples_of(sequences, scaler)
     epochs = epochs_for(examples, settings) if held_out is None else held_out.epochs
     schedule = epochs if held_out is None else held_out.schedule_epochs
     kept: list[_Kept] = []

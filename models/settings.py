@@ -47,6 +47,7 @@ class TrainSettings:
     channel_swap: float = 0.0  # share of the sequences whose channels change places
     channel_drop: float = 0.1  # share of the chunks that go without one of several channels
     structure_offset: float = 2.0  # standard deviation of a machine's own offset on scaled features, see augment.py
+    simulated: float = 1.0  # share of the shipped simulated machines to learn from beside the data, see prior.py
     structure_drop: float = 0.5  # share of the chunks that go without the features that carry such an offset
     label_smoothing: float = 0.05
     balance: str = "sqrt"  # none, class weights sqrt = 1/sqrt(count) or full = 1/count, logit = logit adjustment

@@ -33,6 +33,7 @@ from models.dataset import Dataset, DatasetSpec, build, check_trainable, read, r
 from models.diagnosis import diagnose
 from models.events import fault_delays
 from models.finalfit import FinalModel, final_fit
+from models.prior import with_simulated
 from models.reference import reference_document
 from models.registry import CHALLENGER, CHAMPION, Registry
 from models.runlog import RunLog
@@ -91,6 +92,7 @@ def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
     dataset = build(read(request.data_dir, request.start, request.end), dataset_spec(config, settings.inputs))
     say(dataset.facts.text())
     check_trainable(dataset)
+    dataset = with_simulated(dataset, settings, say)
     if settings.task == "sequence":
         dataset = one_mode_per_sequence(dataset)
         say(f"one mode per sequence: {len(dataset.sequences)} sequences")
