@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from pipeline.core.records import Block, Duplicate, Gap, Late, Rejected, Trouble
+from pipeline.core.records import Block, Duplicate, Gap, Late, Rejected, Trouble, changed
 
 REMEMBERED_GAPS = 32  # per session, to tell late blocks from repeated ones
 REMEMBERED_SESSIONS = 512  # ranges of finished sessions, to tell what a broker delivers again after a crash
@@ -67,6 +67,8 @@ def push(spec: OrderSpec, state: OrderState, block: Block) -> tuple[OrderState, 
         filled = any(first < block.end and block.index < last for first, last in state.gaps)
         return state, ready, [*troubles, _repeated(block, state.next_index, known=not filled)]
 
+    if block.index == state.next_index and not state.held:  # as nearly all blocks come
+        return changed(state, next_index=block.end), [*ready, block], troubles
     held = tuple(sorted((*state.held, block), key=lambda b: (b.index, b.end)))
     state = _drain(replace(state, held=held), ready)
     max_wait = round(spec.max_wait_s * block.rate_hz)

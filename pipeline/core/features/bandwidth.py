@@ -99,6 +99,19 @@ def _filter(address: NDArray[np.int64], n: int, taps: Float32, up: int, down: in
         for m in range(begin):
             out[m] = _one(x, taps, up, down, half, m)
         m = begin
+        while up == down and m + 4 * LANES <= end:  # every output has the same taps: 32 of them side by side
+            a, b, c, d = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+            for j in range(2 * half + 1):
+                tap, i = flat[j], m - half + j
+                a = a + load(x, i) * tap
+                b = b + load(x, i + LANES) * tap
+                c = c + load(x, i + 2 * LANES) * tap
+                d = d + load(x, i + 3 * LANES) * tap
+            store(out, m, a)
+            store(out, m + LANES, b)
+            store(out, m + 2 * LANES, c)
+            store(out, m + 3 * LANES, d)
+            m += 4 * LANES
         while m + LANES <= end:
             a, b, c, d = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
             e, f, g, h = splat(0.0), splat(0.0), splat(0.0), splat(0.0)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.core.features.bandwidth import Resampler, resampler
 from pipeline.core.features.cepstrum import cepstrum_plan
@@ -158,12 +157,12 @@ def _compute_alike(stage: _Stage, windows: Sequence[Window], channels: int) -> F
     first = np.array([address_of(x) for x in samples], np.int64)
     step = np.array([x.strides[0] for x in samples], np.int64)
     count = channels * len(samples)
-    address = np.empty(-(-count // LANES) * LANES, np.int64)
-    address[:count] = (first + step * np.arange(channels)[:, None]).ravel()  # channel by channel
-    address[count:] = address[count - 1]
+    address = (first + step * np.arange(channels)[:, None]).ravel()  # channel by channel
     resampled = stage.resample.at(address)  # kept alive until its rows are read
+    if resampled is not None:
+        address = address_of(resampled) + resampled.strides[0] * np.arange(count)
     out = np.full((count, len(NAMES)), np.nan, np.float32)
-    rows = rows_of(stage.plan, stage.resample, windows, address if resampled is None else _addresses(resampled))
+    rows = rows_of(stage.plan, stage.resample, windows, address)
     try:
         work = stage.scratch.pop()
     except IndexError:
@@ -178,7 +177,3 @@ def _compute_alike(stage: _Stage, windows: Sequence[Window], channels: int) -> F
 def _readable(x: Float32) -> Float32:
     """Each channel in one piece; where it is not, a copy."""
     return x if x.strides[1] == 4 and x.dtype == np.float32 else np.ascontiguousarray(x, np.float32)
-
-
-def _addresses(x: Float32) -> NDArray[np.int64]:
-    return address_of(x) + x.strides[0] * np.arange(x.shape[0], dtype=np.int64)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.features.bandwidth import Resampler
+from pipeline.core.features.lanes import LANES
 from pipeline.core.features.plan import Plan, Rows
 from pipeline.core.features.spectral import M_S2
 from pipeline.core.records import Window
@@ -18,9 +19,10 @@ NO_PIECES = np.empty(0)
 
 
 def rows_of(plan: Plan, resample: Resampler, windows: Sequence[Window], address: NDArray[np.int64]) -> Rows:
-    """The rows of windows, channel by channel; address (n,) of their samples, the last ones repeated."""
+    """The rows of windows, channel by channel; address (rows,) of their samples, filled up to whole lanes."""
     seconds = 1 / plan.spectrum.delta_f_hz
-    which = np.arange(len(address)) % len(windows)
+    index = np.minimum(np.arange(-(-len(address) // LANES) * LANES), len(address) - 1)
+    address, which = address[index], index % len(windows)
     known = _known(windows)[which]
     turns = known[:, 0] * seconds
     count = np.zeros(len(address), np.int64)
