@@ -154,14 +154,15 @@ def simulated(seed: int, modes: tuple[str, ...]) -> dict[str, list[FeatureRow]]:
     spec = StreamSpec()
     rows: dict[str, list[FeatureRow]] = {}
     for machine in training_plant(seed, 48, 8.0).machines:
-        life = machine.life
-        if life.mode == "healthy" or (life.mode in modes and life.shape == "constant" and life.final >= 0.4):
+        faults = [c for c in machine.life.courses if c.severity(0.0) >= 0.4]  # damaged all along, not too little
+        mode = faults[0].mode if faults else "healthy"
+        if (not machine.life.courses) or (mode in modes and len(faults) == 1):
             state = stream.initial(spec)
             events: list[object] = []
             for block in islice(machine_blocks(machine, 0.25, 0), 20):
                 state, found = stream.step(spec, state, block)
                 events += found
-            rows.setdefault(life.mode, []).extend([e for e in events if isinstance(e, FeatureRow)][-6:])
+            rows.setdefault(mode, []).extend([e for e in events if isinstance(e, FeatureRow)][-6:])
     return rows
 
 

@@ -19,6 +19,7 @@ COMPOSITION = (
     "models.evaluate",
     "models.dataset",
     "models.pretrain",
+    "models.prior",
     "models.sim_to_real",
     "sim.publish",
     "pipeline.cli",
