@@ -106,6 +106,8 @@ def allowed(name: str, target: str) -> bool:
         return False
     if within(target, "pipeline.errors") or target == "pipeline":
         return True
+    if target == "pipeline.kernel_cache":
+        return name == "pipeline"
     if name == "pipeline.errors":
         return False
     if within(name, "pipeline.core"):
