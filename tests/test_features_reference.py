@@ -193,3 +193,33 @@ def test_logarithms_and_powers_of_two_are_good_to_a_millionth(a: list[float], b:
     logs_and_powers(x, y)
     np.testing.assert_allclose(y[:LANES], np.log2(x[:LANES].astype(float)), rtol=3e-7, atol=3e-6)
     np.testing.assert_allclose(y[LANES:], 2.0 ** x[LANES:].astype(float), rtol=3e-6)
+
+
+@pytest.mark.parametrize("bandwidth_hz", [0.0, 5000.0])
+@pytest.mark.parametrize("fill", [0.0, 9.81, np.nan, np.inf, -np.inf, 1e15])
+def test_a_broken_window_gives_no_number_and_leaves_its_neighbours_alone(fill: float, bandwidth_hz: float) -> None:
+    spec = FeatureSpec(bandwidth_hz=bandwidth_hz)
+    good, bad = signal(4096, 1, seed=1), np.full((1, 4096), fill, np.float32)
+    half = good.copy()
+    half[0, 2000:2100] = fill
+    said = {"speed_range_rpm": (600.0, 3000.0), "gear_teeth": (23,)}
+    windows = [window(x, 12_800.0, None, **said) for x in (good, bad, half, good)]
+    alone = features.compute(spec, windows[:1])[0]
+    together = features.compute(spec, windows)
+    assert together[0].tobytes() == together[3].tobytes() == alone.tobytes()
+    for values in together:
+        assert not np.isinf(values).any()
+    known = [name for name, value in zip(NAMES, together[1][0], strict=True) if not np.isnan(value)]
+    level = ["mean", "rms", "peak", "p2p"] if np.isfinite(fill) else []
+    assert [name for name in known if not name.startswith("speed_")] == level
+
+
+def test_two_threads_at_once_compute_what_one_does() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    spec = FeatureSpec(bandwidth_hz=0.0)
+    windows = [window(signal(4096, 2, seed=i), 12_800.0, 1797.0) for i in range(64)]
+    one = [values.tobytes() for values in features.compute(spec, windows)]
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: features.compute(spec, windows), range(12)):
+            assert [values.tobytes() for values in found] == one

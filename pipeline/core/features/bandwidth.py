@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import prev_fast_len
 
-from pipeline.core.features.lanes import LANES, entry, kernel, load, splat, store, sums
+from pipeline.core.features.compiled import entry, kernel
+from pipeline.core.features.lanes import LANES, load, splat, store, sums
 from pipeline.core.features.spectrum import RATE_PER_BANDWIDTH
 from pipeline.core.features.time_domain import samples_at
 from pipeline.core.records import Float32

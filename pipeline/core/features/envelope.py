@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import next_fast_len
 
+from pipeline.core.features.compiled import kernel
 from pipeline.core.features.fft import FftPlan, fft, fft_plan
 from pipeline.core.features.lane_math import exp2
-from pipeline.core.features.lanes import LANES, kernel, load, splat, store
+from pipeline.core.features.lanes import LANES, load, splat, store
 from pipeline.core.features.spectrum import BLOCK, RATE_PER_BANDWIDTH, Spectra, SpectrumPlan, log_sums, unpack
 from pipeline.core.records import Float32
 

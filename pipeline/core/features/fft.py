@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.features.lanes import LANES, kernel, load, store
+from pipeline.core.features.compiled import kernel
+from pipeline.core.features.lanes import LANES, load, store
 from pipeline.core.records import Float32
 
 RADICES = (8, 4, 2, 5, 3)

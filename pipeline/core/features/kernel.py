@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.core.features.angle import resample_to_angle
 from pipeline.core.features.cepstrum import cepstra
+from pipeline.core.features.compiled import entry, kernel
 from pipeline.core.features.envelope import (
     demodulate,
     envelope_kurtosis,
@@ -17,7 +18,7 @@ from pipeline.core.features.envelope import (
     whiten,
 )
 from pipeline.core.features.kurtogram import sharpest_bands, sharpest_spectrum
-from pipeline.core.features.lanes import LANES, entry, kernel, load, splat, store
+from pipeline.core.features.lanes import LANES, load, splat, store
 from pipeline.core.features.lines import family
 from pipeline.core.features.orders import ENVELOPE_COLUMNS, SHARE_BINS, coherent, envelope_lines, gear_mesh, order_line
 from pipeline.core.features.plan import Plan, Rows, Work
@@ -32,6 +33,9 @@ from pipeline.core.features.spectrum import (
 from pipeline.core.features.speed import estimate
 from pipeline.core.features.time_domain import MEAN, PARTIALS, QUARTERS, quarter, samples_at, time_domain
 from pipeline.core.records import Float32
+
+FLAT_RATIO = 1e-6  # a peak-to-peak that is a smaller share of the largest value is rounding
+PEAK_COLUMN, P2P_COLUMN = 2, 3  # among the `time` features
 
 
 @entry
@@ -50,6 +54,21 @@ def compute_rows(plan: Plan, rows: Rows, count: int, work: Work, out: Float32) -
             work.mean[row - first] = work.merged[MEAN]
         work.mean[last - first :] = work.mean[last - first - 1]
         _spectrum_rows(plan, rows, first, last, work, out)
+        for row in range(first, last):
+            _only_what_is_known(plan, out[row])
+
+
+@kernel
+def _only_what_is_known(plan: Plan, out: Float32) -> None:
+    """A window in which nothing moves but the last bit has a level and no shape; and no feature is infinite."""
+    begin, end = plan.columns[0], plan.columns[5]
+    largest = abs(out[begin]) + out[begin + PEAK_COLUMN]
+    if not out[begin + P2P_COLUMN] > FLAT_RATIO * largest:  # NaN is not
+        for i in range(begin + P2P_COLUMN + 1, end):
+            out[i] = np.nan
+    for i in range(begin, end):
+        if np.isinf(out[i]):
+            out[i] = np.nan
 
 
 @kernel

@@ -7,6 +7,7 @@ a family of lines stands in its envelope, see `coherent`.
 
 from __future__ import annotations
 
+from pipeline.core.features.compiled import kernel
 from pipeline.core.features.envelope import (
     EnvelopePlan,
     Envelopes,
@@ -15,7 +16,7 @@ from pipeline.core.features.envelope import (
     envelope_spectrum,
     squared,
 )
-from pipeline.core.features.lanes import LANES, kernel, splat, store
+from pipeline.core.features.lanes import LANES, splat, store
 from pipeline.core.features.spectrum import Spectra
 from pipeline.core.records import Float32
 

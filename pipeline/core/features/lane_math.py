@@ -6,18 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.features.lanes import (
-    FUSE,
-    INTS,
-    VECTOR,
-    Builder,
-    Value,
-    call,
-    constant,
-    int_constant,
-    intrinsic,
-    lanes,
-)
+from pipeline.core.features.compiled import intrinsic
+from pipeline.core.features.lanes import FUSE, INTS, VECTOR, Builder, Value, call, constant, int_constant, lanes
 
 
 def _polynomial(builder: Builder, x: Value, coefficients: tuple[float, ...]) -> Value:

@@ -22,29 +22,20 @@ from numba.core.typing import templates
 from numba.extending import models, register_model
 from numba.np import arrayobj as numba_arrayobj
 
+from pipeline.core.features.compiled import intrinsic
+
 # Numba's compiler is untyped, or typed for other uses than these; `ir` is the LLVM that this Numba was built with.
 types: Any = numba.types
-extending: Any = numba.extending
 cgutils: Any = numba_cgutils
 arrayobj: Any = numba_arrayobj
 lower_builtin: Any = imputils.lower_builtin
 signature: Any = templates.signature
 infer_global: Any = templates.infer_global
-njit: Any = numba.njit
 ir: Any = cgutils.ir
 Value = Any
 Builder = Any
 
 LANES = 8
-
-intrinsic: Any = (
-    extending.intrinsic
-)  # its results are called with fewer arguments than it was given, which no type says
-
-# Compiled code that Python calls, and code that only compiled code calls: the latter needs no way in from Python,
-# which for arguments of many arrays is most of what there is to compile.
-entry = njit(cache=True, nogil=True, error_model="numpy")
-kernel = njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 _I32 = ir.IntType(32)
 _F32 = ir.FloatType()

@@ -11,7 +11,8 @@ import math
 
 import numpy as np
 
-from pipeline.core.features.lanes import LANES, kernel
+from pipeline.core.features.compiled import kernel
+from pipeline.core.features.lanes import LANES
 from pipeline.core.features.spectrum import log_range
 from pipeline.core.records import Float32
 

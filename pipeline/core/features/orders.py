@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipeline.core.features.compiled import kernel
 from pipeline.core.features.envelope import Envelopes
-from pipeline.core.features.lanes import kernel
 from pipeline.core.features.lines import HARMONICS, family, line, sidebands
 from pipeline.core.features.spectrum import Spectra
 from pipeline.core.features.time_domain import Float64

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.core.features.lanes import LANES, kernel
+from pipeline.core.features.compiled import kernel
+from pipeline.core.features.lanes import LANES
 from pipeline.core.features.lines import line
 from pipeline.core.records import Float32
 

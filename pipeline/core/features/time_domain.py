@@ -14,7 +14,8 @@ import numpy as np
 from numba import carray, types  # type: ignore[attr-defined]
 from numpy.typing import NDArray
 
-from pipeline.core.features.lanes import LANES, absolute, greater, intrinsic, kernel, load, splat, square_root, store
+from pipeline.core.features.compiled import intrinsic, kernel
+from pipeline.core.features.lanes import LANES, absolute, greater, load, splat, square_root, store
 from pipeline.core.records import Float32
 
 Float64 = NDArray[np.float64]
@@ -197,7 +198,8 @@ def time_domain(parts: Float64, rate_hz: float, energy: bool, merged: Float64, o
     n, mean = merged[COUNT], merged[MEAN]
     if merged[HIGH] == merged[LOW]:  # nothing moves: no ratio has a meaning, and none is made of rounding errors
         out[:] = np.nan
-        out[0], out[1], out[2], out[3], out[10] = mean, 0.0, 0.0, 0.0, 0.0
+        if np.isfinite(mean):
+            out[0], out[1], out[2], out[3] = mean, 0.0, 0.0, 0.0
         return
     variance = merged[M2] / n
     rms = np.sqrt(variance)

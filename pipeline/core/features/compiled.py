@@ -1,0 +1,49 @@
+"""How the kernels are compiled: once, kept on disk, and again whenever any source that they are made of changes.
+
+Numba keeps machine code beside the file of a function and throws it away when that file changes, but not when the file
+of a function that it calls does. So the name under which a kernel is kept carries a digest of all the
+sources that were imported before it, its own included.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numba
+
+_numba: Any = numba  # typed for other uses than these
+_seen: set[str] = set()
+_digest = hashlib.sha256()
+
+
+def _stamped(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function under a name that changes with the sources."""
+    module = function.__module__
+    if module not in _seen:
+        _seen.add(module)
+        loader: Any = function.__globals__.get("__loader__")
+        source = loader.get_source(module) if hasattr(loader, "get_source") else None
+        _digest.update((source or module).encode())
+    function.__qualname__ = f"{function.__qualname__}_{_digest.hexdigest()[:12]}"
+    return function
+
+
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """A piece of LLVM for use in kernels."""
+    return _numba.extending.intrinsic(_stamped(function))
+
+
+def entry(function: Callable[..., Any]) -> Any:
+    """Compiled code that Python calls. It runs without the interpreter's lock, and 0/0 is NaN."""
+    return _numba.njit(cache=True, nogil=True, error_model="numpy")(_stamped(function))
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compiled code that only compiled code calls.
+
+    It needs no way in from Python, which for arguments of many arrays is most of what there is to compile.
+    """
+    options = {"cache": True, "nogil": True, "error_model": "numpy"}
+    return _numba.njit(**options, no_cpython_wrapper=True, no_cfunc_wrapper=True)(_stamped(function))
