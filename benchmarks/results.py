@@ -24,6 +24,7 @@ import numpy as np
 from models.crossval import cross_validate
 from models.dataset import UNKNOWN, Dataset, build, read, read_machines
 from models.events import Track
+from models.prior import with_simulated
 from models.scoring import score
 from models.settings import TrainSettings
 from models.splits import Split, make_split
@@ -94,7 +95,8 @@ def rows(protocol: Protocol, recordings: Path) -> Iterator[dict[str, Any]]:
             dataset.sequences, dataset.classes, read_machines(config.data.path), protocol.split, settings.folds
         )
     methods: tuple[tuple[str, Callable[[], Sequence[Track]]], ...] = (
-        ("GRU", lambda: _network(dataset, split, settings)),
+        ("GRU", lambda: _network(with_simulated(dataset, settings, _say), split, settings)),
+        ("GRU, recorded machines only", lambda: _network(dataset, split, settings)),
         ("random forest", lambda: _forest(dataset, split)),
         ("envelope rule", lambda: _rule(dataset, families, split)),
         ("majority", lambda: _majority(dataset, split)),
@@ -126,6 +128,10 @@ def _network(dataset: Dataset, split: Split, settings: TrainSettings) -> Sequenc
     if held_out is None:
         raise KeyboardInterrupt
     return held_out.tracks
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _forest(dataset: Dataset, split: Split) -> list[Track]:

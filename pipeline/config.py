@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -93,6 +93,9 @@ class FeaturesConfig(Table, frozen=True):
     envelope_low_hz: Positive = 1000.0
     envelope_high_hz: Positive = 5000.0
     slip_tolerance: Annotated[float, Meta(ge=0, lt=0.5)] = 0.02
+    mains_hz: Annotated[float, Meta(ge=10, le=400)] = 50.0
+    envelope_band: Literal["fixed", "kurtogram"] = "fixed"
+    speed_confidence: Probability = 0.2
 
 
 class CommitConfig(Table, frozen=True):
@@ -196,5 +199,9 @@ class Config(Table, frozen=True):
             unit=own.unit or table.unit,
             bearing=own.bearing or table.bearing,
             limits=own.limits() or table.limits(),
+            gear_teeth=own.gear_teeth or table.gear_teeth,
+            speed_min_rpm=own.speed_min_rpm or table.speed_min_rpm,
+            speed_max_rpm=own.speed_max_rpm or table.speed_max_rpm,
+            commissioning_windows=own.commissioning_windows or table.commissioning_windows,
             window=WindowConfig(length_s=length_s, hop_s=hop_s),
         )

@@ -69,6 +69,10 @@ class PointTable(Table, frozen=True):
     support: Support | None = None
     limits_mm_s: tuple[Positive, Positive, Positive] | None = None  # velocity RMS of the zone boundaries A/B, B/C, C/D
     limits_source: str = ""
+    gear_teeth: tuple[Annotated[int, Meta(ge=2)], ...] = ()  # of the gears on this shaft
+    speed_min_rpm: SpeedRpm | None = None  # where nobody states the speed, it is looked for between these two
+    speed_max_rpm: SpeedRpm | None = None
+    commissioning_windows: Annotated[int, Meta(ge=0)] = 0  # healthy ones at the start, from which the baseline is made
 
     def limits(self) -> Limits | None:
         """Zone limits: those that are given, else those of the class; None where neither is."""
@@ -93,6 +97,10 @@ class MachineConfig(Table, frozen=True):
     unit: Unit | None
     bearing: BearingConfig | str | None
     limits: Limits | None
+    gear_teeth: tuple[int, ...]
+    speed_min_rpm: float | None
+    speed_max_rpm: float | None
+    commissioning_windows: int
     window: WindowConfig
 
     def orders(self) -> BearingOrders | None:

@@ -159,6 +159,10 @@ def _check_place(path: KeyPath, table: PointTable) -> None:
         _refuse(
             dotted((*path, "limits_mm_s")), "limits, as limits_source is given", None, "for instance [2.3, 4.5, 7.1]"
         )
+    low, high = table.speed_min_rpm, table.speed_max_rpm
+    if (low is None) != (high is None) or (low is not None and high is not None and low >= high):
+        missing = "speed_min_rpm" if low is None else "speed_max_rpm"
+        _refuse(dotted((*path, missing)), "speed_min_rpm below speed_max_rpm, both given", [low, high], "1/min")
     if (table.iso_group is None) != (table.support is None):
         missing = "iso_group" if table.iso_group is None else "support"
         expected = "1 or 2" if table.iso_group is None else "rigid or flexible"

@@ -22,6 +22,9 @@ def feature_spec(config: Config) -> FeatureSpec:
         envelope_low_hz=config.features.envelope_low_hz,
         envelope_high_hz=config.features.envelope_high_hz,
         slip_tolerance=config.features.slip_tolerance,
+        mains_hz=config.features.mains_hz,
+        envelope_band=config.features.envelope_band,
+        speed_confidence=config.features.speed_confidence,
     )
 
 
@@ -46,6 +49,10 @@ def stream_specs(config: Config, known: Mapping[StreamKey, Mapping[str, Any]]) -
             speed_rpm=machine.speed_rpm or facts.get("speed_rpm"),
             orders=machine.orders() or _orders(facts.get("orders")),
             unit=machine.unit,
+            gear_teeth=machine.gear_teeth,
+            speed_min_rpm=machine.speed_min_rpm,
+            speed_max_rpm=machine.speed_max_rpm,
+            commissioning_windows=machine.commissioning_windows,
             limits=machine.limits,
             max_gap_s=config.model.max_gap_s,
             warm_up_windows=config.model.warm_up_windows,

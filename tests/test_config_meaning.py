@@ -296,3 +296,17 @@ def test_check_refuses_a_password_file_that_cannot_be_read(capsys: pytest.Captur
 
 def test_a_setting_without_a_value_is_a_usage_error() -> None:
     assert cli.run(["config", "check", "--set", "window.hop_s"]) == 2
+
+
+def test_gears_speed_range_and_commissioning_reach_the_stream(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(
+        "[features]\nmains_hz = 60.0\n[machines.pump-01]\ngear_teeth = [23, 61]\nspeed_min_rpm = 1400\n"
+        "speed_max_rpm = 1500\ncommissioning_windows = 600\n"
+    )
+    spec = stream_specs(load(file, {}, environment={}).config, {})(StreamKey("pump-01", "de"))
+    assert (spec.gear_teeth, spec.speed_range_rpm, spec.commissioning_windows) == ((23, 61), (1400.0, 1500.0), 600)
+    assert spec.features.mains_hz == 60.0
+    file.write_text("[machines.pump-01]\nspeed_min_rpm = 1500\nspeed_max_rpm = 1400\n")
+    with pytest.raises(ConfigError, match="speed_max_rpm"):
+        load(file, {}, environment={})
