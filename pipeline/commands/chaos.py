@@ -56,7 +56,8 @@ def command(console: Console, minutes: float, only: tuple[int, ...], keep: Path 
     if not kept:
         broken = sorted({outcome.promise for outcome in outcomes if not outcome.kept})
         msg = f"every promise kept expected, found broken: {', '.join(map(str, broken))}"
-        raise ThrumcastError(msg, hint="`thrumcast chaos --only N --keep DIR` keeps data and logs of a trial")
+        hint = "`thrumcast chaos --only N --keep DIR` keeps data and logs of a trial"
+        raise ThrumcastError(msg, hint=hint, reported=True)
 
 
 def _trials(size: float) -> list[tuple[int, str, Callable[[Ground], Outcome]]]:

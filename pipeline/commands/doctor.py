@@ -72,10 +72,11 @@ def command(
     console.result({"ok": not bad and not unreachable, "findings": document(findings), "promises": promised},
                    table(findings))  # fmt: skip
     if unreachable is not None:
+        unreachable.reported = True
         raise unreachable
     if bad:
         msg = f"expected every check to pass, found failing: {', '.join(bad)}"
-        raise ThrumcastError(msg, hint="the advice stands above")
+        raise ThrumcastError(msg, hint="the advice stands above", reported=True)
 
 
 def promises(

@@ -20,4 +20,4 @@ def command(console: Console, timeout_s: float) -> None:
     if not found.ready:
         failing = ", ".join(name for name, check in found.checks.items() if check[0] == "fail")
         msg = f"expected a service that is ready, found failing: {failing}"
-        raise NotReachable(msg, hint="docs/operations.md says what each check means")
+        raise NotReachable(msg, hint="docs/operations.md says what each check means", reported=True)

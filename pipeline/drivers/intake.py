@@ -19,6 +19,8 @@ from pipeline.errors import DecodeError
 
 log = logging.getLogger("thrumcast.live")
 
+LARGEST_GAP = 2**40  # samples: nine months at 50 kHz; a sender that jumps further has lost its count, not samples
+
 OUTCOMES = ("committed", "duplicate", "late", "quarantined")
 
 
@@ -145,7 +147,7 @@ def account(batch: Batch, step: Step) -> Counter[str]:
 def missing_samples(step: Step) -> Counter[str]:
     """What never came: how many gaps, and how many samples per channel they lack."""
     gaps = [trouble for trouble in step.troubles if isinstance(trouble, Gap)]
-    return Counter(gaps=len(gaps), gap_samples=sum(gap.last - gap.first for gap in gaps))
+    return Counter(gaps=len(gaps), gap_samples=sum(min(gap.last - gap.first, LARGEST_GAP) for gap in gaps))
 
 
 def prefixed(counts: Iterable[tuple[str, int]]) -> dict[str, int]:
