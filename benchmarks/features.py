@@ -1,7 +1,7 @@
 """The feature stage beside one bare FFT of the same windows.
 
-Both vectors as the pipeline calls them: Window objects in, rows out. `core` leaves two thirds of the columns NaN. Nothing
-here knows the list of features.
+Both vectors as the pipeline calls them: Window objects in, rows out. `core` leaves two thirds of the columns NaN.
+Nothing here knows the list of features.
 """
 
 from __future__ import annotations
