@@ -71,7 +71,8 @@ def table_of(kind: Any) -> tuple[type[Table] | None, bool]:
 
 def may_be_a_name(kind: Any) -> bool:
     """Whether a name may stand in the place of a table (`Struct | str`)."""
-    return str in get_args(kind) and table_of(kind)[0] is not None
+    inner, by_id = table_of(kind)
+    return str in get_args(kind) and inner is not None and not by_id  # dict[str, Struct] has a str too, its key
 
 
 def known_keys(struct: type[Table] = Config, prefix: KeyPath = (), ids: KeyPath = ()) -> Iterator[KeyPath]:

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.config import Config
@@ -248,6 +248,7 @@ def test_a_file_that_is_not_toml_is_one_error(content: bytes) -> None:
         load(Path("given.toml"), environment={})
 
 
+@example("", ("machines",))
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
