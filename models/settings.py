@@ -49,6 +49,7 @@ class TrainSettings:
     structure_offset: float = 2.0  # standard deviation of a machine's own offset on scaled features, see augment.py
     simulated: float = 1.0  # share of the shipped simulated machines to learn from beside the data, see prior.py
     structure_drop: float = 0.5  # share of the chunks that go without the features that carry such an offset
+    baseline_drop: float = 0.5  # share of the chunks that go without what is relative to a commissioning baseline
     label_smoothing: float = 0.05
     balance: str = "sqrt"  # none, class weights sqrt = 1/sqrt(count) or full = 1/count, logit = logit adjustment
     forecast: int = 0  # modes to foretell after the present one; 0 = no forecast
@@ -132,6 +133,7 @@ class TrainSettings:
             "drop_input": (0 <= self.drop_input < 1, "0 to below 1"),
             "structure_offset": (0 <= self.structure_offset <= 10, "0 to 10"),
             "structure_drop": (0 <= self.structure_drop < 1, "0 to below 1"),
+            "baseline_drop": (0 <= self.baseline_drop < 1, "0 to below 1"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "0 to below 1"),
             "folds": (self.folds >= 2, "2 or more"),
             "patience": (self.patience >= 1, "1 or more"),
