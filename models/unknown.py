@@ -195,9 +195,8 @@ def detector(bundle: Bundle) -> Callable[[Float32, Float32], NDArray[np.bool_]] 
     found = bundle.data.get("unknown") or {}
     if not found.get("used") or found["kind"] != KIND:
         return None
-    known = Directions(
-        *(np.array(found[name]) for name in ("centre", "whitening")), found["size"], np.array(found["modes"])
-    )
+    centre, whitening, modes = (np.array(found[name]) for name in ("centre", "whitening", "modes"))
+    known = Directions(centre, whitening, float(found["size"]), modes)
     threshold, scaler = float(found["threshold"]), bundle.spec.scaler
     some = [bundle.spec.inputs.index(name) for name in found["inputs"]]
 
