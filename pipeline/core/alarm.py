@@ -18,7 +18,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from pipeline.core.records import AlarmChange, StreamKey
+import msgspec
+
+from pipeline.core.records import AlarmChange, StreamKey, changed
 
 HEALTHY = "healthy"
 OTHER = "other"  # the mode of an alarm that only the vibration severity calls for
@@ -58,8 +60,7 @@ class Episode:
     by_severity: bool = False  # called for by the zone alone
 
 
-@dataclass(frozen=True, slots=True)
-class AlarmState:
+class AlarmState(msgspec.Struct, frozen=True):
     """What is suspected, what is up, and what was up lately."""
 
     suspicion: Suspicion | None = None
@@ -100,7 +101,7 @@ def judge(
     """Take the probabilities of the window [start_ns, end_ns); return what changed."""
     if unknown and zone != "D":
         since_ns = start_ns if state.unknown_since_ns is None else state.unknown_since_ns
-        return replace(state, unknown_since_ns=since_ns, unknown=end_ns - since_ns >= spec.enter_s * 1e9), []
+        return changed(state, unknown_since_ns=since_ns, unknown=end_ns - since_ns >= spec.enter_s * 1e9), []
     still, ended, changes = _watch_all(spec, state.open, key, probabilities, (start_ns, end_ns), zone)
     memory_ns = max(spec.cooldown_s, spec.merge_s) * 1e9
     past = [e for e in (*state.past, *ended) if end_ns - (e.ended_ns or 0) < memory_ns]
@@ -132,12 +133,12 @@ def acknowledge(state: AlarmState, key: StreamKey, alarm_id: str, at_ns: int) ->
         if episode_id(key, episode) == alarm_id and episode.acked_ns is None:
             episodes[place] = replace(episode, acked_ns=at_ns)
             changes.append(_change("acked", episode, key, episode.p, at_ns))
-    return replace(state, open=tuple(episodes)), changes
+    return changed(state, open=tuple(episodes)), changes
 
 
 def kept_for_another_model(state: AlarmState) -> AlarmState:
     """What was up stays up, and its time below `leave_p` begins again: the model that changed is no reason to clear."""
-    return replace(
+    return changed(
         state,
         suspicion=None,
         open=tuple(replace(episode, low_since_ns=None) for episode in state.open),

@@ -11,7 +11,7 @@ them over once they are safe, or drops both and tries again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -133,7 +133,7 @@ class Engine:
         paused_ns = 0 if state.last_end_ns is None else abs(row.start_ns - state.last_end_ns)
         if state.hidden is None or state.model != predictor.version or paused_ns > spec.max_gap_s * 1e9 + _span_ns(row):
             zeros = np.zeros(predictor.hidden_shape, np.float32)
-            return replace(state, hidden=zeros, state_age=0, model=predictor.version, last_end_ns=row.start_ns)
+            return changed(state, hidden=zeros, state_age=0, model=predictor.version, last_end_ns=row.start_ns)
         return state
 
     def _step_network(self, predictor: Predictor, result: Step, judged: list[tuple[StreamKey, FeatureRow]]) -> None:

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from pipeline.core.records import Block, Duplicate, Gap, Late, Rejected, Trouble, changed
 
 REMEMBERED_GAPS = 32  # per session, to tell late blocks from repeated ones
@@ -38,8 +40,7 @@ class Finished:
     end: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class OrderState:
+class OrderState(msgspec.Struct, frozen=True, eq=False):
     """Where a stream stands in its session, and what is held back."""
 
     session: int | None = None
@@ -70,7 +71,7 @@ def push(spec: OrderSpec, state: OrderState, block: Block) -> tuple[OrderState, 
     if block.index == state.next_index and not state.held:  # as nearly all blocks come
         return changed(state, next_index=block.end), [*ready, block], troubles
     held = tuple(sorted((*state.held, block), key=lambda b: (b.index, b.end)))
-    state = _drain(replace(state, held=held), ready)
+    state = _drain(changed(state, held=held), ready)
     max_wait = round(spec.max_wait_s * block.rate_hz)
     while state.held and max(h.end for h in state.held) - state.next_index > max_wait:
         state = _give_up(state, ready, troubles)
@@ -130,7 +131,7 @@ def _drain(state: OrderState, ready: list[Block]) -> OrderState:
         if block.end > next_index:
             ready.append(after(block, next_index))
             next_index = block.end
-    return replace(state, next_index=next_index, held=tuple(held))
+    return changed(state, next_index=next_index, held=tuple(held))
 
 
 def _give_up(state: OrderState, ready: list[Block], troubles: list[Trouble]) -> OrderState:
@@ -139,7 +140,7 @@ def _give_up(state: OrderState, ready: list[Block], troubles: list[Trouble]) -> 
     if first.index > state.next_index:
         gap = (state.next_index, first.index)
         troubles.append(Gap(first.key, first.session, *gap))
-        state = replace(state, next_index=first.index, gaps=(*state.gaps, gap)[-REMEMBERED_GAPS:])
+        state = changed(state, next_index=first.index, gaps=(*state.gaps, gap)[-REMEMBERED_GAPS:])
     return _drain(state, ready)
 
 

@@ -11,7 +11,6 @@ streams at once and adds the network.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from pipeline.core import features, order, window
 from pipeline.core.features.baseline import relate
@@ -68,10 +67,10 @@ def related(spec: StreamSpec, state: StreamState, rows: list[FeatureRow]) -> Str
     baseline = state.baseline
     for i, row in enumerate(rows):
         if stands_still(row, spec.speed_rpm, baseline):
-            row = rows[i] = replace(row, quality=row.quality | int(Quality.NOT_RUNNING))
+            row = rows[i] = changed(row, quality=row.quality | int(Quality.NOT_RUNNING))
         if spec.commissioning_windows > 0:
             baseline = relate(spec.commissioning_windows, baseline, row, good=not Quality(row.quality).stops)
-    return state if baseline is state.baseline else replace(state, baseline=baseline)
+    return state if baseline is state.baseline else changed(state, baseline=baseline)
 
 
 def _cut(

@@ -12,14 +12,15 @@ sender's clock moves the marks; a jump of more than `max_time_step_s` starts a n
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
+import msgspec
 import numpy as np
 from scipy.fft import next_fast_len
 
-from pipeline.core.records import BearingOrders, Block, Float32, Window
+from pipeline.core.records import BearingOrders, Block, Float32, Window, changed
 
 DRIFT_NS = 1_000_000  # block times may wander this far from the count before a mark follows them
 
@@ -39,8 +40,7 @@ def length_and_hop(spec: WindowSpec, rate_hz: float) -> tuple[int, int]:
     return int(next_fast_len(max(16, round(spec.length_s * rate_hz)), real=True)), max(1, round(spec.hop_s * rate_hz))
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(msgspec.Struct, frozen=True):
     """From sample `start` on, until the next mark."""
 
     start: int
@@ -54,8 +54,7 @@ class Mark:
         return self.t0_ns + round((index - self.start) * 1e9 / rate_hz)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Run:
+class Run(msgspec.Struct, frozen=True, eq=False):
     """Samples [start, end) without a hole; in pieces, which are joined when a window needs them."""
 
     start: int
@@ -63,8 +62,7 @@ class Run:
     pieces: tuple[Float32, ...]  # each (C, n)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class WindowState:
+class WindowState(msgspec.Struct, frozen=True, eq=False):
     """The tail of a session that later windows still need."""
 
     session: int | None = None
@@ -141,7 +139,7 @@ def _mark(marks: tuple[Mark, ...], block: Block) -> tuple[tuple[Mark, ...], floa
     if step_ns <= DRIFT_NS:
         if same:
             return marks, step_ns
-        mark = replace(mark, t0_ns=last.time_ns(block.index, block.rate_hz))
+        mark = changed(mark, t0_ns=last.time_ns(block.index, block.rate_hz))
     return (*marks, mark), step_ns
 
 
