@@ -24,7 +24,7 @@ def run(effort: Effort) -> Section:
     def advance() -> None:
         state = stream.initial(spec)
         for block in given:
-            state, _, _ = stream.advance(spec, state, block)
+            state, _, _ = stream.advance(spec, state, [block])
 
     def copy() -> None:
         for block in given:
@@ -62,6 +62,6 @@ def largest_state_bytes(spec: StreamSpec, given: list[Block]) -> int:
     hidden = np.zeros((sizes.layers, sizes.hidden), np.float32)
     state, largest = StreamState(), 0
     for block in given:
-        state, _, _ = stream.advance(spec, state, block)
+        state, _, _ = stream.advance(spec, state, [block])
         largest = max(largest, len(to_bytes(spec, changed(state, hidden=hidden, model="v0001"))))
     return largest

@@ -65,15 +65,15 @@ class Engine:
         """Take blocks in the order in which they came."""
         result = Step()
         windows: dict[StreamKey, list[Window]] = {}
+        of_stream: dict[StreamKey, list[Block]] = {}
         for block in blocks:
-            key = block.key
+            of_stream.setdefault(block.key, []).append(block)
+        for key, some in of_stream.items():
             spec = self.spec_of(key)
-            state = result.states.get(key) or states.get(key) or stream.initial(spec)
-            result.states[key], complete, troubles = stream.advance(spec, state, block)
+            state = states.get(key) or stream.initial(spec)
+            result.states[key], windows[key], troubles = stream.advance(spec, state, some)
             result.troubles += troubles
-            if any(isinstance(trouble, Rejected) for trouble in troubles):
-                result.rejected.append(block)
-            windows.setdefault(key, []).extend(complete)
+        result.rejected = [trouble.block for trouble in result.troubles if isinstance(trouble, Rejected)]
         return self._finish(result, windows)
 
     def flush(self, states: States) -> Step:

@@ -191,10 +191,13 @@ class Duplicate:
 class Rejected:
     """A block that contradicts its own session (another rate, channels or unit); belongs in quarantine."""
 
-    key: StreamKey
-    session: int
-    index: int
+    block: Block
     reason: str
+
+    @property
+    def key(self) -> StreamKey:
+        """The stream that it would have belonged to."""
+        return self.block.key
 
 
 Trouble = Gap | Late | Duplicate | Rejected

@@ -10,7 +10,7 @@ streams at once and adds the network.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pipeline.core import features, order, window
 from pipeline.core.features.baseline import relate
@@ -28,7 +28,7 @@ def initial(spec: StreamSpec) -> StreamState:
 
 def step(spec: StreamSpec, state: StreamState, block: Block) -> tuple[StreamState, list[Event]]:
     """Take one block; return what became complete with it, and what went wrong."""
-    state, windows, troubles = advance(spec, state, block)
+    state, windows, troubles = advance(spec, state, [block])
     rows = feature_rows(spec, windows)
     return related(spec, state, rows), [*troubles, *rows]
 
@@ -40,9 +40,11 @@ def flush(spec: StreamSpec, state: StreamState) -> tuple[StreamState, list[Event
     return related(spec, state, rows), [*troubles, *rows]
 
 
-def advance(spec: StreamSpec, state: StreamState, block: Block) -> tuple[StreamState, list[Window], list[Trouble]]:
-    """The part of `step` before the features: order, then windows."""
-    ordered, ready, troubles = order.push(spec.order, state.order, block)
+def advance(
+    spec: StreamSpec, state: StreamState, blocks: Iterable[Block]
+) -> tuple[StreamState, list[Window], list[Trouble]]:
+    """The part of `step` before the features, for several blocks: order, then windows."""
+    ordered, ready, troubles = order.push_all(spec.order, state.order, blocks)
     return _cut(spec, state, ordered, ready, troubles)
 
 
@@ -76,11 +78,7 @@ def related(spec: StreamSpec, state: StreamState, rows: list[FeatureRow]) -> Str
 def _cut(
     spec: StreamSpec, state: StreamState, ordered: order.OrderState, ready: list[Block], troubles: list[Trouble]
 ) -> tuple[StreamState, list[Window], list[Trouble]]:
-    windows: list[Window] = []
-    cut = state.window
-    for block in ready:
-        cut, complete = window.push(spec.window, cut, block, spec)
-        windows += complete
+    cut, windows = window.push(spec.window, state.window, ready, spec)
     return changed(state, order=ordered, window=cut), windows, troubles
 
 
