@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from pipeline.core import features, order, window
 from pipeline.core.features.baseline import relate
-from pipeline.core.quality import Quality, judge, stands_still
+from pipeline.core.quality import Quality, incomplete, judge_alike, stands_still
 from pipeline.core.records import Block, FeatureRow, Float32, Trouble, Window, changed
 from pipeline.core.state import StreamSpec, StreamState
 
@@ -56,9 +56,16 @@ def release(spec: StreamSpec, state: StreamState) -> tuple[StreamState, list[Win
 
 def feature_rows(spec: StreamSpec, windows: Sequence[Window]) -> list[FeatureRow]:
     """Judge windows and compute their features, in one batch."""
-    values = features.compute(spec.features, windows)
     schema = spec.features.schema
-    return [_row(window, value, schema) for window, value in zip(windows, values, strict=True)]
+    rows: dict[int, FeatureRow] = {}
+    for alike in features.compute_alike(spec.features, windows):
+        some = [windows[i] for i in alike.members]
+        qualities = judge_alike(some, alike.length, alike.address, alike.values)
+        for i, values, quality in zip(alike.members, alike.values, qualities, strict=True):
+            rows[i] = _row(windows[i], values, quality, schema)
+    return [
+        rows.get(i) or _row(one, features.no_features(one), incomplete(one), schema) for i, one in enumerate(windows)
+    ]
 
 
 def related(spec: StreamSpec, state: StreamState, rows: list[FeatureRow]) -> StreamState:
@@ -82,7 +89,7 @@ def _cut(
     return changed(state, order=ordered, window=cut), windows, troubles
 
 
-def _row(window: Window, values: Float32, schema: str) -> FeatureRow:
+def _row(window: Window, values: Float32, quality: int, schema: str) -> FeatureRow:
     return FeatureRow(
         key=window.key,
         session=window.session,
@@ -92,7 +99,7 @@ def _row(window: Window, values: Float32, schema: str) -> FeatureRow:
         rate_hz=window.rate_hz,
         speed_rpm=window.speed_rpm,
         coverage=window.coverage,
-        quality=int(judge(window, values=values)),
+        quality=quality,
         truth=window.truth,
         channels=window.channels,
         values=values,
