@@ -105,7 +105,8 @@ def judge(
     still, ended, changes = _watch_all(spec, state.open, key, probabilities, (start_ns, end_ns), zone)
     memory_ns = max(spec.cooldown_s, spec.merge_s) * 1e9
     past = [e for e in (*state.past, *ended) if end_ns - (e.ended_ns or 0) < memory_ns]
-    mode, p = max(probabilities.items(), key=lambda item: item[1])
+    mode = max(probabilities, key=probabilities.__getitem__)
+    p = probabilities[mode]
     by_severity = False
     if unknown or mode == HEALTHY or p < spec.enter_p:
         by_severity = zone == "D" and not still

@@ -138,23 +138,28 @@ class Engine:
 
     def _step_network(self, predictor: Predictor, result: Step, judged: list[tuple[StreamKey, FeatureRow]]) -> None:
         x = _inputs(predictor.inputs, [row for _, row in judged])
-        h = np.stack([_hidden(result.states[key]) for key, _ in judged])
+        h = np.concatenate([_hidden(result.states[key]) for key, _ in judged]).reshape(
+            len(judged), *predictor.hidden_shape
+        )
         probabilities, h = predictor.step(x, h)
-        strange = self.is_unknown(x, probabilities) if self.is_unknown else np.zeros(len(judged), np.bool_)
-        for (key, row), p, hidden, unknown in zip(judged, probabilities, h, strange.tolist(), strict=True):
+        strange = self.is_unknown(x, probabilities).tolist() if self.is_unknown else [False] * len(judged)
+        classes, version = predictor.classes, predictor.version
+        best, listed = probabilities.argmax(axis=1).tolist(), probabilities.tolist()
+        for i, (key, row) in enumerate(judged):
             spec, state = self.spec_of(key), result.states[key]
             age, alarmed = state.state_age + 1, state.alarm
             name = "alarm" if alarmed.open else "warming_up"  # a fresh memory is no reason to forget an alarm
             if age > spec.warm_up_windows:
-                of_mode = dict(zip(predictor.classes, p.tolist(), strict=True))
+                of_mode = dict(zip(classes, listed[i], strict=True))
                 zone = self.zone_of(row) if self.zone_of else None
                 alarmed, changes = alarm.judge(
-                    spec.alarm, alarmed, key, of_mode, row.start_ns, row.end_ns, unknown=unknown, zone=zone
+                    spec.alarm, alarmed, key, of_mode, row.start_ns, row.end_ns, unknown=strange[i], zone=zone
                 )
                 name = alarmed.name
                 result.alarms += changes
-            result.states[key] = changed(state, hidden=hidden, state_age=age, last_end_ns=row.end_ns, alarm=alarmed)
-            result.predictions.append(_judged(predictor, row, p, name, age))
+            result.states[key] = changed(state, hidden=h[i], state_age=age, last_end_ns=row.end_ns, alarm=alarmed)
+            mode, p = classes[best[i]], listed[i][best[i]]
+            result.predictions.append(_prediction(row, mode, p, probabilities[i], name, age, version))
 
 
 def inputs(names: tuple[str, ...], row: FeatureRow) -> Float32:
@@ -167,7 +172,7 @@ def _inputs(names: tuple[str, ...], rows: Sequence[FeatureRow]) -> Float32:
     if any(row.channels != rows[0].channels for row in rows):
         return np.stack([inputs(names, row) for row in rows])
     columns, missing = _columns(names, rows[0].channels)
-    x = np.stack([row.values for row in rows]).reshape(len(rows), -1)[:, columns]
+    x = np.concatenate([row.values for row in rows]).reshape(len(rows), -1)[:, columns]
     x[:, missing] = np.nan
     return x
 
@@ -197,20 +202,21 @@ def _span_ns(row: FeatureRow) -> int:
     return row.end_ns - row.start_ns
 
 
-def _judged(predictor: Predictor, row: FeatureRow, p: Float32, state: str, state_age: int) -> Prediction:
-    best = int(p.argmax())
+def _prediction(
+    row: FeatureRow, mode: str | None, p: float, probabilities: Float32, state: str, state_age: int, model: str
+) -> Prediction:
     return Prediction(
         key=row.key,
         session=row.session,
         window=row.window,
         start_ns=row.start_ns,
         end_ns=row.end_ns,
-        mode=predictor.classes[best],
-        p=float(p[best]),
-        probabilities=p,
+        mode=mode,
+        p=p,
+        probabilities=probabilities,
         state=state,
         state_age=state_age,
-        model=predictor.version,
+        model=model,
         feature_schema=row.schema,
     )
 
@@ -222,17 +228,5 @@ def _not_judged(predictor: Predictor, row: FeatureRow, state: StreamState) -> Pr
         name = "not_running"
     else:
         name = "sensor_fault" if quality.sensor_fault else state.alarm.name
-    return Prediction(
-        key=row.key,
-        session=row.session,
-        window=row.window,
-        start_ns=row.start_ns,
-        end_ns=row.end_ns,
-        mode=None,
-        p=float("nan"),
-        probabilities=np.full(len(predictor.classes), np.nan, np.float32),
-        state=name,
-        state_age=state.state_age,
-        model=predictor.version,
-        feature_schema=row.schema,
-    )
+    nothing = np.full(len(predictor.classes), np.nan, np.float32)
+    return _prediction(row, None, float("nan"), nothing, name, state.state_age, predictor.version)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, types  # type: ignore[attr-defined]
+from numba import njit, types
 from numpy.typing import NDArray
 
 from pipeline.core.features.compiled import entry, intrinsic, kernel
@@ -109,7 +109,7 @@ def _counts(bits: Int32, top: np.int32, bottom: np.int32) -> tuple[np.int32, boo
         ends += np.int32((value == top) | (value == bottom))
         probes += np.int32((value == one) | (value == two) | (value == three) | (value == four))
     alike = one in (two, three, four) or two in (three, four) or three == four
-    return ends, probes > 4 or alike
+    return ends, bool(probes > 4) or alike
 
 
 @intrinsic
