@@ -119,7 +119,9 @@ def run(effort: Effort) -> Section:
         cold_s = [_first_call_s({"NUMBA_CACHE_DIR": f"{place}/{i}"}) for i in range(effort.rounds)]
         warm_s = [_first_call_s({"NUMBA_CACHE_DIR": f"{place}/0"}) for _ in range(effort.rounds)]
     beside = f"the same with the kernels kept on disk ({median(warm_s):.2g} s)"
-    rows.append(Row("import and first window, nothing kept", median(cold_s), "s", beside, median(cold_s) / median(warm_s)))
+    rows.append(
+        Row("import and first window, nothing kept", median(cold_s), "s", beside, median(cold_s) / median(warm_s))
+    )
     document |= {"cold_start_s": median(cold_s), "warm_start_s": median(warm_s)}
     title = f"throughput: {STREAMS} streams of {len(CHANNELS)} axes, windows of {LENGTH}, hop {HOP}, one thread"
     return Section(title, rows, {"throughput": document})
@@ -141,7 +143,9 @@ def _measured(effort: Effort, folder: Path, blocks: int, samples: int) -> tuple[
             whole_s.append(cpu_of(lambda: plant.run(clock)))
         alone_s.append(cpu_of(alone))
     us = {name: 1e6 * seconds / len(whole_s) / windows for name, seconds in clock.seconds.items()}
-    us["the rest of the engine"] = us.pop("engine") - sum(us[n] for n in ("order + window", "quality", "kernels", "model"))
+    us["the rest of the engine"] = us.pop("engine") - sum(
+        us[n] for n in ("order + window", "quality", "kernels", "model")
+    )
     ratio = median([whole / alone for whole, alone in zip(whole_s, alone_s, strict=True)])
     total_us, alone_us = 1e6 * median(whole_s) / windows, 1e6 * median(alone_s) / windows
     where = ", ".join(f"{name} {value:.3g}" for name, value in sorted(us.items(), key=lambda item: -item[1]))
@@ -180,7 +184,7 @@ def _method(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _plant(folder: Path, blocks: int, samples: int, turns: int) -> Plant:
-    """Every stream sends its own two turns of samples again and again: decoded samples are in the cache, and so are these."""
+    """Every stream sends two turns of its own again and again: decoded samples are in the cache, and so are these."""
     spec = StreamSpec(window=WindowSpec(LENGTH / RATE_HZ, HOP / RATE_HZ), features=FeatureSpec(bandwidth_hz=0.0))
     predictor = NumpyPredictor(load(MODEL))
     keys = [StreamKey(f"machine-{i:02d}", "de") for i in range(STREAMS)]

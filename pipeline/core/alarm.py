@@ -87,6 +87,9 @@ class AlarmState(msgspec.Struct, frozen=True):
         return None if self.suspicion is None else self.suspicion.mode
 
 
+_QUIET = AlarmState()
+
+
 def judge(
     spec: AlarmSpec,
     state: AlarmState,
@@ -102,10 +105,12 @@ def judge(
     if unknown and zone != "D":
         since_ns = start_ns if state.unknown_since_ns is None else state.unknown_since_ns
         return changed(state, unknown_since_ns=since_ns, unknown=end_ns - since_ns >= spec.enter_s * 1e9), []
+    mode = max(probabilities, key=probabilities.__getitem__)
+    if state == _QUIET and mode == HEALTHY and zone not in STRAINED:  # as of nearly all windows
+        return state, []
     still, ended, changes = _watch_all(spec, state.open, key, probabilities, (start_ns, end_ns), zone)
     memory_ns = max(spec.cooldown_s, spec.merge_s) * 1e9
     past = [e for e in (*state.past, *ended) if end_ns - (e.ended_ns or 0) < memory_ns]
-    mode = max(probabilities, key=probabilities.__getitem__)
     p = probabilities[mode]
     by_severity = False
     if unknown or mode == HEALTHY or p < spec.enter_p:
@@ -171,15 +176,19 @@ def _watch_all(
         p = probabilities.get(episode.mode, 1.0 - probabilities.get(HEALTHY, 0.0))
         held = zone is None or zone in STRAINED if episode.by_severity else False
         if held or p >= spec.leave_p:
-            still.append(replace(episode, low_since_ns=None))
+            still.append(_low_since(episode, None))
             continue
         low_since_ns = start_ns if episode.low_since_ns is None else episode.low_since_ns
         if end_ns - low_since_ns < spec.leave_s * 1e9:
-            still.append(replace(episode, low_since_ns=low_since_ns))
+            still.append(_low_since(episode, low_since_ns))
         else:
             ended.append(replace(episode, low_since_ns=None, ended_ns=end_ns))
             changes.append(_change("cleared", episode, key, p, end_ns))
     return still, ended, changes
+
+
+def _low_since(episode: Episode, since_ns: int | None) -> Episode:
+    return episode if episode.low_since_ns == since_ns else replace(episode, low_since_ns=since_ns)
 
 
 def _due(spec: AlarmSpec, suspicion: Suspicion, past: list[Episode], p: float, end_ns: int) -> Episode | None:

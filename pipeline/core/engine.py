@@ -115,39 +115,30 @@ class Engine:
 
     def _predict(self, predictor: Predictor, result: Step, rows: Mapping[StreamKey, list[FeatureRow]]) -> None:
         for front in range(max(map(len, rows.values()), default=0)):
-            ready = [(key, of_stream[front]) for key, of_stream in rows.items() if front < len(of_stream)]
-            judged: list[tuple[StreamKey, FeatureRow]] = []
-            for key, row in ready:
-                state = self._fresh_if_due(predictor, result.states[key], row)
-                result.states[key] = state
-                if not row.quality & _STOPS:
-                    judged.append((key, row))
-                else:
-                    result.predictions.append(_not_judged(predictor, row, state))
+            judged: list[tuple[StreamSpec, StreamState, FeatureRow]] = []
+            for key, of_stream in rows.items():
+                if front < len(of_stream):
+                    spec, row = self.spec_of(key), of_stream[front]
+                    state = _fresh_if_due(spec, predictor, result.states[key], row)
+                    if not row.quality & _STOPS:
+                        judged.append((spec, state, row))
+                    else:
+                        result.states[key] = state
+                        result.predictions.append(_not_judged(predictor, row, state))
             if judged:
                 self._step_network(predictor, result, judged)
 
-    def _fresh_if_due(self, predictor: Predictor, state: StreamState, row: FeatureRow) -> StreamState:
-        """A long pause, or another model than the one whose hidden state this is, begins a new sequence."""
-        spec = self.spec_of(row.key)
-        paused_ns = 0 if state.last_end_ns is None else abs(row.start_ns - state.last_end_ns)
-        if state.hidden is None or state.model != predictor.version or paused_ns > spec.max_gap_s * 1e9 + _span_ns(row):
-            zeros = np.zeros(predictor.hidden_shape, np.float32)
-            return changed(state, hidden=zeros, state_age=0, model=predictor.version, last_end_ns=row.start_ns)
-        return state
-
-    def _step_network(self, predictor: Predictor, result: Step, judged: list[tuple[StreamKey, FeatureRow]]) -> None:
-        x = _inputs(predictor.inputs, [row for _, row in judged])
-        h = np.concatenate([_hidden(result.states[key]) for key, _ in judged]).reshape(
-            len(judged), *predictor.hidden_shape
-        )
+    def _step_network(
+        self, predictor: Predictor, result: Step, judged: list[tuple[StreamSpec, StreamState, FeatureRow]]
+    ) -> None:
+        x = _inputs(predictor.inputs, [row for _, _, row in judged])
+        h = np.concatenate([_hidden(state) for _, state, _ in judged]).reshape(len(judged), *predictor.hidden_shape)
         probabilities, h = predictor.step(x, h)
         strange = self.is_unknown(x, probabilities).tolist() if self.is_unknown else [False] * len(judged)
         classes, version = predictor.classes, predictor.version
         best, listed = probabilities.argmax(axis=1).tolist(), probabilities.tolist()
-        for i, (key, row) in enumerate(judged):
-            spec, state = self.spec_of(key), result.states[key]
-            age, alarmed = state.state_age + 1, state.alarm
+        for i, (spec, state, row) in enumerate(judged):
+            key, age, alarmed = row.key, state.state_age + 1, state.alarm
             name = "alarm" if alarmed.open else "warming_up"  # a fresh memory is no reason to forget an alarm
             if age > spec.warm_up_windows:
                 of_mode = dict(zip(classes, listed[i], strict=True))
@@ -160,6 +151,15 @@ class Engine:
             result.states[key] = changed(state, hidden=h[i], state_age=age, last_end_ns=row.end_ns, alarm=alarmed)
             mode, p = classes[best[i]], listed[i][best[i]]
             result.predictions.append(_prediction(row, mode, p, probabilities[i], name, age, version))
+
+
+def _fresh_if_due(spec: StreamSpec, predictor: Predictor, state: StreamState, row: FeatureRow) -> StreamState:
+    """A long pause, or another model than the one whose hidden state this is, begins a new sequence."""
+    paused_ns = 0 if state.last_end_ns is None else abs(row.start_ns - state.last_end_ns)
+    if state.hidden is None or state.model != predictor.version or paused_ns > spec.max_gap_s * 1e9 + _span_ns(row):
+        zeros = np.zeros(predictor.hidden_shape, np.float32)
+        return changed(state, hidden=zeros, state_age=0, model=predictor.version, last_end_ns=row.start_ns)
+    return state
 
 
 def inputs(names: tuple[str, ...], row: FeatureRow) -> Float32:

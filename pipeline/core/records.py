@@ -15,16 +15,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
-from msgspec.structs import replace
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
 Fact = str | int | float | bool
-R = TypeVar("R", bound=msgspec.Struct)
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -34,9 +32,7 @@ def is_id(text: str) -> bool:
     return ID_PATTERN.fullmatch(text) is not None and text.strip(".") != ""
 
 
-def changed(record: R, **fields: Any) -> R:
-    """A copy of a record with other values in these fields."""
-    return replace(record, **fields)
+changed = msgspec.structs.replace  # (record, field=value, ...): a copy with other values in these fields
 
 
 class StreamKey(NamedTuple):
