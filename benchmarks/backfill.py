@@ -63,7 +63,7 @@ def _windows(folder: Path, path: Path) -> list[Window]:
     for stream in streams(open_recording(path, None), None):
         state = initial(spec_of(stream.key))
         for block in stream.blocks():
-            state, windows, _ = advance(spec_of(stream.key), state, block)
+            state, windows, _ = advance(spec_of(stream.key), state, [block])
             found += windows
     return found
 

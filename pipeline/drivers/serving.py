@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.alarm import acknowledge, kept_for_another_model
 from pipeline.core.engine import Engine, States, Step
-from pipeline.core.records import FeatureRow, Float32, Prediction, Predictor, StreamKey
+from pipeline.core.records import FeatureRow, Float32, Prediction, Predictor, StreamKey, changed
 from pipeline.core.state import StreamState
 
 log = logging.getLogger("thrumcast.serving")
@@ -65,7 +65,7 @@ def remembered(engine: Engine, states: States, read_last: ReadLast) -> dict[Stre
     warmed: dict[StreamKey, StreamState] = {}
     for key in foreign:
         fresh = replayed.get(key, StreamState())
-        warmed[key] = replace(
+        warmed[key] = changed(
             states[key],
             hidden=fresh.hidden,
             state_age=fresh.state_age,
@@ -128,7 +128,7 @@ def acknowledged(states: States, queue: SimpleQueue[tuple[StreamKey, str]]) -> S
             if state is not None:
                 alarm, changes = acknowledge(state.alarm, key, alarm_id, time.time_ns())
                 step.alarms += changes
-                step.states[key] = replace(state, alarm=alarm)
+                step.states[key] = changed(state, alarm=alarm)
     return step
 
 
@@ -148,5 +148,5 @@ def _widened(rows: Sequence[Prediction], classes: tuple[str, ...], union: tuple[
     for row in rows:
         p = np.full(len(union), np.nan, np.float32)
         p[place] = row.probabilities
-        wide.append(replace(row, probabilities=p))
+        wide.append(changed(row, probabilities=p))
     return wide

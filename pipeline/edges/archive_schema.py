@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
 import pyarrow as pa
@@ -137,6 +138,14 @@ def extra_columns(kind: str, extras: Iterable[str], schema: FeatureSchema | None
 def canonical(kind: str, extras: Iterable[str]) -> tuple[str, ...]:
     """Channels in alphabetical order; classes as they were first seen."""
     return tuple(sorted(extras)) if kind == "features" else tuple(extras)
+
+
+@lru_cache(maxsize=256)
+def row_schema(kind: str, extras: tuple[str, ...], schema: FeatureSchema | None) -> pa.Schema:
+    """Names and types of the columns, the extras in this order; what they mean is said when a part is written."""
+    middle = [(name, pa.float32()) for name in extra_columns(kind, extras, schema)]
+    head, tail = ([(name, of_type) for name, of_type, _ in some] for some in (_HEAD[kind], _TAIL.get(kind, [])))
+    return pa.schema([*head, *middle, *tail])
 
 
 def arrow_schema(kind: str, extras: Iterable[str], schema: FeatureSchema | None) -> pa.Schema:
