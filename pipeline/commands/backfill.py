@@ -58,9 +58,7 @@ def command(
         report = backfill(
             jobs,
             make_worker,
-            journal,
             archive,
-            classes=model.classes if model else (),
             workers=min(workers or os.cpu_count() or 1, max(1, len(jobs))),
             on_done=show,
         )
