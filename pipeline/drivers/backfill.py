@@ -8,15 +8,15 @@ go on.
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
-from multiprocessing import get_context
 
 from pipeline.core.records import StreamKey
+from pipeline.drivers.backfill_pool import pool
 from pipeline.drivers.backfill_worker import Done, Job, Turn, Worker, read
 from pipeline.edges.archive import Archive
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
@@ -131,16 +131,16 @@ def _run(jobs: Sequence[Job], make_worker: Callable[[], Worker], workers: int) -
         worker = make_worker()
         yield from (read(worker, share) for share in shares)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start, initargs=(make_worker,))
+    processes = pool(workers, partial(_start, make_worker))
     try:
-        running: set[Future[Turn]] = {pool.submit(_work, share) for share in islice(shares, 2 * workers)}
+        running: set[Future[Turn]] = {processes.submit(_work, share) for share in islice(shares, 2 * workers)}
         while running:
             finished, running = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
-                running |= {pool.submit(_work, share) for share in islice(shares, 1)}
+                running |= {processes.submit(_work, share) for share in islice(shares, 1)}
                 yield future.result()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        processes.shutdown(wait=True, cancel_futures=True)
 
 
 _worker: Worker | None = None
@@ -148,7 +148,6 @@ _worker: Worker | None = None
 
 def _start(make_worker: Callable[[], Worker]) -> None:
     global _worker  # what a worker process is for, set once when it starts
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that writes
     _worker = make_worker()
 
 
