@@ -77,7 +77,7 @@ def archived(recordings: Path, folder: str, sources: Sequence[Source]) -> Config
             for path in find_recordings([recordings / place])
         ]
         make_worker = MakeWorker(config, None, {})
-        report = backfill(jobs, make_worker, journal, archive, classes=(), workers=os.cpu_count() or 1)
+        report = backfill(jobs, make_worker, archive, workers=os.cpu_count() or 1)
     if report.skipped:
         sys.exit(f"recordings that cannot be read: {report.skipped}")
     return config

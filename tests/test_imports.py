@@ -22,6 +22,7 @@ COMPOSITION = (
     "models.prior",
     "models.sim_to_real",
     "sim.publish",
+    "pipeline.__main__",
     "pipeline.cli",
     "pipeline.commands",
     "pipeline.chaos",

