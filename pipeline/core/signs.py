@@ -15,7 +15,7 @@ from pipeline.core.records import FeatureRow, Float32
 
 FAMILY_DB = 11.0  # an envelope family over its local floor; nine windows of ten of sound machines stay below 9 dB ...
 CAGE_DB = 8.0  # ... and the cage's, whose lines are narrow, below 5 dB
-FAMILY_LEAD_DB = 6.0  # a family so far below the strongest one is explained by it: lines of all families lie close
+FAMILY_LEAD_DB = 3.0  # a family so far below the strongest one is explained by it: lines of all families lie close
 LINE_DB = 15.0  # a shaft order over its local floor: deterministic lines of sound machines stand 10 dB high
 DOUBLE_DB = 20.0  # 2x over its local floor
 DOUBLE_BELOW_DB = 3.0  # that 2x may stand below 1x: the coupling works twice a turn
