@@ -37,8 +37,9 @@ check: $(STAMP)  ## formatting, lint and types
 model: $(STAMP)  ## train the model that ships with the package anew (minutes)
 	$(BIN)/python -m models.pretrain
 
-results: $(STAMP)  ## what the models reach on real recordings (needs them in ../shared/data)
+results: $(STAMP)  ## what physics alone and the models reach on real recordings (needs them in ../shared/data)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[results]'
+	$(BIN)/python -m benchmarks.envelope
 	$(BIN)/python -m benchmarks.results --markdown docs/results-table.md
 
 bench: $(STAMP)  ## the measured table
