@@ -134,6 +134,12 @@ def test_a_family_that_the_sidebands_of_a_stronger_one_raise_is_not_a_fault_of_i
     assert confirms("bearing_inner", row(equals)) is confirms("bearing_ball", row(equals)) is True
 
 
+def test_what_stands_highest_over_its_threshold_is_said_first() -> None:
+    shown = {"env_bpfi": 31.0, "env_bpfo": 20.0, "cepstrum_shaft": 17.0, "kurtosis": 5.6}
+    first, *_ = evidence(row(SOUND | shown))
+    assert (first.text, first.strength) == ("envelope BPFI, 31 dB over floor", 1.0)
+
+
 @given(st.dictionaries(st.sampled_from(NAMES), st.floats(-1e6, 1e6, width=32)))
 def test_any_row_has_at_most_three_statements_strongest_first(shown: dict[str, float]) -> None:
     found = evidence(row(shown, {}))

@@ -68,10 +68,15 @@ class Signs:
         return float(self._row.values[int(np.nanargmax(column)), COLUMN[name]])
 
 
+def family_least_db(name: str) -> float:
+    """What an envelope family must reach alone."""
+    return CAGE_DB if name == "env_ftf" else FAMILY_DB
+
+
 def family_threshold_db(signs: Signs, name: str) -> float:
     """What an envelope family must reach, given how strong the others are."""
     strongest_db = max((db for one, _ in FAMILIES.values() if not math.isnan(db := signs[one])), default=0.0)
-    return max(CAGE_DB if name == "env_ftf" else FAMILY_DB, strongest_db - FAMILY_LEAD_DB)
+    return max(family_least_db(name), strongest_db - FAMILY_LEAD_DB)
 
 
 def order_name(order: float) -> str:
