@@ -7,6 +7,8 @@ plain envelope     what is usually done: high-pass at 500 Hz, Hilbert envelope o
                    the family whose first three lines (the largest within 1 %) are highest on the mean
 plain, squared     the same of the squared envelope
 
+The features are those of the configuration: THRUMCAST_FEATURES__ENVELOPE_LOW_HZ=500 tries another band.
+
 Beside that, per window, the evidence: how often it confirms the true place, and how often another one. And as a test
 of all of it the same with bearings that are not there: their lines stand wherever chance puts them.
 """
@@ -23,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.config_sources import load
 from pipeline.core import features, window
 from pipeline.core.bearings import orders_from_geometry
 from pipeline.core.evidence import confirms
@@ -31,6 +34,7 @@ from pipeline.core.features.table import COLUMN
 from pipeline.core.records import BearingOrders, FeatureRow, Float32, Window
 from pipeline.core.state import StreamSpec
 from pipeline.edges.recordings import Recording, find_recordings, open_recording, parse_channels, streams
+from pipeline.specs import feature_spec
 
 FAMILIES = {"inner_race": "env_bpfi", "outer_race": "env_bpfo", "ball": "env_2bsf"}  # as the recordings call the places
 MODES = {"inner_race": "bearing_inner", "outer_race": "bearing_outer", "ball": "bearing_ball"}
@@ -206,7 +210,7 @@ def main() -> None:
     chosen = parser.parse_args()
     if not chosen.recordings.is_dir():
         sys.exit(f"a folder of recordings expected, found nothing: {chosen.recordings}")
-    found = list(verdicts(chosen.recordings))
+    found = list(verdicts(chosen.recordings, feature_spec(load().config)))
     print(table(found))
     print("\nWhere the methods differ:")
     print("\n".join(f"  {line}" for line in differences(found)))
