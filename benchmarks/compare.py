@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from benchmarks.measure import Effort, Timing
     from benchmarks.peers import Case
 
+BARE_ROUNDS = 5
 PACKAGES = ("tsflex", "tsfresh", "tsfel", "aeon", "mkl-fft")
 
 
@@ -45,7 +46,7 @@ class Line:
 def lines(found: Sequence[Case], times: dict[str, Timing]) -> list[Line]:
     """Per window, beside our complete vector and beside SciPy's bare transform."""
     us = {case.name: times[case.name].us / case.count for case in found}
-    ours = next(us[case.name] for case in found)
+    ours = next(us[case.name] for case in found if case.features)
     floor = next(us[case.name] for case in found if not case.features)
     return [
         Line(c.name, c.features, us[c.name], us[c.name] / ours, us[c.name] / floor, times[c.name].dirty) for c in found
@@ -63,15 +64,25 @@ def text(table: Sequence[Line]) -> str:
     return "\n".join([head, *rows])
 
 
-def measure(effort: Effort, missing: list[str]) -> list[Line]:
-    """Time all of it in turns."""
+def measure(effort: Effort, missing: list[str]) -> list[list[Line]]:
+    """Time the bare transforms in turns with our complete vector, then all vectors in turns with SciPy's transform."""
     from benchmarks.measure import interleaved
     from benchmarks.peers import cases
 
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")  # the peers' own, of library versions newer than they are
         found = list(cases(missing))
-        return lines(found, interleaved({case.name: case.call for case in found}, effort.samples))
+        ours, floor = (next(c for c in found if bool(c.features) is vector) for vector in (True, False))
+        table = []
+        for group, samples in (
+            (
+                [ours, *(c for c in found if not c.features)],
+                BARE_ROUNDS * effort.samples,
+            ),  # quick ones, so many samples
+            ([floor, *(c for c in found if c.features)], effort.samples),
+        ):
+            table.append(lines(group, interleaved({case.name: case.call for case in group}, samples)))
+        return table
 
 
 def main(arguments: list[str]) -> int:
@@ -89,7 +100,8 @@ def main(arguments: list[str]) -> int:
     print(facts_text(facts, [round(value, 2) for value in os.getloadavg()]))
     installed = ((name, _version(name)) for name in PACKAGES)
     print(", ".join(f"{name} {version}" for name, version in installed if version))
-    print(text(table))
+    for group in table:
+        print(f"\n{text(group)}")
     for reason in missing:
         print(f"left out: {reason}")
     print(f"\n{time.monotonic() - began_s:.0f} s; one thread; CPU time, median of undisturbed samples.")

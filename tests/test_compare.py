@@ -23,11 +23,13 @@ def test_a_library_that_is_not_there_is_left_out_with_the_reason(monkeypatch: py
     for name in OTHERS:
         monkeypatch.setitem(sys.modules, name, None)
     missing: list[str] = []
-    table = measure(Effort(samples=1), missing)
+    bare, vectors = measure(Effort(samples=1), missing)
     assert [reason.split(":")[0] for reason in missing] == ["tsflex", "tsfresh", "tsfel", "aeon", "mkl"]
     assert all("import" in reason for reason in missing)
-    assert [line.features for line in table] == [76, 39, 0, 0]
-    assert all(0 < line.us < 1e4 for line in table)
+    assert [line.features for line in bare] == [76, 0, 0]
+    assert [line.features for line in vectors] == [0, 76, 39]
+    assert all(0 < line.us < 1e4 for line in (*bare, *vectors))
+    assert bare[0].to_ours == vectors[0].to_rfft == 1
 
 
 def test_ratios_are_to_our_complete_vector_and_to_the_bare_transform_of_the_same_run() -> None:
