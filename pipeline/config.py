@@ -120,6 +120,8 @@ class ModelConfig(Table, frozen=True):
     warm_up_windows: Annotated[int, Meta(ge=0)] = 5
     shadow: str = ""
     replay_windows: Annotated[int, Meta(ge=0)] = 120
+    forecast_modes: Annotated[int, Meta(ge=0, le=32)] = 0
+    forecast_every_windows: Count = 10
 
 
 class AlarmConfig(Table, frozen=True):

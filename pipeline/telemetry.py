@@ -95,6 +95,7 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "no_window": ("warning", "a stream's records are all shorter than a window"),
     "model_switched": ("info", "another version serves from the next commit on"),
     "model_refused": ("error", "a version that should serve cannot be used; the one before goes on"),
+    "forecast_missing": ("warning", "forecasts are wanted, and the version that serves was not trained to make any"),
     "shadow_refused": ("error", "a version that should predict in the shadow cannot be used"),
     "memory_rebuilt": ("info", "hidden states were built again from the archive"),
     "memory_not_rebuilt": ("error", "the archive could not be read; hidden states begin from zero"),

@@ -101,7 +101,14 @@ def service(config: Config, *, wait: bool) -> Iterator[tuple[Live, MqttConnectio
     with opened(config) as (journal, archive):
         known = machines.load()
         spec_of = stream_specs(config, known)
-        engine = Engine(spec_of, model, serving.is_unknown, lambda row: severity(row, spec_of(row.key).limits).zone)
+        engine = Engine(
+            spec_of,
+            model,
+            serving.is_unknown,
+            zone_of=lambda row: severity(row, spec_of(row.key).limits).zone,
+            foretell=serving.foretell,
+            foretell_every=config.model.forecast_every_windows,
+        )
         read_last = reader(config)
         base = config.mqtt.results_topic
         messages_per_commit = max(1, min(config.mqtt.receive_maximum // 2, REMEMBERED_SESSIONS))

@@ -125,6 +125,7 @@ def _step_one_by_one(engine: Engine, states: States, batch: Batch, now_ns: int) 
         total.states |= step.states
         total.features += step.features
         total.predictions += step.predictions
+        total.forecasts += step.forecasts
         total.alarms += step.alarms
         total.troubles += step.troubles
         total.rejected += step.rejected

@@ -22,7 +22,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import Protocol
@@ -182,7 +182,8 @@ class Live:
         self.committed_s = time.monotonic()
         self.results.step(step, time.monotonic())
         fault_point("turn_published")
-        self._pending_rows += len(step.features) + len(step.predictions) + len(step.alarms) + len(batch.quarantined)
+        kinds: tuple[Sequence[object], ...] = (step.features, step.predictions, step.forecasts, step.alarms, batch.quarantined)
+        self._pending_rows += sum(map(len, kinds))
         log_troubles(batch, step)
         return True
 
@@ -206,7 +207,8 @@ class Live:
     def serve(self, serving: Serving, stop: Callable[[], bool]) -> None:
         """Let other models serve from the next turn on; their memory of every stream is built and committed first."""
         before = self.engine.predictor
-        engine = replace(self.engine, predictor=serving.predictor, is_unknown=serving.is_unknown)
+        new = {"predictor": serving.predictor, "is_unknown": serving.is_unknown, "foretell": serving.foretell}
+        engine = replace(self.engine, **new)  # type: ignore[arg-type]
         if not self._remember(engine, stop):
             return
         self.engine = engine
@@ -253,6 +255,7 @@ class Live:
             features=step.features,
             predictions=predictions,
             classes=classes,
+            forecasts=step.forecasts,
             alarms=step.alarms,
             quarantined=batch.quarantined,
             counters={**prefixed(counts.items()), **(missing_samples(step) + self._news)},

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.alarm import acknowledge, kept_for_another_model
 from pipeline.core.engine import Engine, States, Step
-from pipeline.core.records import FeatureRow, Float32, Prediction, Predictor, StreamKey
+from pipeline.core.records import FeatureRow, Float32, Foretell, Prediction, Predictor, StreamKey
 from pipeline.core.state import StreamState
 
 log = logging.getLogger("thrumcast.serving")
@@ -37,6 +37,7 @@ class Serving:
     predictor: Predictor | None
     is_unknown: Callable[[Float32, Float32], NDArray[np.bool_]] | None = None
     shadow: Predictor | None = None
+    foretell: Foretell | None = None
 
 
 class ModelWatch(Protocol):

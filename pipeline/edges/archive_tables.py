@@ -10,11 +10,21 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pipeline.core.records import AlarmChange, FeatureRow, Prediction
+from pipeline.core.records import AlarmChange, FeatureRow, Forecast, Prediction
 from pipeline.edges.archive_schema import TIME, FeatureSchema, extra_columns, schema_error
 from pipeline.errors import SchemaError
 
-__all__ = ["FeatureSchema", "Quarantined", "alarm_table", "feature_tables", "prediction_table", "quarantine_table"]
+__all__ = [
+    "FeatureSchema",
+    "Quarantined",
+    "alarm_table",
+    "feature_tables",
+    "forecast_table",
+    "prediction_table",
+    "quarantine_table",
+]
+
+END = "end"  # in the place of a mode: nothing else comes
 
 QUARANTINE_BYTES = 4096  # of a refused payload that are kept
 
@@ -80,6 +90,26 @@ def prediction_table(rows: Sequence[Prediction], classes: tuple[str, ...]) -> pa
     return pa.table(columns)
 
 
+def forecast_table(rows: Sequence[Forecast]) -> pa.Table:
+    """Forecasts -> table, one row per mode of every future; the end of a future is a row of its own."""
+    steps = [
+        (row, rank, step, mode, p, future.p)
+        for row in rows
+        for rank, future in enumerate(row.futures)
+        for step, (mode, p) in enumerate(
+            zip((*future.modes, *([END] if future.ends else [])), future.step_p, strict=True), 1
+        )
+    ]
+    columns = _address([row for row, *_ in steps])
+    columns["future"] = pa.array([rank for _, rank, *_ in steps], pa.int32())
+    columns["step"] = pa.array([step for _, _, step, *_ in steps], pa.int32())
+    columns["mode"] = pa.array([mode for *_, mode, _, _ in steps], pa.string())
+    columns["p"] = pa.array([p for *_, p, _ in steps], pa.float64())
+    columns["p_future"] = pa.array([p for *_, p in steps], pa.float64())
+    columns["model"] = pa.array([row.model for row, *_ in steps], pa.string())
+    return pa.table(columns)
+
+
 def alarm_table(rows: Sequence[AlarmChange]) -> pa.Table:
     """Rows -> table."""
     return pa.table(
@@ -109,7 +139,7 @@ def quarantine_table(rows: Sequence[Quarantined]) -> pa.Table:
     )
 
 
-def _address(rows: Sequence[FeatureRow] | Sequence[Prediction]) -> dict[str, pa.Array]:
+def _address(rows: Sequence[FeatureRow] | Sequence[Prediction] | Sequence[Forecast]) -> dict[str, pa.Array]:
     return {
         "machine": pa.array([row.key.machine for row in rows], pa.string()),
         "point": pa.array([row.key.point for row in rows], pa.string()),
