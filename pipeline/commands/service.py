@@ -12,7 +12,7 @@ from pipeline.commands.addresses import mqtt_settings
 from pipeline.commands.compose import opened
 from pipeline.commands.serving import RegistryWatch, load_serving, reader
 from pipeline.core.engine import Engine, Step
-from pipeline.core.iso import severity
+from pipeline.core.iso import floor
 from pipeline.core.order import REMEMBERED_SESSIONS
 from pipeline.core.records import Block, StreamKey
 from pipeline.core.state import StreamState, from_bytes
@@ -105,7 +105,7 @@ def service(config: Config, *, wait: bool) -> Iterator[tuple[Live, MqttConnectio
             spec_of,
             model,
             serving.is_unknown,
-            zone_of=lambda row: severity(row, spec_of(row.key).limits).zone,
+            zone_of=lambda row: floor(row, spec_of(row.key).limits),
             foretell=serving.foretell,
             foretell_every=config.model.forecast_every_windows,
         )

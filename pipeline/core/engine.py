@@ -54,6 +54,11 @@ class Step:
     troubles: list[Trouble] = field(default_factory=list)
     rejected: list[Block] = field(default_factory=list)  # those that contradict their session
 
+    @property
+    def rows(self) -> int:
+        """How many rows for the archive these are."""
+        return len(self.features) + len(self.predictions) + len(self.forecasts) + len(self.alarms)
+
 
 @dataclass(frozen=True, slots=True)
 class Engine:

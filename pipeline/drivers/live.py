@@ -22,8 +22,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Protocol
 
@@ -182,8 +182,7 @@ class Live:
         self.committed_s = time.monotonic()
         self.results.step(step, time.monotonic())
         fault_point("turn_published")
-        kinds: tuple[Sequence[object], ...] = (step.features, step.predictions, step.forecasts, step.alarms, batch.quarantined)
-        self._pending_rows += sum(map(len, kinds))
+        self._pending_rows += step.rows + len(batch.quarantined)
         log_troubles(batch, step)
         return True
 
@@ -207,8 +206,7 @@ class Live:
     def serve(self, serving: Serving, stop: Callable[[], bool]) -> None:
         """Let other models serve from the next turn on; their memory of every stream is built and committed first."""
         before = self.engine.predictor
-        new = {"predictor": serving.predictor, "is_unknown": serving.is_unknown, "foretell": serving.foretell}
-        engine = replace(self.engine, **new)  # type: ignore[arg-type]
+        engine = serving.on(self.engine)
         if not self._remember(engine, stop):
             return
         self.engine = engine

@@ -39,6 +39,10 @@ class Serving:
     shadow: Predictor | None = None
     foretell: Foretell | None = None
 
+    def on(self, engine: Engine) -> Engine:
+        """The engine with these models; it keeps everything else."""
+        return replace(engine, predictor=self.predictor, is_unknown=self.is_unknown, foretell=self.foretell)
+
 
 class ModelWatch(Protocol):
     """Knows when other models are to serve."""
