@@ -100,6 +100,7 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "memory_rebuilt": ("info", "hidden states were built again from the archive"),
     "memory_not_rebuilt": ("error", "the archive could not be read; hidden states begin from zero"),
     "shadow_failed": ("error", "the shadow model raised something and is let go"),
+    "labels_unreadable": ("error", "labels.jsonl has a line that is no label; what is new in it is not published"),
     "ready": ("info", "/readyz turned to 200"),
     "not_ready": ("warning", "/readyz turned to 503; the failing checks"),
     "web_listening": ("info", "the page and its endpoints are served"),

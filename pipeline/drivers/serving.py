@@ -123,9 +123,8 @@ class Shadow:
         self.states |= step.states
 
 
-def acknowledged(states: States, queue: SimpleQueue[tuple[StreamKey, str]]) -> Step:
-    """What people have acknowledged (stream, alarm id) since the last look."""
-    step = Step()
+def acknowledged(states: States, queue: SimpleQueue[tuple[StreamKey, str]], step: Step) -> None:
+    """Put what people have acknowledged (stream, alarm id) since the last look into a step."""
     with contextlib.suppress(Empty):
         while True:
             key, alarm_id = queue.get_nowait()
@@ -134,7 +133,6 @@ def acknowledged(states: States, queue: SimpleQueue[tuple[StreamKey, str]]) -> S
                 alarm, changes = acknowledge(state.alarm, key, alarm_id, time.time_ns())
                 step.alarms += changes
                 step.states[key] = replace(state, alarm=alarm)
-    return step
 
 
 def together(
