@@ -1,6 +1,6 @@
 """`make results`: what the models reach on real recordings, and what simple methods reach on the same folds.
 
-    python -m benchmarks.results [--recordings FOLDER] [--markdown FILE]
+    python -m benchmarks.results [--recordings FOLDER] [--markdown FILE] [--only TEXT]
 
 Every row is out of fold: train and test share no group of the split. Beside the network stand a random forest on
 the same inputs (window by window, no memory), the plain envelope rule (the bearing family with the strongest
@@ -251,11 +251,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recordings", type=Path, default=default_recordings())
     parser.add_argument("--markdown", type=Path, default=None, help="also write the table to this file")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only protocols whose name has this in it")
     chosen = parser.parse_args()
     if not chosen.recordings.is_dir():
         sys.exit(f"a folder of recordings expected, found nothing: {chosen.recordings}")
     found = []
-    for protocol in PROTOCOLS:
+    for protocol in (each for each in PROTOCOLS if chosen.only in each.name):
         for row in rows(protocol, chosen.recordings):
             found.append(row)
             print(markdown([row]).splitlines()[-1], f"{row['seconds']:.1f} s", file=sys.stderr)
