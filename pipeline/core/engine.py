@@ -25,6 +25,8 @@ from pipeline.core.records import (
     Block,
     FeatureRow,
     Float32,
+    Forecast,
+    Foretell,
     Prediction,
     Predictor,
     Rejected,
@@ -47,9 +49,15 @@ class Step:
     states: dict[StreamKey, StreamState] = field(default_factory=dict)
     features: list[FeatureRow] = field(default_factory=list)
     predictions: list[Prediction] = field(default_factory=list)
+    forecasts: list[Forecast] = field(default_factory=list)
     alarms: list[AlarmChange] = field(default_factory=list)
     troubles: list[Trouble] = field(default_factory=list)
     rejected: list[Block] = field(default_factory=list)  # those that contradict their session
+
+    @property
+    def rows(self) -> int:
+        """How many rows for the archive these are."""
+        return len(self.features) + len(self.predictions) + len(self.forecasts) + len(self.alarms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,8 @@ class Engine:
     predictor: Predictor | None = None
     is_unknown: Callable[[Float32, Float32], NDArray[np.bool_]] | None = None  # (B, F) inputs, (B, K) -> (B,)
     zone_of: Callable[[FeatureRow], str | None] | None = None  # vibration severity, a floor under the alarms
+    foretell: Foretell | None = None
+    foretell_every: int = 1  # windows: those are foretold whose number it divides, whoever drives the engine
 
     def step(self, states: States, blocks: Iterable[Block]) -> Step:
         """Take blocks in the order in which they came."""
@@ -151,6 +161,23 @@ class Engine:
             result.states[key] = changed(state, hidden=h[i], state_age=age, last_end_ns=row.end_ns, alarm=alarmed)
             mode, p = classes[best[i]], listed[i][best[i]]
             result.predictions.append(_prediction(row, mode, p, probabilities[i], name, age, version))
+        if self.foretell is not None:
+            self._foretell(self.foretell, predictor, result, [row for _, _, row in judged])
+
+    def _foretell(self, foretell: Foretell, predictor: Predictor, result: Step, rows: Sequence[FeatureRow]) -> None:
+        """What may come after those of the rows whose turn it is, and whose memory is warm."""
+        due = [
+            row
+            for row in rows
+            if row.window % self.foretell_every == 0
+            and result.states[row.key].state_age > self.spec_of(row.key).warm_up_windows
+        ]
+        if due:
+            h = np.stack([_hidden(result.states[row.key]) for row in due])
+            result.forecasts += [
+                Forecast(row.key, row.session, row.window, row.start_ns, row.end_ns, tuple(futures), predictor.version)
+                for row, futures in zip(due, foretell(h), strict=True)
+            ]
 
 
 def _fresh_if_due(spec: StreamSpec, predictor: Predictor, state: StreamState, row: FeatureRow) -> StreamState:

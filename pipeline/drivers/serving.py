@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.alarm import acknowledge, kept_for_another_model
 from pipeline.core.engine import Engine, States, Step
-from pipeline.core.records import FeatureRow, Float32, Prediction, Predictor, StreamKey, changed
+from pipeline.core.records import FeatureRow, Float32, Foretell, Prediction, Predictor, StreamKey, changed
 from pipeline.core.state import StreamState
 
 log = logging.getLogger("thrumcast.serving")
@@ -37,6 +37,11 @@ class Serving:
     predictor: Predictor | None
     is_unknown: Callable[[Float32, Float32], NDArray[np.bool_]] | None = None
     shadow: Predictor | None = None
+    foretell: Foretell | None = None
+
+    def on(self, engine: Engine) -> Engine:
+        """The engine with these models; it keeps everything else."""
+        return replace(engine, predictor=self.predictor, is_unknown=self.is_unknown, foretell=self.foretell)
 
 
 class ModelWatch(Protocol):
@@ -118,9 +123,8 @@ class Shadow:
         self.states |= step.states
 
 
-def acknowledged(states: States, queue: SimpleQueue[tuple[StreamKey, str]]) -> Step:
-    """What people have acknowledged (stream, alarm id) since the last look."""
-    step = Step()
+def acknowledged(states: States, queue: SimpleQueue[tuple[StreamKey, str]], step: Step) -> None:
+    """Put what people have acknowledged (stream, alarm id) since the last look into a step."""
     with contextlib.suppress(Empty):
         while True:
             key, alarm_id = queue.get_nowait()
@@ -129,7 +133,6 @@ def acknowledged(states: States, queue: SimpleQueue[tuple[StreamKey, str]]) -> S
                 alarm, changes = acknowledge(state.alarm, key, alarm_id, time.time_ns())
                 step.alarms += changes
                 step.states[key] = changed(state, alarm=alarm)
-    return step
 
 
 def together(

@@ -21,17 +21,19 @@ from pipeline.errors import SchemaError
 FORMAT_VERSION = 1
 
 TIME = pa.timestamp("us", tz="UTC")
-KINDS = ("features", "predictions", "alarms", "quarantine")
-DATE_COLUMN = {"features": "end", "predictions": "end", "alarms": "at", "quarantine": "at"}
+KINDS = ("features", "predictions", "forecast", "alarms", "quarantine")
+DATE_COLUMN = {"features": "end", "predictions": "end", "forecast": "end", "alarms": "at", "quarantine": "at"}
 KEYS: dict[str, tuple[str, ...]] = {
     "features": ("machine", "point", "session", "window"),
     "predictions": ("machine", "point", "session", "window", "model"),
+    "forecast": ("machine", "point", "session", "window", "model", "future", "step"),
     "alarms": ("machine", "point", "id", "type", "at"),
     "quarantine": (),  # the same bad message may come twice, and was then refused twice
 }
 ORDER: dict[str, tuple[str, ...]] = {
     "features": ("machine", "point", "start", "session", "window"),
     "predictions": ("machine", "point", "start", "session", "window", "model"),
+    "forecast": ("machine", "point", "start", "session", "window", "model", "future", "step"),
     "alarms": ("machine", "point", "at"),
     "quarantine": ("at", "topic"),
 }
@@ -54,6 +56,15 @@ _HEAD: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("schema", pa.string(), ""),
     ],
     "predictions": [*_ADDRESS, ("mode", pa.string(), ""), ("p", pa.float32(), "1")],
+    "forecast": [  # one row per mode of every future
+        *_ADDRESS,
+        ("future", pa.int32(), "rank, 0 = the most probable"),
+        ("step", pa.int32(), "1 = what comes next"),
+        ("mode", pa.string(), ""),  # or `end`: nothing else comes
+        ("p", pa.float64(), "1, given the steps before"),
+        ("p_future", pa.float64(), "1, of all its steps"),
+        ("model", pa.string(), ""),
+    ],
     "alarms": [
         ("machine", pa.string(), ""),
         ("point", pa.string(), ""),

@@ -12,9 +12,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.core.records import AlarmChange, FeatureRow, Prediction
+from pipeline.core.records import AlarmChange, FeatureRow, Forecast, Prediction
 from pipeline.edges.archive_schema import TIME, FeatureSchema, row_schema, schema_error
 from pipeline.errors import SchemaError
+
+__all__ = [
+    "FeatureSchema",
+    "Quarantined",
+    "alarm_table",
+    "feature_tables",
+    "forecast_table",
+    "prediction_table",
+    "quarantine_table",
+]
+
+END = "end"  # in the place of a mode: nothing else comes
 
 QUARANTINE_BYTES = 4096  # of a refused payload that are kept
 
@@ -103,6 +115,28 @@ def prediction_table(rows: Sequence[Prediction], classes: tuple[str, ...]) -> pa
     return pa.Table.from_arrays(columns, schema=row_schema("predictions", classes, None))
 
 
+def forecast_table(rows: Sequence[Forecast]) -> pa.Table:
+    """Forecasts -> table, one row per mode of every future; the end of a future is a row of its own."""
+    steps = [
+        (row, rank, step, mode, p, future.p)
+        for row in rows
+        for rank, future in enumerate(row.futures)
+        for step, (mode, p) in enumerate(
+            zip((*future.modes, *([END] if future.ends else [])), future.step_p, strict=True), 1
+        )
+    ]
+    columns = [
+        *_address([row for row, *_ in steps]),
+        pa.array([rank for _, rank, *_ in steps], pa.int32()),
+        pa.array([step for _, _, step, *_ in steps], pa.int32()),
+        _texts([mode for *_, mode, _, _ in steps]),
+        pa.array([p for *_, p, _ in steps], pa.float64()),
+        pa.array([p for *_, p in steps], pa.float64()),
+        _texts([row.model for row, *_ in steps]),
+    ]
+    return pa.Table.from_arrays(columns, schema=row_schema("forecast", (), None))
+
+
 def alarm_table(rows: Sequence[AlarmChange]) -> pa.Table:
     """Rows -> table."""
     return pa.table(
@@ -132,7 +166,7 @@ def quarantine_table(rows: Sequence[Quarantined]) -> pa.Table:
     )
 
 
-def _address(rows: Sequence[FeatureRow] | Sequence[Prediction]) -> list[pa.Array]:
+def _address(rows: Sequence[FeatureRow] | Sequence[Prediction] | Sequence[Forecast]) -> list[pa.Array]:
     return [
         _texts([row.key.machine for row in rows]),
         _texts([row.key.point for row in rows]),

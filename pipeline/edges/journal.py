@@ -20,7 +20,7 @@ from typing import Self
 
 import pyarrow as pa
 
-from pipeline.core.records import AlarmChange, FeatureRow, Prediction, StreamKey
+from pipeline.core.records import AlarmChange, FeatureRow, Forecast, Prediction, StreamKey
 from pipeline.edges import archive_tables as tables
 from pipeline.edges import journal_read as read
 from pipeline.edges.archive_schema import KINDS, FeatureSchema, Part, schema_error
@@ -40,6 +40,7 @@ class Commit:
     features: Sequence[FeatureRow] = ()
     predictions: Sequence[Prediction] = ()
     classes: tuple[str, ...] = ()  # what the probabilities of `predictions` stand for, in order
+    forecasts: Sequence[Forecast] = ()
     alarms: Sequence[AlarmChange] = ()
     quarantined: Sequence[Quarantined] = ()
     counters: Mapping[str, int] = field(default_factory=dict)  # name -> increment
@@ -123,6 +124,8 @@ class Journal:
                 yield "features", channels, table
         if commit.predictions:
             yield "predictions", commit.classes, tables.prediction_table(commit.predictions, commit.classes)
+        if commit.forecasts:
+            yield "forecast", (), tables.forecast_table(commit.forecasts)
         if commit.alarms:
             yield "alarms", (), tables.alarm_table(commit.alarms)
         if commit.quarantined:
