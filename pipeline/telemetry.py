@@ -79,6 +79,8 @@ TABLE: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
 
 # Log events: name -> (level, when). A name is the first word of a log message, or stands before `_` + what happened.
 EVENTS: Mapping[str, tuple[str, str]] = {
+    "rehearsed": ("info", "a second of noise went through the engine, so that everything is compiled"),
+    "stop_cut_short": ("warning", "the disk held up a stop; it ended as a kill would, which loses nothing"),
     "connected": ("info", "the broker accepted us"),
     "session_lost": ("info", "the broker had forgotten the session: what it kept for us is gone, gaps will tell"),
     "disconnected": ("info", "the connection ended"),

@@ -84,7 +84,7 @@ def exits(world: Ground, points: Sequence[str], *, messages: int = 320) -> Outco
     return world.outcome(2, "Exit at every step", kept, f"{died} exits at {len(points)} places: {result.text()}")
 
 
-def stops(world: Ground, plant: Plant, *, count: int) -> Outcome:
+def stops(world: Ground, plant: Plant, *, count: int, rate_per_s: float = RATE_PER_S) -> Outcome:
     """SIGTERM under load: quick, and nothing that was committed comes again."""
     service = world.service
     every = plant.messages // (count + 1)
@@ -100,7 +100,7 @@ def stops(world: Ground, plant: Plant, *, count: int) -> Outcome:
             service.start_and_listen()
 
     service.start_and_listen()
-    world.send(plant, before=harm)
+    world.send(plant, rate_per_s=rate_per_s, before=harm)
     expected = world.expected(plant.blocks())
     world.wait_for_windows(len(expected.features))
     status, seconds = service.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.commands.addresses import mqtt_settings
 from pipeline.commands.compose import opened
 from pipeline.commands.serving import RegistryWatch, load_serving, reader
-from pipeline.core.engine import Engine, Step
+from pipeline.core.engine import Engine, Step, rehearse
 from pipeline.core.iso import severity
 from pipeline.core.order import REMEMBERED_SESSIONS
 from pipeline.core.records import Block, StreamKey
@@ -138,6 +139,9 @@ def service(config: Config, *, wait: bool) -> Iterator[tuple[Live, MqttConnectio
             shadow=Shadow(Engine(engine.spec_of, serving.shadow), read_last) if serving.shadow else None,
         )
         live.results.restore(journal.open_alarms().values())
+        began_s = time.monotonic()
+        rehearse()  # the first time after an installation, half a minute: no broker is kept waiting for that
+        log.info("rehearsed duration_s=%.1f", time.monotonic() - began_s)
         with connection:
             connection.connect(wait=wait)
             yield live, connection, model

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -46,6 +46,10 @@ __all__ = ["Archive", "FeatureSchema", "Part", "Quarantined"]
 
 DUPLICATE_ROWS = "archive_duplicate_rows"  # journal counter: rows whose key was already in the archive
 _DAY_US = 86_400_000_000
+
+
+class _LeftOff(Exception):
+    """The caller has no time for the rest of a roll."""
 
 
 class Archive:
@@ -95,29 +99,39 @@ class Archive:
             settle(self.journal, self.root)
             yield self.journal.view(())
 
-    def roll(self) -> list[Part]:
+    def roll(self, leave: Callable[[], bool] = lambda: False) -> list[Part]:
         """Everything pending -> new parts; an empty list if nothing is pending.
+
+        Asked before each step on disk, `leave` may end it there; that is as if the process had died in that place.
 
         Raises:
             ArchiveError: the disk is full, read-only or broken; the rows stay in the journal and the next roll tries
                 again.
         """
+
+        def go_on() -> None:
+            if leave():
+                raise _LeftOff
+
         with self._rolling:
             fault_point("roll_begin")
             settle(self.journal, self.root)
             view = self.journal.view(KINDS)
             try:
-                self._widen(view)
+                self._widen(view, go_on)
                 if not any(view.pending[kind].ids for kind in KINDS):
                     return []
-                parts, dropped = self._write(view)
+                parts, dropped = self._write(view, go_on)
+                go_on()
+            except _LeftOff:
+                return []
             except OSError as error:
                 raise storage_error(self.root, error) from error
             self._record(view, parts, dropped)
             fault_point("roll_done")
             return parts
 
-    def _widen(self, view: JournalView) -> None:
+    def _widen(self, view: JournalView, go_on: Callable[[], None]) -> None:
         """Writes parts again that were written before a channel or class was first seen."""
         widened = []
         for part in view.parts:
@@ -125,6 +139,7 @@ class Archive:
             path = self.root / part.relative
             if part.extras == extras or not path.exists():  # one that was removed by hand: `verify` names it
                 continue
+            go_on()
             table = conform(_read_part(path), arrow_schema(part.kind, extras, self._schema))
             content = files.encode_part(table)
             staged = self._stage(part.kind, part.date, part.number, content)
@@ -139,7 +154,7 @@ class Archive:
                 write_parts(db, widened)
             fault_point("rewrite_done")
 
-    def _write(self, view: JournalView) -> tuple[list[Part], int]:
+    def _write(self, view: JournalView, go_on: Callable[[], None]) -> tuple[list[Part], int]:
         """Stages and renames one file per kind and date; returns the parts and how many rows were known."""
         dropped, staged = 0, []
         for kind in KINDS:
@@ -149,6 +164,7 @@ class Archive:
                 dropped += rows.num_rows - fresh.num_rows
                 if not fresh.num_rows:
                     continue
+                go_on()
                 table = files.sort_rows(fresh, kind)
                 content = files.encode_part(table)
                 path = self._stage(kind, date, view.part_number, content)
@@ -156,11 +172,13 @@ class Archive:
                 staged.append((path, part))
                 fault_point("after_staging")
         for path, part in staged:
+            go_on()
             target = self.root / part.relative
             files.make_directory(target.parent)
             path.replace(target)
             fault_point("after_rename")
         for directory in {(self.root / part.relative).parent for _, part in staged}:
+            go_on()
             files.sync_directory(directory)
             fault_point("after_directory_fsync")
         return [part for _, part in staged], dropped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -107,6 +108,15 @@ def _migrate(db: sqlite3.Connection) -> None:
     db.execute("UPDATE pending SET crc = crc32(batch)")
     db.execute("UPDATE meta SET value = ? WHERE key = 'journal_version'", (str(read.JOURNAL_VERSION),))
     db.execute("COMMIT")
+
+
+def close_as_it_is(db: sqlite3.Connection, path: Path) -> None:
+    """Closes without moving the write-ahead log into the database, which syncs twice; the next opener does that.
+
+    SQLite moves it when the last connection closes, unless that one may only read.
+    """
+    with contextlib.closing(read.open_read_only(path)):
+        db.close()
 
 
 def storage_error(path: Path, error: Exception) -> ArchiveError:

@@ -66,7 +66,7 @@ def view_journal(directory: Path, kinds: Sequence[str] = KINDS) -> JournalView |
     if not path.exists():
         return None
     try:
-        with contextlib.closing(_open_read_only(path)) as db:
+        with contextlib.closing(open_read_only(path)) as db:
             db.execute("BEGIN")
             if not has_tables(db):
                 return None
@@ -83,7 +83,8 @@ def view_journal(directory: Path, kinds: Sequence[str] = KINDS) -> JournalView |
         raise damaged(path, error) from error
 
 
-def _open_read_only(path: Path) -> sqlite3.Connection:
+def open_read_only(path: Path) -> sqlite3.Connection:
+    """The database for reading; nothing is written, not even on a medium where nothing can be."""
     uri = path.resolve().as_uri()
     db = sqlite3.connect(f"{uri}?mode=ro", uri=True, isolation_level=None, timeout=30.0)
     try:
@@ -190,7 +191,7 @@ def view_states(directory: Path) -> dict[StreamKey, bytes]:
     if not path.exists():
         return {}
     try:
-        with contextlib.closing(_open_read_only(path)) as db:
+        with contextlib.closing(open_read_only(path)) as db:
             if not has_tables(db):
                 return {}
             check_version(db, path)
