@@ -14,6 +14,8 @@ from pipeline.commands.logs import log_format_option
 if TYPE_CHECKING:
     from threading import Event
 
+    from pipeline.config import Config
+
 STOP_WITHIN_S = 9.0
 
 
@@ -37,12 +39,15 @@ def command(
     import time
 
     from pipeline.commands.compose import folder
-    from pipeline.commands.logs import start_logging
+    from pipeline.commands.logs import set_level, start_logging
     from pipeline.commands.observe import observed
     from pipeline.commands.service import service
 
-    config = console.config(**{"data.dir": data_dir}, **broker_flags(broker))
-    start_logging(console, log_format)
+    def read() -> Config:
+        return console.config(**{"data.dir": data_dir}, **broker_flags(broker))
+
+    config = read()
+    start_logging(console, log_format, config.log.level)
     stopping, stopped = threading.Event(), threading.Event()
 
     def stop_soon(*_: object) -> None:
@@ -53,7 +58,8 @@ def command(
         signal.signal(number, stop_soon)
     until_s = None if seconds is None else time.monotonic() + seconds
     threading.Thread(target=_cut_short, args=(stopping, stopped), name="stop", daemon=True).start()
-    with service(config, wait=wait) as (live, connection, model), observed(config, live, connection, model):
+    reread = (read, lambda level: set_level(console, level))
+    with service(config, wait=wait, reread=reread) as (live, connection, model), observed(config, live, connection):
         console.say(
             f"listening to {config.mqtt.host}:{config.mqtt.port} {config.mqtt.readings_topic}, "
             f"data in {folder(config.data.path)}, "

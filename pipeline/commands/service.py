@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.addresses import mqtt_settings
 from pipeline.commands.compose import opened
+from pipeline.commands.reload import Running
 from pipeline.commands.serving import RegistryWatch, load_serving, reader
 from pipeline.core.engine import Engine, Step, rehearse
 from pipeline.core.iso import severity
@@ -23,7 +24,6 @@ from pipeline.drivers.results import Results
 from pipeline.drivers.serving import Shadow
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.edges.mqtt import Claim, MqttConnection, TopicTemplate, claim_topic
-from pipeline.specs import stream_specs
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pipeline.edges.journal import Journal
 
 
+Reread = tuple[Callable[[], "Config"], Callable[[str], None]]
 SHORT_RECORDS = 5  # sessions without a window, after which a stream is named
 
 log = logging.getLogger("thrumcast.service")
@@ -88,12 +89,15 @@ def restored(journal: Journal, spec_of: Callable[[StreamKey], StreamSpec]) -> di
 
 
 @contextlib.contextmanager
-def service(config: Config, *, wait: bool) -> Iterator[tuple[Live, MqttConnection, Predictor | None]]:
+def service(
+    config: Config, *, wait: bool, reread: Reread | None = None
+) -> Iterator[tuple[Live, MqttConnection, Predictor | None]]:
     """A connected service; at the end it says goodbye to the broker and lets the data directory go.
 
     Args:
         config: All of it.
         wait: Whether to wait for a broker that is not there yet; else NotReachable.
+        reread: How to read the configuration again on SIGHUP, and how to set the level of the log.
     """
     serving = load_serving(config)
     model = serving.predictor
@@ -101,7 +105,8 @@ def service(config: Config, *, wait: bool) -> Iterator[tuple[Live, MqttConnectio
     machines = MachinesFile(config.data.path / MACHINES_NAME)
     with opened(config) as (journal, archive):
         known = machines.load()
-        spec_of = stream_specs(config, known)
+        running = Running(config, known, *(reread or (lambda: config,)))
+        spec_of = running.spec_of
         engine = Engine(spec_of, model, serving.is_unknown, lambda row: severity(row, spec_of(row.key).limits).zone)
         read_last = reader(config)
         base = config.mqtt.results_topic
@@ -134,7 +139,7 @@ def service(config: Config, *, wait: bool) -> Iterator[tuple[Live, MqttConnectio
             ),
             states=restored(journal, engine.spec_of),
             on_turn=(Acquaintance(machines, set(known)),),
-            models=RegistryWatch.after(config),
+            models=RegistryWatch.after(running),
             read_last=read_last,
             shadow=Shadow(Engine(engine.spec_of, serving.shadow), read_last) if serving.shadow else None,
         )
