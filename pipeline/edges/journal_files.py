@@ -27,7 +27,6 @@ _TABLES = (
     "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL)",
     "CREATE TABLE inputs (id TEXT PRIMARY KEY, note TEXT NOT NULL)",
 )
-MIGRATED = ("1",)  # journal versions that are brought up to date when their owner opens them
 
 
 class DirectoryHeld(ArchiveError):
@@ -74,7 +73,7 @@ def create_or_open(path: Path) -> sqlite3.Connection:
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30.0)
         fresh = not read.has_tables(db)
         if not fresh:
-            read.check_version(db, path, also=MIGRATED)  # before anything is written into what may not be ours
+            read.check_version(db, path)  # before anything is written into what may not be ours
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         if fresh:
@@ -84,7 +83,7 @@ def create_or_open(path: Path) -> sqlite3.Connection:
             facts = [("journal_version", str(read.JOURNAL_VERSION)), ("part_number", "1")]
             db.executemany("INSERT INTO meta VALUES (?, ?)", facts)
             db.execute("COMMIT")
-        elif read.read_meta(db, "journal_version") in MIGRATED:
+        elif read.read_meta(db, "journal_version") in read.OLDER:
             _migrate(db)
         found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
