@@ -23,7 +23,7 @@ from pipeline.drivers.live import Live, Rhythm
 from pipeline.drivers.results import Results
 from pipeline.drivers.serving import Shadow
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
-from pipeline.edges.mqtt import Claim, MqttConnection, TopicTemplate, claim_topic
+from pipeline.edges.mqtt import Claim, MqttConnection, TopicTemplate, alone_here, claim_topic
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -111,8 +111,9 @@ def service(
         read_last = reader(config)
         base = config.mqtt.results_topic
         messages_per_commit = max(1, min(config.mqtt.receive_maximum // 2, REMEMBERED_SESSIONS))
+        connection_settings = mqtt_settings(config)
         connection = MqttConnection(
-            mqtt_settings(config),
+            connection_settings,
             subscriptions=[topics.subscription],
             status_topic=f"{base}/status",
             claim=Claim(claim_topic(base, config.mqtt.client_id)),
@@ -147,6 +148,6 @@ def service(
         began_s = time.monotonic()
         rehearse()  # the first time after an installation, half a minute: no broker is kept waiting for that
         log.info("rehearsed duration_s=%.1f", time.monotonic() - began_s)
-        with connection:
+        with alone_here(connection_settings), connection:
             connection.connect(wait=wait)
             yield live, connection, model
