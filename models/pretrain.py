@@ -42,7 +42,7 @@ def main() -> None:
             if number % 60 == 0:
                 say(f"{number} of {MACHINES} machines")
         _keep_some(config)
-        settings = TrainSettings(hidden=64, members=1, simulated=0.0)
+        settings = TrainSettings(hidden=64, members=1, simulated=0.0, order_structure=0.0)
         trained = train(TrainRequest(config.data.path, config, settings, split="machine"), say=say, warn=say)
         say(trained.text)
         made = Registry(config.data.path).load(trained.version)

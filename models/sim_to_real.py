@@ -103,7 +103,7 @@ def trained(data: Dataset, settings: TrainSettings) -> tuple[RecurrentNetwork, S
     """A network of everything in `data`."""
     settings = replace(settings, members=1)  # what another training begins with is one network
     model = final_fit(data, settings, None, lambda *_: None)
-    network = RecurrentNetwork(config_of(data, settings))
+    network = RecurrentNetwork(config_of(data, settings, model.scaler))
     network.load_state_dict({name: torch.from_numpy(value) for name, value in model.weights.items()})
     return network.eval(), model.scaler
 
@@ -168,7 +168,7 @@ def few_shots(
                 examples = examples_of(learn, own)
                 network = fit(
                     examples,
-                    config_of(real, settings),
+                    config_of(real, settings, own),
                     gentle,
                     epochs=min(40, epochs_for(examples, settings)),
                     augmentation=Augmentation.of(real.inputs, own, gentle),

@@ -27,6 +27,7 @@ import torch
 
 from models import card, plots, report
 from models.bundle import Bundle
+from models.cells import DIRECT
 from models.checkpoint import Checkpoints, fingerprint
 from models.crossval import OutOfFold, cross_validate
 from models.dataset import Dataset, DatasetSpec, build, check_trainable, provenance, read, read_machines
@@ -266,6 +267,7 @@ def _spec(
         cell=settings.cell,
         members=model.members,
         task=settings.task,
+        direct=DIRECT in model.weights,
     )
 
 

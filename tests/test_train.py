@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -87,6 +88,25 @@ def test_a_version_says_what_it_was_made_of(plant):
     entries = [json.loads(line) for line in log]
     assert {entry["fold"] for entry in entries} == {0, 1, 2, 3, 4, None}
     assert all(entry["loss"] > 0 for entry in entries)
+
+
+def test_evaluate_says_the_numbers_that_train_has_printed(plant):
+    settings = replace(QUICK, epochs=24, patience=1, members=2)  # some folds stop early
+    result, _ = trained(plant, settings=settings)
+    again = evaluate(EvaluateRequest(plant, Config()), say=lambda _: None, warn=lambda _: None).document
+    said = result.document["metrics"]
+    assert {key: again[key] for key in said if key != "likelihood"} == {
+        k: v for k, v in said.items() if k != "likelihood"
+    }
+
+
+def test_evaluate_splits_as_the_version_was_split(tmp_path, rng):
+    archive_of_plant(tmp_path, rng, machines=2)
+    trained(tmp_path)
+    assert (
+        evaluate(EvaluateRequest(tmp_path, Config()), say=lambda _: None, warn=lambda _: None).document["split"]
+        == "time"
+    )
 
 
 def test_without_specimens_to_hold_back_the_split_is_by_time_and_that_is_said(tmp_path, rng):
