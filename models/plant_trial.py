@@ -15,7 +15,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
@@ -23,6 +23,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from models import bundle, unknown
@@ -30,9 +31,10 @@ from models.predictor import NumpyPredictor
 from pipeline.commands.sim_archive import steps_of
 from pipeline.config import AlarmConfig, Config, ModelConfig
 from pipeline.core.engine import Engine
+from pipeline.core.records import StreamKey
 from pipeline.specs import stream_specs
 from sim import scenario
-from sim.fleet import Plant, Snapshots
+from sim.fleet import POINT, Plant, Snapshots, about
 from sim.life import FAULTS, HEALTHY
 from sim.machine import Machine
 from sim.population import KINDS, faults_of
@@ -95,7 +97,8 @@ def run(job: tuple[Machine, Plant, float], *, model: Path, config: Config) -> Ru
     """One machine, window by window, as the service would."""
     machine, site, seconds = job
     days, up, ended = seconds / DAY_S, dict[str, tuple[str, float]](), dict[str, Alarm]()
-    for step in steps_of(machine, site, seconds, _engine(model, config)):
+    engine = Engine(stream_specs(config, {StreamKey(machine.id, POINT): about(machine)}), *_serving(model))
+    for step in steps_of(machine, site, seconds, engine):
         for change in step.alarms:
             at_s = (change.at_ns - site.start_ns) / 1e9
             if change.type == "raised":
@@ -118,10 +121,10 @@ def run(job: tuple[Machine, Plant, float], *, model: Path, config: Config) -> Ru
 
 
 @cache
-def _engine(model: Path, config: Config) -> Engine:
-    """Once per process."""
+def _serving(model: Path) -> tuple[NumpyPredictor, Callable[..., Any] | None]:
+    """What predicts and what says `unknown`; once per process."""
     shipped = bundle.load(model)
-    return Engine(stream_specs(config, {}), NumpyPredictor(shipped), unknown.detector(shipped))
+    return NumpyPredictor(shipped), unknown.detector(shipped)
 
 
 def runs(jobs: Sequence[tuple[Machine, Plant, float]], model: Path, every_s: float) -> list[Run]:
@@ -146,15 +149,13 @@ def runs(jobs: Sequence[tuple[Machine, Plant, float]], model: Path, every_s: flo
 def quiet_week(machines: int, model: Path) -> list[Run]:
     """The scenario file with more machines."""
     wanted = scenario.read(QUIET_WEEK)
-    made = scenario.build(replace_machines(wanted, machines))
+    made = scenario.build(_with_machines(wanted, machines))
     seconds, snapshots = wanted.plant.seconds or 0.0, made.snapshots
     return runs([(m, made, seconds) for m in made.machines], model, snapshots.every_s if snapshots else 1.0)
 
 
-def replace_machines(wanted: scenario.Scenario, machines: int) -> scenario.Scenario:
+def _with_machines(wanted: scenario.Scenario, machines: int) -> scenario.Scenario:
     """As many machines as asked for."""
-    import msgspec
-
     return msgspec.structs.replace(wanted, plant=msgspec.structs.replace(wanted.plant, machines=machines))
 
 
