@@ -5,6 +5,7 @@ Every picture is a function of a `Subject`; what it shows is computed here from 
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -61,7 +62,10 @@ def subject(mode: str, severity: float, kind: str | None, seed: int, rate_hz: fl
     """
     if mode not in (HEALTHY, *FAULTS):
         msg = f"a failure mode must be one of {', '.join((HEALTHY, *FAULTS))}, found: {mode!r}"
-        raise ConfigError(msg)
+        near = difflib.get_close_matches(mode, (HEALTHY, *FAULTS), n=1, cutoff=0.4)
+        raise ConfigError(
+            msg, hint=f"did you mean {near[0]}?" if near else "bearing_outer is drawn unless another is named"
+        )
     if kind is not None and kind not in KINDS:
         msg = f"a kind of machine must be one of {', '.join(KINDS)}, found: {kind!r}"
         raise ConfigError(msg)

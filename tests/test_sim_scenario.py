@@ -88,6 +88,7 @@ def test_a_key_or_value_that_is_none_is_named_with_the_nearest(
         ({"plant": {"record_s": 20.0, "every_s": 10.0}}, "record_s <= every_s"),
         ({"events": [{"kind": "flatlin", "start_s": 0.0}]}, "an event must be one of"),
         ({"plant": {"seconds": 0.0}}, "more than 0"),
+        ({"transport": {"drop": 1.5}}, "chances of 0 to 1"),
     ],
 )
 def test_a_plant_that_cannot_be_is_refused(document: dict[str, object], message: str) -> None:

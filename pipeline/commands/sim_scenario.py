@@ -46,7 +46,7 @@ def plant_of(wanted: Scenario, axes: str, start_ns: int | None, *, training: boo
     names = tuple(axis.strip() for axis in axes.split(","))
     if len(set(names)) < len(names) or not set(names) <= set(AXES):
         msg = f"--axes takes some of {', '.join(AXES)}, each once, found: {axes}"
-        raise ConfigError(msg)
+        raise ConfigError(msg, hint="x and y are radial, z is axial: --axes x,z")
     if training:
         p, r = wanted.plant, wanted.recipe
         life_s = r.life_s or DEFAULT_LIFE_S
