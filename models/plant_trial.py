@@ -42,7 +42,7 @@ from sim.recipe import DAY_S, Recipe, plant
 
 QUIET_WEEK = Path(__file__).resolve().parents[1] / "examples" / "quiet_week.toml"
 SHIPPED = Path(__file__).with_name("pretrained")
-LIFE_S, EVERY_S, RECORD_S = 10 * DAY_S, 1800.0, 3.0
+LIFE_S, EVERY_S, RECORD_S = 10 * DAY_S, 3600.0, 3.0
 ONSET = (0.1, 0.5)
 SEED = 20_260_103
 RECORDS_IN_A_ROW, RECORDS_WELL = 3, 12  # an alarm begins, and ends, after so many
@@ -244,8 +244,8 @@ def _hours(value: float | None) -> str:
 def main(arguments: Iterable[str] | None = None) -> None:
     """Prints the tables, or the whole document with --json."""
     parser = argparse.ArgumentParser(prog="python -m models.plant_trial", description=__doc__.split("\n")[0])
-    parser.add_argument("--machines", type=int, default=24, help="sound ones, for a week; 0 = none [default: 24]")
-    parser.add_argument("--lives", type=int, default=6, help="failing ones of each mode; 0 = none [default: 6]")
+    parser.add_argument("--machines", type=int, default=18, help="sound ones, for a week; 0 = none [default: 18]")
+    parser.add_argument("--lives", type=int, default=3, help="failing ones of each mode; 0 = none [default: 3]")
     parser.add_argument("--model", type=Path, default=SHIPPED, help="a model's directory [default: the shipped one]")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args(None if arguments is None else list(arguments))
