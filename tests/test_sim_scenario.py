@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cli import run
-from pipeline.edges.mqtt import TopicTemplate
 from pipeline.commands.sim_scenario import scenario_of
+from pipeline.edges.mqtt import TopicTemplate
 from pipeline.errors import ConfigError
 from sim.channel import Counts, Senders, Upsets
 from sim.publish import messages
