@@ -18,7 +18,7 @@ from typing import NoReturn
 import click
 
 import pipeline
-from pipeline.errors import ThrumcastError
+from pipeline.errors import ConfigError, ThrumcastError
 
 # In the order in which a newcomer meets them. Only those whose module is there are listed.
 COMMANDS = (
@@ -68,9 +68,12 @@ def run(arguments: Sequence[str]) -> int:
         # Without standalone mode click returns the code of ctx.exit(), which is what --help and --version end with.
         code = group.main(list(arguments), prog_name="thrumcast", standalone_mode=False, color=color)
     except ThrumcastError as error:
-        _complain(error.message, error.hint, color)
+        others = error.others if isinstance(error, ConfigError) else ()
+        for one in (error, *others):
+            _complain(one.message, one.hint, color)
         if "--json" in arguments and not error.reported:
-            click.echo(json.dumps({"ok": False, "error": error.message, "hint": error.hint}, ensure_ascii=False))
+            found = [{"error": one.message, "hint": one.hint} for one in (error, *others)]
+            click.echo(json.dumps({"ok": False, **found[0], "others": found[1:]}, ensure_ascii=False))
         return error.exit_code
     except click.ClickException as error:
         error.show()

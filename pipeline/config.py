@@ -136,6 +136,12 @@ class AlarmConfig(Table, frozen=True):
     merge_s: NotNegative = 60.0
 
 
+class LogConfig(Table, frozen=True):
+    """[log]: what is said on stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
 class WebConfig(Table, frozen=True):
     """[web]: the live page, health and metrics."""
 
@@ -181,6 +187,7 @@ class Config(Table, frozen=True):
     model: ModelConfig = ModelConfig()
     alarm: AlarmConfig = AlarmConfig()
     web: WebConfig = WebConfig()
+    log: LogConfig = LogConfig()
     modes: ModesConfig = msgspec.field(default_factory=ModesConfig)
     machines: dict[str, MachineTable] = msgspec.field(default_factory=dict)
 

@@ -7,6 +7,7 @@ written, the value found and where it was set; then the rules that tie several k
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -72,23 +73,39 @@ def load(
         environment: os.environ unless given.
 
     Raises:
-        ConfigError: an unreadable file, an unknown key, or a value of the wrong type or out of its range.
+        ConfigError: an unreadable file, an unknown key, or a value of the wrong type or out of its range; it names
+            what else is wrong in its `others`.
     """
+    errors: list[ConfigError] = []
     file = config_file or next((path for path in SEARCHED_FILES if path.is_file()), None)
     given: dict[KeyPath, Setting] = {}
     if file is not None:
-        given |= _from_file(file)
-    given |= _from_environment(os.environ if environment is None else environment)
-    given |= _from_flags(flags or {})
+        given |= _from_file(file, errors)
+    given |= _from_environment(os.environ if environment is None else environment, errors)
+    given |= _from_flags(flags or {}, errors)
     document: dict[str, Any] = {}
     for path, setting in given.items():
-        value = _converted(path, setting)
-        given[path] = Setting(value, setting.source, setting.place)
-        _put(document, path, value)
-    config = msgspec.convert(document, Config)
-    check(config)
+        with _kept(errors):
+            value = _converted(path, setting)
+            given[path] = Setting(value, setting.source, setting.place)
+            _put(document, path, value)
+    if not errors:
+        config = msgspec.convert(document, Config)
+        errors += check(config)
+    if errors:
+        errors[0].others = tuple(errors[1:])
+        raise errors[0]
     settings = {path: Setting(value, "default") for path, value in leaves(config)} | given
     return Resolved(config, settings, file)
+
+
+@contextlib.contextmanager
+def _kept(errors: list[ConfigError]) -> Iterator[None]:
+    """Goes on after an error, which is told with the others."""
+    try:
+        yield
+    except ConfigError as error:
+        errors.append(error)
 
 
 def _put(document: dict[str, Any], path: KeyPath, value: Any) -> None:
@@ -107,7 +124,7 @@ def _refuse_both(path: KeyPath) -> NoReturn:
     raise ConfigError(msg, hint="one stands in the file, the other in the environment or a flag; remove one")
 
 
-def _from_file(file: Path) -> dict[KeyPath, Setting]:
+def _from_file(file: Path, errors: list[ConfigError]) -> dict[KeyPath, Setting]:
     try:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -116,27 +133,39 @@ def _from_file(file: Path) -> dict[KeyPath, Setting]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         msg = f"{file}: expected TOML, found: {error}"
         raise ConfigError(msg, hint="text values stand in quotes, tables in [brackets]") from error
-    return {path: Setting(value, "file", str(file)) for path, value in _flattened(document, (), Config)}
+    return {path: Setting(value, "file", str(file)) for path, value in _flattened(document, (), Config, errors)}
 
 
-def _flattened(table: Mapping[str, Any], prefix: KeyPath, struct: type[Table]) -> Iterator[tuple[KeyPath, Any]]:
-    """The leaves of a parsed file, refusing what the schema does not know."""
+def _flattened(
+    table: Mapping[str, Any], prefix: KeyPath, struct: type[Table], errors: list[ConfigError]
+) -> Iterator[tuple[KeyPath, Any]]:
+    """The leaves of a parsed file, without what the schema does not know."""
+    types = fields(struct)
     for key, value in table.items():
         path = (*prefix, key)
-        types = fields(struct)
-        if key not in types:
-            raise unknown_key(path)
-        inner, by_id = table_of(types[key])
-        if inner is None or (isinstance(value, str) and may_be_a_name(types[key])):
-            yield path, value
-        elif by_id:
-            for name, entry in _as_table(path, value).items():
-                check_id((*path, name))
-                if not _as_table((*path, name), entry):
-                    yield (*path, name), {}  # an empty table still makes the machine known
-                yield from _flattened(entry, (*path, name), inner)
-        else:
-            yield from _flattened(_as_table(path, value), path, inner)
+        with _kept(errors):
+            if key not in types:
+                raise unknown_key(path)
+            inner, by_id = table_of(types[key])
+            if inner is None or (isinstance(value, str) and may_be_a_name(types[key])):
+                yield path, value
+            elif by_id:
+                for name, entry in _as_table(path, value).items():
+                    yield from _entry((*path, name), entry, inner, errors)
+            else:
+                yield from _flattened(_as_table(path, value), path, inner, errors)
+
+
+def _entry(
+    path: KeyPath, entry: object, struct: type[Table], errors: list[ConfigError]
+) -> Iterator[tuple[KeyPath, Any]]:
+    """One machine or point, under the id that the user chose."""
+    with _kept(errors):
+        check_id(path)
+        table = _as_table(path, entry)
+        if not table:
+            yield path, {}  # an empty table still makes the machine known
+        yield from _flattened(table, path, struct, errors)
 
 
 def _as_table(path: KeyPath, value: object) -> dict[str, Any]:
@@ -146,21 +175,23 @@ def _as_table(path: KeyPath, value: object) -> dict[str, Any]:
     return value
 
 
-def _from_environment(environment: Mapping[str, str]) -> dict[KeyPath, Setting]:
+def _from_environment(environment: Mapping[str, str], errors: list[ConfigError]) -> dict[KeyPath, Setting]:
     found: dict[KeyPath, Setting] = {}
     for name, text in environment.items():
         if name.startswith(ENVIRONMENT_PREFIX) and "__" in name:
             path = tuple(name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__"))
-            found[path] = _text_setting(path, Setting(text, "env", name))
+            with _kept(errors):
+                found[path] = _text_setting(path, Setting(text, "env", name))
     return found
 
 
-def _from_flags(flags: Mapping[str, object]) -> dict[KeyPath, Setting]:
+def _from_flags(flags: Mapping[str, object], errors: list[ConfigError]) -> dict[KeyPath, Setting]:
     found: dict[KeyPath, Setting] = {}
     for key, value in flags.items():
         path = tuple(key.split("."))
         text = str(value) if isinstance(value, Path) else value
-        found[path] = _text_setting(path, Setting(text, "flag", "a flag"))
+        with _kept(errors):
+            found[path] = _text_setting(path, Setting(text, "flag", "a flag"))
     return found
 
 

@@ -35,6 +35,7 @@ class ConfigError(ThrumcastError):
     """A configuration value that cannot be used; the message names the key as written."""
 
     exit_code = 3
+    others: tuple[ConfigError, ...] = ()  # what else cannot be used in the same configuration
 
 
 class DecodeError(ThrumcastError):

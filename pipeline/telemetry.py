@@ -1,7 +1,7 @@
 """Everything that the service says of itself: each metric and each log event stands in one of the tables below.
 
-Metrics follow the rules of Prometheus: prefix `thrumcast_`, base units, `_total` for what only grows, one label at most
-and that one bounded. One thread writes, any number may read.
+Metrics follow the rules of Prometheus: prefix `thrumcast_`, base units, `_total` for what only grows, labels only where
+their values are bounded. One thread writes, any number may read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 
 Kind = Literal["counter", "gauge", "histogram"]
 
-MAX_LABELS = 500  # values of one label; what comes after counts as "other"
+MAX_LABELS = 500  # of one metric; what comes after counts as "other"
 OTHER = "other"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -26,13 +26,13 @@ class Metric:
     name: str  # without the prefix
     kind: Kind
     help: str
-    label: str | None = None
+    labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
 
 
 METRICS: tuple[Metric, ...] = (
-    Metric("build_info", "gauge", "1; the label is the version of thrumcast", "version"),
-    Metric("model_info", "gauge", "1; the label is the version of the model that serves", "version"),
+    Metric("build_info", "gauge", "1; the label is the version of thrumcast", ("version",)),
+    Metric("model_info", "gauge", "1; the label is the version of the model that serves", ("version",)),
     Metric("ready_ratio", "gauge", "1 if /readyz says yes, else 0"),
     # received = committed + duplicate + late + quarantined + dropped + in_flight, at every scrape
     Metric("messages_received_total", "counter", "messages that arrived since the process began"),
@@ -44,18 +44,35 @@ METRICS: tuple[Metric, ...] = (
         "messages_dropped_total", "counter", "messages given up undecided at a stop; the broker delivers them again"
     ),
     Metric("messages_in_flight", "gauge", "messages that arrived and wait to be taken or committed"),
-    Metric("quarantine_reasons_total", "counter", "refused messages by reason", "reason"),
-    Metric("samples_received_total", "counter", "samples per channel in decoded blocks, by machine", "machine"),
-    Metric("last_message_timestamp_seconds", "gauge", "time of the newest message, by machine", "machine"),
+    Metric("quarantine_reasons_total", "counter", "refused messages by reason", ("reason",)),
+    Metric("samples_received_total", "counter", "samples per channel in decoded blocks, by machine", ("machine",)),
+    Metric("last_message_timestamp_seconds", "gauge", "time of the newest message, by machine", ("machine",)),
     Metric("gaps_total", "counter", "pieces of a stream that never came"),
     Metric("gap_samples_total", "counter", "samples per channel that never came"),
-    Metric("windows_total", "counter", "windows that became feature rows, by machine", "machine"),
-    Metric("predictions_total", "counter", "predictions by failure mode", "mode"),
-    Metric("streams", "gauge", "streams by their state: warming_up, normal, warning, alarm, ...", "state"),
-    Metric("alarm_changes_total", "counter", "alarms raised, updated and cleared", "type"),
+    Metric("windows_total", "counter", "windows that became feature rows, by machine", ("machine",)),
+    Metric("predictions_total", "counter", "predictions by failure mode", ("mode",)),
+    Metric("streams", "gauge", "streams by their state: warming_up, normal, warning, alarm, ...", ("state",)),
+    Metric("alarm_changes_total", "counter", "alarms raised, updated and cleared", ("type",)),
     Metric("alarms_active", "gauge", "alarms that are open"),
-    Metric("turn_seconds", "histogram", "from the last message taken to their acknowledgement", None, _SECONDS),
-    Metric("end_to_end_seconds", "histogram", "from a window's last sample to its acknowledgement", None, _SECONDS),
+    Metric("machine_state", "gauge", "1 for the state of a stream, else 0", ("machine", "point", "state")),
+    Metric(
+        "failure_probability_ratio",
+        "gauge",
+        "probability of each mode in a stream's newest window",
+        ("machine", "point", "mode"),
+    ),
+    Metric(
+        "velocity_rms_meters_per_second",
+        "gauge",
+        "vibration severity of a stream's newest window",
+        ("machine", "point"),
+    ),
+    Metric("labels_total", "counter", "labels that people have given, by verdict", ("verdict",)),
+    Metric("model_reloads_total", "counter", "other models that were to serve: loaded or refused", ("result",)),
+    Metric("feature_seconds", "histogram", "of a turn: from decoded blocks to feature rows", (), _SECONDS),
+    Metric("inference_seconds", "histogram", "of a turn: the network", (), _SECONDS),
+    Metric("turn_seconds", "histogram", "from the last message taken to their acknowledgement", (), _SECONDS),
+    Metric("end_to_end_seconds", "histogram", "from a window's last sample to its acknowledgement", (), _SECONDS),
     Metric("last_commit_timestamp_seconds", "gauge", "time of the newest commit"),
     Metric("uncommitted_seconds", "gauge", "age of the oldest message that is taken and not committed"),
     Metric("loop_beat_timestamp_seconds", "gauge", "time of the processing loop's last sign of life"),
@@ -79,6 +96,8 @@ TABLE: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
 
 # Log events: name -> (level, when). A name is the first word of a log message, or stands before `_` + what happened.
 EVENTS: Mapping[str, tuple[str, str]] = {
+    "rehearsed": ("info", "a second of noise went through the engine, so that everything is compiled"),
+    "stop_cut_short": ("warning", "the disk held up a stop; it ended as a kill would, which loses nothing"),
     "connected": ("info", "the broker accepted us"),
     "session_lost": ("info", "the broker had forgotten the session: what it kept for us is gone, gaps will tell"),
     "disconnected": ("info", "the connection ended"),
@@ -93,6 +112,9 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "quarantined": ("warning", "messages of a turn were refused, by reason"),
     "gaps": ("warning", "pieces of streams never came"),
     "no_window": ("warning", "a stream's records are all shorter than a window"),
+    "reloaded": ("info", "SIGHUP: these keys have new values from the next turn on"),
+    "reload_refused": ("error", "SIGHUP: the configuration cannot be used; the one before goes on"),
+    "restart_needed": ("warning", "SIGHUP: these keys have changed and wait for a restart"),
     "model_switched": ("info", "another version serves from the next commit on"),
     "model_refused": ("error", "a version that should serve cannot be used; the one before goes on"),
     "forecast_missing": ("warning", "forecasts are wanted, and the version that serves was not trained to make any"),
@@ -100,7 +122,10 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "memory_rebuilt": ("info", "hidden states were built again from the archive"),
     "memory_not_rebuilt": ("error", "the archive could not be read; hidden states begin from zero"),
     "shadow_failed": ("error", "the shadow model raised something and is let go"),
-    "labels_unreadable": ("error", "labels.jsonl has a line that is no label; what is new in it is not published"),
+    "labels_unreadable": (
+        "error",
+        "labels.jsonl has a line that is no label; what is new in it is neither published nor counted",
+    ),
     "ready": ("info", "/readyz turned to 200"),
     "not_ready": ("warning", "/readyz turned to 503; the failing checks"),
     "web_listening": ("info", "the page and its endpoints are served"),
@@ -125,33 +150,39 @@ class _Histogram:
 class Telemetry:
     """The values of the table. Every plain counter and gauge is there from the start, as 0."""
 
-    _values: dict[tuple[str, str], float] = field(default_factory=dict)
+    _values: dict[str, dict[tuple[str, ...], float]] = field(default_factory=dict)  # name -> labels -> value
     _histograms: dict[str, _Histogram] = field(default_factory=dict)
-    _labels: dict[str, set[str]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         for metric in METRICS:
             if metric.kind == "histogram":
                 self._histograms[metric.name] = _Histogram([0] * len(metric.buckets))
-            elif metric.label is None:
-                self._values[metric.name, ""] = 0
+            else:
+                self._values[metric.name] = {} if metric.labels else {(): 0}
 
-    def add(self, name: str, n: float = 1, label: str = "") -> None:
+    def add(self, name: str, n: float = 1, *labels: str) -> None:
         """A counter grows."""
         with self._lock:
-            key = self._key(name, label)
-            self._values[key] = self._values.get(key, 0) + n
+            series, labels = self._series(name, labels)
+            series[labels] = series.get(labels, 0) + n
 
-    def set(self, name: str, value: float, label: str = "") -> None:
+    def set(self, name: str, value: float, *labels: str) -> None:
         """A gauge, or a counter that is kept elsewhere, has this value now."""
         with self._lock:
-            self._values[self._key(name, label)] = value
+            series, labels = self._series(name, labels)
+            series[labels] = value
 
     def set_all(self, values: Mapping[str, float]) -> None:
         """Several values without a label that belong to one moment: no reader sees some of them only."""
         with self._lock:
-            self._values |= {self._key(name, ""): value for name, value in values.items()}
+            for name, value in values.items():
+                self._series(name, ())[0][()] = value
+
+    def set_series(self, name: str, series: Mapping[tuple[str, ...], float]) -> None:
+        """A metric has these values by their labels, and no others; bounding them is the caller's business."""
+        with self._lock:
+            self._values[name] = dict(series)
 
     def observe(self, name: str, seconds: float) -> None:
         """One more duration in a histogram; a negative one (a clock that is ahead) counts as 0."""
@@ -164,48 +195,43 @@ class Telemetry:
             histogram.total += 1
             histogram.sum += seconds
 
-    def value(self, name: str, label: str = "") -> float:
-        """The present value; 0 for a label that was never seen."""
+    def value(self, name: str, *labels: str) -> float:
+        """The present value; 0 for labels that were never seen."""
         with self._lock:
-            return self._values.get((name, label), 0)
+            return self._values[name].get(labels, 0)
 
     def values(self) -> dict[str, float]:
         """Every value without a label."""
         with self._lock:
-            return {name: value for (name, label), value in self._values.items() if not label}
+            return {name: series[()] for name, series in self._values.items() if () in series}
 
     def text(self) -> str:
         """All of it in the Prometheus text format 0.0.4."""
         with self._lock:
-            values = dict(self._values)
+            values = {name: dict(series) for name, series in self._values.items()}
             histograms = {name: _Histogram(list(h.counts), h.total, h.sum) for name, h in self._histograms.items()}
-        by_name: dict[str, list[tuple[str, float]]] = {}
-        for (name, label), value in values.items():
-            by_name.setdefault(name, []).append((label, value))
         lines = []
         for metric in METRICS:
             full = f"thrumcast_{metric.name}"
             lines += [f"# HELP {full} {metric.help}", f"# TYPE {full} {metric.kind}"]
             if metric.kind == "histogram":
                 lines += _histogram_lines(full, metric.buckets, histograms[metric.name])
-            for label, value in sorted(by_name.get(metric.name, [])):
-                shown = f'{{{metric.label}="{_escaped(label)}"}}' if metric.label else ""
-                lines.append(f"{full}{shown} {_number(value)}")
+                continue
+            for labels, value in sorted(values[metric.name].items()):
+                pairs = (f'{name}="{_escaped(label)}"' for name, label in zip(metric.labels, labels, strict=True))
+                lines.append(f"{full}{{{','.join(pairs)}}} {_number(value)}" if labels else f"{full} {_number(value)}")
         return "\n".join(lines) + "\n"
 
-    def _key(self, name: str, label: str) -> tuple[str, str]:
+    def _series(self, name: str, labels: tuple[str, ...]) -> tuple[dict[tuple[str, ...], float], tuple[str, ...]]:
+        """The values of a metric, and under which labels one goes: the last one is `other` if there are too many."""
         metric = TABLE[name]  # a KeyError here is a metric that the table does not have
-        if (metric.label is None) != (label == ""):
-            msg = f"{name}: expected {'no label' if metric.label is None else 'a label'}, found: {label!r}"
+        if len(metric.labels) != len(labels) or "" in labels:
+            msg = f"{name}: expected labels for {metric.labels}, found: {labels!r}"
             raise ValueError(msg)
-        if metric.label is None:
-            return name, ""
-        known = self._labels.setdefault(name, set())
-        if label not in known:
-            if len(known) >= MAX_LABELS:
-                label = OTHER
-            known.add(label)
-        return name, label
+        series = self._values[name]
+        if labels and labels not in series and len(series) >= MAX_LABELS:
+            labels = (*labels[:-1], OTHER)
+        return series, labels
 
 
 def _histogram_lines(full: str, buckets: tuple[float, ...], histogram: _Histogram) -> Iterator[str]:

@@ -283,6 +283,22 @@ def test_commits_from_another_thread_during_a_roll_are_kept_for_the_next_one(pla
     assert read_features(plant.data)["window"].to_pylist() == list(range(40))
 
 
+@pytest.mark.parametrize("steps", range(12))
+def test_a_roll_that_is_left_off_at_any_step_loses_nothing_and_doubles_nothing(plant, steps):
+    """The second of two days, with a part that gets a new column."""
+    plant.add(feature_row(28), feature_row(29))
+    plant.archive.roll()
+    plant.add(feature_row(30, channels=("x", "c")), feature_row(31))
+    asked = iter(range(steps))
+    rolled = plant.archive.roll(lambda: next(asked, None) is None)
+    assert bool(rolled) == (plant.journal.pending_rows() == 0)
+    assert read_features(plant.data)["window"].to_pylist() == [28, 29, 30, 31]
+    plant.archive.roll()
+    assert plant.journal.pending_rows() == 0
+    assert read_features(plant.data)["window"].to_pylist() == [28, 29, 30, 31]
+    assert verify(plant.data).problems == ()
+
+
 def crash_run(data: Path, fault: str) -> int:
     env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "THRUMCAST_FAULT_AT": fault}
     command = "import sys, pathlib, archive_plant; archive_plant.run_turns(pathlib.Path(sys.argv[1]))"

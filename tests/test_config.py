@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pipeline import cli
 from pipeline.config import Config
 from pipeline.config_keys import dotted, known_keys
 from pipeline.config_machines import BearingConfig
@@ -196,6 +197,31 @@ def test_a_value_that_cannot_be_used_is_named_with_what_was_expected(text: str, 
 def test_a_value_that_cannot_be_used_says_where_it_was_set() -> None:
     assert refusal("[mqtt]\nport = 0").hint == "set in given.toml"
     assert refusal(THRUMCAST_MQTT__PORT="many").hint == "set in THRUMCAST_MQTT__PORT"
+
+
+def test_everything_that_is_wrong_is_named_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    text = "[mqtt]\nport = 0\nprot = 1\n[windw]\nhop_s = 1\n[machines.a]\nspeed_rpm = -1\n[machines.'b c']\n"
+    error = refusal(text, {"window.hop_s": "soon"}, THRUMCAST_MQTT__TLS="perhaps", THRUMCAST_MQTT__HOSST="x")
+    keys = [one.message.split(": ")[0] for one in (error, *error.others)]
+    wrong = ["mqtt.prot", "windw", 'machines."b c"', "mqtt.hosst", "mqtt.port", "machines.a.speed_rpm", "mqtt.tls"]
+    assert keys == [*wrong, "window.hop_s"]
+    Path("config.toml").write_text(text, encoding="utf-8")
+    assert cli.run(["config", "check", "--json"]) == 3
+    out, err = capfd.readouterr()
+    document = json.loads(out)
+    assert err.count("error:") == 5 == 1 + len(document["others"])
+    assert document["others"][0]["hint"].startswith("nearest known key: window")
+
+
+def test_values_that_do_not_fit_together_are_all_named() -> None:
+    text = '[alarm]\nenter_p = 0.4\n[web]\nbind = "8080"\n[mqtt]\nresults_topic = "a/#"\ntls_ca_file = "x"\n'
+    text += '[machines.a]\nspeed_min_rpm = 5.0\n[machines.a.bearing]\nftf = 1.0\n[machines.b]\nbearing = "no such"\n'
+    error = refusal(text)
+    keys = {one.message.split(": ")[0] for one in (error, *error.others)}
+    assert keys == {
+        "alarm.leave_p", "web.bind", "mqtt.results_topic", "mqtt.tls", "machines.a.speed_max_rpm",
+        "machines.a.bearing", "machines.b.bearing",
+    }  # fmt: skip
 
 
 def test_a_number_too_large_to_hold_is_refused_in_one_short_line() -> None:

@@ -42,7 +42,7 @@ def watched_service(directory: Path, broker: Linked) -> tuple[Live, Watched, End
     live = service(directory, broker)
     telemetry = Telemetry()
     watched = Watched(broker, telemetry)
-    endpoints = Endpoints(live, watched, telemetry, directory, model="v0001", capacity=100)
+    endpoints = Endpoints(live, watched, telemetry, directory, capacity=100)
     live.source = watched
     live.on_turn = (watched.told,)
     return live, watched, endpoints
@@ -286,4 +286,4 @@ def test_status_tells_a_service_from_another_server_and_from_nobody(server: WebS
         found = ask(real.address, 5.0)
     assert json.dumps(found.document())
     assert found.messages["received"] == 0
-    assert found.checks["model:loaded"] == ("pass", "v0001")
+    assert found.checks["model:loaded"] == ("pass", "tiny")

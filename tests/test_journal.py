@@ -238,8 +238,9 @@ def test_a_journal_of_version_1_is_brought_up_to_date_with_all_that_stands_in_it
         db.execute("ALTER TABLE pending DROP COLUMN crc")
         db.execute("UPDATE meta SET value = '1' WHERE key = 'journal_version'")
     db.close()
-    with pytest.raises(ArchiveError, match=r"expected journal version 2, found.*1"):
-        view_journal(tmp_path)  # a reader changes nothing
+    content = (tmp_path / "journal.db").read_bytes()
+    assert view_journal(tmp_path).pending["features"].tables[0].equals(before), "a reader can, where nobody may write"
+    assert (tmp_path / "journal.db").read_bytes() == content
     with Journal(tmp_path) as journal:
         assert journal.view(("features",)).pending["features"].tables[0].equals(before)
         journal.commit(whole_commit(2))
@@ -351,3 +352,36 @@ def test_a_damaged_word_in_a_small_table_is_named_too(tmp_path, statement):
         look()
     with pytest.raises(ArchiveError, match=r"journal\.db damaged"):
         view_journal(tmp_path)
+
+
+def test_a_journal_on_a_slow_disk_closes_as_it_is_and_nothing_is_missing_after(tmp_path: Path) -> None:
+    log = tmp_path / "journal.db-wal"
+    with Journal(tmp_path) as journal:
+        journal.bind(SCHEMA)
+        journal.commit(whole_commit(1))
+        assert not journal.slow
+        journal.slow = True
+    assert log.stat().st_size > 0, "the log was moved into the database: two more syncs"
+    with Journal(tmp_path) as journal:
+        assert journal.states() == {KEY: b"\x01"}
+        assert journal.pending_rows("features") == 1
+    assert not log.exists()
+
+
+def test_a_transaction_that_takes_long_is_noticed_and_one_that_writes_nothing_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Journal(tmp_path) as journal:
+        monkeypatch.setattr("pipeline.edges.journal.SLOW_S", 0.0)
+        with journal.transaction() as db:
+            db.execute("SELECT 1")
+        assert not journal.slow
+        journal.commit(Commit(counters={"received": 1}))
+        assert journal.slow
+
+
+def test_a_journal_that_was_let_go_refuses_a_transaction(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.close()
+    with pytest.raises(ArchiveError):
+        journal.commit(Commit(counters={"received": 1}))

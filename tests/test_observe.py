@@ -134,6 +134,19 @@ def test_a_service_tells_its_manager_its_health_and_its_end(running: Running, mo
     assert report.pending_rows == 0
 
 
+def test_a_running_service_takes_new_thresholds_on_a_signal(
+    running: Running, mosquitto: PrivateBroker, tmp_path: Path
+) -> None:
+    running.event("connected")
+    (tmp_path / "config.toml").write_text(
+        "[alarm]\nenter_p = 0.95\n[commit]\ninterval_s = 0.1\n[window]\nhop_s = 0.1\n"
+    )
+    running.process.send_signal(signal.SIGHUP)
+    assert running.event("reloaded")["keys"] == "alarm.enter_p"
+    assert running.event("restart_needed")["keys"] == "window.hop_s"
+    assert running.process.poll() is None
+
+
 def test_a_running_service_compacts_when_asked_from_another_process(running: Running, mosquitto: PrivateBroker) -> None:
     running.event("connected")
     send(mosquitto, 4)

@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager
 
 import pytest
 from harness.promises import check
-from harness.proxy import Proxy, frames
+from harness.proxy import Proxy
+from harness.wire import packets
 
 from pipeline.chaos.ground import Ground, Outcome
 from pipeline.chaos.plant import Plant
@@ -88,7 +89,7 @@ def test_a_connection_that_went_silent_is_given_up_within_two_keep_alives(world:
 @pytest.mark.parametrize("cut", range(12))
 def test_frames_are_told_apart_wherever_the_stream_is_cut(cut: int) -> None:
     stream = b"\x30\x03abc" + b"\x40\x02\x00\x07" + b"\xd0\x00"
-    whole, rest = frames(stream[:cut])
-    again, end = frames(rest + stream[cut:])
+    whole, rest = packets(stream[:cut])
+    again, end = packets(rest + stream[cut:])
     assert whole + again == [b"\x30\x03abc", b"\x40\x02\x00\x07", b"\xd0\x00"]
     assert end == b""

@@ -15,6 +15,7 @@ from models.bundle import Bundle
 from models.promotion import judge, promote, rollback
 from models.registry import Registry
 from pipeline.commands import promote as promote_command
+from pipeline.commands.reload import Running
 from pipeline.commands.serving import RegistryWatch, load_serving
 from pipeline.config import Config, DataConfig, ModelConfig
 from pipeline.errors import GateRefused
@@ -119,7 +120,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
 def test_a_watch_is_due_once_per_move_of_an_alias_that_matters(
     tmp_path: Path, registry: Registry, rng: np.random.Generator, config: Config
 ) -> None:
-    watch = RegistryWatch.after(config)
+    watch = RegistryWatch.after(Running(config, {}, lambda: config))
     assert watch.due() is None
     registry.add(version(rng, numbers(GOOD)))
     registry.point("elsewhere", "v0002", why="")
@@ -138,7 +139,7 @@ def test_a_watch_is_due_once_per_move_of_an_alias_that_matters(
 def test_a_version_that_cannot_be_used_is_reported_and_the_old_one_stays(
     tmp_path: Path, registry: Registry, rng: np.random.Generator, config: Config, caplog: pytest.LogCaptureFixture
 ) -> None:
-    watch = RegistryWatch.after(config)
+    watch = RegistryWatch.after(Running(config, {}, lambda: config))
     registry.add(version(rng, numbers(GOOD)))
     registry.point("champion", "v0002", why="")
     (registry.root / "v0002" / "model.safetensors").write_bytes(b"")

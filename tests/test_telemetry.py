@@ -17,13 +17,15 @@ from pipeline.commands.logs import JsonLines, Repeats, fields
 from pipeline.telemetry import EVENTS, MAX_LABELS, METRICS, OTHER, Telemetry
 
 ROOT = Path(__file__).resolve().parents[1]
-LINE = re.compile(r'thrumcast_[a-z_]+(\{[a-z_]+="(\\.|[^"\\\n])*"\})? -?[0-9.e+-]+')
+LABEL = r'[a-z_]+="(\\.|[^"\\\n])*"'
+LINE = re.compile(rf"thrumcast_[a-z_]+(\{{{LABEL}(,{LABEL})*\}})? -?[0-9.e+-]+")
 
 
 @given(st.text(max_size=20), st.integers(0, 10**12))
 def test_every_line_is_of_the_text_format_whatever_a_label_holds(label: str, n: int) -> None:
     telemetry = Telemetry()
     telemetry.add("windows_total", n, label or "x")
+    telemetry.set_series("machine_state", {("pump", label, "normal"): 1.0, ("fan", "de", label): 0.5})
     telemetry.observe("turn_seconds", n / 1e6)
     for line in telemetry.text().rstrip("\n").split("\n"):
         assert line.startswith("#") or LINE.fullmatch(line), line
@@ -33,7 +35,7 @@ def test_every_metric_without_a_label_is_there_from_the_start() -> None:
     text = Telemetry().text()
     for metric in METRICS:
         assert f"# TYPE thrumcast_{metric.name} {metric.kind}" in text
-        if metric.label is None:
+        if not metric.labels:
             name = f"thrumcast_{metric.name}" + ("_count" if metric.kind == "histogram" else "")
             assert f"\n{name} 0\n" in text
 

@@ -15,7 +15,7 @@ from pipeline.chaos.audit import Audit, Expected, audit, stored_windows, uninter
 from pipeline.chaos.plant import Plant
 from pipeline.chaos.process import ROOT, Service
 from pipeline.config_sources import load
-from pipeline.core.engine import Engine
+from pipeline.core.engine import Engine, rehearse
 from pipeline.core.records import Block
 from pipeline.edges.broker import PrivateBroker
 from pipeline.edges.journal_read import view_journal
@@ -129,6 +129,7 @@ def ground(
     directory: Path, *, settings: dict[str, str] | None = None, broker_config: str = "", model: bool = True
 ) -> Iterator[Ground]:
     """A fresh world in an empty folder, all of which ends with the block."""
+    rehearse()  # a service that is killed while it compiles would begin again and again
     used = SETTINGS | (settings or {})
     config = load(None, {}, environment=used).config
     data_dir = directory / "data"

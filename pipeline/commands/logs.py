@@ -102,8 +102,8 @@ class _Priority(logging.Formatter):
         return "\n".join(f"<{_PRIORITY.get(record.levelno, 6)}>{line}" for line in lines)
 
 
-def start_logging(console: Console, log_format: str = "auto") -> None:
-    """To stderr: text on a terminal, JSON lines elsewhere; warnings only under --quiet."""
+def start_logging(console: Console, log_format: str = "auto", level: str = "info") -> None:
+    """To stderr: text on a terminal, JSON lines elsewhere; `level` unless there is --quiet or -v."""
     handler = logging.StreamHandler(sys.stderr)
     as_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     formatter: logging.Formatter = Text() if as_text else JsonLines()
@@ -112,7 +112,14 @@ def start_logging(console: Console, log_format: str = "auto") -> None:
     root = logging.getLogger("thrumcast")
     root.handlers[:] = [handler]
     root.propagate = False
-    root.setLevel(logging.WARNING if console.quiet else logging.DEBUG if console.verbose else logging.INFO)
+    set_level(console, level)
+
+
+def set_level(console: Console, level: str) -> None:
+    """From what level on is logged: warnings under --quiet, everything under -v, else as configured."""
+    configured = logging.getLevelNamesMapping()[level.upper()]
+    chosen = logging.WARNING if console.quiet else logging.DEBUG if console.verbose else configured
+    logging.getLogger("thrumcast").setLevel(chosen)
 
 
 def stderr_is_journal() -> bool:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.commands.serving import RegistryWatch
 from pipeline.drivers.upkeep import Upkeep
 from pipeline.drivers.watch import NOTIFY_EVERY_S, Watched
+from pipeline.edges.labels import VERDICTS, LabelFile
 from pipeline.edges.systemd import Notifier
+from pipeline.errors import ArchiveError
 from pipeline.telemetry import Telemetry
 from pipeline.web.health import Endpoints
 from pipeline.web.server import WebServer
+from pipeline.web.streams import StreamGauges
 
 if TYPE_CHECKING:
     from pipeline.config import Config
-    from pipeline.core.records import Predictor
     from pipeline.drivers.live import Live
     from pipeline.edges.mqtt import MqttConnection
 
@@ -24,7 +30,7 @@ log = logging.getLogger("thrumcast.web")
 
 
 @contextlib.contextmanager
-def observed(config: Config, live: Live, connection: MqttConnection, model: Predictor | None) -> Iterator[Endpoints]:
+def observed(config: Config, live: Live, connection: MqttConnection) -> Iterator[Endpoints]:
     """Puts a watch between the loop and its connection, and tells of it while the service runs.
 
     A page that cannot be served does not stop the readings: that is a warning. The watchdog of systemd is fed by the
@@ -39,9 +45,10 @@ def observed(config: Config, live: Live, connection: MqttConnection, model: Pred
         watched,
         telemetry,
         config.data.path,
-        model=model.version if model else None,
         capacity=connection.max_waiting,
     )
+    gauges = StreamGauges(lambda: live.engine.predictor)
+    endpoints.extra += [gauges.show, LabelCounts(config.data.path), _reloads(live)]
 
     def tell(_: Watched) -> None:
         endpoints.ready(wait_s=0.0)  # so that a change is in the log, whoever asks or does not
@@ -50,7 +57,7 @@ def observed(config: Config, live: Live, connection: MqttConnection, model: Pred
     watched.notify = tell
     watched.notify_every_s = min(NOTIFY_EVERY_S, (notifier.watchdog_s or 2 * NOTIFY_EVERY_S) / 2)
     live.source = watched
-    live.on_turn += (watched.told,)
+    live.on_turn += (watched.told, gauges.told)
     with contextlib.ExitStack() as stack:
         if config.web.enabled:
             try:
@@ -66,3 +73,36 @@ def observed(config: Config, live: Live, connection: MqttConnection, model: Pred
             yield endpoints
         finally:
             notifier.send("STOPPING=1")
+
+
+@dataclass(slots=True)
+class LabelCounts:
+    """Counts the labels of a data directory by verdict, again whenever their file has changed."""
+
+    data_dir: Path
+    _seen: tuple[int, int] | None = None
+
+    def __call__(self, telemetry: Telemetry) -> None:
+        """At a scrape."""
+        labels = LabelFile(self.data_dir)
+        try:
+            stat = labels.path.stat()
+            seen = (stat.st_mtime_ns, stat.st_size)
+            events = labels.events() if seen != self._seen else None
+        except FileNotFoundError:
+            seen, events = (0, 0), []
+        except (OSError, ArchiveError) as error:
+            log.error("labels_unreadable err=%s", error)
+            return
+        if events is not None:
+            counts = Counter(event.verdict for event in events if event.op == "add")
+            telemetry.set_series("labels_total", {(verdict,): counts[verdict] for verdict in VERDICTS})
+        self._seen = seen
+
+
+def _reloads(live: Live) -> Callable[[Telemetry], None]:
+    def show(telemetry: Telemetry) -> None:
+        if isinstance(live.models, RegistryWatch):
+            telemetry.set_series("model_reloads_total", {(result,): n for result, n in live.models.reloads.items()})
+
+    return show

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.addresses import mqtt_settings
 from pipeline.commands.compose import opened
+from pipeline.commands.reload import Running
 from pipeline.commands.requests import Requests
 from pipeline.commands.serving import RegistryWatch, load_serving, reader
-from pipeline.core.engine import Engine, Step
+from pipeline.core.engine import Engine, Step, rehearse
 from pipeline.core.iso import floor
 from pipeline.core.order import REMEMBERED_SESSIONS
 from pipeline.core.records import Block, StreamKey
@@ -23,8 +25,7 @@ from pipeline.drivers.live import Live, Rhythm
 from pipeline.drivers.results import Results
 from pipeline.drivers.serving import Shadow
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
-from pipeline.edges.mqtt import Claim, MqttConnection, TopicTemplate, claim_topic
-from pipeline.specs import stream_specs
+from pipeline.edges.mqtt import Claim, MqttConnection, TopicTemplate, alone_here, claim_topic
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pipeline.edges.journal import Journal
 
 
+Reread = tuple[Callable[[], "Config"], Callable[[str], None]]
 SHORT_RECORDS = 5  # sessions without a window, after which a stream is named
 
 log = logging.getLogger("thrumcast.service")
@@ -89,12 +91,15 @@ def restored(journal: Journal, spec_of: Callable[[StreamKey], StreamSpec]) -> di
 
 
 @contextlib.contextmanager
-def service(config: Config, *, wait: bool) -> Iterator[tuple[Live, MqttConnection, Predictor | None]]:
+def service(
+    config: Config, *, wait: bool, reread: Reread | None = None
+) -> Iterator[tuple[Live, MqttConnection, Predictor | None]]:
     """A connected service; at the end it says goodbye to the broker and lets the data directory go.
 
     Args:
         config: All of it.
         wait: Whether to wait for a broker that is not there yet; else NotReachable.
+        reread: How to read the configuration again on SIGHUP, and how to set the level of the log.
     """
     serving = load_serving(config)
     model = serving.predictor
@@ -102,7 +107,8 @@ def service(config: Config, *, wait: bool) -> Iterator[tuple[Live, MqttConnectio
     machines = MachinesFile(config.data.path / MACHINES_NAME)
     with opened(config) as (journal, archive):
         known = machines.load()
-        spec_of = stream_specs(config, known)
+        running = Running(config, known, *(reread or (lambda: config,)))
+        spec_of = running.spec_of
         engine = Engine(
             spec_of,
             model,
@@ -114,14 +120,15 @@ def service(config: Config, *, wait: bool) -> Iterator[tuple[Live, MqttConnectio
         read_last = reader(config)
         base = config.mqtt.results_topic
         messages_per_commit = max(1, min(config.mqtt.receive_maximum // 2, REMEMBERED_SESSIONS))
+        connection_settings = mqtt_settings(config)
         connection = MqttConnection(
-            mqtt_settings(config),
+            connection_settings,
             subscriptions=[topics.subscription, *([f"{base}/cmd/+"] if config.mqtt.commands else [])],
             status_topic=f"{base}/status",
             claim=Claim(claim_topic(base, config.mqtt.client_id)),
             max_waiting=2 * messages_per_commit,
         )
-        watch = RegistryWatch.after(config)
+        watch = RegistryWatch.after(running)
         requests = Requests(config, connection.publish, watch.look_again)
         live = Live(
             engine=engine,
@@ -152,6 +159,9 @@ def service(config: Config, *, wait: bool) -> Iterator[tuple[Live, MqttConnectio
         )
         live.results.restore(journal.open_alarms().values())
         requests.up = live.results.up
-        with connection:
+        began_s = time.monotonic()
+        rehearse()  # the first time after an installation, half a minute: no broker is kept waiting for that
+        log.info("rehearsed duration_s=%.1f", time.monotonic() - began_s)
+        with alone_here(connection_settings), connection:
             connection.connect(wait=wait)
             yield live, connection, model

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pipeline.commands.reload import Running
 from pipeline.core.features.table import NAMES
 from pipeline.core.records import FeatureRow, Foretell, StreamKey
-from pipeline.drivers.serving import ReadLast, Serving
+from pipeline.drivers.serving import ReadLast, Serving, Timed
 from pipeline.edges.archive_rows import last_rows
 from pipeline.errors import ThrumcastError
 from pipeline.specs import feature_spec
@@ -44,7 +46,7 @@ def load_serving(config: Config) -> Serving:
             shadow = NumpyPredictor(_bundle(config, config.model.shadow))
         except ThrumcastError as error:
             log.error("shadow_refused alias=%s err=%s", config.model.shadow, error.message)
-    return Serving(NumpyPredictor(bundle), detector(bundle), shadow, _foretell(config, bundle))
+    return Serving(Timed(NumpyPredictor(bundle)), detector(bundle), shadow, _foretell(config, bundle))
 
 
 def _foretell(config: Config, bundle: Bundle) -> Foretell | None:
@@ -84,20 +86,21 @@ def reader(config: Config) -> ReadLast:
 class RegistryWatch:
     """Watches aliases.json: a `promote` or `rollback` beside the running service takes effect at its next commit."""
 
-    config: Config
+    running: Running
     _wanted: tuple[str | None, str | None] = (None, None)
     _seen: tuple[int, int, int] | None = None
     _look_again: bool = field(default=False)
+    reloads: Counter[str] = field(default_factory=lambda: Counter(loaded=0, refused=0))
 
     @classmethod
-    def after(cls, config: Config) -> RegistryWatch:
+    def after(cls, running: Running) -> RegistryWatch:
         """A watch that takes the registry as it is now for known."""
-        watch = cls(config)
+        watch = cls(running)
         watch._seen, watch._wanted = watch._signature(), watch._versions()
         return watch
 
     def look_again(self) -> None:
-        """On SIGHUP: load what the registry says, whether or not its file has changed."""
+        """On SIGHUP: read the configuration, and load what the registry says, whether or not its file has changed."""
         self._look_again = True
 
     def due(self) -> Serving | None:
@@ -106,6 +109,8 @@ class RegistryWatch:
         if signature == self._seen and not self._look_again:
             return None
         self._seen, forced, self._look_again = signature, self._look_again, False
+        if forced:
+            self.running.reload()
         try:
             wanted = self._versions()
             if wanted[0] is None or (wanted == self._wanted and not forced):
@@ -113,9 +118,16 @@ class RegistryWatch:
             serving = load_serving(self.config)
         except ThrumcastError as error:
             log.error("model_refused alias=%s err=%s", self.config.model.alias, error.message)
+            self.reloads["refused"] += 1
             return None
         self._wanted = wanted
+        self.reloads["loaded"] += 1
         return serving
+
+    @property
+    def config(self) -> Config:
+        """As it is now."""
+        return self.running.config
 
     def _signature(self) -> tuple[int, int, int] | None:
         try:

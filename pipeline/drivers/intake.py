@@ -6,6 +6,7 @@ received = committed + duplicate + late + quarantined + dropped + in_flight
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pipeline.core import codec
 from pipeline.core.engine import Engine, States, Step
 from pipeline.core.records import Block, Duplicate, Gap, Late, StreamKey
+from pipeline.drivers.serving import Timed
 from pipeline.edges.archive_tables import Quarantined
 from pipeline.edges.labels import LabelEvent
 from pipeline.edges.ports import Message
@@ -68,6 +70,8 @@ class Batch:
     origin: list[Message] = field(default_factory=list)  # the message of each block
     quarantined: list[Quarantined] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
+    feature_s: float = 0.0  # how long the step took: all but the network, and the network
+    inference_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,7 @@ def step_all(engine: Engine, states: States, batch: Batch, now_ns: int) -> Step:
     A block on which the engine fails would come again and again and stop the plant. So the batch is then
     stepped block by block, and the one that fails is refused like any other bad message.
     """
+    began_s, inferred_s = time.perf_counter(), _inferred_s(engine)
     try:
         step = engine.step(states, batch.blocks)
     except MemoryError:
@@ -128,7 +133,13 @@ def step_all(engine: Engine, states: States, batch: Batch, now_ns: int) -> Step:
     for block, message in zip(batch.blocks, batch.origin, strict=True):
         if id(block) in rejected:
             batch.quarantined.append(refused(message, "session", now_ns))
+    batch.inference_s = _inferred_s(engine) - inferred_s
+    batch.feature_s = time.perf_counter() - began_s - batch.inference_s
     return step
+
+
+def _inferred_s(engine: Engine) -> float:
+    return engine.predictor.seconds if isinstance(engine.predictor, Timed) else 0.0
 
 
 def _step_one_by_one(engine: Engine, states: States, batch: Batch, now_ns: int) -> Step:

@@ -101,37 +101,31 @@ class Live:
     account: Account = field(default_factory=Account)  # of all messages since this process began
     committed_s: float = field(default_factory=time.monotonic)  # time.monotonic() of the last time nothing was in hand
     refusal: str | None = None  # why the disk does not take what is in hand
-    _in_hand: int = 0  # messages that are taken and not decided
-    _news: Counter[str] = field(default_factory=Counter)  # counters that go with the next commit
     models: ModelWatch | None = None  # None: the engine's model serves for ever
     read_last: ReadLast = lambda until_ns: {}  # archived rows, from which another model builds its memory
     shadow: Shadow | None = None
     acknowledgements: SimpleQueue[tuple[StreamKey, str]] = field(default_factory=SimpleQueue)  # stream, alarm id
+    pending_rows: int = 0  # that are committed and not yet in a Parquet part
+    _in_hand: int = 0  # messages that are taken and not decided
+    _news: Counter[str] = field(default_factory=Counter)  # counters that go with the next commit
     _rolled_s: float = field(default_factory=time.monotonic)
-    _pending_rows: int = 0
-
-    @property
-    def pending_rows(self) -> int:
-        """Rows that are committed and not yet in a Parquet part."""
-        return self._pending_rows
 
     def run(self, stop: Callable[[], bool]) -> None:
-        """Turn until `stop` says so; leave nothing in the journal that could be in the archive."""
-        self._pending_rows = self.journal.pending_rows()
+        """Turn until `stop` says so; then, on a disk that is not slow, leave nothing that could be in the archive."""
+        self.pending_rows = self.journal.pending_rows()
         self._remember(self.engine, stop)
         while not stop():
             self.turn(stop)
         until_s = time.monotonic() + STOP_S
-        while self.turn(stop) and time.monotonic() < until_s:
+        while time.monotonic() < until_s and not self._hurried(stop) and self.turn(stop):
             pass
-        if time.monotonic() < until_s:  # a slow disk has no time for it; the rows are safe in the journal
+        if time.monotonic() < until_s:
             self._roll(stop)
-        self.counts["dropped"] += self.source.tally().untaken  # neither decided nor acknowledged: it comes again
-        self._balance()
+        self._balance(ended=True)
 
     def turn(self, stop: Callable[[], bool]) -> bool:
         """One turn: see the list above; whether any message was there. Between commits other models may take over."""
-        if self.models is not None and (serving := self.models.due()) is not None:
+        if self.models and (serving := self.models.due()) is not None:
             self.serve(serving, stop)
         self._acknowledge_alarms(stop)
         for look in self.between:
@@ -146,11 +140,11 @@ class Live:
             log.info("%s %s", event.kind, event.detail)
             if event.kind == "connected":
                 self.results.online(time.time_ns())
-            if event.kind in ("session_lost", "disconnected"):
+            elif event.kind in ("session_lost", "disconnected"):
                 self._news[f"link_{event.kind}"] += 1
         self.results.silence(time.monotonic())
-        due = time.monotonic() - self._rolled_s >= self.rhythm.roll_s and self._pending_rows
-        if due or self._pending_rows >= self.rhythm.roll_rows:
+        due = time.monotonic() - self._rolled_s >= self.rhythm.roll_s and self.pending_rows
+        if (due or self.pending_rows >= self.rhythm.roll_rows) and not stop():
             self._roll(stop)
         return bool(messages)
 
@@ -186,13 +180,15 @@ class Live:
         self.committed_s = time.monotonic()
         self.results.step(step, time.monotonic())
         fault_point("turn_published")
-        self._pending_rows += step.rows + len(batch.quarantined)
+        self.pending_rows += step.rows + len(batch.quarantined)
         log_troubles(batch, step)
         return True
 
-    def _balance(self) -> None:
+    def _balance(self, *, ended: bool = False) -> None:
         """Publishes where every message is; called where nothing is between two places."""
         received, untaken = self.source.tally()
+        if ended:  # neither decided nor acknowledged: it comes again
+            self.counts["dropped"], untaken = self.counts["dropped"] + untaken, 0
         places = {name: self.counts[name] for name in (*OUTCOMES, "dropped")}
         self.account = Account(received, **places, in_flight=untaken + self._in_hand)
 
@@ -214,9 +210,7 @@ class Live:
         if not self._remember(engine, stop):
             return
         self.engine = engine
-        self.shadow = None
-        if serving.shadow is not None:
-            self.shadow = Shadow(Engine(engine.spec_of, serving.shadow), self.read_last)
+        self.shadow = Shadow(Engine(engine.spec_of, serving.shadow), self.read_last) if serving.shadow else None
         after = engine.predictor
         if after is not None and (before is None or before.version != after.version):
             log.info("model_switched from=%s to=%s", before.version if before else None, after.version)
@@ -244,7 +238,7 @@ class Live:
         acknowledged(self.states, self.acknowledgements, step := Step())
         if step.alarms and self._commit(Batch(()), step, Step(), Counter(), stop):
             self.states |= step.states
-            self._pending_rows += len(step.alarms)
+            self.pending_rows += len(step.alarms)
             self.results.step(step, time.monotonic())
 
     def _commit(self, batch: Batch, step: Step, beside: Step, counts: Counter[str], stop: Callable[[], bool]) -> bool:
@@ -268,9 +262,17 @@ class Live:
         return True
 
     def _roll(self, stop: Callable[[], bool]) -> None:
-        if self._pending_rows and self._until_done(self.archive.roll, "roll", stop):
-            self._pending_rows = 0
+        def roll() -> None:
+            self.archive.roll(lambda: self._hurried(stop))
+            self.pending_rows = self.journal.pending_rows()  # some, if it was left off
+
+        if self.pending_rows and not self._hurried(stop):
+            self._until_done(roll, "roll", stop)
         self._rolled_s = time.monotonic()
+
+    def _hurried(self, stop: Callable[[], bool]) -> bool:
+        """Asked to stop, on a slow disk: rows are safe in the journal, and what was not decided comes again."""
+        return self.journal.slow and stop()
 
     def _until_done(self, action: Callable[[], object], name: str, stop: Callable[[], bool]) -> bool:
         """Try, and while the disk refuses keep the connection alive and try again."""

@@ -44,6 +44,42 @@ class Serving:
         return replace(engine, predictor=self.predictor, is_unknown=self.is_unknown, foretell=self.foretell)
 
 
+@dataclass(slots=True)
+class Timed:
+    """A predictor, and how long it has worked."""
+
+    inner: Predictor
+    seconds: float = 0.0
+
+    @property
+    def version(self) -> str:
+        """See `Predictor`; as the others."""
+        return self.inner.version
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """K modes."""
+        return self.inner.classes
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """F columns."""
+        return self.inner.inputs
+
+    @property
+    def hidden_shape(self) -> tuple[int, int]:
+        """(L, H)."""
+        return self.inner.hidden_shape
+
+    def step(self, x: Float32, h: Float32) -> tuple[Float32, Float32]:
+        """One window of B streams."""
+        began_s = time.perf_counter()
+        try:
+            return self.inner.step(x, h)
+        finally:
+            self.seconds += time.perf_counter() - began_s
+
+
 class ModelWatch(Protocol):
     """Knows when other models are to serve."""
 

@@ -30,6 +30,7 @@ log = logging.getLogger("thrumcast.upkeep")
 FOLDER = "upkeep"
 LOOK_EVERY_S = 0.5
 COMPACT_EVERY_S = 60.0
+END_S = 2.0  # for the step under way at the end; what is cut off is settled at the next start
 ANSWER_KEPT_S = 3600.0  # for a client that was in no hurry
 
 
@@ -54,9 +55,9 @@ class Upkeep(threading.Thread):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends after the step under way."""
+        """Ends after the step under way, unless that takes long."""
         self._ending.set()
-        self.join()
+        self.join(END_S)
 
     def run(self) -> None:
         """Until the end."""
@@ -64,6 +65,8 @@ class Upkeep(threading.Thread):
             try:
                 self.look()
             except (OSError, ThrumcastError) as error:  # a full disk: the loop knows, and it is tried again
+                if self._ending.is_set():
+                    return  # the journal has been let go
                 log.error("upkeep_failed err=%s", error)
 
     def look(self) -> None:

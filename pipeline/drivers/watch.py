@@ -94,6 +94,9 @@ class Watched:
     def told(self, batch: Batch, step: Step) -> None:
         """After a committed turn: everything that is counted by machine, mode, reason or type."""
         telemetry, now_s = self.telemetry, time.time()
+        if step.features:
+            telemetry.observe("feature_seconds", batch.feature_s)
+            telemetry.observe("inference_seconds", batch.inference_s)
         samples: Counter[str] = Counter()
         for block in batch.blocks:
             samples[block.key.machine] += block.samples.shape[1]

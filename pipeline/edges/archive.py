@@ -17,20 +17,18 @@ import contextlib
 import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.edges import archive_append
 from pipeline.edges import archive_files as files
+from pipeline.edges.archive_known import read_part, without_known
 from pipeline.edges.archive_schema import (
     DATE_COLUMN,
-    KEYS,
     KINDS,
     FeatureSchema,
     Part,
@@ -45,12 +43,19 @@ from pipeline.edges.faults import fault_point
 from pipeline.edges.journal import Journal, add_counters, write_extras, write_inputs, write_parts
 from pipeline.edges.journal_files import storage_error
 from pipeline.edges.journal_read import JournalView
-from pipeline.errors import ArchiveError
 
 __all__ = ["Archive", "FeatureSchema", "Part", "Quarantined", "Rows"]
 
 DUPLICATE_ROWS = "archive_duplicate_rows"  # journal counter: rows whose key was already in the archive
 _DAY_US = 86_400_000_000
+
+
+class _LeftOff(Exception):
+    """The caller has no time for the rest of a roll."""
+
+
+def _go_on() -> None:
+    """There is time for all of it."""
 
 
 class Archive:
@@ -105,22 +110,32 @@ class Archive:
             self._settle()
             yield self.journal.view(())
 
-    def roll(self) -> list[Part]:
+    def roll(self, leave: Callable[[], bool] = lambda: False) -> list[Part]:
         """Everything pending -> new parts; an empty list if nothing is pending.
+
+        Asked before each step on disk, `leave` may end it there; that is as if the process had died in that place.
 
         Raises:
             ArchiveError: the disk is full, read-only or broken; the rows stay in the journal and the next roll tries
                 again.
         """
+
+        def go_on() -> None:
+            if leave():
+                raise _LeftOff
+
         with self._rolling:
             fault_point("roll_begin")
             self._settle()
             view = self.journal.view(KINDS)
             try:
-                self._widen(view)
+                self._widen(view, go_on)
                 if not any(view.pending[kind].ids for kind in KINDS):
                     return []
-                parts, dropped = self._write(view, {kind: view.pending[kind].tables for kind in KINDS})
+                parts, dropped = self._write(view, {kind: view.pending[kind].tables for kind in KINDS}, go_on)
+                go_on()
+            except _LeftOff:
+                return []
             except OSError as error:
                 raise storage_error(self.root, error) from error
             fault_point("roll_before_transaction")
@@ -161,7 +176,7 @@ class Archive:
             fault_point("append_done")
             return parts
 
-    def _widen(self, view: JournalView) -> None:
+    def _widen(self, view: JournalView, go_on: Callable[[], None] = _go_on) -> None:
         """Writes parts again that were written before a channel or class was first seen."""
         widened = []
         for part in view.parts:
@@ -169,7 +184,8 @@ class Archive:
             path = self.root / part.relative
             if part.extras == extras or not path.exists():  # one that was removed by hand: `verify` names it
                 continue
-            table = conform(_read_part(path), arrow_schema(part.kind, extras, self._schema))
+            go_on()
+            table = conform(read_part(path), arrow_schema(part.kind, extras, self._schema))
             content = files.encode_part(table)
             staged = self._stage(part.kind, part.date, part.number, content)
             fault_point("after_rewrite_staging")
@@ -183,16 +199,19 @@ class Archive:
                 write_parts(db, widened)
             fault_point("rewrite_done")
 
-    def _write(self, view: JournalView, tables: Mapping[str, Sequence[pa.Table]]) -> tuple[list[Part], int]:
+    def _write(
+        self, view: JournalView, tables: Mapping[str, Sequence[pa.Table]], go_on: Callable[[], None] = _go_on
+    ) -> tuple[list[Part], int]:
         """Stages and renames one file per kind and date; returns the parts and how many rows were known."""
         dropped, staged = 0, []
         for kind in KINDS:
             whole = gathered(tables[kind], arrow_schema(kind, view.extras[kind], self._schema)).combine_chunks()
             for date, rows in _by_date(whole, DATE_COLUMN[kind]):
-                fresh = self._without_known(view, kind, date, rows)
+                fresh = without_known(self.root, view, kind, date, rows)
                 dropped += rows.num_rows - fresh.num_rows
                 if not fresh.num_rows:
                     continue
+                go_on()
                 table = files.sort_rows(fresh, kind)
                 content = files.encode_part(table)
                 path = self._stage(kind, date, view.part_number, content)
@@ -200,11 +219,13 @@ class Archive:
                 staged.append((path, part))
                 fault_point("after_staging")
         for path, part in staged:
+            go_on()
             target = self.root / part.relative
             files.make_directory(target.parent)
             path.replace(target)
             fault_point("after_rename")
         for directory in {(self.root / part.relative).parent for _, part in staged}:
+            go_on()
             files.sync_directory(directory)
             fault_point("after_directory_fsync")
         return [part for _, part in staged], dropped
@@ -214,71 +235,12 @@ class Archive:
         files.stage(path, content)
         return path
 
-    def _without_known(self, view: JournalView, kind: str, date: str, rows: pa.Table) -> pa.Table:
-        """Rows whose key is in no listed part and comes only once; the first one stays.
-
-        A window's key follows from data alone, so the same readings sent twice, in whatever way, meet here. Only parts
-        that overlap in time are looked into: in a live archive that is next to none.
-        """
-        keys = list(KEYS[kind])
-        if not keys:
-            return rows
-        span = pc.min_max(rows[DATE_COLUMN[kind]].cast(pa.int64()))
-        first, last = span["min"].as_py(), span["max"].as_py()
-        machines = pc.unique(rows["machine"])
-        known = [
-            _read_keys(self.root / part.relative, keys, machines)
-            for part in view.parts
-            if (part.kind, part.date) == (kind, date) and part.first_us <= last and part.last_us >= first
-            if (self.root / part.relative).exists()
-        ]
-        before = sum(table.num_rows for table in known)
-        together = pa.concat_tables([*known, rows.select(keys).replace_schema_metadata(None)])
-        together = together.append_column("place", pa.array(np.arange(together.num_rows)))
-        groups = together.group_by(keys).aggregate([("place", "min")])
-        if groups.num_rows == together.num_rows:
-            return rows
-        firsts = np.sort(groups["place_min"].to_numpy())
-        return rows.take(pa.array(firsts[firsts >= before] - before))
-
 
 def _record(db: sqlite3.Connection, view: JournalView, parts: list[Part], dropped: int) -> None:
     write_parts(db, parts)
     db.execute("UPDATE meta SET value = ? WHERE key = 'part_number'", (str(view.part_number + 1),))
     if dropped:
         add_counters(db, {DUPLICATE_ROWS: dropped})
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[pq.ParquetFile]:
-    try:
-        with pq.ParquetFile(path) as file:
-            yield file
-    except pa.ArrowException as error:
-        msg = f"expected a readable Parquet file, found {path}: {error}"
-        raise ArchiveError(
-            msg, hint="restore it from a backup; `thrumcast archive verify` names every such file"
-        ) from error
-
-
-def _read_part(path: Path) -> pa.Table:
-    with _opened(path) as file:
-        return file.read().replace_schema_metadata(None)
-
-
-def _read_keys(path: Path, keys: list[str], machines: pa.Array) -> pa.Table:
-    """The keys of some machines in a part; a part is sorted by machine, so most groups of rows are passed over."""
-    span = pc.min_max(machines)
-    first, last = span["min"].as_py(), span["max"].as_py()
-    with _opened(path) as file:
-        about, groups = file.metadata, []
-        for group in range(about.num_row_groups):
-            column = about.row_group(group).column(0)
-            found = column.statistics if column.path_in_schema == "machine" else None
-            if found is None or not found.has_min_max or (found.min <= last and found.max >= first):
-                groups.append(group)
-        table = file.read_row_groups(groups, columns=keys).replace_schema_metadata(None)
-    return table.filter(pc.is_in(table["machine"], machines))
 
 
 def _by_date(table: pa.Table, column: str) -> Iterator[tuple[str, pa.Table]]:

@@ -12,6 +12,7 @@ import contextlib
 import json
 import sqlite3
 import threading
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,10 +27,12 @@ from pipeline.edges import journal_read as read
 from pipeline.edges.archive_schema import KINDS, FeatureSchema, Part, schema_error
 from pipeline.edges.archive_tables import Quarantined
 from pipeline.edges.faults import fault_point
-from pipeline.edges.journal_files import DirectoryLock, create_or_open, storage_error
+from pipeline.edges.journal_files import DirectoryLock, close_as_it_is, create_or_open, storage_error
 from pipeline.errors import SchemaError
 
 __all__ = ["Commit", "Journal", "Quarantined"]
+
+SLOW_S = 0.5  # of a transaction that is done: writing a part, or closing the database, would take many times as long
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +62,8 @@ class Journal:
         """
         self.directory = directory
         self.path = directory / read.JOURNAL_NAME
+        self.slow = False  # the last transaction took long: whoever stops leaves what can wait
+        self._closed = False
         self._turn = threading.RLock()
         self._lock = DirectoryLock(directory)
         try:
@@ -78,7 +83,10 @@ class Journal:
     def close(self) -> None:
         """Lets the directory go. What was committed stays."""
         with self._turn:
+            if self.slow and not self._closed:
+                close_as_it_is(self._db, self.path)
             self._db.close()
+            self._closed = True
             self._lock.release()
 
     def bind(self, schema: FeatureSchema) -> None:
@@ -190,8 +198,12 @@ class Journal:
         with self._turn:
             try:
                 self._db.execute("BEGIN IMMEDIATE")
+                changes = self._db.total_changes
                 yield self._db
+                began_s = time.monotonic()
                 self._db.execute("COMMIT")
+                if self._db.total_changes > changes:  # else nothing was synced
+                    self.slow = time.monotonic() - began_s > SLOW_S
             except sqlite3.Error as error:
                 self._roll_back()
                 raise storage_error(self.path, error) from error
@@ -202,7 +214,7 @@ class Journal:
     transaction = _transaction  # for the archive, which turns pending rows into listed parts
 
     def _roll_back(self) -> None:
-        if self._db.in_transaction:  # SQLite ends the transaction by itself after some errors
+        if not self._closed and self._db.in_transaction:  # SQLite ends the transaction by itself after some errors
             self._db.execute("ROLLBACK")
 
 

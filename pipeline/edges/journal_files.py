@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -26,7 +27,6 @@ _TABLES = (
     "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL)",
     "CREATE TABLE inputs (id TEXT PRIMARY KEY, note TEXT NOT NULL)",
 )
-MIGRATED = ("1",)  # journal versions that are brought up to date when their owner opens them
 
 
 class DirectoryHeld(ArchiveError):
@@ -73,7 +73,7 @@ def create_or_open(path: Path) -> sqlite3.Connection:
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30.0)
         fresh = not read.has_tables(db)
         if not fresh:
-            read.check_version(db, path, also=MIGRATED)  # before anything is written into what may not be ours
+            read.check_version(db, path)  # before anything is written into what may not be ours
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         if fresh:
@@ -83,7 +83,7 @@ def create_or_open(path: Path) -> sqlite3.Connection:
             facts = [("journal_version", str(read.JOURNAL_VERSION)), ("part_number", "1")]
             db.executemany("INSERT INTO meta VALUES (?, ?)", facts)
             db.execute("COMMIT")
-        elif read.read_meta(db, "journal_version") in MIGRATED:
+        elif read.read_meta(db, "journal_version") in read.OLDER:
             _migrate(db)
         found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
@@ -107,6 +107,15 @@ def _migrate(db: sqlite3.Connection) -> None:
     db.execute("UPDATE pending SET crc = crc32(batch)")
     db.execute("UPDATE meta SET value = ? WHERE key = 'journal_version'", (str(read.JOURNAL_VERSION),))
     db.execute("COMMIT")
+
+
+def close_as_it_is(db: sqlite3.Connection, path: Path) -> None:
+    """Closes without moving the write-ahead log into the database, which syncs twice; the next opener does that.
+
+    SQLite moves it when the last connection closes, unless that one may only read.
+    """
+    with contextlib.closing(read.open_read_only(path)):
+        db.close()
 
 
 def storage_error(path: Path, error: Exception) -> ArchiveError:

@@ -22,7 +22,8 @@ from pipeline.edges.archive_schema import KINDS, FeatureSchema, Part, arrow_sche
 from pipeline.edges.archive_tables import unpacked
 from pipeline.errors import ArchiveError
 
-JOURNAL_VERSION = 2  # 1: pending entries without a checksum; migrated when the owner opens it
+JOURNAL_VERSION = 2
+OLDER = ("1",)  # pending entries had no checksum: can be read, and brought up to date when the owner opens it
 JOURNAL_NAME = "journal.db"
 # What Arrow, JSON and our own unpacking make of flipped bits that SQLite does not see.
 UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError)
@@ -67,7 +68,7 @@ def view_journal(directory: Path, kinds: Sequence[str] = KINDS) -> JournalView |
     if not path.exists():
         return None
     try:
-        with contextlib.closing(_open_read_only(path)) as db:
+        with contextlib.closing(open_read_only(path)) as db:
             db.execute("BEGIN")
             if not has_tables(db):
                 return None
@@ -84,7 +85,8 @@ def view_journal(directory: Path, kinds: Sequence[str] = KINDS) -> JournalView |
         raise damaged(path, error) from error
 
 
-def _open_read_only(path: Path) -> sqlite3.Connection:
+def open_read_only(path: Path) -> sqlite3.Connection:
+    """The database for reading; nothing is written, not even on a medium where nothing can be."""
     uri = path.resolve().as_uri()
     db = sqlite3.connect(f"{uri}?mode=ro", uri=True, isolation_level=None, timeout=30.0)
     try:
@@ -104,12 +106,14 @@ def has_tables(db: sqlite3.Connection) -> bool:
     return db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] > 0
 
 
-def check_version(db: sqlite3.Connection, path: Path, also: tuple[str, ...] = ()) -> None:
-    """Refuses the journal of another version, or another program's database."""
+def check_version(db: sqlite3.Connection, path: Path) -> None:
+    """Refuses the journal of a version that is not known here, or another program's database."""
     tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     found = read_meta(db, "journal_version") if "meta" in tables else None
-    if found != str(JOURNAL_VERSION) and found not in also:
+    if found not in (str(JOURNAL_VERSION), *OLDER):
         msg = f"expected journal version {JOURNAL_VERSION}, found in {path}: {found or 'none, not a journal'}"
+        if found is None:
+            raise ArchiveError(msg, hint=f"this is no data directory of thrumcast; {path.name} is somebody else's")
         raise ArchiveError(msg, hint="use a new data directory, or the version of thrumcast that wrote this one")
 
 
@@ -148,9 +152,10 @@ def read_parts(db: sqlite3.Connection) -> tuple[Part, ...]:
 
 def read_pending(db: sqlite3.Connection, kind: str) -> Pending:
     """Rows not yet in Parquet, as they were committed."""
-    rows = db.execute("SELECT id, crc, batch FROM pending WHERE kind = ? ORDER BY id", (kind,)).fetchall()
+    crc = "NULL" if read_meta(db, "journal_version") in OLDER else "crc"
+    rows = db.execute(f"SELECT id, {crc}, batch FROM pending WHERE kind = ? ORDER BY id", (kind,)).fetchall()
     for number, crc, blob in rows:
-        if zlib.crc32(blob) != crc:  # Arrow would take a flipped bit of a number for another number
+        if crc is not None and zlib.crc32(blob) != crc:  # Arrow would take a flipped bit of a number for another number
             msg = f"entry {number} of the pending {kind} has another checksum than the one written with it"
             raise sqlite3.DatabaseError(msg)
     tables = tuple(unpacked(blob) for _, _, blob in rows)
@@ -191,7 +196,7 @@ def view_states(directory: Path) -> dict[StreamKey, bytes]:
     if not path.exists():
         return {}
     try:
-        with contextlib.closing(_open_read_only(path)) as db:
+        with contextlib.closing(open_read_only(path)) as db:
             if not has_tables(db):
                 return {}
             check_version(db, path)

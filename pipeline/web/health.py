@@ -94,19 +94,22 @@ def document(checks: list[Check]) -> dict[str, object]:
 class Endpoints:
     """The routes of a running service."""
 
-    def __init__(
-        self, live: Live, watched: Watched, telemetry: Telemetry, data_dir: Path, *, model: str | None, capacity: int
-    ) -> None:
+    def __init__(self, live: Live, watched: Watched, telemetry: Telemetry, data_dir: Path, *, capacity: int) -> None:
         self._live, self._watched, self._telemetry = live, watched, telemetry
-        self._data_dir, self._model, self._capacity = data_dir, model, capacity
+        self._data_dir, self._capacity = data_dir, capacity
         self._commit_limit_s = max(4.0, 3 * live.rhythm.commit_interval_s)
         self._probe = Probe(data_dir)
         self._was_ready: bool | None = None
         self.extra: list[Callable[[Telemetry], None]] = []  # other parts that keep gauges up to date
         telemetry.set("build_info", 1, __version__)
-        telemetry.set("model_info", 1, model or "none")
         telemetry.set("mqtt_waiting_capacity_messages", capacity)
         telemetry.set("process_start_time_seconds", time.time())
+
+    @property
+    def _model(self) -> str | None:
+        """The version that serves now."""
+        predictor = self._live.engine.predictor
+        return predictor.version if predictor else None
 
     def routes(self) -> dict[str, Route]:
         """Path -> what it answers."""
@@ -165,6 +168,7 @@ class Endpoints:
         oldest_s = watched.oldest_s
         telemetry.set("uncommitted_seconds", 0.0 if oldest_s is None else time.monotonic() - oldest_s)
         telemetry.set("loop_beat_timestamp_seconds", time.time() - (time.monotonic() - watched.beat_s))
+        telemetry.set_series("model_info", {(self._model or "none",): 1})
         telemetry.set("mqtt_connected", watched.connected)
         telemetry.set("mqtt_waiting_messages", watched.waiting)
         telemetry.set("results_unsent_total", watched.unsent)

@@ -1,10 +1,19 @@
 """MQTT through paho's external loop: one thread owns the connection, and nothing happens behind its back."""
 
-from pipeline.edges.mqtt.claim import Claim, claim_topic
+from pipeline.edges.mqtt.claim import Claim, alone_here, claim_topic
 from pipeline.edges.mqtt.publisher import MqttPublisher
 from pipeline.edges.mqtt.settings import MqttSettings
 from pipeline.edges.mqtt.source import MqttConnection
 from pipeline.edges.mqtt.topics import TopicTemplate
 from pipeline.edges.ports import LinkEvent
 
-__all__ = ["Claim", "LinkEvent", "MqttConnection", "MqttPublisher", "MqttSettings", "TopicTemplate", "claim_topic"]
+__all__ = [
+    "Claim",
+    "LinkEvent",
+    "MqttConnection",
+    "MqttPublisher",
+    "MqttSettings",
+    "TopicTemplate",
+    "alone_here",
+    "claim_topic",
+]

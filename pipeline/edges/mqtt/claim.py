@@ -3,17 +3,31 @@
 Each service publishes a claim, retained, under the client id, and reads what stands there at every connection. A newly
 started service always comes out above the claim it finds, whatever its clock says; one that connects *again* and finds
 a claim above its own has been replaced meanwhile, and ends. So the newest wins, after one exchange.
+
+rumqttd (iotcore) sends nothing retained to a session that it knows already, so nobody meets a claim there. But its
+clients are on its own machine, and there a lock does: the second service is refused before it connects.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
 import json
 import os
 import secrets
 import socket
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import quote
+
+from pipeline.edges.mqtt.settings import MqttSettings
+from pipeline.errors import ConfigError
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(slots=True)
@@ -50,3 +64,33 @@ class Claim:
 def claim_topic(base: str, client_id: str) -> str:
     """Where claims to a client id stand; the id fills one level, whatever is in it."""
     return f"{base}/clients/{quote(client_id, safe='')}"
+
+
+@contextlib.contextmanager
+def alone_here(settings: MqttSettings) -> Iterator[None]:
+    """Holds the client id among the services of this user that use a broker on this machine.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    if settings.host not in LOOPBACK:
+        yield
+        return
+    what = hashlib.sha256(f"{settings.port} {settings.client_id}".encode()).hexdigest()[:16]
+    path = Path(tempfile.gettempdir(), f"thrumcast-{os.getuid()}-{what}.lock")
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            msg = (
+                f"mqtt.client_id: expected one service under {settings.client_id!r}, found it held by process: {holder}"
+            )
+            hint = "stop that process, or give this service another id and another data.dir"
+            raise ConfigError(msg, hint=hint) from error
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(lock)

@@ -1,0 +1,99 @@
+"""Gauges of each stream, and counters that others keep: what a scrape shows is what is stored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_labels import label, retraction
+from test_laws import ENGINE, recording
+from test_live import BLOCKS, Broker, send, service, stop_when_idle
+
+from pipeline.commands.observe import LabelCounts
+from pipeline.core.engine import Engine, Step
+from pipeline.core.features.table import COLUMN
+from pipeline.core.records import Block, StreamKey
+from pipeline.core.state import StreamSpec
+from pipeline.drivers.intake import Batch
+from pipeline.drivers.serving import Timed
+from pipeline.drivers.watch import Watched
+from pipeline.edges.archive_read import read_predictions
+from pipeline.edges.labels import LabelFile
+from pipeline.telemetry import MAX_LABELS, Telemetry
+from pipeline.web.streams import STATES, StreamGauges
+
+
+class Linked(Broker):
+    connected = True
+    unsent = 0
+
+
+def test_a_scrape_shows_state_probabilities_and_velocity_of_every_streams_newest_window(tmp_path: Path) -> None:
+    broker = Linked()
+    live = service(tmp_path, broker)
+    live.engine = replace(live.engine, predictor=Timed(ENGINE.predictor))
+    telemetry = Telemetry()
+    watched, gauges = Watched(broker, telemetry), StreamGauges(lambda: live.engine.predictor)
+    live.source, live.on_turn = watched, (watched.told, gauges.told)
+    send(broker, BLOCKS)
+    live.run(stop_when_idle(broker))
+    live.journal.close()
+    gauges.show(telemetry)
+    order = [("session", "ascending"), ("window", "ascending")]
+    for machine in ("pump-01", "fan-02"):
+        said = [p for p in read_predictions(tmp_path).sort_by(order).to_pylist() if p["machine"] == machine][-1]
+        states = {s: telemetry.value("machine_state", machine, "de", s) for s in STATES}
+        assert states == {s: float(s == said["state"]) for s in STATES}
+        for mode in ENGINE.predictor.classes:
+            shown = telemetry.value("failure_probability_ratio", machine, "de", mode)
+            assert shown == pytest.approx(said[f"p_{mode}"], abs=1e-6)
+    text = telemetry.text()
+    turns = float(text.split("thrumcast_inference_seconds_count ")[1].split("\n")[0])
+    assert 1 < turns <= len(BLOCKS)
+    for name in ("inference", "feature"):
+        assert float(text.split(f"thrumcast_{name}_seconds_sum ")[1].split("\n")[0]) > 0
+
+
+def test_streams_have_their_velocity_in_base_units_and_those_beyond_the_bound_have_no_gauges() -> None:
+    engine = Engine(lambda _: StreamSpec(), ENGINE.predictor)
+    noise = np.random.default_rng(1).standard_normal((1, 20_000)).astype(np.float32)
+    step = engine.step({}, [Block(StreamKey("p", "de"), 1, 0, 10**18, 10_000.0, ("x",), "m/s2", noise)])
+    row, prediction = step.features[0], step.predictions[0]
+    gauges, telemetry = StreamGauges(lambda: engine.predictor), Telemetry()
+    for number in range(MAX_LABELS + 20):
+        key = StreamKey(f"pump-{number}", "de")
+        gauges.told(Batch(()), Step(features=[replace(row, key=key)], predictions=[replace(prediction, key=key)]))
+    gauges.show(telemetry)
+    shown = telemetry.value("velocity_rms_meters_per_second", "pump-7", "de")
+    assert shown == pytest.approx(float(row.values[0, COLUMN["velocity_rms"]]) / 1000, abs=1e-7)
+    assert shown > 0
+    lines = telemetry.text().splitlines()
+    assert sum(line.startswith("thrumcast_velocity_rms") for line in lines) == MAX_LABELS
+    assert sum(line.startswith("thrumcast_machine_state{") for line in lines) == MAX_LABELS * len(STATES)
+
+
+def test_probabilities_of_a_model_that_serves_no_more_are_not_shown() -> None:
+    served = ENGINE.predictor
+    gauges = StreamGauges(lambda: served)
+    gauges.told(Batch(()), ENGINE.step({}, recording(1)))
+    telemetry = Telemetry()
+    gauges.show(telemetry)
+    assert telemetry.value("failure_probability_ratio", "pump-01", "de", "healthy") > 0
+    served = None
+    gauges.show(telemetry)
+    assert "thrumcast_failure_probability_ratio{" not in telemetry.text()
+
+
+def test_labels_are_counted_by_verdict_as_they_come(tmp_path: Path) -> None:
+    telemetry, counts, file = Telemetry(), LabelCounts(tmp_path), LabelFile(tmp_path)
+    counts(telemetry)
+    assert telemetry.value("labels_total", "confirmed") == 0
+    assert 'thrumcast_labels_total{verdict="missed"} 0' in telemetry.text()
+    file.add([label("a", 0, 10), label("b", 10, 20, verdict="missed")])
+    counts(telemetry)
+    file.add([retraction("a"), label("c", 0, 10)])
+    counts(telemetry)
+    assert telemetry.value("labels_total", "confirmed") == 2
+    assert telemetry.value("labels_total", "missed") == 1
