@@ -1,10 +1,11 @@
 """`make results`: what the models reach on real recordings, and what simple methods reach on the same folds.
 
-    python -m benchmarks.results [--recordings FOLDER] [--markdown FILE]
+    python -m benchmarks.results [--recordings FOLDER] [--markdown FILE] [--only TEXT]
 
 Every row is out of fold: train and test share no group of the split. Beside the network stand a random forest on
 the same inputs (window by window, no memory), the plain envelope rule (the bearing family with the strongest
-lines, no learning; fault recordings only), and the majority class.
+lines, no learning; fault recordings only), and the majority class. Then the alarms over the same predictions, and FEMTO
+as detection (benchmarks/detection.py).
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import detection
+from benchmarks.detection import default_recordings
 from models.crossval import cross_validate
 from models.dataset import UNKNOWN, Dataset, build, read, read_machines
 from models.events import Track
@@ -77,7 +80,7 @@ def archived(recordings: Path, folder: str, sources: Sequence[Source]) -> Config
             for path in find_recordings([recordings / place])
         ]
         make_worker = MakeWorker(config, None, {})
-        report = backfill(jobs, make_worker, journal, archive, classes=(), workers=os.cpu_count() or 1)
+        report = backfill(jobs, make_worker, archive, workers=os.cpu_count() or 1)
     if report.skipped:
         sys.exit(f"recordings that cannot be read: {report.skipped}")
     return config
@@ -116,6 +119,7 @@ def rows(protocol: Protocol, recordings: Path) -> Iterator[dict[str, Any]]:
             "macro_f1": numbers["macro_f1"],
             "macro_auroc": numbers["macro_auroc"],
             "ece": numbers["ece"],
+            "events": numbers["events"],
             "seconds": time.monotonic() - began_s,
         }
 
@@ -216,23 +220,50 @@ def markdown(found: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def events_markdown(found: Sequence[dict[str, Any]]) -> str:
+    """What an operator would have seen: the alarms of the service over the same held-out predictions."""
+    lines = [
+        "| protocol | method | faults judged | too short to judge | detected (90 % interval) | misdiagnosed | missed "
+        "| delay, median s (90 % interval) | false alarms | in machine-days | per machine-day, 95 % below |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in found:
+        events = row["events"]
+        if not events["episodes"] + events["too_short"]:
+            continue
+        between, delay = events["interval_90"], events["detection_delay_s"]["median"]
+        detected = f"{events['detections']}" + _bracket(between["detected_share"], 2)
+        late = "-" if delay is None else f"{delay:.1f}" + _bracket(between["delay_median_s"], 1)
+        upper = events["false_alarms_per_machine_day_upper"]
+        cells = [row["protocol"], row["method"], events["episodes"], events["too_short"], detected]
+        cells += [events["misdiagnosed"], events["missed"], late, events["false_alarms"]]
+        cells += [f"{events['healthy_machine_days']:.4f}", "-" if upper is None else f"{upper:.0f}"]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def _bracket(interval: Sequence[float] | None, digits: int) -> str:
+    return "" if interval is None else f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
+
+
 def main() -> None:
     """Print the table, and write it where asked."""
-    default = Path(__file__).resolve().parents[2] / "shared" / "data"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recordings", type=Path, default=Path(os.environ.get("THRUMCAST_SHARED_DATA", default)))
+    parser.add_argument("--recordings", type=Path, default=default_recordings())
     parser.add_argument("--markdown", type=Path, default=None, help="also write the table to this file")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only protocols whose name has this in it")
     chosen = parser.parse_args()
     if not chosen.recordings.is_dir():
         sys.exit(f"a folder of recordings expected, found nothing: {chosen.recordings}")
     found = []
-    for protocol in PROTOCOLS:
+    for protocol in (each for each in PROTOCOLS if chosen.only in each.name):
         for row in rows(protocol, chosen.recordings):
             found.append(row)
             print(markdown([row]).splitlines()[-1], f"{row['seconds']:.1f} s", file=sys.stderr)
-    print(markdown(found))
+    tables = "\n\n".join((markdown(found), events_markdown(found), detection.markdown(chosen.recordings)))
+    print(tables)
     if chosen.markdown is not None:
-        chosen.markdown.write_text(markdown(found) + "\n", encoding="utf-8")
+        chosen.markdown.write_text(tables + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -50,10 +50,13 @@ def metrics_text(numbers: Numbers) -> str:
     base = numbers["baselines"]
     lines = [
         f"events      {events['episodes']} faults: {events['detections']} detected,"
-        f" {events['misdiagnosed']} misdiagnosed, {events['missed']} missed;"
-        f" delay median {_number(delay['median'], 1)} s, 90 % {_number(delay['p90'], 1)} s",
+        f" {events['misdiagnosed']} misdiagnosed, {events['missed']} missed"
+        + (f"; {events['too_short']} more too short to judge" if events.get("too_short") else ""),
+        f"            delay median {_number(delay['median'], 1)} s{_between(events, 'delay_median_s', 1)},"
+        f" 90 % of them below {_number(delay['p90'], 1)} s",
         f"            {events['false_alarms']} false alarms in {events['healthy_machine_days']:.4f} machine-days"
-        + ("" if rate is None else f": {rate:.2g} per day, 95 % below {upper:.2g}"),
+        + ("" if rate is None else f": {rate:.2g} per day, 95 % below {upper:.2g}")
+        + _between(events, "false_alarms_per_machine_day", 0),
         f"recordings  {recordings['count']}, accuracy {_number(recordings['accuracy'], 3)}",
         f"windows     {numbers['windows']}, "
         + ", ".join(f"{label} {_number(numbers[key], 3)}" for label, key in _WINDOW_ROWS),
@@ -70,6 +73,12 @@ def metrics_text(numbers: Numbers) -> str:
         confusion_text(numbers["confusion"]["labels"], numbers["confusion"]["matrix"]),
     ]
     return "\n".join(lines)
+
+
+def _between(events: Numbers, name: str, digits: int) -> str:
+    """The interval of a number, in brackets; versions of earlier releases have none."""
+    found = events.get("interval_90", {}).get(name)
+    return "" if found is None else f" (machines resampled: {found[0]:.{digits}f} to {found[1]:.{digits}f})"
 
 
 def confusion_text(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:

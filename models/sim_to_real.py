@@ -87,7 +87,7 @@ def recorded(folder: Path, source: Path) -> Config:
         for name, channels in REAL:
             jobs = [Job(p, parse_channels(channels), None, "sim_to_real") for p in find_recordings([source / name])]
             make = MakeWorker(config, None, journal.inputs_done())
-            report = backfill(jobs, make, journal, archive, classes=(), workers=os.cpu_count() or 1)
+            report = backfill(jobs, make, archive, workers=os.cpu_count() or 1)
             say(f"{name}: {report.windows} windows, {len(report.skipped)} skipped")
     return config
 

@@ -120,7 +120,7 @@ def test_the_command_names_the_parts_there_are(capsys: pytest.CaptureFixture[str
     assert run(["bench", "--only", "nonsense"]) == 2
     said = capsys.readouterr().err
     assert "nonsense" in said
-    assert "archive, backfill, codec, features, ingest, model, simulator, windows" in said
+    assert "archive, backfill, codec, features, ingest, model, recordings, simulator, windows" in said
 
 
 def test_without_a_source_checkout_the_command_says_what_is_needed(

@@ -13,7 +13,7 @@ from benchmarks import envelope
 from pipeline.core import features
 from pipeline.core.features import FeatureSpec
 from pipeline.core.features.table import COLUMN
-from pipeline.core.records import BearingOrders, StreamKey, Window
+from pipeline.core.records import BearingOrders, StreamKey, Window, changed
 from pipeline.core.window import WindowSpec, length_and_hop
 
 
@@ -87,12 +87,10 @@ def test_the_evidence_confirms_races_in_most_windows_and_another_place_or_a_made
 
 def test_the_speed_of_the_recordings_is_found_without_being_told(shared_data: Path) -> None:
     """Not in every window, but where the confidence is there, the speed is right."""
-    from dataclasses import replace
-
     right = known = total = 0
     for path in sorted(shared_data.glob("cwru/12k_drive_end/*.parquet"))[::4]:
         windows, about = read(path)
-        silent = [replace(w, speed_rpm=None, speed_range_rpm=(1200.0, 2400.0)) for w in windows]
+        silent = [changed(w, speed_rpm=None, speed_range_rpm=(1200.0, 2400.0)) for w in windows]
         values = np.stack(features.compute(FeatureSpec(), silent))[:, 0, COLUMN["speed_used"]]
         total += len(values)
         known += int(np.isfinite(values).sum())

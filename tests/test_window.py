@@ -25,7 +25,7 @@ def run(*blocks: Block) -> tuple[list[Window], WindowState]:
     windows: list[Window] = []
     state = WindowState()
     for b in blocks:
-        state, complete = push(SPEC, state, b)
+        state, complete = push(SPEC, state, [b])
         windows += complete
     return windows, state
 

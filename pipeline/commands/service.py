@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.addresses import mqtt_settings
 from pipeline.commands.compose import opened
+from pipeline.commands.requests import Requests
 from pipeline.commands.serving import RegistryWatch, load_serving, reader
 from pipeline.core.engine import Engine, Step
-from pipeline.core.iso import severity
+from pipeline.core.iso import floor
 from pipeline.core.order import REMEMBERED_SESSIONS
 from pipeline.core.records import Block, StreamKey
 from pipeline.core.state import StreamState, from_bytes
 from pipeline.drivers.intake import Batch, Intake
+from pipeline.drivers.label_news import LabelNews
 from pipeline.drivers.live import Live, Rhythm
 from pipeline.drivers.results import Results
 from pipeline.drivers.serving import Shadow
@@ -101,21 +103,30 @@ def service(config: Config, *, wait: bool) -> Iterator[tuple[Live, MqttConnectio
     with opened(config) as (journal, archive):
         known = machines.load()
         spec_of = stream_specs(config, known)
-        engine = Engine(spec_of, model, serving.is_unknown, lambda row: severity(row, spec_of(row.key).limits).zone)
+        engine = Engine(
+            spec_of,
+            model,
+            serving.is_unknown,
+            zone_of=lambda row: floor(row, spec_of(row.key).limits),
+            foretell=serving.foretell,
+            foretell_every=config.model.forecast_every_windows,
+        )
         read_last = reader(config)
         base = config.mqtt.results_topic
         messages_per_commit = max(1, min(config.mqtt.receive_maximum // 2, REMEMBERED_SESSIONS))
         connection = MqttConnection(
             mqtt_settings(config),
-            subscriptions=[topics.subscription],
+            subscriptions=[topics.subscription, *([f"{base}/cmd/+"] if config.mqtt.commands else [])],
             status_topic=f"{base}/status",
             claim=Claim(claim_topic(base, config.mqtt.client_id)),
             max_waiting=2 * messages_per_commit,
         )
+        watch = RegistryWatch.after(config)
+        requests = Requests(config, connection.publish, watch.look_again)
         live = Live(
             engine=engine,
             source=connection,
-            intake=Intake(topics.parse, config.accepts, config.mqtt.max_payload_bytes),
+            intake=Intake(topics.parse, config.accepts, config.mqtt.max_payload_bytes, requests.read),
             journal=journal,
             archive=archive,
             results=Results(
@@ -132,12 +143,15 @@ def service(config: Config, *, wait: bool) -> Iterator[tuple[Live, MqttConnectio
                 roll_rows=config.archive.roll_rows,
             ),
             states=restored(journal, engine.spec_of),
-            on_turn=(Acquaintance(machines, set(known)),),
-            models=RegistryWatch.after(config),
+            on_turn=(Acquaintance(machines, set(known)), requests),
+            between=(LabelNews.of(journal, base, connection.publish),),
+            models=watch,
+            acknowledgements=requests.acknowledgements,
             read_last=read_last,
             shadow=Shadow(Engine(engine.spec_of, serving.shadow), read_last) if serving.shadow else None,
         )
         live.results.restore(journal.open_alarms().values())
+        requests.up = live.results.up
         with connection:
             connection.connect(wait=wait)
             yield live, connection, model

@@ -29,7 +29,8 @@ IMPULSIVE_KURTOSIS = 4.5  # a Gaussian has 3
 HIGH_BANDS = 3  # the highest of the log bands ...
 HIGH_SHARE = 0.8  # ... hold so much of the power, and ...
 NOISE_FLATNESS_DB = -9.0  # ... the spectrum is that flat: flow noise
-CHANGED_SIGMA = 6.0  # robust standard deviations from the stream's own baseline
+CHANGED_SIGMA = 6.0  # robust standard deviations from the stream's own baseline: worth a remark ...
+DEPARTED_SIGMA = 2 * CHANGED_SIGMA  # ... and of the RMS: whatever the cause, somebody should look
 
 FAMILIES = {  # failure mode -> feature and name of its envelope family
     "bearing_outer": ("env_bpfo", "BPFO"),
