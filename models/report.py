@@ -55,7 +55,7 @@ def metrics_text(numbers: Numbers) -> str:
         f"            delay median {_number(delay['median'], 1)} s{_between(events, 'delay_median_s', 1)},"
         f" 90 % of them below {_number(delay['p90'], 1)} s",
         f"            {events['false_alarms']} false alarms in {events['healthy_machine_days']:.4f} machine-days"
-        + ("" if rate is None else f": {rate:.2g} per day, 95 % below {upper:.2g}")
+        + ("" if rate is None else f": {_round(rate)} per day, 95 % below {_round(upper)}")
         + _between(events, "false_alarms_per_machine_day", 0),
         f"recordings  {recordings['count']}, accuracy {_number(recordings['accuracy'], 3)}",
         f"windows     {numbers['windows']}, "
@@ -78,7 +78,14 @@ def metrics_text(numbers: Numbers) -> str:
 def _between(events: Numbers, name: str, digits: int) -> str:
     """The interval of a number, in brackets; versions of earlier releases have none."""
     found = events.get("interval_90", {}).get(name)
-    return "" if found is None else f" (machines resampled: {found[0]:.{digits}f} to {found[1]:.{digits}f})"
+    if found is None or found[0] == found[1]:  # equal: nothing happened, or the same on every machine
+        return ""
+    return f" (machines resampled: {found[0]:.{digits}f} to {found[1]:.{digits}f})"
+
+
+def _round(value: float) -> str:
+    """Two digits, without an exponent."""
+    return f"{float(f'{value:.2g}'):g}"
 
 
 def confusion_text(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
