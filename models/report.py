@@ -124,7 +124,11 @@ def forecast_text(numbers: Numbers) -> str:
         (who, _number(each["accuracy"], 3), _number(each["log_loss"], 3)) for who, each in numbers["guesses"].items()
     ]
     head = f"forecast: the next mode of {numbers['windows']} held-out windows whose future is known"
-    return f"{head}\n{table(('guess', 'accuracy', 'log loss'), rows)}"
+    text = f"{head}\n{table(('guess', 'accuracy', 'log loss'), rows)}"
+    losses = {who: each["log_loss"] for who, each in numbers["guesses"].items()}
+    if losses["model"] >= min(loss for who, loss in losses.items() if who != "model"):
+        text += "\nits probabilities are no better than the best naive guess"
+    return text
 
 
 def _against_text(document: Numbers, against: Numbers) -> str:
