@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.edges import archive_files as files
+from pipeline.edges.archive_memory import give_back
 from pipeline.edges.archive_schema import (
     DATE_COLUMN,
     KEYS,
@@ -129,7 +130,8 @@ class Archive:
                 raise storage_error(self.root, error) from error
             self._record(view, parts, dropped)
             fault_point("roll_done")
-            return parts
+        give_back()
+        return parts
 
     def _widen(self, view: JournalView, go_on: Callable[[], None]) -> None:
         """Writes parts again that were written before a channel or class was first seen."""
