@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmarks.__main__ import ONE_THREAD
+from benchmarks.report import facts_text, machine_facts, number_text
 
 if TYPE_CHECKING:
     from benchmarks.measure import Effort, Timing
@@ -58,7 +59,7 @@ def text(table: Sequence[Line]) -> str:
     head = f"{'':<54} {'features':>8} {'us/window':>11} {'windows/s':>11} {'x ours':>9} {'x rfft':>9}"
     rows = (
         f"{line.name:<54} {line.features or '-':>8} {line.us:>11,.1f} {1e6 / line.us:>11,.0f} "
-        f"{line.to_ours:>9,.3g} {line.to_rfft:>9,.3g}{'  (dirty)' if line.dirty else ''}"
+        f"{number_text(line.to_ours):>9} {number_text(line.to_rfft):>9}{'  (dirty)' if line.dirty else ''}"
         for line in table
     )
     return "\n".join([head, *rows])
@@ -93,7 +94,6 @@ def main(arguments: list[str]) -> int:
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))  # read when numpy loads, so nothing that uses it comes before
 
     from benchmarks.measure import QUICK, Effort
-    from benchmarks.report import facts_text, machine_facts
 
     facts, began_s, missing = machine_facts(), time.monotonic(), list[str]()
     table = measure(QUICK if chosen.quick else Effort(samples=7), missing)

@@ -19,20 +19,20 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.config_sources import load
-from pipeline.core import features, window
+from pipeline.core import features
 from pipeline.core.bearings import orders_from_geometry
 from pipeline.core.evidence import confirms
 from pipeline.core.features import FeatureSpec
 from pipeline.core.features.table import COLUMN
-from pipeline.core.records import BearingOrders, FeatureRow, Float32, Window
-from pipeline.core.state import StreamSpec
+from pipeline.core.records import BearingOrders, FeatureRow, Float32, Window, changed
+from pipeline.core.window import WindowSpec, length_and_hop
 from pipeline.edges.recordings import Recording, find_recordings, open_recording, parse_channels, streams
 from pipeline.specs import feature_spec
 
@@ -82,7 +82,7 @@ def judge(path: Path, folder: str, spec: FeatureSpec) -> Verdict:
     levels = {place: _levels(rows, name) for place, name in FAMILIES.items()}
     strongest = max(levels, key=lambda place: float(np.nanmean(levels[place])))
     shown = fault if fault in FAMILIES else strongest
-    others = [_rows(spec, [replace(w, orders=made_up) for w in windows]) for made_up in _made_up()]
+    others = [_rows(spec, [changed(w, orders=made_up) for w in windows]) for made_up in _made_up()]
     plain, squared = plain_families(samples, recording.rate_hz, rpm, orders)
     confirmed = {place: _confirmed(rows, place) for place in FAMILIES}
     known = fault in FAMILIES
@@ -132,12 +132,28 @@ def _read(recording: Recording) -> tuple[list[Window], Float32]:
     place = recording.metadata.get("fault_location")
     channel = place if place in recording.channels else recording.channels[0]
     (stream,) = streams(recording, parse_channels(str(channel)))
-    spec, state, windows, pieces = StreamSpec(), window.WindowState(), list[Window](), list[Float32]()
-    for block in stream.blocks():
-        state, complete = window.push(spec.window, state, block, spec)
-        windows += complete
-        pieces.append(block.samples[0])
-    return windows, np.concatenate(pieces)
+    blocks = list(stream.blocks())
+    x = np.concatenate([block.samples for block in blocks], axis=1)
+    first, (length, hop) = blocks[0], length_and_hop(WindowSpec(), recording.rate_hz)
+    windows = [
+        Window(
+            key=first.key,
+            session=first.session,
+            number=number,
+            start_ns=0,
+            end_ns=0,
+            rate_hz=first.rate_hz,
+            channels=first.channels,
+            unit=first.unit,
+            samples=x[:, start : start + length],
+            coverage=1.0,
+            speed_rpm=first.speed_rpm,
+            orders=first.orders,
+            truth=first.truth,
+        )
+        for number, start in enumerate(range(0, x.shape[1] - length + 1, hop))
+    ]
+    return windows, x[0]
 
 
 def _rows(spec: FeatureSpec, windows: Sequence[Window]) -> list[FeatureRow]:

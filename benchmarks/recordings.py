@@ -72,7 +72,10 @@ def run(effort: Effort) -> Section:
         (folder / "config.toml").touch()  # defaults, whatever lies in the current folder
         for number in range(copies):
             for path in found:
-                _copy(path, folder / ("few" if number == 0 else "more") / f"{number}-{path.name}", number)
+                target = (
+                    folder / ("few" if number == 0 else "more") / f"{path.parent.name}-{path.stem}-{number}.parquet"
+                )
+                _copy(path, target, number)
         few, more = [folder / "few"], [folder / "few", folder / "more"]
         with _Kernels(find_recordings(few)) as kernels:
             rounds = [(kernels.run(), _backfill(folder, few), _backfill(folder, more)) for _ in range(effort.rounds)]

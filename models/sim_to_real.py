@@ -147,7 +147,7 @@ def left_out(learned: Dataset, tested: Dataset) -> list[dict[str, Any]]:
     for k, fault in enumerate(learned.classes):
         if fault == HEALTHY:
             continue
-        distance = unknown.Distance.fit(z[y != k], y[y != k]).of(strange_z)
+        distance = unknown.Directions.fit(z[y != k], y[y != k], learned.classes.index(HEALTHY)).of(strange_z)
         auroc = macro_auroc((strange_y == k).astype(np.int64), np.stack([-distance, distance], axis=1))
         rows.append({"left out": fault, "auroc": auroc})
     return [*rows, {"left out": "mean", "auroc": float(np.mean([row["auroc"] for row in rows]))}]

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
-import subprocess
-import sys
-import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,19 +13,16 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from archive_plant import MIDNIGHT_NS, SCHEMA, Plant, feature_row, key_of, prediction, run_turns
-from click.testing import CliRunner
+from archive_plant import MIDNIGHT_NS, SCHEMA, Plant, feature_row, key_of, prediction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.commands import archive as archive_command
 from pipeline.core.records import AlarmChange
 from pipeline.edges.archive import DUPLICATE_ROWS, Archive
-from pipeline.edges.archive_check import survey, verify
+from pipeline.edges.archive_check import verify
 from pipeline.edges.archive_files import encode_part
 from pipeline.edges.archive_read import read_features, read_kind, read_predictions
 from pipeline.edges.archive_tables import FeatureSchema
-from pipeline.edges.faults import FAULT_POINTS, KILLED
 from pipeline.edges.journal import Commit, Journal, Quarantined
 from pipeline.errors import ArchiveError, SchemaError
 
@@ -241,128 +233,6 @@ def test_a_directory_that_is_missing_is_an_error_and_an_empty_one_an_empty_table
     assert read_features(tmp_path).schema.names[:2] == ["machine", "point"]
 
 
-def test_a_reader_beside_a_rolling_writer_never_sees_a_row_twice_or_loses_one(plant):
-    """Counts may only grow by whole commits, in order: a row is in the journal or in a listed file, never in both."""
-    done = threading.Event()
-    problems: list[str] = []
-
-    def read_again_and_again() -> None:
-        seen = 0
-        while not done.is_set():
-            windows = sorted(read_features(plant.data, columns=["window"])["window"].to_pylist())
-            if windows != list(range(len(windows))) or len(windows) < seen:
-                problems.append(f"{seen} -> {windows}")
-            seen = len(windows)
-            problems.extend(verify(plant.data).problems)
-
-    reader = threading.Thread(target=read_again_and_again)
-    reader.start()
-    try:
-        for i in range(25):
-            plant.add(feature_row(2 * i), feature_row(2 * i + 1, channels=("x", f"c{i // 8}")))
-            plant.archive.roll()
-    finally:
-        done.set()
-        reader.join()
-    assert problems == []
-    assert read_features(plant.data).num_rows == 50
-
-
-def test_commits_from_another_thread_during_a_roll_are_kept_for_the_next_one(plant):
-    def commit_all() -> None:
-        for window in range(40):
-            plant.add(feature_row(window, 2))
-
-    writer = threading.Thread(target=commit_all)
-    writer.start()
-    while writer.is_alive():
-        plant.archive.roll()
-    writer.join()
-    plant.archive.roll()
-    assert plant.journal.pending_rows() == 0
-    assert read_features(plant.data)["window"].to_pylist() == list(range(40))
-
-
-@pytest.mark.parametrize("steps", range(12))
-def test_a_roll_that_is_left_off_at_any_step_loses_nothing_and_doubles_nothing(plant, steps):
-    """The second of two days, with a part that gets a new column."""
-    plant.add(feature_row(28), feature_row(29))
-    plant.archive.roll()
-    plant.add(feature_row(30, channels=("x", "c")), feature_row(31))
-    asked = iter(range(steps))
-    rolled = plant.archive.roll(lambda: next(asked, None) is None)
-    assert bool(rolled) == (plant.journal.pending_rows() == 0)
-    assert read_features(plant.data)["window"].to_pylist() == [28, 29, 30, 31]
-    plant.archive.roll()
-    assert plant.journal.pending_rows() == 0
-    assert read_features(plant.data)["window"].to_pylist() == [28, 29, 30, 31]
-    assert verify(plant.data).problems == ()
-
-
-def crash_run(data: Path, fault: str) -> int:
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "THRUMCAST_FAULT_AT": fault}
-    command = "import sys, pathlib, archive_plant; archive_plant.run_turns(pathlib.Path(sys.argv[1]))"
-    return subprocess.run([sys.executable, "-c", command, str(data)], env=env, check=False).returncode
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory) -> Path:
-    data = tmp_path_factory.mktemp("uninterrupted")
-    run_turns(data)
-    return data
-
-
-# The Nth pass is where it matters most: the second roll crosses midnight, the third and fourth widen older parts.
-# Those of the live turn are passed by tests of the live service.
-STORE_POINTS = tuple(name for name in FAULT_POINTS if not name.startswith("turn_"))
-CRASHES = [(name, 1) for name in STORE_POINTS] + [
-    ("after_staging", 3),
-    ("after_rename", 4),
-    ("after_rewrite_rename", 2),
-    ("roll_in_transaction", 3),
-]
-
-
-@pytest.mark.parametrize(("name", "passes"), CRASHES, ids=[f"{name}:{n}" for name, n in CRASHES])
-def test_a_crash_at_any_point_once_or_twice_loses_and_doubles_nothing(tmp_path, uninterrupted, name, passes):
-    assert crash_run(tmp_path, f"{name}:{passes}") == KILLED
-    crash_run(tmp_path, name)  # dies again, unless that place is behind it
-    between = verify(tmp_path)
-    assert between.problems == ()
-    run_turns(tmp_path)
-    report = verify(tmp_path)
-    assert report.problems == report.notes == ()
-    assert report.pending_rows == 0
-    for read in (read_features, read_predictions):
-        assert read(tmp_path).equals(read(uninterrupted))
-    frame = pd.read_parquet(tmp_path / "archive" / "features")
-    assert len(frame) == read_features(uninterrupted).num_rows == 24
-
-
-def test_an_unfinished_file_in_staging_is_removed_at_the_start(plant):
-    plant.journal.close()
-    left = plant.data / "archive" / ".staging" / "features-part.parquet"
-    left.write_bytes(b"half")
-    assert "unfinished" in verify(plant.data).notes[0]
-    Plant(plant.data).journal.close()
-    assert not left.exists()
-
-
-def test_a_full_disk_keeps_the_rows_for_the_next_roll(plant, monkeypatch):
-    plant.add(feature_row(31))
-
-    def full(path: Path, content: bytes) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("pipeline.edges.archive_files.stage", full)
-        with pytest.raises(ArchiveError, match="No space left") as caught:
-            plant.archive.roll()
-    assert "free some space" in caught.value.hint
-    assert plant.journal.pending_rows() == 1
-    assert len(plant.archive.roll()) == 1
-
-
 def test_an_archive_of_another_feature_table_is_refused_by_name_with_and_without_its_journal(plant):
     plant.add(feature_row(31))
     plant.archive.roll()
@@ -391,74 +261,3 @@ def test_a_new_journal_takes_over_the_parts_of_a_lost_one_and_overwrites_none(pl
     assert table.num_rows == 10
     assert columns <= set(table.column_names)
     assert verify(plant.data).problems == ()
-
-
-@pytest.mark.parametrize("damage", ["cut", "bit", "missing", "foreign", "unlisted", "moved"])
-def test_verify_names_every_file_that_is_not_as_it_was_written(plant, damage):
-    plant.add(*(feature_row(window) for window in range(60)))
-    plant.archive.roll()
-    plant.archive.roll()
-    path = parts_of(plant.data)[1]
-    content = bytearray(path.read_bytes())
-    if damage == "cut":
-        path.write_bytes(content[:-7])
-    elif damage == "bit":
-        content[10] ^= 1
-        path.write_bytes(content)
-    elif damage == "missing":
-        path.unlink()
-    elif damage == "foreign":
-        pq.write_table(pa.table({"a": [1]}), path)
-    elif damage == "unlisted":
-        path = path.with_name("part-00000077.parquet")
-        path.write_bytes(content)
-    else:
-        path.write_bytes(parts_of(plant.data)[0].read_bytes())
-    report = verify(plant.data)
-    assert path.relative_to(plant.data / "archive").as_posix() in "\n".join(report.problems)
-
-
-def test_verify_finds_a_key_that_stands_twice(plant):
-    plant.add(feature_row(40))
-    plant.archive.roll()
-    plant.journal.close()
-    (path,) = parts_of(plant.data)
-    path.with_name("part-00000002.parquet").write_bytes(path.read_bytes())
-    for journal in plant.data.glob("journal.db*"):
-        journal.unlink()
-    assert "each key once, found 1 keys" in verify(plant.data).problems[0]
-
-
-def test_the_survey_counts_per_kind_and_date(plant):
-    plant.add(*(feature_row(window, number) for window in range(60) for number in (1, 2)))
-    plant.archive.roll()
-    plant.add(feature_row(60))
-    stocks, pending = survey(plant.data)
-    found = [(stock.kind, stock.date, stock.files, stock.rows, stock.machines) for stock in stocks]
-    assert found == [("features", "2023-12-31", 1, 58, 2), ("features", "2024-01-01", 1, 62, 2)]
-    assert stocks[1].first == datetime(2024, 1, 1, tzinfo=UTC)
-    assert pending == {"features": 1, "predictions": 0, "alarms": 0, "quarantine": 0}
-
-
-def test_the_command_lists_and_verifies(plant):
-    plant.add(*(feature_row(window) for window in range(60)))
-    plant.archive.roll()
-    runner = CliRunner()
-    listed = runner.invoke(archive_command.command, ["ls", "--data", str(plant.data), "--json"], catch_exceptions=False)
-    assert [entry["rows"] for entry in json.loads(listed.stdout)["archive"]] == [29, 31]
-    text = runner.invoke(archive_command.command, ["ls", "--data", str(plant.data)], catch_exceptions=False)
-    assert "2024-01-01" in text.stdout
-    whole = runner.invoke(archive_command.command, ["verify", "--data", str(plant.data), "--json"])
-    assert (whole.exit_code, json.loads(whole.stdout)["ok"]) == (0, True)
-    parts_of(plant.data)[0].unlink()
-    broken = runner.invoke(archive_command.command, ["verify", "--data", str(plant.data)])
-    assert isinstance(broken.exception, ArchiveError)
-    assert "part-00000001" in broken.stdout
-
-
-def test_crash_points_are_known_by_name():
-    """A point that no code passes would make its crash test prove nothing."""
-    places = ("edges/archive.py", "edges/journal.py", "drivers/live.py")
-    sources = "".join((ROOT / "pipeline" / name).read_text() for name in places)
-    assert all(f'fault_point("{name}")' in sources for name in FAULT_POINTS)
-    assert len(set(itertools.chain(FAULT_POINTS))) == len(FAULT_POINTS)

@@ -29,6 +29,7 @@ PROMISED = {
     "latency_ms": {"p50", "p99"},
     "backfill": {"windows_per_s", "ratio_to_kernels"},
     "archive": {"rows_per_s", "bytes_per_row"},
+    "throughput": {"blocks_of_1024", "blocks_of_4096"},
 }
 
 
@@ -120,7 +121,7 @@ def test_the_command_names_the_parts_there_are(capsys: pytest.CaptureFixture[str
     assert run(["bench", "--only", "nonsense"]) == 2
     said = capsys.readouterr().err
     assert "nonsense" in said
-    assert "archive, backfill, codec, features, ingest, model, recordings, simulator, windows" in said
+    assert "archive, backfill, codec, features, ingest, model, recordings, simulator, throughput, windows" in said
 
 
 def test_without_a_source_checkout_the_command_says_what_is_needed(

@@ -95,14 +95,16 @@ def test_the_command_tries_what_it_is_asked_and_prints_the_figures(capsys: pytes
 def test_a_broken_promise_is_exit_status_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    def tried(folder: Path, promise: int, broker_config: str, trial: object) -> Outcome:
-        return Outcome(promise, "tried", promise != 4, "7 lost", 3, 0)
+    def tried(folder: Path, trial: chaos.Trial, size: float) -> Outcome:
+        assert size == pytest.approx(1.0, abs=0.1), "nothing has taken any time"
+        return Outcome(trial.promise, "tried", trial.promise != 4, "7 lost " * 40, 3, 0)
 
     monkeypatch.setattr(chaos, "_tried", tried)
     assert cli.run(["chaos", "--quiet"]) == 1
     text = capsys.readouterr().out
     assert " 4  BROKEN" in text
     assert "NOT every one" in text
+    assert max(map(len, text.splitlines())) <= 110
     assert "11  kept" in text
 
 
@@ -110,7 +112,8 @@ def test_a_trial_that_comes_to_no_end_is_a_broken_promise(monkeypatch: pytest.Mo
     def endless(world: Ground) -> Outcome:
         raise OSError("gone")
 
-    outcome = chaos._tried(tmp_path / "t", 3, "nonsense that no broker takes\n", endless)
+    trial = chaos.Trial(3, 1.0, lambda world, size: endless(world), "nonsense that no broker takes\n")
+    outcome = chaos._tried(tmp_path / "t", trial, 1.0)
     assert not outcome.kept
 
 

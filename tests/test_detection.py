@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from model_world import sequence
 
 from benchmarks import detection
 from benchmarks.detection import Life, methods, numbers, own_baseline, rms_sigmas, watch
+from benchmarks.results import events_markdown
+from models.events import Track, event_metrics
 from pipeline.core.alarm import AlarmSpec
 from pipeline.core.features.table import COLUMN, NAMES
 from pipeline.core.records import FeatureRow, StreamKey
@@ -62,6 +65,17 @@ def test_the_textbook_threshold_is_three_standard_deviations_over_the_first_part
     limit = calm.mean() + 3 * calm.std()
     said = rms_sigmas(life([0.0] * 62, rms=[*calm, limit - 0.001, limit + 0.001]).rows)
     assert [p["other"] for p, _ in said][-2:] == [0.0, 1.0]
+
+
+def test_the_table_of_alarms_keeps_what_is_too_short_apart_from_what_was_missed() -> None:
+    y = np.array([1] * 40)
+    p = np.tile([0.95, 0.05], (40, 1))
+    tracks = [Track(sequence(y.tolist(), machine="a"), p), Track(sequence([1] * 4, machine="b"), p[:4])]
+    events = event_metrics(tracks, ("healthy", "bearing_outer"), AlarmSpec(), warm_up_windows=2)
+    healthy = event_metrics([Track(sequence([0] * 40), p)], ("healthy", "bearing_outer"), AlarmSpec())
+    rows = [{"protocol": "P", "method": "M", "events": events}, {"protocol": "Q", "method": "M", "events": healthy}]
+    (line,) = events_markdown(rows).splitlines()[2:]  # a protocol without any fault has no line
+    assert line == "| P | M | 1 | 1 | 0 | 0 | 1 | - | 0 | 0.0000 | - |"
 
 
 @pytest.mark.slow

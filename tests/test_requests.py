@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -41,7 +40,8 @@ LABEL = {"machine": "pump-01", "mode": "ball", "from": "2026-05-01T10:00:00Z", "
 def asked(directory: Path, broker: Broker) -> Live:
     """A service in memory that takes requests, with one alarm up."""
     live = service(directory, broker)
-    requests = Requests(Config(data=DataConfig(dir=str(directory))), broker.publish, lambda: None)
+    config = Config(data=DataConfig(dir=str(directory)), mqtt=MqttConfig(commands=True))
+    requests = Requests(config, broker.publish, lambda: None)
     live.intake = Intake(TOPICS.parse, lambda machine: True, 1_000_000, requests.read)
     live.acknowledgements, live.on_turn, requests.up = requests.acknowledgements, (requests,), live.results.up
     live.between = (LabelNews.of(live.journal, "thrumcast", broker.publish),)
@@ -216,35 +216,44 @@ def client(broker: PrivateBroker) -> Iterator[Client]:
     made.mqtt.loop_stop()
 
 
-@pytest.mark.network
-@pytest.mark.parametrize("allowed", [True, False])
-def test_a_running_service_does_what_is_asked_over_a_broker_if_it_is_allowed(
-    tmp_path: Path, broker: PrivateBroker, client: Client, allowed: bool
-) -> None:
-    config = Config(
-        data=DataConfig(dir=str(tmp_path / "D")),
+def configured(broker: PrivateBroker, directory: Path, allowed: bool) -> Config:
+    return Config(
+        data=DataConfig(dir=str(directory)),
         mqtt=MqttConfig(host=broker.host, port=broker.port, commands=allowed),
         commit=CommitConfig(interval_s=0.05),
     )
-    with run_service(config, wait=False) as (live, _, _):
+
+
+@pytest.mark.network
+def test_a_running_service_does_what_is_asked_over_a_broker(
+    tmp_path: Path, broker: PrivateBroker, client: Client
+) -> None:
+    with run_service(configured(broker, tmp_path, allowed=True), wait=False) as (live, _, _):
         key = BLOCKS[0].key
-        client.mqtt.publish(
-            TOPICS.format(machine=key.machine, point=key.point), encode(BLOCKS[0]), qos=1
-        ).wait_for_publish(PATIENCE_S)
+        topic = TOPICS.format(machine=key.machine, point=key.point)
+        client.mqtt.publish(topic, encode(BLOCKS[0]), qos=1).wait_for_publish(PATIENCE_S)
         wait_until(lambda: key in live.states, lambda: live.turn(lambda: False), "the first reading")
         live.states[key] = replace(live.states[key], alarm=AlarmState(open=(UP,)))
         client.ask("ack", {"id": f"{key}/unbalance/5"})
         client.ask("label", LABEL)
         client.ask("reload", {})
-        if allowed:
-            answers = [f"cmd/{name}/response" for name in ("ack", "label", "reload")]
-            topics = [*answers, "events/alarms", "events/labels"]
-            wait_until(lambda: all(map(client.has, topics)), lambda: live.turn(lambda: False), "answers and events")
-            assert all(answer["ok"] for topic, answer in client.heard if topic.endswith("/response"))
-        else:
-            until_s = time.monotonic() + 1.0
-            while time.monotonic() < until_s:
-                live.turn(lambda: False)
-            assert client.heard == []
-        assert (live.states[key].alarm.open[0].acked_ns is not None) is allowed
-        assert len(LabelFile(tmp_path / "D").active()) == allowed
+        topics = [*(f"cmd/{name}/response" for name in ("ack", "label", "reload")), "events/alarms", "events/labels"]
+        wait_until(lambda: all(map(client.has, topics)), lambda: live.turn(lambda: False), "answers and events")
+        assert all(answer["ok"] for topic, answer in client.heard if topic.endswith("/response"))
+        assert live.states[key].alarm.open[0].acked_ns is not None
+        assert len(LabelFile(tmp_path).active()) == 1
+
+
+@pytest.mark.network
+def test_a_service_that_may_not_be_asked_any_more_quarantines_what_the_broker_still_sends(
+    tmp_path: Path, broker: PrivateBroker, client: Client
+) -> None:
+    with run_service(configured(broker, tmp_path, allowed=True), wait=False) as (live, _, _):
+        live.turn(lambda: False)
+    client.ask("label", LABEL)  # kept by the broker under the subscription of the session
+    with run_service(configured(broker, tmp_path, allowed=False), wait=False) as (live, _, _):
+        wait_until(lambda: live.counts["quarantined"] == 1, lambda: live.turn(lambda: False), "the message")
+        live.run(lambda: True)
+    assert [row["reason"] for row in read_kind(tmp_path, "quarantine").to_pylist()] == ["topic"]
+    assert LabelFile(tmp_path).events() == []
+    assert client.heard == []

@@ -130,15 +130,16 @@ def _last_block(window: int) -> int:
 
 
 def _sample(world: Ground, seconds: float, latencies: list[float]) -> Sample:
-    found = np.array(latencies or [math.nan])
+    known = [latency for latency in latencies if not math.isnan(latency)]
+    p50_s, p99_s = np.quantile(known, (0.5, 0.99)) if known else (math.nan, math.nan)
     return Sample(
         seconds=round(seconds, 1),
         rss_mb=round(world.service.rss_bytes() / 2**20, 2),
         open_files=world.service.open_files(),
         parts=len(list((world.data_dir / "archive").glob("*/date=*/*.parquet"))),
         predictions=len(latencies),
-        p50_s=round(float(np.nanquantile(found, 0.5)), 3),
-        p99_s=round(float(np.nanquantile(found, 0.99)), 3),
+        p50_s=round(float(p50_s), 3),
+        p99_s=round(float(p99_s), 3),
     )
 
 

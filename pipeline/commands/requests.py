@@ -51,7 +51,8 @@ class Requests:
 
     def read(self, message: Message) -> Request | None:
         """The request that a message is; None for all other messages."""
-        if not message.topic.startswith(self.prefix):
+        # A subscription outlives the setting: the broker keeps it for a client that was allowed to ask before.
+        if not self.config.mqtt.commands or not message.topic.startswith(self.prefix):
             return None
         name = message.topic.removeprefix(self.prefix)
         token: str | None = None

@@ -1,8 +1,8 @@
 """The rules that look at the samples of one channel, in one compiled scan; see `pipeline.core.quality` for the bits.
 
 Cheap by order: everything that every window pays for is a loop that vectorises (the samples' bits as integers that sort
-as the numbers do, because float minima do not vectorise), and what takes longer is looked at only where a count
-says that there may be something.
+as the numbers do, because float minima do not vectorise), windows that overlap by quarters share the quarters' counts,
+and what takes longer is looked at only where a count says that there may be something.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.core.features.compiled import entry, intrinsic, kernel
 from pipeline.core.features.kernel import address_of
 from pipeline.core.features.lanes import ir
-from pipeline.core.features.time_domain import samples_at
+from pipeline.core.features.time_domain import QUARTERS, samples_at, shared_quarters
 from pipeline.core.records import Float32
 
 FLAT_RATIO = 1e-6  # a channel whose peak-to-peak is below this share of its largest value carries no vibration
@@ -37,6 +37,9 @@ SLOW_BLOCK_S = 0.1  # means over so long hold what lies below about 5 Hz ...
 SLOW_SHARE = 0.5  # ... and so much of the variance there is a drift, not a machine
 
 _NON_FINITE, _FLATLINE, _DROPOUT, _SATURATED, _CLIPPED, _BIASED, _SKI_SLOPE = 2, 4, 16, 32, 64, 128, 512
+HIGH, LOW, HIGHS, LOWS, EQUAL = range(5)  # of a quarter, see `_count`
+PARTIALS = 5
+
 _INFINITY_KEY = np.int32(0x7F800000)
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 
@@ -56,60 +59,80 @@ def scan_rows(address: NDArray[np.int64], n: int, rate_hz: float, found: NDArray
 
     address (channels * windows,) -> found (windows,), which is added to.
     """
+    parts = np.empty((2, QUARTERS, PARTIALS), np.int32)
     for row in range(address.shape[0]):
         x = samples_at(address[row], n)
-        found[row % found.shape[0]] |= _scan(x, x.view(np.int32), rate_hz)
+        bits = x.view(np.int32)
+        current, before = row % 2, (row + 1) % 2
+        shared = shared_quarters(address, row, n)
+        for i in range(QUARTERS):
+            if i < shared:
+                for j in range(PARTIALS):
+                    parts[current, i, j] = parts[before, i + QUARTERS - shared, j]
+            else:
+                _count(bits[i * n // QUARTERS : (i + 1) * n // QUARTERS], parts[current, i])
+        found[row % found.shape[0]] |= _scan(x, bits, parts[current], rate_hz)
 
 
 @kernel
-def _scan(x: Float32, bits: Int32, rate_hz: float) -> int:
+def _scan(x: Float32, bits: Int32, parts: Int32, rate_hz: float) -> int:
     n = x.shape[0]
-    high, low, equal = _extremes(bits)
+    high, low, equal = parts[0, HIGH], parts[0, LOW], parts[0, EQUAL]
+    for i in range(1, QUARTERS):
+        high, low = max(high, parts[i, HIGH]), min(low, parts[i, LOW])
+        begin = i * n // QUARTERS
+        equal += parts[i, EQUAL] + np.int32(bits[begin] == bits[begin - 1])
     if high >= _INFINITY_KEY or low < -_INFINITY_KEY:  # NaN sorts outside the infinities
         return _NON_FINITE
-    top_bits = high ^ ((high >> 31) & _MAGNITUDE)
-    bottom_bits = low ^ ((low >> 31) & _MAGNITUDE)
-    ends, twice = _counts(bits, top_bits, bottom_bits)
-    largest, smallest = np.float64(_number(top_bits)), np.float64(_number(bottom_bits))
+    largest, smallest = np.float64(_number(_sorted(high))), np.float64(_number(_sorted(low)))
     if largest - smallest <= FLAT_RATIO * max(abs(largest), abs(smallest)):
         return _FLATLINE
 
     found = _steady(x, bits, int(equal), rate_hz)
+    ends = 0
+    for i in range(QUARTERS):
+        ends += parts[i, HIGHS] * (parts[i, HIGH] == high) + parts[i, LOWS] * (parts[i, LOW] == low)
     if ends >= max(RAIL_SAMPLES, RAIL_SHARE * n):
         found |= _rails(x, largest, smallest)
-    if found & (_FLATLINE | _SATURATED) == 0 and twice and _repeats(bits):
+    if found & (_FLATLINE | _SATURATED) == 0 and _twice(bits) and _repeats(bits):
         found |= _DROPOUT
     return found | _slow(x, rate_hz)
 
 
 @kernel
-def _extremes(bits: Int32) -> tuple[np.int32, np.int32, np.int32]:
-    """The largest and the smallest sort key, and how many samples equal the one before."""
-    high, low, equal = np.int32(-0x80000000), np.int32(0x7FFFFFFF), np.int32(0)
-    for i in range(1, bits.shape[0]):
-        key = bits[i] ^ ((bits[i] >> 31) & _MAGNITUDE)
-        high = max(high, key)
-        low = min(low, key)
-        equal += np.int32(bits[i] == bits[i - 1])
-    key = bits[0] ^ ((bits[0] >> 31) & _MAGNITUDE)
-    return max(high, key), min(low, key), equal
+def _sorted(bits: np.int32) -> np.int32:
+    """From the bits of a number to an integer that sorts as the number does, and back."""
+    return bits ^ ((bits >> 31) & _MAGNITUDE)
 
 
 @kernel
-def _counts(bits: Int32, top: np.int32, bottom: np.int32) -> tuple[np.int32, bool]:
-    """How many samples lie at the ends of the range, and whether a value of the four probes of `_repeats` comes twice.
+def _count(bits: Int32, out: Int32) -> None:
+    """Of a quarter -> out: its extremes as sort keys, how often they come, how many samples equal the one before."""
+    high = low = _sorted(bits[0])
+    equal = highs = lows = np.int32(0)
+    for i in range(1, bits.shape[0]):
+        key = _sorted(bits[i])
+        high = max(high, key)
+        low = min(low, key)
+        equal += np.int32(bits[i] == bits[i - 1])
+    top, bottom = _sorted(high), _sorted(low)
+    for i in range(bits.shape[0]):
+        highs += np.int32(bits[i] == top)
+        lows += np.int32(bits[i] == bottom)
+    out[HIGH], out[LOW], out[HIGHS], out[LOWS], out[EQUAL] = high, low, highs, lows, equal
 
-    The second is said of nearly no window, and then nothing more is looked for.
-    """
+
+@kernel
+def _twice(bits: Int32) -> bool:
+    """Whether a value of the four probes of `_repeats` comes twice: said of nearly no window."""
     eighth = bits.shape[0] // 8
     one, two, three, four = bits[eighth], bits[3 * eighth], bits[5 * eighth], bits[7 * eighth]
-    ends = probes = np.int32(0)
+    probes = np.int32(0)
     for i in range(bits.shape[0]):
         value = bits[i]
-        ends += np.int32((value == top) | (value == bottom))
         probes += np.int32((value == one) | (value == two) | (value == three) | (value == four))
     alike = one in (two, three, four) or two in (three, four) or three == four
-    return ends, bool(probes > 4) or alike
+    return bool(probes > 4) or alike
 
 
 @intrinsic

@@ -23,7 +23,7 @@ from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 
 __all__ = ["Done", "Job", "Report", "Worker", "backfill"]
 
-PART_ROWS = 20_000  # as many as a group of rows in a part, which is where larger ones gain nothing
+PART_ROWS = 10_000  # larger parts hardly get smaller, and are held in memory until they are written
 KEEP_S = 30.0  # of work that a crash may cost
 LEAST_BYTES, MOST_BYTES = 1 << 21, 1 << 24  # of recordings that a worker takes at a time
 SHARES = 4  # a worker takes this part of what would be its share of what is left, so that all end together

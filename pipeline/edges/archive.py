@@ -27,6 +27,7 @@ import pyarrow as pa
 from pipeline.edges import archive_append
 from pipeline.edges import archive_files as files
 from pipeline.edges.archive_known import read_part, without_known
+from pipeline.edges.archive_memory import give_back
 from pipeline.edges.archive_schema import (
     DATE_COLUMN,
     KINDS,
@@ -145,7 +146,8 @@ class Archive:
                 _record(db, view, parts, dropped)
                 fault_point("roll_in_transaction")
             fault_point("roll_done")
-            return parts
+        give_back()
+        return parts
 
     def append(self, rows: Sequence[Rows], inputs: Mapping[str, str]) -> list[Part]:
         """Rows that were derived from files -> new parts, and these inputs are finished: all of it or nothing.
@@ -174,7 +176,8 @@ class Archive:
                 archive_append.placed(db)
                 fault_point("append_in_transaction")
             fault_point("append_done")
-            return parts
+        give_back()
+        return parts
 
     def _widen(self, view: JournalView, go_on: Callable[[], None] = _go_on) -> None:
         """Writes parts again that were written before a channel or class was first seen."""

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pipeline.edges import archive_files as files
 from pipeline.edges.archive import Archive
 from pipeline.edges.archive_intent import Swap
+from pipeline.edges.archive_memory import give_back
 from pipeline.edges.archive_schema import Part, arrow_schema, conform
 from pipeline.edges.archive_swap import swap
 from pipeline.edges.journal_read import JournalView
@@ -89,6 +90,7 @@ def compact(archive: Archive, *, least: int = 2, stop: Callable[[], bool] = lamb
             if small is None:
                 return
             done = _merge(archive, view, small)
+        give_back()
         yield done
 
 

@@ -86,7 +86,7 @@ def _feature_table(channels: tuple[str, ...], rows: list[FeatureRow], schema: Fe
         pa.array([row.coverage for row in rows], pa.float64()),
         pa.array([row.quality for row in rows], pa.uint32()),
         _texts([row.truth for row in rows]),
-        _texts([row.schema for row in rows]),
+        pa.repeat(schema.name, len(rows)),
         *_columns(np.concatenate([row.values for row in rows]).reshape(len(rows), -1)),
     ]
     return pa.Table.from_arrays(columns, schema=row_schema("features", channels, schema))
@@ -178,12 +178,10 @@ def _address(rows: Sequence[FeatureRow] | Sequence[Prediction] | Sequence[Foreca
 
 
 def _columns(values: NDArray[np.float32]) -> list[pa.Array]:
-    """(rows, columns) -> one array per column, all in one buffer."""
-    count, size = len(values), 4 * len(values)
-    buffer = pa.py_buffer(np.ascontiguousarray(values.T, np.float32))
-    return [
-        pa.Array.from_buffers(pa.float32(), count, [None, buffer.slice(i * size, size)]) for i in range(values.shape[1])
-    ]
+    """(rows, columns) -> one array per column, all of them slices of one: much cheaper than an array each."""
+    count = len(values)
+    whole = pa.array(np.ascontiguousarray(values.T, np.float32).ravel())
+    return [whole.slice(i * count, count) for i in range(values.shape[1])]
 
 
 def _texts(values: list[str] | list[str | None]) -> pa.Array:

@@ -76,6 +76,10 @@ def take(connection: MqttConnection, count: int) -> list[Message]:
     return taken
 
 
+def numbered(count: int) -> list[bytes]:
+    return [f"{number}".encode() for number in range(count)]
+
+
 def payloads(messages: list[Message]) -> list[bytes]:
     return [message.payload for message in messages]
 

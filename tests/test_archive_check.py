@@ -1,0 +1,97 @@
+"""`verify` and the survey: what is in an archive, and every file of it that is not as it was written."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from archive_plant import Plant, feature_row
+from click.testing import CliRunner
+
+from pipeline.commands import archive as archive_command
+from pipeline.edges.archive_check import survey, verify
+from pipeline.errors import ArchiveError
+
+ROOT = Path(__file__).parent.parent
+
+
+def addresses(table: pa.Table) -> list[tuple[object, ...]]:
+    return list(zip(*(table[name].to_pylist() for name in ("machine", "session", "window")), strict=True))
+
+
+def parts_of(data: Path, kind: str = "features") -> list[Path]:
+    return sorted((data / "archive" / kind).rglob("*.parquet"))
+
+
+@pytest.fixture
+def plant(tmp_path: Path):
+    opened = Plant(tmp_path / "data")
+    yield opened
+    opened.journal.close()
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "missing", "foreign", "unlisted", "moved"])
+def test_verify_names_every_file_that_is_not_as_it_was_written(plant, damage):
+    plant.add(*(feature_row(window) for window in range(60)))
+    plant.archive.roll()
+    plant.archive.roll()
+    path = parts_of(plant.data)[1]
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        path.write_bytes(content[:-7])
+    elif damage == "bit":
+        content[10] ^= 1
+        path.write_bytes(content)
+    elif damage == "missing":
+        path.unlink()
+    elif damage == "foreign":
+        pq.write_table(pa.table({"a": [1]}), path)
+    elif damage == "unlisted":
+        path = path.with_name("part-00000077.parquet")
+        path.write_bytes(content)
+    else:
+        path.write_bytes(parts_of(plant.data)[0].read_bytes())
+    report = verify(plant.data)
+    assert path.relative_to(plant.data / "archive").as_posix() in "\n".join(report.problems)
+
+
+def test_verify_finds_a_key_that_stands_twice(plant):
+    plant.add(feature_row(40))
+    plant.archive.roll()
+    plant.journal.close()
+    (path,) = parts_of(plant.data)
+    path.with_name("part-00000002.parquet").write_bytes(path.read_bytes())
+    for journal in plant.data.glob("journal.db*"):
+        journal.unlink()
+    assert "each key once, found 1 keys" in verify(plant.data).problems[0]
+
+
+def test_the_survey_counts_per_kind_and_date(plant):
+    plant.add(*(feature_row(window, number) for window in range(60) for number in (1, 2)))
+    plant.archive.roll()
+    plant.add(feature_row(60))
+    stocks, pending = survey(plant.data)
+    found = [(stock.kind, stock.date, stock.files, stock.rows, stock.machines) for stock in stocks]
+    assert found == [("features", "2023-12-31", 1, 58, 2), ("features", "2024-01-01", 1, 62, 2)]
+    assert stocks[1].first == datetime(2024, 1, 1, tzinfo=UTC)
+    assert pending == {"features": 1, "predictions": 0, "alarms": 0, "quarantine": 0}
+
+
+def test_the_command_lists_and_verifies(plant):
+    plant.add(*(feature_row(window) for window in range(60)))
+    plant.archive.roll()
+    runner = CliRunner()
+    listed = runner.invoke(archive_command.command, ["ls", "--data", str(plant.data), "--json"], catch_exceptions=False)
+    assert [entry["rows"] for entry in json.loads(listed.stdout)["archive"]] == [29, 31]
+    text = runner.invoke(archive_command.command, ["ls", "--data", str(plant.data)], catch_exceptions=False)
+    assert "2024-01-01" in text.stdout
+    whole = runner.invoke(archive_command.command, ["verify", "--data", str(plant.data), "--json"])
+    assert (whole.exit_code, json.loads(whole.stdout)["ok"]) == (0, True)
+    parts_of(plant.data)[0].unlink()
+    broken = runner.invoke(archive_command.command, ["verify", "--data", str(plant.data)])
+    assert isinstance(broken.exception, ArchiveError)
+    assert "part-00000001" in broken.stdout

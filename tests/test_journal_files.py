@@ -1,0 +1,262 @@
+"""The files of a journal: who holds them, which version they are of, and that damage is named."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.core.records import AlarmChange, FeatureRow, Prediction, StreamKey
+from pipeline.edges.archive_tables import FeatureSchema
+from pipeline.edges.faults import KILLED
+from pipeline.edges.journal import Commit, Journal, Quarantined
+from pipeline.edges.journal_read import view_journal
+from pipeline.errors import ArchiveError
+
+SCHEMA = FeatureSchema("test-1", ("rms", "kurtosis"), ("g", "1"))
+CLASSES = ("healthy", "unbalance")
+KEY = StreamKey("pump-01", "de")
+SECOND_NS = 1_000_000_000
+
+
+def feature_row(window: int, key: StreamKey = KEY, channels: tuple[str, ...] = ("x",), session: int = 7) -> FeatureRow:
+    values = np.arange(len(channels) * 2, dtype=np.float32).reshape(-1, 2) + window
+    start_ns = window * SECOND_NS
+    end_ns = start_ns + SECOND_NS
+    return FeatureRow(
+        key, session, window, start_ns, end_ns, 12e3, None, 1.0, 0, "healthy", channels, values, SCHEMA.name
+    )
+
+
+def prediction(window: int, key: StreamKey = KEY) -> Prediction:
+    start_ns = window * SECOND_NS
+    p = np.array([0.25, 0.75], np.float32)
+    return Prediction(
+        key, 7, window, start_ns, start_ns + SECOND_NS, "unbalance", 0.75, p, "normal", window, "v0001", SCHEMA.name
+    )
+
+
+def alarm(change: str, number: str = "a1", at_ns: int = 5) -> AlarmChange:
+    return AlarmChange(KEY, change, number, "unbalance", 0.9, at_ns, 4)
+
+
+def whole_commit(window: int) -> Commit:
+    return Commit(
+        states={KEY: bytes([window % 256])},
+        features=[feature_row(window)],
+        predictions=[prediction(window)],
+        classes=CLASSES,
+        alarms=[alarm("raised", f"a{window}")],
+        quarantined=[Quarantined("plant/x", window, "length", b"\x00" * 9000, 9000)],
+        counters={"received": 2, "committed": 1},
+        inputs={f"input-{window}": "a file"},
+    )
+
+
+def content(journal: Journal) -> tuple[object, ...]:
+    view = journal.view(("features", "predictions", "alarms", "quarantine"))
+    rows = {kind: pending.table(view.arrow_schema(kind)).to_pylist() for kind, pending in view.pending.items()}
+    return journal.states(), journal.counters(), journal.inputs_done(), journal.open_alarms(), rows, view.extras
+
+
+@pytest.fixture
+def journal(tmp_path: Path):
+    with Journal(tmp_path / "data") as opened:
+        opened.bind(SCHEMA)
+        yield opened
+
+
+def test_a_second_process_is_told_who_holds_the_directory(tmp_path):
+    with Journal(tmp_path):
+        code = f"from pathlib import Path; from pipeline.edges.journal import Journal; Journal(Path({str(tmp_path)!r}))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root())
+        assert done.returncode == 1
+        assert f"held by process: {os.getpid()}" in done.stderr
+    with Journal(tmp_path):
+        pass
+
+
+def test_a_directory_is_free_again_after_its_process_was_killed(tmp_path):
+    code = """
+        import os
+        from pathlib import Path
+        from pipeline.edges.journal import Commit, Journal
+        journal = Journal(Path(os.environ["DATA"]))
+        for i in range(10):
+            journal.commit(Commit(counters={"turns": 1}))
+    """
+    env = {**os.environ, "DATA": str(tmp_path)}
+    for place, committed in (("commit_begin:3", 2), ("commit_before_end:3", 4), ("commit_done:3", 7)):
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            env={**env, "THRUMCAST_FAULT_AT": place},
+            check=False,
+            cwd=root(),
+        )
+        assert done.returncode == KILLED
+        with Journal(tmp_path) as journal:
+            assert journal.counters() == {"turns": committed}
+
+
+def test_a_journal_of_version_1_is_brought_up_to_date_with_all_that_stands_in_it(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.bind(SCHEMA)
+        journal.commit(whole_commit(1))
+        before = journal.view(("features",)).pending["features"].tables[0]
+    with sqlite3.connect(tmp_path / "journal.db") as db:
+        db.execute("ALTER TABLE pending DROP COLUMN crc")
+        db.execute("UPDATE meta SET value = '1' WHERE key = 'journal_version'")
+    db.close()
+    content = (tmp_path / "journal.db").read_bytes()
+    assert view_journal(tmp_path).pending["features"].tables[0].equals(before), "a reader can, where nobody may write"
+    assert (tmp_path / "journal.db").read_bytes() == content
+    with Journal(tmp_path) as journal:
+        assert journal.view(("features",)).pending["features"].tables[0].equals(before)
+        journal.commit(whole_commit(2))
+        assert len(journal.view(("features",)).pending["features"].tables) == 2
+
+
+def test_a_flipped_bit_in_a_pending_entry_is_named(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.bind(SCHEMA)
+        journal.commit(whole_commit(1))
+    with sqlite3.connect(tmp_path / "journal.db") as db:
+        (blob,) = db.execute("SELECT batch FROM pending WHERE kind = 'features'").fetchone()
+        damaged = blob[:-40] + bytes([blob[-40] ^ 1]) + blob[-39:]
+        db.execute("UPDATE pending SET batch = ? WHERE kind = 'features'", (damaged,))
+    db.close()
+    with Journal(tmp_path) as journal, pytest.raises(ArchiveError, match="another checksum"):
+        journal.view(("features",))
+
+
+def test_another_journal_version_is_refused_and_left_alone(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.commit(Commit(counters={"received": 1}))
+    with sqlite3.connect(tmp_path / "journal.db") as db:
+        db.execute("UPDATE meta SET value = '99' WHERE key = 'journal_version'")
+    db.close()
+    with pytest.raises(ArchiveError, match=r"expected journal version 2, found.*99"):
+        Journal(tmp_path)
+    with pytest.raises(ArchiveError, match=r"expected journal version 2, found.*99"):
+        view_journal(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["text", "middle", "empty", "foreign"])
+def test_a_damaged_journal_is_named_and_never_started_over(tmp_path, damage):
+    with Journal(tmp_path) as journal:
+        journal.bind(SCHEMA)
+        for i in range(20):
+            journal.commit(whole_commit(i))
+    path = tmp_path / "journal.db"
+    content = path.read_bytes()
+    if damage == "text":
+        path.write_bytes(b"not a database at all" * 500)
+    elif damage == "middle":
+        path.write_bytes(content[:4096] + b"\xff" * (len(content) - 8192) + content[-4096:])
+    elif damage == "empty":
+        part = tmp_path / "archive" / "features" / "date=2024-01-01" / "part-00000001.parquet"
+        part.parent.mkdir(parents=True)
+        part.write_bytes(b"something")
+        path.write_bytes(b"")
+    else:
+        path.unlink()
+        with sqlite3.connect(path) as db:
+            db.execute("CREATE TABLE other (a)")
+        db.close()
+    now = path.read_bytes()
+    with pytest.raises(ArchiveError, match=r"journal\.db") as caught:
+        Journal(tmp_path)
+    assert caught.value.hint is not None
+    assert path.read_bytes() == now
+
+
+def test_a_place_that_cannot_be_written_is_an_error_with_a_hint(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ArchiveError, match="expected to write") as caught:
+        Journal(tmp_path / "file" / "data")
+    assert "--data DIR" in caught.value.hint
+
+
+def test_a_reader_in_another_process_sees_what_is_committed_and_needs_no_lock(journal):
+    journal.commit(whole_commit(1))
+    code = f"""
+        from pathlib import Path
+        from pipeline.edges.journal_read import view_journal
+        view = view_journal(Path({str(journal.directory)!r}))
+        print(view.schema.name, view.pending["features"].tables[0].num_rows, view.counters["received"])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True, cwd=root()
+    )
+    assert done.stdout.split() == ["test-1", "1", "2"]
+
+
+def root() -> Path:
+    return Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE meta SET value = '{\"name\": \"te\u0001st\"' WHERE key = 'feature_schema'",
+        "UPDATE meta SET value = '{}' WHERE key = 'feature_schema'",
+        "UPDATE parts SET extras = '[\"x'",
+        "UPDATE meta SET value = 'seven' WHERE key = 'part_number'",
+    ],
+)
+def test_a_damaged_word_in_a_small_table_is_named_too(tmp_path, statement):
+    with Journal(tmp_path) as journal:
+        journal.bind(SCHEMA)
+        with journal.transaction() as db:
+            db.execute("INSERT INTO parts VALUES ('features', '2024-01-01', 1, 1, 1, 'a', '[]', 0, 0)")
+    with sqlite3.connect(tmp_path / "journal.db") as db:
+        db.execute(statement)
+    db.close()
+
+    def look():
+        with Journal(tmp_path) as journal:
+            journal.view(())
+
+    with pytest.raises(ArchiveError, match=r"journal\.db damaged"):
+        look()
+    with pytest.raises(ArchiveError, match=r"journal\.db damaged"):
+        view_journal(tmp_path)
+
+
+def test_a_journal_on_a_slow_disk_closes_as_it_is_and_nothing_is_missing_after(tmp_path: Path) -> None:
+    log = tmp_path / "journal.db-wal"
+    with Journal(tmp_path) as journal:
+        journal.bind(SCHEMA)
+        journal.commit(whole_commit(1))
+        assert not journal.slow
+        journal.slow = True
+    assert log.stat().st_size > 0, "the log was moved into the database: two more syncs"
+    with Journal(tmp_path) as journal:
+        assert journal.states() == {KEY: b"\x01"}
+        assert journal.pending_rows("features") == 1
+    assert not log.exists()
+
+
+def test_a_transaction_that_takes_long_is_noticed_and_one_that_writes_nothing_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Journal(tmp_path) as journal:
+        monkeypatch.setattr("pipeline.edges.journal.SLOW_S", 0.0)
+        with journal.transaction() as db:
+            db.execute("SELECT 1")
+        assert not journal.slow
+        journal.commit(Commit(counters={"received": 1}))
+        assert journal.slow
+
+
+def test_a_journal_that_was_let_go_refuses_a_transaction(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.close()
+    with pytest.raises(ArchiveError):
+        journal.commit(Commit(counters={"received": 1}))
