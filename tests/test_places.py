@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models.network import NetworkConfig, RecurrentNetwork
-from models.places import DB_PER_UNIT, direct_weights
+from models.places import DB_PER_UNIT, FLOOR_DB, direct_weights
 from models.scaling import Scaler
 
 INPUTS = ("x.kurtosis", "x.env_bpfo", "x.env_bpfi", "y.kurtosis", "y.env_bpfo", "y.env_bpfi")
@@ -33,7 +33,7 @@ def said(network, *decibels):
 
 def test_the_logit_of_a_place_is_the_strength_of_its_lines(network):
     outputs = said(network, 3.0, 20.0, 8.0, 3.0, 26.0, 10.0)
-    np.testing.assert_allclose(outputs, [0, 23 / DB_PER_UNIT, 9 / DB_PER_UNIT], atol=1e-5)
+    np.testing.assert_allclose(outputs, [0, (23 - FLOOR_DB) / DB_PER_UNIT, (9 - FLOOR_DB) / DB_PER_UNIT], atol=1e-5)
 
 
 def test_lines_that_are_not_there_say_nothing(network):
