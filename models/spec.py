@@ -45,6 +45,7 @@ class ModelSpec:
     targets: tuple[str, ...] = ()  # D names of what a value task says, with unit; classes is empty then
     target_scaler: Scaler | None = None
     decoder: int = 0  # units of the mode forecast's decoder; 0 = the model makes no forecast
+    horizon: int = 32  # modes ahead that its training data knew of; beyond, a decoder would be inventing
 
     @property
     def outputs(self) -> int:
@@ -73,6 +74,7 @@ class ModelSpec:
                 "layers": self.layers,
                 "members": self.members,
                 "decoder": self.decoder,
+                "horizon": self.horizon,
             },
             "task": self.task,
             "targets": list(self.targets),
@@ -100,6 +102,7 @@ class ModelSpec:
             # Versions of the first release know one network and one task.
             members=int(network.get("members", 1)),
             decoder=int(network.get("decoder", 0)),
+            horizon=int(network.get("horizon", 32)),
             task=str(document.get("task", "window")),
             targets=tuple(map(str, document.get("targets", ()))),
             target_scaler=None if target_scaler is None else _scaler(target_scaler),
