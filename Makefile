@@ -5,7 +5,7 @@ STAMP  := $(VENV)/.installed
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test promises fuzz soak check model results bench format clean
+.PHONY: help demo test promises fuzz soak check model results bench compare format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,12 +37,19 @@ check: $(STAMP)  ## formatting, lint and types
 model: $(STAMP)  ## train the model that ships with the package anew (minutes)
 	$(BIN)/python -m models.pretrain
 
-results: $(STAMP)  ## what the models reach on real recordings (needs them in ../shared/data)
+results: $(STAMP)  ## what physics alone and the models reach on real recordings (needs them in ../shared/data)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[results]'
+	$(BIN)/python -m benchmarks.envelope
 	$(BIN)/python -m benchmarks.results --markdown docs/results-table.md
 
 bench: $(STAMP)  ## the measured table
 	$(BIN)/python -m benchmarks
+
+# What cannot be installed is left out of the table, with the reason.
+compare: $(STAMP)  ## the feature stage beside other libraries (installs them: 800 MB, most of it MKL)
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[compare]'
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps aeon
+	$(BIN)/python -m benchmarks.compare
 
 format: $(STAMP)  ## put the code into the one format
 	$(BIN)/ruff format .
@@ -58,5 +65,5 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "thrumcast needs Python 3.11 or newer, found: $$($(PYTHON) --version 2>&1)." >&2; \
 	  echo "hint: name a newer one, for instance: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test,check]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test,check,plots,onnx]'
 	@touch $@

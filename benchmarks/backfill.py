@@ -63,7 +63,7 @@ def _windows(folder: Path, path: Path) -> list[Window]:
     for stream in streams(open_recording(path, None), None):
         state = initial(spec_of(stream.key))
         for block in stream.blocks():
-            state, windows, _ = advance(spec_of(stream.key), state, block)
+            state, windows, _ = advance(spec_of(stream.key), state, [block])
             found += windows
     return found
 
@@ -71,9 +71,9 @@ def _windows(folder: Path, path: Path) -> list[Window]:
 def _backfill(folder: Path, data_dir: Path, paths: list[Path], expected: int) -> None:
     config = load(folder / "config.toml", {"data.dir": data_dir}).config
     jobs = [Job(path, None, None, "bench") for path in paths]
-    with opened(config) as (journal, archive):
+    with opened(config) as (_, archive):
         make_worker = MakeWorker(config, None, {})
-        report = backfill(jobs, make_worker, journal, archive, classes=(), workers=1)
+        report = backfill(jobs, make_worker, archive, workers=1)
     if report.windows != expected or report.skipped:
         msg = f"{expected} windows expected, found: {report.windows}, skipped: {report.skipped}"
         raise RuntimeError(msg)

@@ -22,7 +22,6 @@ from pipeline.edges.mqtt import MqttConnection, MqttSettings
 from pipeline.errors import ThrumcastError
 
 ROOT = Path(__file__).resolve().parents[1]
-MAIN = "import sys; from pipeline.cli import main; sys.exit(main())"
 PATIENCE_S = 60.0  # a fact that does not come in this time never comes
 TAKE_AT_ONCE = 512  # messages; as many as the service takes before it commits
 
@@ -65,7 +64,7 @@ class Service:
     def start(self, registry: Callable[[Registry], None]) -> Self:
         """Fills the registry, then starts the process; does not wait for it."""
         registry(Registry(self.data_dir))
-        command = [sys.executable, "-c", MAIN, "run", "--quiet", "--data", str(self.data_dir)]
+        command = [sys.executable, "-m", "pipeline", "run", "--quiet", "--data", str(self.data_dir)]
         command += ["--broker", f"mqtt://127.0.0.1:{self.port}"]
         env = {name: value for name, value in os.environ.items() if not name.startswith("THRUMCAST_")}
         # Rows are rolled into Parquet every 2 s instead of every 5 minutes, so that a short measurement includes it.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from benchmarks.measure import Effort, interleaved
@@ -11,7 +9,7 @@ from benchmarks.report import Row, Section
 from benchmarks.vibration import RATE_HZ, blocks
 from models.settings import TrainSettings
 from pipeline.core import stream
-from pipeline.core.records import Block, StreamKey
+from pipeline.core.records import Block, StreamKey, changed
 from pipeline.core.state import StreamSpec, StreamState, to_bytes
 from pipeline.core.window import length_and_hop
 
@@ -26,7 +24,7 @@ def run(effort: Effort) -> Section:
     def advance() -> None:
         state = stream.initial(spec)
         for block in given:
-            state, _, _ = stream.advance(spec, state, block)
+            state, _, _ = stream.advance(spec, state, [block])
 
     def copy() -> None:
         for block in given:
@@ -64,6 +62,6 @@ def largest_state_bytes(spec: StreamSpec, given: list[Block]) -> int:
     hidden = np.zeros((sizes.layers, sizes.hidden), np.float32)
     state, largest = StreamState(), 0
     for block in given:
-        state, _, _ = stream.advance(spec, state, block)
-        largest = max(largest, len(to_bytes(spec, replace(state, hidden=hidden, model="v0001"))))
+        state, _, _ = stream.advance(spec, state, [block])
+        largest = max(largest, len(to_bytes(spec, changed(state, hidden=hidden, model="v0001"))))
     return largest

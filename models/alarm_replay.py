@@ -115,13 +115,25 @@ def trade_off(tracks: Sequence[Track], classes: Sequence[str], settings: Sequenc
 
 def trade_off_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """One line per setting: what is caught, how late, and what it costs."""
-    head = ("alarms", "faults", "detected", "wrong mode", "missed", "delay s", "90 %", "false", "per day", "95 % below")
+    head = (
+        "alarms",
+        "faults",
+        "detected",
+        "wrong mode",
+        "missed",
+        "too short",
+        "delay s",
+        "90 %",
+        "false",
+        "per day",
+        "95 % below",
+    )
     cells = []
     for row in rows:
         events = row["events"]
         delay = events["detection_delay_s"]
         rate = (events["false_alarms_per_machine_day"], events["false_alarms_per_machine_day_upper"])
-        counts = (events[key] for key in ("episodes", "detections", "misdiagnosed", "missed"))
+        counts = (events[key] for key in ("episodes", "detections", "misdiagnosed", "missed", "too_short"))
         late = (_number(delay[key], 1) for key in ("median", "p90"))
         cells.append(
             (row["setting"], *map(str, counts), *late, str(events["false_alarms"]), *(_number(r, 2) for r in rate))

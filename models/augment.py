@@ -6,8 +6,9 @@
                       spectrum, velocity (acceleration / frequency) divided by it; lines at shaft orders stay
     channel           a sensor turned in its mount (channels change places), a channel that is not there
     a feature less    no bearing known, no speed known
-    another structure the path from the fault to the sensor differs from machine to machine: whatever is not measured
-                      at an order of the shaft gets an offset that stays for the sequence, or is taken away altogether
+    another structure the path from the fault to the sensor differs from machine to machine: whatever is no line of a
+                      demodulated envelope gets an offset that stays for the sequence, or is taken away altogether
+    no baseline       what is relative to a machine's own healthy beginning is taken away: most machines have none
 
 The last is what makes a network look at the lines of a damaged bearing instead of learning each test rig's
 spectrum by heart: on bearings never seen it moved macro AUROC from 0.75 to above 0.9.
@@ -31,16 +32,24 @@ from models.settings import TrainSettings
 from pipeline.core.features.table import BAND_COUNT, BAND_LOW_HZ, FEATURES
 
 _TABLE = {feature.name: feature for feature in FEATURES}
-_AT_SHAFT_ORDERS = frozenset(feature.name for feature in FEATURES if feature.stage == "envelope")
+_ENVELOPE = frozenset(f.name for f in FEATURES if f.stage == "envelope")
+_AT_SHAFT_ORDERS = frozenset(f.name for f in FEATURES if f.stage in {"orders", "cepstrum"})
+_RELATIVE = frozenset(f.name for f in FEATURES if f.stage == "baseline")
 _BAND = re.compile(r"band_(\d+)")
 _SPEED_LIMIT = 0.5  # a factor never leaves [1/1.5, 1.5]
 
 Bool = NDArray[np.bool_]
 
 
-def structural(inputs: Sequence[str]) -> Bool:
-    """Which inputs (F,) depend on the structure between fault and sensor: all but lines at orders of the shaft."""
-    return np.array([_feature(name) not in _AT_SHAFT_ORDERS for name in inputs], bool)
+def structural(inputs: Sequence[str], order_structure: float) -> NDArray[np.float32]:
+    """How far inputs (F,) count as depending on the structure between fault and sensor, 0 to 1.
+
+    Envelope lines do not, nor does what is relative to a baseline. How high a line at an order of the shaft stands
+    tells unbalance from misalignment where there are many machines to learn that from, and test rigs apart where
+    there are few: the settings say which.
+    """
+    share = dict.fromkeys(_ENVELOPE | _RELATIVE, 0.0) | dict.fromkeys(_AT_SHAFT_ORDERS, order_structure)
+    return np.array([share.get(_feature(name), 1.0) for name in inputs], np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +68,8 @@ class Augmentation:
 
     settings: TrainSettings
     scaler: Scaler
-    structure: Bool  # (F,) see `structural`
+    structure: NDArray[np.float32]  # (F,) see `structural`
+    relative: Bool  # (F,) to the machine's own baseline
     amplitude: Bool  # (F,) proportional to the sensor's gain
     power: NDArray[np.float64]  # (F,) exponent of the speed factor: 1 for Hz, -1 for velocity, else 0
     bands: tuple[NDArray[np.int64], ...]  # per channel the inputs that are its log bands, by frequency
@@ -88,7 +98,8 @@ class Augmentation:
         return cls(
             settings,
             scaler,
-            np.array([f is not None and s for f, s in zip(known, structural(inputs), strict=True)], bool),
+            structural(inputs, settings.order_structure) * np.array([f is not None for f in known], np.float32),
+            np.array([f is not None and f.name in _RELATIVE for f in known], bool),
             np.array([f is not None and not f.gain_free and f.unit in {"unit", "mm/s"} for f in known], bool),
             np.array(power),
             tuple(bands),
@@ -137,7 +148,9 @@ class Augmentation:
         rows, features = z.shape[0], z.shape[2]
         gone = rng.random((rows, 1, features)) < settings.drop_input
         if self.structure.any() and not self.structure.all():  # something must be left to look at
-            gone |= (rng.random((rows, 1, 1)) < settings.structure_drop) & self.structure
+            gone |= rng.random((rows, 1, 1)) < settings.structure_drop * self.structure
+        if self.relative.any():
+            gone |= (rng.random((rows, 1, 1)) < settings.baseline_drop) & self.relative
         count = int(self.channels.max(initial=0)) + 1
         if settings.channel_drop and count > 1:
             lost = np.where(rng.random(rows) < settings.channel_drop, rng.integers(0, count, rows), -1)

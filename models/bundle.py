@@ -1,7 +1,7 @@
 """A model version as a directory that explains itself.
 
     registry/v0008/
-      model.safetensors   weights, float32, named as in models/network.py
+      model.safetensors   weights, float32, named as in models/network.py; large tables of data.json as `data.*`
       config.json         classes, inputs, feature schema, window, bandwidth, scaler, sizes, temperature
       metrics.json        held-out numbers      data.json   what it was trained on      train.json   how, and with what
       README.md           model card            SHA256SUMS  of all the above, written last
@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +30,9 @@ from pipeline.errors import ModelError, SchemaError
 
 REQUIRED = ("model.safetensors", "config.json", "metrics.json", "data.json", "train.json", "README.md")
 SUMS = "SHA256SUMS"
+_TABLE = "data."  # in the names of tables that belong to data.json
+_REFERENCE = "table"
+_NUMBERS = re.compile(r"\[\n([^\[\]{}\"]*)\]")  # a string holds no newline of its own, so nothing in one is touched
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9_.-]*)")
 
 
@@ -63,11 +67,14 @@ class Bundle:
         """Write all files into `directory` (made if need be), flushed to disk, the sums last."""
         check_weights(self.spec, self.weights)
         directory.mkdir(parents=True, exist_ok=True)
+        data, tables = _without_tables(self.data, _TABLE)
         contents = {
-            "model.safetensors": save_tensors({name: np.ascontiguousarray(w) for name, w in self.weights.items()}),
+            "model.safetensors": save_tensors(
+                {name: np.ascontiguousarray(w) for name, w in (self.weights | tables).items()}
+            ),
             "config.json": _json_bytes(self.spec.document()),
             "metrics.json": _json_bytes(self.metrics),
-            "data.json": _json_bytes(self.data),
+            "data.json": _json_bytes(data),
             "train.json": _json_bytes(self.train),
             "README.md": self.card.encode(),
         }
@@ -103,12 +110,13 @@ def load(directory: Path) -> Bundle:
     except SafetensorError as error:
         msg = f"{directory / 'model.safetensors'}: expected safetensors, found: {error}"
         raise ModelError(msg) from error
+    tables = {name: weights.pop(name) for name in list(weights) if name.startswith(_TABLE)}
     check_weights(spec, weights)
     return Bundle(
         spec,
         weights,
         documents["metrics.json"],
-        documents["data.json"],
+        _with_tables(directory, documents["data.json"], tables),
         documents["train.json"],
         contents["README.md"].decode(),
     )
@@ -151,5 +159,38 @@ def _document(directory: Path, name: str, content: bytes) -> Document:
     return document
 
 
+def _without_tables(document: Document, place: str) -> tuple[Document, dict[str, NDArray[np.float32]]]:
+    """The document with a reference in place of every table of numbers that nobody would read, and these tables."""
+    kept: Document = {}
+    tables: dict[str, NDArray[np.float32]] = {}
+    for key, value in document.items():
+        name = f"{place}{key}"
+        if isinstance(value, dict):
+            kept[key], inner = _without_tables(value, f"{name}.")
+            tables |= inner
+        elif isinstance(value, list) and value and isinstance(value[0], list):
+            tables[name] = np.array(value, np.float32)
+            kept[key] = {_REFERENCE: name}
+        else:
+            kept[key] = value
+    return kept, tables
+
+
+def _with_tables(directory: Path, document: Document, tables: Mapping[str, NDArray[np.float32]]) -> Document:
+    """The document as it was saved.
+
+    Raises:
+        ModelError: a table that it refers to is not there.
+    """
+    if set(document) == {_REFERENCE}:
+        if document[_REFERENCE] not in tables:
+            msg = f"{directory / 'model.safetensors'}: expected the table {document[_REFERENCE]}, found: none"
+            raise ModelError(msg, hint="the version is not whole: train again, or restore it from a copy")
+        return tables[document[_REFERENCE]].tolist()
+    return {k: _with_tables(directory, v, tables) if isinstance(v, dict) else v for k, v in document.items()}
+
+
 def _json_bytes(document: Document) -> bytes:
-    return (json.dumps(document, indent=1, sort_keys=False, allow_nan=False) + "\n").encode()
+    """JSON to be read by people: a list of numbers stands on one line."""
+    text = json.dumps(document, indent=1, sort_keys=False, allow_nan=False)
+    return (_NUMBERS.sub(lambda match: f"[{' '.join(match[1].split())}]", text) + "\n").encode()

@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
 
+DIRECT = "direct_weight"  # W of models/places.py, where a network has it
+
 
 class Cell(NamedTuple):
     """What a kind of cell is made of."""
@@ -68,6 +70,7 @@ class Recurrence:
         )
         self._head = _left(weights["head.weight"], members)  # (M, H, O)
         self._head_bias = weights["head.bias"].reshape(members, 1, -1)  # (M, 1, O)
+        self._direct = _left(weights[DIRECT], members) if DIRECT in weights else None  # (M, 2F, O)
 
     def step(self, z: Float32, h: Float32) -> tuple[Float32, Float32]:
         """One window of B streams: z (B, F) scaled, NaN = missing, h (B, M L, S) -> outputs (B, O), h (B, M L, S).
@@ -87,6 +90,8 @@ class Recurrence:
             after[:, :, number] = state.transpose(1, 0, 2)
             y = state[:, :, : self._hidden]  # (M, B, H)
         outputs = y @ self._head + self._head_bias  # (M, B, O)
+        if self._direct is not None:
+            outputs += masked @ self._direct
         averaged = outputs[0] if self._members == 1 else outputs.mean(axis=0)
         return averaged, after.reshape(h.shape)
 

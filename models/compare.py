@@ -46,7 +46,7 @@ def compare_cells(request: TrainRequest, cells: Sequence[str], *, say: Say, warn
             raise ConfigError(msg)
     torch.set_num_threads(1)
     config = request.config
-    dataset = build(read(request.data_dir, request.start, request.end), dataset_spec(config, request.settings.inputs))
+    dataset = build(read(request.source, request.start, request.end), dataset_spec(config, request.settings.inputs))
     say(dataset.facts.text())
     check_trainable(dataset)
     split = choose_split(dataset, request, warn)

@@ -22,6 +22,7 @@ from models.events import Track
 from models.metrics import fit_temperature, nll, softmax
 from models.network import NetworkConfig, RecurrentNetwork
 from models.objective import Example
+from models.places import direct_weights
 from models.scaling import Scaler
 from models.settings import TrainSettings
 from models.splits import Fold, Split
@@ -56,8 +57,8 @@ class _FoldLogits:
     at: dict[int, list[Float32]]  # epoch -> logits (T, K) per sequence
 
 
-def config_of(dataset: Dataset, settings: TrainSettings) -> NetworkConfig:
-    """Sizes of the network for this data."""
+def config_of(dataset: Dataset, settings: TrainSettings, scaler: Scaler) -> NetworkConfig:
+    """Sizes of the network for this data, and what it need not learn."""
     return NetworkConfig(
         inputs=len(dataset.inputs),
         outputs=len(dataset.classes),
@@ -65,6 +66,7 @@ def config_of(dataset: Dataset, settings: TrainSettings) -> NetworkConfig:
         layers=settings.layers,
         dropout=settings.dropout,
         cell=settings.cell,
+        direct=direct_weights(dataset.inputs, dataset.classes, scaler),
     )
 
 
@@ -95,14 +97,17 @@ def cross_validate(
 ) -> OutOfFold | None:
     """Train every fold and pool what it says of its test side.
 
-    With `epochs` given nothing is chosen: every fold is trained that long. Ctrl-C ends it with the folds that are
-    done; without any, the result is None. With `checkpoints` it goes on where it was.
+    With `epochs` given nothing is chosen: every fold is trained that long, and stops where it stopped when they were
+    chosen, so that the same data give the same numbers again. Ctrl-C ends it with the folds that are done; without
+    any, the result is None. With `checkpoints` it goes on where it was.
     """
     split = replace(split, folds=tuple(replace(fold, train=fold.train + dataset.prior) for fold in split.folds))
-    total = epochs or max(epochs_for(examples_of(fold.train, _identity(dataset)), settings) for fold in split.folds)
-    step = max(1, total // CHECKS)
-    checks = [total] if epochs else sorted({*range(step, total + 1, step), total})
-    schedule = schedule_epochs or total
+    schedule = schedule_epochs or epochs
+    if schedule is None:
+        schedule = max(epochs_for(examples_of(fold.train, _identity(dataset)), settings) for fold in split.folds)
+    last = epochs or schedule
+    step = max(1, schedule // CHECKS)
+    checks = sorted({*range(step, last + 1, step), last})
     done: list[_FoldLogits] = []
     try:
         for number, fold in enumerate(split.folds):
@@ -113,7 +118,7 @@ def cross_validate(
             return None
     pooled = {epoch: _pool(done, epoch, split.untested) for epoch in checks}
     likelihood = tuple((epoch, nll(y, logits, fit_temperature(y, logits))) for epoch, (y, logits) in pooled.items())
-    best = _best_epoch(likelihood)
+    best = epochs or _best_epoch(likelihood)
     temperature = fit_temperature(*pooled[best])
     tracks: list[Track] = []
     fold_of: list[int] = []
@@ -190,7 +195,7 @@ def _one_member(training: _FoldTraining, member: int, scaler: Scaler, watch: Wat
     if saved is None or not saved.finished:
         fit(
             examples_of(fold.train, scaler),
-            config_of(training.dataset, settings),
+            config_of(training.dataset, settings, scaler),
             settings,
             epochs=checks[-1],
             schedule_epochs=training.schedule_epochs,

@@ -8,6 +8,7 @@ stay in, for the state, and are masked in the loss. Whatever is not used is coun
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -153,6 +154,16 @@ def read_machines(data_dir: Path) -> dict[StreamKey, dict[str, Any]]:
     return MachinesFile(data_dir / "machines.jsonl").load()
 
 
+def provenance(data_dir: Path) -> dict[str, Any]:
+    """Which archive and which labels these are, for whoever asks a model later what it has learned from."""
+    from pipeline.edges.archive_snapshot import identity
+    from pipeline.edges.labels import LABELS_NAME
+
+    labels = data_dir / LABELS_NAME
+    known = hashlib.sha256(labels.read_bytes()).hexdigest() if labels.exists() else None
+    return {"archive": identity(data_dir), "labels_sha256": known}
+
+
 def check_trainable(dataset: Dataset) -> None:
     """Refuse data from which no classifier can be learned.
 
@@ -162,7 +173,7 @@ def check_trainable(dataset: Dataset) -> None:
     if len(dataset.classes) >= 2:
         return
     found = dataset.classes[0] if dataset.classes else "none"
-    msg = f"expected windows of at least two failure modes with known truth, found: {found}\n{dataset.facts.text()}"
+    msg = f"expected windows of at least two failure modes with known truth, found: {found}"
     raise ThrumcastError(msg, hint="add recordings of other conditions; truth comes from the recording or the message")
 
 

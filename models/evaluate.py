@@ -1,7 +1,8 @@
 """Composition of an evaluation: which predictions are scored, and what is said beside the numbers.
 
     --split none    the version as it is, over everything in the directory; warns of machines it was trained on
-    --split FIELD   its settings and number of passes, trained again per fold: held-out predictions only
+    --split FIELD   its settings and number of passes, trained again per fold: held-out predictions only. On the archive
+                    and with the split that it was made from these are the numbers that `train` has printed
 
 With `--against` another version is scored on the same windows and classes, and the differences are shown.
 """
@@ -42,7 +43,7 @@ class EvaluateRequest:
     config: Config
     version: str | None = None  # version or alias; None: champion, else the newest
     against: str | None = None
-    split: str = DEFAULT_SPLIT
+    split: str | None = None  # None: the one the version was trained with
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +120,11 @@ def _evaluate_one(model: Bundle, request: EvaluateRequest, say: Say, warn: Say) 
     if dataset.facts.used == 0:
         msg = f"expected windows with a truth that {model.spec.version} knows, found: none of {dataset.facts.windows}"
         raise ThrumcastError(msg, hint=f"it knows {', '.join(model.spec.classes)}")
-    if request.split == "none":
+    name = request.split or model.train["split"] or DEFAULT_SPLIT
+    if name == "none":
         numbers, remarks = _as_it_is(model, dataset, request.config)
     else:
-        numbers, remarks = _trained_again(model, dataset, request, say)
+        numbers, remarks = _trained_again(model, dataset, request, name, say)
     for remark in remarks:
         warn(remark)
     found = diagnose(model, dataset.sequences)
@@ -132,7 +134,7 @@ def _evaluate_one(model: Bundle, request: EvaluateRequest, say: Say, warn: Say) 
         "version": model.spec.version,
         **numbers,
         "diagnosis": found.document(),
-        "split": request.split,
+        "split": name,
         "remarks": remarks,
         "data": dataset.facts.document(),
         "train_data": {
@@ -158,7 +160,7 @@ def _as_it_is(model: Bundle, dataset: Dataset, config: Config) -> tuple[dict[str
 
 
 def _trained_again(
-    model: Bundle, dataset: Dataset, request: EvaluateRequest, say: Say
+    model: Bundle, dataset: Dataset, request: EvaluateRequest, name: str, say: Say
 ) -> tuple[dict[str, Any], list[str]]:
     """Score the version's recipe on groups that it is not shown."""
     import torch
@@ -172,7 +174,7 @@ def _trained_again(
     settings = TrainSettings.from_document(model.train["settings"])
     dataset = with_simulated(dataset, settings, say)
     facts = read_machines(request.data_dir)
-    split = make_split(dataset.sequences, dataset.classes, facts, request.split, settings.folds)
+    split = make_split(dataset.sequences, dataset.classes, facts, name, settings.folds)
     for number, fold in enumerate(split.folds, 1):
         say(f"fold {number}: held out {', '.join(fold.groups)}")
     held_out = cross_validate(

@@ -2,17 +2,18 @@
 
 A *fault episode* is a run of windows of one sequence with the same failure mode as truth. The alarms are those of
 pipeline.core.alarm, run over the predictions with the settings of the service. Per episode, in this order:
-detected (an alarm of the right mode is up inside it), misdiagnosed (alarms of other modes only), missed.
+detected (an alarm of the right mode is up inside it), misdiagnosed (alarms of other modes only), too short (over before
+warm-up and persistence are, so that no alarm could be raised: says nothing of the model), missed.
 A *false alarm* is an alarm that is up in windows known to be healthy and in no fault episode.
 Delay = first alarm of the right mode - start of the episode.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from pipeline.core.records import AlarmChange
 
 DAY_S = 86_400.0
 SECOND_NS = 1e9
+RESAMPLES = 500
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,50 +54,107 @@ class _Span:
         return self.start_ns < other.end_ns and other.start_ns < self.end_ns
 
 
+@dataclass(slots=True)
+class _Tally:
+    """What was counted on some machines."""
+
+    detected: int = 0
+    misdiagnosed: int = 0
+    missed: int = 0
+    too_short: int = 0
+    false_alarms: int = 0
+    healthy_s: float = 0.0
+    delays_s: list[float] = field(default_factory=list)
+
+    def add(self, other: _Tally) -> None:
+        for name in (each.name for each in fields(self)):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    @property
+    def judged(self) -> int:
+        return self.detected + self.misdiagnosed + self.missed
+
+
 def event_metrics(
     tracks: Sequence[Track], classes: Sequence[str], spec: AlarmSpec, *, warm_up_windows: int = 0
 ) -> dict[str, Any]:
     """Count detections, misses, wrong diagnoses and false alarms, and the delays; `events` of `evaluate --json`."""
-    detected = missed = misdiagnosed = false_alarms = 0
-    healthy_s = 0.0
-    delays_s: list[float] = []
+    machines: dict[str, _Tally] = {}
     for track in tracks:
-        alarms = _alarms(track, classes, spec, warm_up_windows)
-        episodes = _truth_spans(track.sequence, classes)
-        faults = [span for span in episodes if span.mode != HEALTHY]
-        healthy = [span for span in episodes if span.mode == HEALTHY]
-        healthy_s += sum(span.end_ns - span.start_ns for span in healthy) / SECOND_NS
-        for fault in faults:
-            met = [alarm for alarm in alarms if alarm.meets(fault)]
-            right = [alarm for alarm in met if alarm.mode == fault.mode]
-            if right:
-                detected += 1
-                delays_s.append(max(0, right[0].start_ns - fault.start_ns) / SECOND_NS)
-            elif met:
-                misdiagnosed += 1
-            else:
-                missed += 1
-        in_fault = {alarm.id for alarm in alarms if any(alarm.meets(fault) for fault in faults)}
-        in_health = {alarm.id for alarm in alarms if any(alarm.meets(span) for span in healthy)}
-        false_alarms += len(in_health - in_fault)  # by id: an alarm that comes back is one episode
-    days = healthy_s / DAY_S
+        machines.setdefault(track.sequence.key.machine, _Tally()).add(_tally(track, classes, spec, warm_up_windows))
+    total = _Tally()
+    for tally in machines.values():
+        total.add(tally)
+    days = total.healthy_s / DAY_S
     return {
-        "episodes": detected + missed + misdiagnosed,
-        "detections": detected,
-        "missed": missed,
-        "misdiagnosed": misdiagnosed,
-        "false_alarms": false_alarms,
+        "episodes": total.judged,
+        "detections": total.detected,
+        "missed": total.missed,
+        "misdiagnosed": total.misdiagnosed,
+        "too_short": total.too_short,
+        "false_alarms": total.false_alarms,
         "healthy_machine_days": days,
-        "false_alarms_per_machine_day": number_or_none(false_alarms / days if days else float("nan")),
+        "false_alarms_per_machine_day": number_or_none(total.false_alarms / days if days else float("nan")),
         # With n events in D days the rate is below the upper limit with 95 % (Poisson; n = 0: rule of three).
         "false_alarms_per_machine_day_upper": number_or_none(
-            _poisson_upper(false_alarms) / days if days else float("nan")
+            poisson_upper(total.false_alarms) / days if days else float("nan")
         ),
         "detection_delay_s": {
-            "median": float(np.median(delays_s)) if delays_s else None,
-            "p90": float(np.percentile(delays_s, 90)) if delays_s else None,
+            "median": float(np.median(total.delays_s)) if total.delays_s else None,
+            "p90": float(np.percentile(total.delays_s, 90)) if total.delays_s else None,
         },
+        "interval_90": _intervals(list(machines.values())),
     }
+
+
+def _tally(track: Track, classes: Sequence[str], spec: AlarmSpec, warm_up_windows: int) -> _Tally:
+    found = _Tally()
+    alarms = _alarms(track, classes, spec, warm_up_windows)
+    episodes = _truth_spans(track.sequence, classes)
+    faults = [span for span in episodes if span.mode != HEALTHY]
+    healthy = [span for span in episodes if span.mode == HEALTHY]
+    found.healthy_s = sum(span.end_ns - span.start_ns for span in healthy) / SECOND_NS
+    judged = track.sequence.start_ns[warm_up_windows:]
+    for fault in faults:
+        met = [alarm for alarm in alarms if alarm.meets(fault)]
+        right = [alarm for alarm in met if alarm.mode == fault.mode]
+        inside = judged[(judged >= fault.start_ns) & (judged < fault.end_ns)]
+        if right:
+            found.detected += 1
+            found.delays_s.append(max(0, right[0].start_ns - fault.start_ns) / SECOND_NS)
+        elif met:
+            found.misdiagnosed += 1
+        elif inside.size == 0 or fault.end_ns - inside[0] < spec.enter_s * SECOND_NS:
+            found.too_short += 1  # over before an alarm can be raised, whatever the network says
+        else:
+            found.missed += 1
+    in_fault = {alarm.id for alarm in alarms if any(alarm.meets(fault) for fault in faults)}
+    in_health = {alarm.id for alarm in alarms if any(alarm.meets(span) for span in healthy)}
+    found.false_alarms = len(in_health - in_fault)  # by id: an alarm that comes back is one episode
+    return found
+
+
+def _intervals(machines: Sequence[_Tally]) -> dict[str, list[float] | None]:
+    """5 % and 95 % of what is counted, machines resampled; None where less than two machines have any of it."""
+    faulty = [each for each in machines if each.judged]
+    healthy = [each for each in machines if each.healthy_s]
+    late = [each for each in machines if each.delays_s]
+    return {
+        "detected_share": interval_90(faulty, lambda some: sum(t.detected for t in some) / sum(t.judged for t in some)),
+        "delay_median_s": interval_90(late, lambda some: float(np.median([d for t in some for d in t.delays_s]))),
+        "false_alarms_per_machine_day": interval_90(
+            healthy, lambda some: sum(t.false_alarms for t in some) / sum(t.healthy_s for t in some) * DAY_S
+        ),
+    }
+
+
+def interval_90(machines: Sequence[T], number: Callable[[list[T]], float]) -> list[float] | None:
+    """5 % and 95 % of a number over machines drawn with replacement; the same draws every time."""
+    if len(machines) < 2:
+        return None
+    draws = np.random.default_rng(0).integers(len(machines), size=(RESAMPLES, len(machines)))
+    found = [number([machines[place] for place in draw]) for draw in draws.tolist()]
+    return [float(np.quantile(found, share)) for share in (0.05, 0.95)]
 
 
 def fault_delays(
@@ -176,7 +236,7 @@ def _truth_spans(sequence: WindowSequence, classes: Sequence[str]) -> list[_Span
     ]
 
 
-def _poisson_upper(count: int) -> float:
+def poisson_upper(count: int) -> float:
     """Upper 95 % limit of a Poisson mean after `count` events: chi2(0.95, 2 count + 2) / 2."""
     from scipy.special import gammaincinv  # chi2.ppf without the weight of scipy.stats
 

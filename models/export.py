@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
-from models.cells import CELLS
+from models.cells import CELLS, DIRECT
 from models.predictor import NumpyPredictor, ValuePredictor
 from models.scaling import CLIP
 from models.spec import VALUE_TASKS
@@ -129,7 +129,7 @@ def _graph(onnx: ModuleType, model: Bundle) -> Any:
     z = writer.add("Clip", z, *(writer.constant(np.array(limit, np.float32)) for limit in (-CLIP, CLIP)))
     there = writer.add("Cast", writer.add("Not", bad), to=floats)
     y = writer.add("Concat", z, there, axis=1)  # (B, 2F)
-    y = writer.add("Unsqueeze", y, writer.constant(np.array([0])))  # (1, B, 2F)
+    y = masked = writer.add("Unsqueeze", y, writer.constant(np.array([0])))  # (1, B, 2F)
 
     apart = writer.constant(np.array([0, spec.members, spec.layers, width]))
     state = writer.add("Transpose", writer.add("Reshape", "h", apart), perm=[2, 1, 0, 3])  # (L, M, B, S)
@@ -144,6 +144,9 @@ def _graph(onnx: ModuleType, model: Bundle) -> Any:
     writer.nodes.append(helper.make_node("Reshape", [joined, flat], ["h_next"]))
 
     outputs = writer.affine(y, model.weights["head.weight"], model.weights["head.bias"], spec.members)
+    if spec.direct:
+        none = np.zeros((spec.members, spec.outputs), np.float32)
+        outputs = writer.add("Add", outputs, writer.affine(masked, model.weights[DIRECT], none, spec.members))
     outputs = writer.add("ReduceMean", outputs, axes=[0], keepdims=0)  # (B, O)
     if spec.target_scaler is None:
         cooled = writer.add("Div", outputs, writer.constant(np.array(spec.temperature, np.float32)))

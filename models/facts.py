@@ -50,8 +50,8 @@ class DataFacts:
         lines = [
             f"{len(self.machines)} machines, {self.streams} streams, {self.sequences} sequences, {self.windows} windows"
             f" from {_iso(self.first_ns)} to {_iso(self.last_ns)}",
-            "modes:   " + ", ".join(f"{mode} {count}" for mode, count in self.windows_per_mode.items()),
-            f"used:    {self.used} windows x {self.inputs} inputs",
+            "modes:   " + (", ".join(f"{mode} {n}" for mode, n in self.windows_per_mode.items()) or "none is known"),
+            f"used:    {self.used} windows of known mode x {self.inputs} inputs",
         ]
         if self.ignored:
             lines.append("ignored: " + ", ".join(f"{count} ({why})" for why, count in self.ignored.items()))

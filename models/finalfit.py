@@ -99,7 +99,7 @@ def _one_member(
     saved = checkpoints.load(part) if checkpoints else None
     if saved is not None:
         named = {name.removeprefix("network."): value for name, value in saved.state.tensors.items()}
-        weights = config_of(dataset, settings)
+        weights = config_of(dataset, settings, scaler)
         kept.weights = {name: named[name].numpy().copy() for name in RecurrentNetwork(weights).state_dict()}
         kept.losses, kept.gradient = saved.kept["losses"].tolist(), float(saved.kept["gradient"][0])
 
@@ -117,7 +117,7 @@ def _one_member(
     if saved is None or not saved.finished:
         fit(
             examples,
-            config_of(dataset, own),
+            config_of(dataset, own, scaler),
             own,
             epochs=passes[0],
             schedule_epochs=passes[1],

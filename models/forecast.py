@@ -15,28 +15,18 @@ follow the present one, each once for as long as it lasts: healthy -> bearing_ou
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
 from models.cells import gru_step, softmax
+from pipeline.core.records import Future
 from pipeline.errors import ModelError
 
 Float32 = NDArray[np.float32]
 
 _Choose = Callable[[Float32], NDArray[np.int64]]
-
-
-@dataclass(frozen=True, slots=True)
-class Future:
-    """Modes that come after the present one, in order; `ends` when nothing else is foretold after them."""
-
-    modes: tuple[str, ...]
-    ends: bool
-    p: float  # of this future as a whole
-    step_p: tuple[float, ...]  # of each of its tokens, END included
 
 
 class Forecaster:

@@ -32,6 +32,7 @@ from pipeline.errors import ThrumcastError
 
 MASKED = -100  # a token that nobody knows
 STEPS, BATCH = 600, 64
+CHECKS = (10, 30, 75, 150, 300, STEPS)  # steps after which a decoder is looked at
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -116,8 +117,9 @@ def futures(bundle: Bundle, sequences: Sequence[WindowSequence], facts: Facts, h
     return Futures(np.stack(states), np.array(present, np.int64), np.stack(tokens))
 
 
-def fit_decoder(known: Futures, classes: int, settings: TrainSettings) -> dict[str, Float32]:
-    """Train a decoder on the states of a network that stays as it is; return the weights `decoder.*`."""
+def fit_decoder(known: Futures, classes: int, settings: TrainSettings) -> dict[int, dict[str, Float32]]:
+    """Train a decoder on the states of a network that stays as it is; return the weights `decoder.*` at each check."""
+    seen: dict[int, dict[str, Float32]] = {}
     rng = np.random.default_rng(settings.seed)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
@@ -131,7 +133,10 @@ def fit_decoder(known: Futures, classes: int, settings: TrainSettings) -> dict[s
             functional.cross_entropy(logits.flatten(0, 1), tokens[rows].flatten(), ignore_index=MASKED).backward()
             nn.utils.clip_grad_norm_(decoder.parameters(), settings.clip_norm)
             optimiser.step()
-    return {f"decoder.{name}": value.detach().numpy().copy() for name, value in decoder.state_dict().items()}
+            if step + 1 in CHECKS:
+                weights = decoder.state_dict().items()
+                seen[step + 1] = {f"decoder.{name}": value.detach().numpy().copy() for name, value in weights}
+    return seen
 
 
 def fit_joint(

@@ -50,10 +50,13 @@ def metrics_text(numbers: Numbers) -> str:
     base = numbers["baselines"]
     lines = [
         f"events      {events['episodes']} faults: {events['detections']} detected,"
-        f" {events['misdiagnosed']} misdiagnosed, {events['missed']} missed;"
-        f" delay median {_number(delay['median'], 1)} s, 90 % {_number(delay['p90'], 1)} s",
+        f" {events['misdiagnosed']} misdiagnosed, {events['missed']} missed"
+        + (f"; {events['too_short']} more too short to judge" if events.get("too_short") else ""),
+        f"            delay median {_number(delay['median'], 1)} s{_between(events, 'delay_median_s', 1)},"
+        f" 90 % of them below {_number(delay['p90'], 1)} s",
         f"            {events['false_alarms']} false alarms in {events['healthy_machine_days']:.4f} machine-days"
-        + ("" if rate is None else f": {rate:.2g} per day, 95 % below {upper:.2g}"),
+        + ("" if rate is None else f": {_round(rate)} per day, 95 % below {_round(upper)}")
+        + _between(events, "false_alarms_per_machine_day", 0),
         f"recordings  {recordings['count']}, accuracy {_number(recordings['accuracy'], 3)}",
         f"windows     {numbers['windows']}, "
         + ", ".join(f"{label} {_number(numbers[key], 3)}" for label, key in _WINDOW_ROWS),
@@ -70,6 +73,19 @@ def metrics_text(numbers: Numbers) -> str:
         confusion_text(numbers["confusion"]["labels"], numbers["confusion"]["matrix"]),
     ]
     return "\n".join(lines)
+
+
+def _between(events: Numbers, name: str, digits: int) -> str:
+    """The interval of a number, in brackets; versions of earlier releases have none."""
+    found = events.get("interval_90", {}).get(name)
+    if found is None or found[0] == found[1]:  # equal: nothing happened, or the same on every machine
+        return ""
+    return f" (machines resampled: {found[0]:.{digits}f} to {found[1]:.{digits}f})"
+
+
+def _round(value: float) -> str:
+    """Two digits, without an exponent."""
+    return f"{float(f'{value:.2g}'):g}"
 
 
 def confusion_text(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
@@ -108,7 +124,11 @@ def forecast_text(numbers: Numbers) -> str:
         (who, _number(each["accuracy"], 3), _number(each["log_loss"], 3)) for who, each in numbers["guesses"].items()
     ]
     head = f"forecast: the next mode of {numbers['windows']} held-out windows whose future is known"
-    return f"{head}\n{table(('guess', 'accuracy', 'log loss'), rows)}"
+    text = f"{head}\n{table(('guess', 'accuracy', 'log loss'), rows)}"
+    losses = {who: each["log_loss"] for who, each in numbers["guesses"].items()}
+    if losses["model"] >= min(loss for who, loss in losses.items() if who != "model"):
+        text += "\nits probabilities are no better than the best naive guess"
+    return text
 
 
 def _against_text(document: Numbers, against: Numbers) -> str:

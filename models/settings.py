@@ -48,7 +48,9 @@ class TrainSettings:
     channel_drop: float = 0.1  # share of the chunks that go without one of several channels
     structure_offset: float = 2.0  # standard deviation of a machine's own offset on scaled features, see augment.py
     simulated: float = 1.0  # share of the shipped simulated machines to learn from beside the data, see prior.py
-    structure_drop: float = 0.5  # share of the chunks that go without the features that carry such an offset
+    structure_drop: float = 0.7  # share of the chunks that go without the features that carry such an offset
+    order_structure: float = 1.0  # how far lines at shaft orders get such an offset; 0 where machines are many
+    baseline_drop: float = 0.5  # share of the chunks that go without what is relative to a commissioning baseline
     label_smoothing: float = 0.05
     balance: str = "sqrt"  # none, class weights sqrt = 1/sqrt(count) or full = 1/count, logit = logit adjustment
     forecast: int = 0  # modes to foretell after the present one; 0 = no forecast
@@ -131,7 +133,9 @@ class TrainSettings:
             "noise": (0 <= self.noise <= 10, "0 to 10"),
             "drop_input": (0 <= self.drop_input < 1, "0 to below 1"),
             "structure_offset": (0 <= self.structure_offset <= 10, "0 to 10"),
+            "order_structure": (0 <= self.order_structure <= 1, "0 to 1"),
             "structure_drop": (0 <= self.structure_drop < 1, "0 to below 1"),
+            "baseline_drop": (0 <= self.baseline_drop < 1, "0 to below 1"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "0 to below 1"),
             "folds": (self.folds >= 2, "2 or more"),
             "patience": (self.patience >= 1, "1 or more"),

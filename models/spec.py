@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from models.cells import CELLS
+from models.cells import CELLS, DIRECT
 from models.scaling import KINDS, Scaler
 from pipeline.errors import ModelError
 
@@ -45,6 +45,7 @@ class ModelSpec:
     targets: tuple[str, ...] = ()  # D names of what a value task says, with unit; classes is empty then
     target_scaler: Scaler | None = None
     decoder: int = 0  # units of the mode forecast's decoder; 0 = the model makes no forecast
+    direct: bool = False  # bearing lines speak for themselves, see models/places.py
 
     @property
     def outputs(self) -> int:
@@ -73,6 +74,7 @@ class ModelSpec:
                 "layers": self.layers,
                 "members": self.members,
                 "decoder": self.decoder,
+                "direct": self.direct,
             },
             "task": self.task,
             "targets": list(self.targets),
@@ -100,6 +102,7 @@ class ModelSpec:
             # Versions of the first release know one network and one task.
             members=int(network.get("members", 1)),
             decoder=int(network.get("decoder", 0)),
+            direct=bool(network.get("direct", False)),
             task=str(document.get("task", "window")),
             targets=tuple(map(str, document.get("targets", ()))),
             target_scaler=None if target_scaler is None else _scaler(target_scaler),
@@ -117,6 +120,8 @@ class ModelSpec:
             shapes[f"{cell.family}.bias_hh_l{layer}"] = (*many, rows)
         shapes["head.weight"] = (*many, self.outputs, self.hidden)
         shapes["head.bias"] = (*many, self.outputs)
+        if self.direct:
+            shapes[DIRECT] = (*many, self.outputs, 2 * len(self.inputs))
         if self.decoder:
             shapes |= decoder_shapes(self.state_shape, len(self.classes), self.decoder)
         return shapes

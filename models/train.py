@@ -27,18 +27,19 @@ import torch
 
 from models import card, plots, report
 from models.bundle import Bundle
+from models.cells import DIRECT
 from models.checkpoint import Checkpoints, fingerprint
 from models.crossval import OutOfFold, cross_validate
-from models.dataset import Dataset, DatasetSpec, build, check_trainable, read, read_machines
+from models.dataset import Dataset, DatasetSpec, build, check_trainable, provenance, read, read_machines
 from models.diagnosis import diagnose
 from models.events import fault_delays
 from models.finalfit import FinalModel, final_fit
 from models.prior import with_simulated
 from models.reference import reference_document
+from models.registering import register, summary
 from models.registry import CHALLENGER, CHAMPION, Registry
 from models.runlog import RunLog
 from models.scoring import score
-from models.selftest import self_test
 from models.settings import TrainSettings
 from models.spec import ModelSpec
 from models.splits import Split, leaky_split, make_split
@@ -47,7 +48,8 @@ from models.train_forecast import with_forecast
 from pipeline import specs
 from pipeline.config import Config
 from pipeline.core.alarm import AlarmSpec
-from pipeline.errors import ModelError, ThrumcastError
+from pipeline.edges.archive_snapshot import SNAPSHOTS_NAME
+from pipeline.errors import ThrumcastError
 
 DEFAULT_SPLIT = "specimen"
 
@@ -67,6 +69,12 @@ class TrainRequest:
     command: str = ""  # as typed, for train.json
     leaky: bool = False  # also score a split that leaks, beside the honest one
     resume: str | None = None  # a run of this data directory, or `last`
+    snapshot: str | None = None  # learn from this snapshot of the data directory; None: from what it holds now
+
+    @property
+    def source(self) -> Path:
+        """Where features, labels and facts are read."""
+        return self.data_dir if self.snapshot is None else self.data_dir / SNAPSHOTS_NAME / self.snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +97,7 @@ def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
     torch.set_num_threads(1)  # the service may share this machine; and one thread gives the same sums every time
     request = _as_it_was(request)
     config, settings = request.config, request.settings
-    dataset = build(read(request.data_dir, request.start, request.end), dataset_spec(config, settings.inputs))
+    dataset = build(read(request.source, request.start, request.end), dataset_spec(config, settings.inputs))
     say(dataset.facts.text())
     check_trainable(dataset)
     dataset = with_simulated(dataset, settings, say)
@@ -129,12 +137,13 @@ def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
         "packages": packages(),
     }
     data_document = {**dataset.facts.document(), "feature_schema": dataset.feature_schema, "remarks": _remarks(split)}
+    data_document |= provenance(request.source)
     data_document |= reference_document(dataset, split, model.scaler, say)
     spec = _spec(dataset, config, settings, model, 1.0 if held_out is None else held_out.temperature)
     bundle = Bundle(spec, model.weights, metrics, data_document, train_document, "")
     if settings.forecast:
         say(f"forecast: {settings.forecast} modes ahead, on the states of the network")
-        bundle = with_forecast(bundle, dataset, settings, read_machines(request.data_dir), split, held_out)
+        bundle = with_forecast(bundle, dataset, settings, read_machines(request.source), split, held_out)
     found = diagnose(
         bundle,
         dataset.sequences,
@@ -218,7 +227,7 @@ def choose_split(dataset: Dataset, request: TrainRequest, warn: Say) -> Split | 
     if request.split == "none":
         warn("split none: nothing is held back, so there are no honest numbers")
         return None
-    facts, folds = read_machines(request.data_dir), request.settings.folds
+    facts, folds = read_machines(request.source), request.settings.folds
     try:
         split = make_split(dataset.sequences, dataset.classes, facts, request.split or DEFAULT_SPLIT, folds)
     except ThrumcastError as error:
@@ -258,18 +267,12 @@ def _spec(
         cell=settings.cell,
         members=model.members,
         task=settings.task,
+        direct=DIRECT in model.weights,
     )
 
 
 def _register(request: TrainRequest, bundle: Bundle, seconds: float, say: Say, warn: Say) -> Trained:
-    problems = self_test(bundle)
-    if problems:
-        causes = [f"{each['cause']} ({each['why']})" for each in bundle.train["diagnosis"]["causes"]]
-        msg = f"expected a model that works, found: {'; '.join([*problems, *causes])}"
-        raise ModelError(msg, hint="another --set learning_rate, scaler or seed may help; nothing was registered")
-    registry = Registry(request.data_dir)
-    version = registry.add(card.with_card(bundle))
-    registry.point(CHALLENGER, version, why="trained")
+    registry, version = register(request.data_dir, card.with_card(bundle), CHALLENGER)
     aliases = [CHALLENGER]
     if CHAMPION not in registry.aliases() and not bundle.train["interrupted"]:
         registry.point(CHAMPION, version, why="the first version")
@@ -277,24 +280,13 @@ def _register(request: TrainRequest, bundle: Bundle, seconds: float, say: Say, w
         say(f"{version} is champion too: there was none")
     elif bundle.train["interrupted"]:
         warn(f"{version} comes from an interrupted training")
-    data = bundle.data
     document = {
-        "version": version,
-        "aliases": aliases,
-        "inputs": list(bundle.spec.inputs),
+        **summary(bundle, version, aliases),
         "classes": list(bundle.spec.classes),
-        "windows": data["windows"],
-        "windows_used": data["used"],
-        "skipped": data["ignored"],
-        "data": data,
-        "split": bundle.train["split"],
-        "metrics": bundle.metrics,
+        "skipped": bundle.data["ignored"],
+        "data": bundle.data,
         "temperature": bundle.spec.temperature,
-        "epochs": bundle.train["epochs"],
-        "interrupted": bundle.train["interrupted"],
         "diagnosis": bundle.train["diagnosis"],
-        "run": bundle.train["run"],
-        "seconds": round(seconds, 3),
-        "windows_per_s": round(data["used"] / max(seconds, 1e-9), 1),
+        "windows_per_s": round(bundle.data["used"] / max(seconds, 1e-9), 1),
     }
     return Trained(version, document, report.trained_text(document))

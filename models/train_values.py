@@ -15,10 +15,9 @@ import numpy as np
 import torch
 
 from models.bundle import Bundle
-from models.dataset import Dataset, build, read, read_machines
-from models.registry import Registry
+from models.dataset import Dataset, build, provenance, read, read_machines
+from models.registering import register, summary
 from models.runlog import RunLog
-from models.selftest import self_test
 from models.settings import TrainSettings
 from models.spec import ModelSpec
 from models.splits import Fold, make_split
@@ -26,7 +25,7 @@ from models.tasks import Targets, ValueSequence, as_one_class, next_values, rema
 from models.train import DEFAULT_SPLIT, Say, Trained, TrainRequest, dataset_spec, packages
 from models.values import ValueModel, fit_values, pooled, value_metrics, values_text
 from pipeline.config import Config
-from pipeline.errors import ModelError, ThrumcastError
+from pipeline.errors import ThrumcastError
 
 _CARD = """# Model card {{version}}
 
@@ -58,7 +57,7 @@ def train_values(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
     started = time.monotonic()
     torch.set_num_threads(1)
     config, settings = request.config, request.settings
-    table = read(request.data_dir, request.start, request.end)
+    table = read(request.source, request.start, request.end)
     spec = dataset_spec(config, settings.inputs)
     dataset = build(table, spec)
     say(dataset.facts.text())
@@ -66,7 +65,7 @@ def train_values(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
         chosen = build(table, dataclasses.replace(spec, inputs=settings.targets or settings.inputs))
         sequences, targets = next_values(dataset, chosen)
     else:
-        sequences, targets = remaining_life(dataset, read_machines(request.data_dir))
+        sequences, targets = remaining_life(dataset, read_machines(request.source))
     windows = sum(int(np.isfinite(each.target).any(axis=1).sum()) for each in sequences)
     say(f"values:  {', '.join(targets.names)}; {windows} windows of {len(sequences)} sequences")
     run = request.data_dir / "runs" / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
@@ -80,6 +79,7 @@ def train_values(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
     text = values_text(settings.task, numbers) if numbers else "nothing was held back: there are no honest numbers"
     machines = sorted({each.windows.key.machine for each in sequences})
     data = {**dataset.facts.document(), "machines": machines, "used": windows, "remarks": []}
+    data |= provenance(request.source)
     train = {
         "command": request.command,
         "settings": settings.document(),
@@ -108,7 +108,7 @@ def _held_out(
     warn: Say,
 ) -> tuple[str, dict[str, Any]]:
     """Errors on machines that were held back, pooled over the folds; by time where there is one machine only."""
-    facts, settings = read_machines(request.data_dir), request.settings
+    facts, settings = read_machines(request.source), request.settings
     dealt = as_one_class(sequences)
     try:
         split = make_split(dealt, ("any",), facts, request.split or DEFAULT_SPLIT, settings.folds)
@@ -166,26 +166,8 @@ def _spec(dataset: Dataset, config: Config, settings: TrainSettings, model: Valu
 
 
 def _register(data_dir: Path, bundle: Bundle, text: str, say: Say) -> Trained:
-    problems = self_test(bundle)
-    if problems:
-        msg = f"expected a model that works, found: {'; '.join(problems)}"
-        raise ModelError(msg, hint="another --set learning_rate, scaler or seed may help; nothing was registered")
-    registry = Registry(data_dir)
-    version = registry.add(bundle)
-    registry.point(bundle.spec.task, version, why="trained")
-    document = {
-        "version": version,
-        "aliases": [bundle.spec.task],
-        "task": bundle.spec.task,
-        "inputs": list(bundle.spec.inputs),
-        "targets": list(bundle.spec.targets),
-        "windows": bundle.data["windows"],
-        "windows_used": bundle.data["used"],
-        "split": bundle.train["split"],
-        "metrics": bundle.metrics,
-        "epochs": bundle.train["epochs"],
-        "interrupted": bundle.train["interrupted"],
-        "seconds": bundle.train["seconds"],
-    }
+    task = bundle.spec.task
+    _, version = register(data_dir, bundle, task)
+    document = {**summary(bundle, version, [task]), "task": task, "targets": list(bundle.spec.targets)}
     say(f"{version} says values, not failure modes: it does not serve")
-    return Trained(version, document, f"held out by {bundle.train['split']}\n{text}\n\n{version}: {bundle.spec.task}")
+    return Trained(version, document, f"held out by {bundle.train['split']}\n{text}\n\n{version}: {task}")

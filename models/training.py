@@ -32,8 +32,8 @@ from models.network import NetworkConfig, RecurrentNetwork
 from models.objective import Example, Objective, objective_of
 from models.settings import TrainSettings
 
-STEPS_WANTED = 1200  # of the optimiser, when epochs = 0
-EPOCHS_RANGE = (6, 160)
+STEPS_WANTED = 400  # of the optimiser, when epochs = 0; more learns the few machines that there are by heart
+EPOCHS_RANGE = (16, 160)
 PREDICT_CHUNK = 512  # windows per forward pass outside training
 
 Float32 = NDArray[np.float32]

@@ -1,13 +1,17 @@
 """Windows that look like nothing the model was trained on.
 
-A stream's window is *unknown* when it lies far from every failure mode of the training data in the space of the scaled
-inputs. The distance is that of Lee et al. 2018 (arXiv:1807.03888), class means and one shared covariance,
+How far a machine has moved away from health says how bad it is, in which direction it has moved says what it is. So
+a window is *unknown* when it has moved in a direction that no failure mode of the training data has. In the space of
+the scaled inputs, whitened by what the modes have in common (class means and one shared covariance, Lee et al. 2018,
+arXiv:1807.03888), with z_0 the healthy mean:
 
-    d(x) = min_k (z - m_k)' S^-1 (z - m_k),    S = (1 - a) S_within + a I tr(S_within)/F
+    w = (z - z_0) S^(-1/2),    S = (1 - a) S_within + a I tr(S_within)/F
+    u = w / sqrt(r^2 + |w|^2)        r^2 the median |w|^2 of healthy windows: what has hardly moved has no direction
+    d = min_k |u - mean of u over class k|^2
 
-over the inputs that are there, relative to how many they are. It asks nothing of the network, so it holds for every
-cell and for ensembles. Lines at orders of the shaft alone are tried, too: spectrum and shape of a signal are those of
-the structure, by which every new rig would be unknown.
+An input that is missing has not moved. The distance asks nothing of the network, so it holds for every cell and
+for ensembles. Envelope lines alone are tried, too: spectrum and shape of a signal are those of the structure, by which
+every new rig would be unknown.
 
 The threshold is a quantile of the distances of machines that were held out: so many of their windows, all of known
 modes, are called unknown. How good it is is measured by leaving one fault out at a time: AUROC of held-out windows of
@@ -17,7 +21,7 @@ that fault against those of the other modes. A detector that is not better than 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,50 +37,54 @@ from pipeline.core.alarm import HEALTHY
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
+KIND = "direction"
 QUANTILE = 0.98  # of held-out machines' distances
 SHRINKAGE = 0.1  # towards a sphere: few machines say little about how inputs go together
 USEFUL_AUROC = 0.7
-LINES = ("env_", "order_", "kurtosis")  # names of features that are about the fault and not about the structure
+LINES = "env_"  # names of features that are about the fault and not about the structure begin so
 FEWEST_LINES = 4
 FEWEST_WINDOWS = 20  # of a class, else it has no centre
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Distance:
-    """Centres (K', F) and the whitening (F, F) of the shared covariance, for scaled inputs."""
+class Directions:
+    """Into which directions the known modes move away from health, for scaled inputs."""
 
-    centres: Float64
-    whitening: Float64
+    centre: Float64  # (F,) where healthy machines are
+    whitening: Float64  # (F, F) of the covariance that the modes share
+    size: float  # r^2
+    modes: Float64  # (K', F) mean direction of each mode
 
     @classmethod
-    def fit(cls, z: Float32, y: NDArray[np.int64]) -> Distance:
-        """Of scaled inputs z (N, F), NaN = missing, and classes y (N,)."""
+    def fit(cls, z: Float32, y: NDArray[np.int64], healthy: int) -> Directions:
+        """Of scaled inputs z (N, F), NaN = missing, and classes y (N,); without healthy ones from the mean of all."""
         filled = np.where(np.isnan(z), 0.0, z).astype(np.float64)
         names = [k for k in np.unique(y[y != UNKNOWN]) if (y == k).sum() >= FEWEST_WINDOWS]
-        centres = np.stack([filled[y == k].mean(axis=0) for k in names])
-        within = np.concatenate([filled[y == k] - centre for k, centre in zip(names, centres, strict=True)])
+        within = np.concatenate([filled[y == k] - filled[y == k].mean(axis=0) for k in names])
         covariance = within.T @ within / len(within)
         features = z.shape[1]
         sphere = np.eye(features) * max(np.trace(covariance) / features, 1e-6)
         values, vectors = np.linalg.eigh((1 - SHRINKAGE) * covariance + SHRINKAGE * sphere)
-        return cls(centres, vectors / np.sqrt(values))
+        sound = y == healthy if healthy in names else np.ones(len(y), bool)
+        made = cls(filled[sound].mean(axis=0), vectors / np.sqrt(values), 1.0, np.empty((0, features)))
+        made = replace(made, size=float(np.median(np.square(made._moved(z[sound])).sum(axis=1))))
+        said = made._directions(z)
+        return replace(made, modes=np.stack([said[y == k].mean(axis=0) for k in names]))
 
     def of(self, z: Float32) -> Float64:
-        """Mean squared distance per input to the nearest centre, (N,)."""
-        missing = np.isnan(z)
-        white = np.where(missing, 0.0, z) @ self.whitening  # (N, F)
-        best = np.empty(len(z))
-        alike: dict[bytes, list[int]] = {}  # rows by what is missing: few patterns, one per set of channels
-        for row, packed in enumerate(np.packbits(missing, axis=1)):
-            alike.setdefault(packed.tobytes(), []).append(row)
-        for rows in alike.values():
-            pattern = missing[rows[0]]
-            centres = np.where(pattern, 0.0, self.centres) @ self.whitening  # (K', F)
-            # |a - b|^2 = |a|^2 - 2 a b + |b|^2, all pairs in one product
-            some = white[rows]
-            squares = np.square(some).sum(axis=1)[:, None] - 2 * some @ centres.T + np.square(centres).sum(axis=1)
-            best[rows] = np.maximum(squares, 0.0).min(axis=1) / max(1, int((~pattern).sum()))
-        return best
+        """Squared distance to the direction of the nearest mode, (N,)."""
+        u = self._directions(z)
+        # |a - b|^2 = |a|^2 - 2 a b + |b|^2, all pairs in one product
+        squares = np.square(u).sum(axis=1)[:, None] - 2 * u @ self.modes.T + np.square(self.modes).sum(axis=1)
+        return np.maximum(squares, 0.0).min(axis=1)
+
+    def _moved(self, z: Float32) -> Float64:
+        moved: Float64 = np.where(np.isnan(z), 0.0, z - self.centre) @ self.whitening
+        return moved
+
+    def _directions(self, z: Float32) -> Float64:
+        w = self._moved(z)
+        return w / np.sqrt(self.size + np.square(w).sum(axis=1, keepdims=True))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,7 +103,7 @@ class Judged:
 
 
 def candidates(inputs: Sequence[str]) -> list[NDArray[np.int64]]:
-    """Numbers of the inputs that the distance may be taken over: lines at shaft orders where there are, and all."""
+    """Numbers of the inputs that the distance may be taken over: envelope lines where there are, and all."""
     lines = np.flatnonzero([name.split(".", 1)[-1].startswith(LINES) for name in inputs])
     return [*([lines] if FEWEST_LINES <= lines.size < len(inputs) else []), np.arange(len(inputs))]
 
@@ -110,6 +118,7 @@ def _judge(dataset: Dataset, split: Split, scaler_kind: str, some: NDArray[np.in
     """Numbers over the folds of a split, with some of the inputs."""
     known: list[Float64] = []  # distances of held-out windows of known modes
     left_out: dict[int, list[tuple[Float64, Float64]]] = {}  # fault -> (its distances, those of the other modes)
+    healthy = _number(dataset, HEALTHY)
     rng = np.random.default_rng(0)
     for fold in split.folds:
         x, y = _pooled(fold.train, limit, rng)
@@ -123,12 +132,12 @@ def _judge(dataset: Dataset, split: Split, scaler_kind: str, some: NDArray[np.in
         seen = np.isin(tested_y, sorted(trained))
         if not trained or not seen.any():
             continue
-        known.append(Distance.fit(z, y).of(tested[seen]))
-        for fault in sorted(set(range(len(dataset.classes))) - {_number(dataset, HEALTHY)}):
+        known.append(Directions.fit(z, y, healthy).of(tested[seen]))
+        for fault in sorted(set(range(len(dataset.classes))) - {healthy}):
             rest = (y != fault) & np.isin(y, sorted(trained))
             strange, others = tested_y == fault, seen & (tested_y != fault)
             if rest.any() and (strange.any() or others.any()):
-                without = Distance.fit(z[rest], y[rest])
+                without = Directions.fit(z[rest], y[rest], healthy)
                 left_out.setdefault(fault, []).append((without.of(tested[strange]), without.of(tested[others])))
     if not known:
         return Judged(None, {}, {}, some)
@@ -150,7 +159,7 @@ def document(dataset: Dataset, scaler: Scaler, judged: Judged, limit: int = 20_0
     """What data.json keeps: numbers always, the fitted detector where it is of use."""
     mean = judged.mean_auroc
     result: dict[str, Any] = {
-        "kind": "mahalanobis",
+        "kind": KIND,
         "quantile": QUANTILE,
         "threshold": judged.threshold,
         "leave_one_fault_out_auroc": {name: round(value, 4) for name, value in judged.auroc.items()},
@@ -161,10 +170,11 @@ def document(dataset: Dataset, scaler: Scaler, judged: Judged, limit: int = 20_0
     if result["used"]:
         x, y = _pooled(dataset.sequences, limit, np.random.default_rng(0))
         some = judged.inputs
-        distance = Distance.fit(scaler.apply(x)[:, some], y)
+        fitted = Directions.fit(scaler.apply(x)[:, some], y, _number(dataset, HEALTHY))
         result["inputs"] = [dataset.inputs[number] for number in some]
-        result["centres"] = np.round(distance.centres, 5).tolist()
-        result["whitening"] = np.round(distance.whitening, 5).tolist()
+        result["size"] = fitted.size
+        for name in ("centre", "whitening", "modes"):
+            result[name] = np.round(getattr(fitted, name), 5).tolist()
     return result
 
 
@@ -178,16 +188,20 @@ def text(found: dict[str, Any]) -> str:
 
 
 def detector(bundle: Bundle) -> Callable[[Float32, Float32], NDArray[np.bool_]] | None:
-    """What the engine asks of windows: inputs (B, F) and probabilities (B, K) -> unknown (B,); None = no detector."""
+    """What the engine asks of windows: inputs (B, F) and probabilities (B, K) -> unknown (B,); None = no detector.
+
+    A version of an earlier release has a detector of another kind, and counts as one without.
+    """
     found = bundle.data.get("unknown") or {}
-    if not found.get("used"):
+    if not found.get("used") or found["kind"] != KIND:
         return None
-    distance = Distance(np.array(found["centres"]), np.array(found["whitening"]))
+    centre, whitening, modes = (np.array(found[name]) for name in ("centre", "whitening", "modes"))
+    known = Directions(centre, whitening, float(found["size"]), modes)
     threshold, scaler = float(found["threshold"]), bundle.spec.scaler
     some = [bundle.spec.inputs.index(name) for name in found["inputs"]]
 
     def is_unknown(x: Float32, p: Float32) -> NDArray[np.bool_]:
-        return distance.of(scaler.apply(x)[:, some]) > threshold
+        return known.of(scaler.apply(x)[:, some]) > threshold
 
     return is_unknown
 

@@ -42,6 +42,7 @@ class MqttConfig(Table, frozen=True):
     keepalive_s: Annotated[int, Meta(ge=1, le=65535)] = 30
     session_expiry_s: Annotated[int, Meta(ge=0, le=4_294_967_295)] = 604_800
     accept_unknown_machines: bool = True
+    commands: bool = False
 
     def password_path(self) -> Path | None:
         """Where the password lies: password_file, else the service manager's credential `mqtt_password`, else None."""
@@ -120,6 +121,8 @@ class ModelConfig(Table, frozen=True):
     warm_up_windows: Annotated[int, Meta(ge=0)] = 5
     shadow: str = ""
     replay_windows: Annotated[int, Meta(ge=0)] = 120
+    forecast_modes: Annotated[int, Meta(ge=0, le=32)] = 0
+    forecast_every_windows: Count = 10
 
 
 class AlarmConfig(Table, frozen=True):

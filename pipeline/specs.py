@@ -49,7 +49,7 @@ def stream_specs(config: Config, known: Mapping[StreamKey, Mapping[str, Any]]) -
             speed_rpm=machine.speed_rpm or facts.get("speed_rpm"),
             orders=machine.orders() or _orders(facts.get("orders")),
             unit=machine.unit,
-            gear_teeth=machine.gear_teeth,
+            gear_teeth=machine.gear_teeth or _teeth(facts.get("gear_teeth")),
             speed_min_rpm=machine.speed_min_rpm,
             speed_max_rpm=machine.speed_max_rpm,
             commissioning_windows=machine.commissioning_windows,
@@ -59,6 +59,11 @@ def stream_specs(config: Config, known: Mapping[StreamKey, Mapping[str, Any]]) -
         )
 
     return spec_of
+
+
+def _teeth(said: object) -> tuple[int, ...]:
+    """One wheel, as a sender may say with its first block; several need config.toml."""
+    return (said,) if isinstance(said, int) and said > 1 else ()
 
 
 def _orders(facts: Mapping[str, float] | None) -> BearingOrders | None:

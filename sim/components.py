@@ -96,14 +96,17 @@ def surroundings(make: MakeUp, theta: Float64, first: int, n: int, rate_hz: floa
 def gears(make: MakeUp, fault: Condition, theta: Float64, drive: Drive, rate_hz: float) -> Float32:
     """Mesh of one pair of wheels. Returns: (3, n) in g.
 
-    Wear raises 2x and 3x mesh and the sidebands of both shafts; a cracked tooth dips amplitude and phase once per turn
-    of its own shaft.
+    Wear raises 2x and 3x mesh and the sidebands of both shafts, and a pair of teeth is heard whenever it meets again,
+    every lcm(z1, z2) teeth (hunting tooth); a cracked tooth dips amplitude and phase once per turn of its own shaft.
     """
     wear, crack = fault.of("gear_wear"), fault.of("gear_tooth")
     driven = theta * (make.teeth[0] / make.teeth[1])
     both = signals.unit_phasor(theta).real + np.float32(0.5) * signals.unit_phasor(driven).real
     amplitude_mod = np.float32(0.05 + 0.35 * wear) * both
     phase_mod = np.float32(0.02 + 0.15 * wear) * both
+    if wear > 0:
+        hunting = theta * (math.gcd(*make.teeth) / make.teeth[1])
+        amplitude_mod += np.float32(0.15 * wear) * signals.unit_phasor(hunting).real
     if crack > 0:
         wheel = (theta, driven)[make.cracked_wheel]
         dip = signals.tooth_dip(wheel, TURN_RAD / make.teeth[make.cracked_wheel])
@@ -146,6 +149,11 @@ def cavitation(
     envelope = np.float32(0.6) * (1 + envelope)  # the many small bubbles only roar
     level = fault.of("cavitation") * drive.force * make.cavitation_fault * make.floor_g_per_rthz[:, None]
     return level * ((white - low) * envelope), bubbles, hiss
+
+
+def friction(make: MakeUp, fault: Condition) -> float:
+    """Kelvin by which a damaged bearing is warmer: nothing until late, then all at once."""
+    return make.friction_k * max(fault.of(mode) for mode in BEARING_FAULTS) ** 4
 
 
 def bearing_gap_rad(make: MakeUp, mode: str) -> float:

@@ -149,7 +149,8 @@ def _session(
 
 def about(machine: Machine) -> dict[str, Fact]:
     """What a sender knows of its machine, and nothing of what will become of it."""
-    return {"kind": machine.make.kind, "bearing_id": f"sim-{specimen(machine)}", "simulated": True}
+    gears: dict[str, Fact] = {"gear_teeth": machine.make.teeth[0]} if machine.make.mesh_g > 0 else {}
+    return {"kind": machine.make.kind, "bearing_id": f"sim-{specimen(machine)}", "simulated": True, **gears}
 
 
 def specimen(machine: Machine) -> str:

@@ -221,9 +221,10 @@ def _structure(
             at = np.concatenate((at, impacts.sample_positions(angles, state.theta_rad, theta)))
             heights = np.concatenate((heights, hits))
     order = np.argsort(at, kind="stable")
-    warm = 1 + _THINNER_PER_K * max(0.0, now.warmth_k)
+    warmth_k = now.warmth_k + components.friction(make, fault)
+    warm = 1 + _THINNER_PER_K * max(0.0, warmth_k)
     shaken = components.roughness(make, fault, theta, strikes, drive, now.floor * warm, rng)
-    modes_hz = make.modes_hz[:carried] * (1 - _SOFTER_PER_K * now.warmth_k)
+    modes_hz = make.modes_hz[:carried] * (1 - _SOFTER_PER_K * warmth_k)
     poles = impacts.mode_poles(modes_hz, make.damping[:carried], rate_hz)
     modes, ringing = impacts.ring(shaken, at[order], heights[order], poles, state.ringing)
     paths = make.paths[:, :carried]

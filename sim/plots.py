@@ -5,6 +5,7 @@ Every picture is a function of a `Subject`; what it shows is computed here from 
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,17 +15,18 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from scipy.signal import butter, hilbert, sosfiltfilt, stft
+from scipy.signal import butter, sosfiltfilt, stft
 from scipy.stats import kurtosis
 
 from pipeline.errors import ConfigError
-from sim.components import BEARING_FAULTS, PASS, bearing_gap_rad
+from sim.analyst import amplitudes, envelope_order, features, run, squared_envelope, told_by
+from sim.components import BEARING_FAULTS, PASS
 from sim.events import Event
-from sim.life import FAULTS, HEALTHY, Course, Life
-from sim.machine import Machine, initial, later, step
+from sim.life import FAULTS, HEALTHY, Life
+from sim.machine import Machine
 from sim.population import AXES, KINDS, draw, faults_of, location
 from sim.recipe import course
-from sim.signals import G_MM_S2, TURN_RAD, Float32, Float64
+from sim.signals import G_MM_S2, TURN_RAD, Float32
 
 SECONDS = 4.0
 RUN_UP_S = 40.0
@@ -60,7 +62,10 @@ def subject(mode: str, severity: float, kind: str | None, seed: int, rate_hz: fl
     """
     if mode not in (HEALTHY, *FAULTS):
         msg = f"a failure mode must be one of {', '.join((HEALTHY, *FAULTS))}, found: {mode!r}"
-        raise ConfigError(msg)
+        near = difflib.get_close_matches(mode, (HEALTHY, *FAULTS), n=1, cutoff=0.4)
+        raise ConfigError(
+            msg, hint=f"did you mean {near[0]}?" if near else "bearing_outer is drawn unless another is named"
+        )
     if kind is not None and kind not in KINDS:
         msg = f"a kind of machine must be one of {', '.join(KINDS)}, found: {kind!r}"
         raise ConfigError(msg)
@@ -74,10 +79,10 @@ def subject(mode: str, severity: float, kind: str | None, seed: int, rate_hz: fl
 
 
 def draw_waveform(who: Subject, figure: Figure) -> None:
-    """Ten turns of the shaft, the sound machine above the damaged one; strikes are marked where they are due."""
+    """Ten turns of the shaft, the sound machine above the damaged one."""
     turns_s = 10 / who.speed_hz
     upper, lower = figure.subplots(2, 1, sharex=True, sharey=True)
-    for axes, (name, x) in zip((upper, lower), _pair(who).items(), strict=True):
+    for axes, (name, x, _) in zip((upper, lower), _pair(who), strict=True):
         n = round(turns_s * who.machine.rate_hz)
         t_s = np.arange(n) / who.machine.rate_hz
         axes.plot(1000 * t_s, x[:n], color=_SOUND if name == "sound" else _INK, linewidth=0.6)
@@ -90,8 +95,8 @@ def draw_spectrum(who: Subject, figure: Figure) -> None:
     """Velocity up to ten orders, where shaft and gears show, and acceleration up to the filter."""
     left, right = figure.subplots(1, 2)
     rate_hz = who.machine.rate_hz
-    for name, x in _pair(who).items():
-        hz, g = _amplitudes(x, rate_hz)
+    for name, x, _ in _pair(who):
+        hz, g = amplitudes(x, rate_hz)
         colour = _SOUND if name == "sound" else _INK
         low = (hz > 0.15 * who.speed_hz) & (hz < 10.5 * who.speed_hz)
         over = 3 if name == "sound" else 2
@@ -120,14 +125,14 @@ def draw_spectrum(who: Subject, figure: Figure) -> None:
 def draw_envelope(who: Subject, figure: Figure) -> None:
     """Spectrum of the squared envelope, with cursors at the fault's family (less slip) and its shaft sidebands."""
     axes = figure.subplots()
-    order = _order(who)
+    order = envelope_order(who.machine.make, who.mode)
     top = 4.4 * max(order, 1.0)
-    for name, x in _pair(who).items():
-        hz, power = _envelope(x, who.machine)
-        shown = (hz > 0.1 * who.speed_hz) & (hz < top * who.speed_hz)
+    for name, x, speed_hz in _pair(who):
+        hz, power = squared_envelope(x, who.machine)
+        shown = (hz > 0.1 * speed_hz) & (hz < top * speed_hz)
         floor = np.median(power[shown])
         axes.plot(
-            hz[shown] / who.speed_hz,
+            hz[shown] / speed_hz,
             10 * np.log10(power[shown] / floor),
             color=_SOUND if name == "sound" else _INK,
             linewidth=0.8,
@@ -151,7 +156,7 @@ def draw_envelope(who: Subject, figure: Figure) -> None:
 def draw_waterfall(who: Subject, figure: Figure) -> None:
     """A run-up from rest: what belongs to the shaft runs away to the right, structure and mains stand upright."""
     machine = replace(who.machine, events=(Event("run_up", 0.0, RUN_UP_S),))
-    x, theta = _run(machine, who.axis, RUN_UP_S)
+    x, theta = run(machine, who.axis, RUN_UP_S)
     rate_hz = machine.rate_hz
     top_hz = min(PASS * rate_hz, 14 * who.speed_hz)
     factor = max(1, int(rate_hz / (3 * top_hz)))
@@ -189,15 +194,11 @@ def draw_life(who: Subject, figure: Figure) -> None:
     base = course(sound.make, who.mode, sound.rate_hz, onset_s=0.2 * months, end_s=months)
     machine = replace(sound, life=Life((base,)))
     times = np.linspace(0, 1, LIFE_POINTS)
-    rows = np.array([_features(machine, base, who, float(at * months)) for at in times])
+    rows = np.array([features(run(machine, who.axis, 2.0, float(at * months))[0], machine, who.mode) for at in times])
     panels = figure.subplots(5, 1, sharex=True)
-    names = (
-        "velocity rms\nmm/s",
-        "acceleration\ng rms",
-        "kurtosis",
-        "crest",
-        f"{_FAMILY.get(who.mode, '1x')} line\ndB",
-    )
+    shaft = told_by(sound.make, who.mode)
+    line = f"{_FAMILY.get(who.mode, '1x')} line of the\nenvelope, dB" if shaft is None else f"{shaft[0]}\ndB re 1 mm/s"
+    names = ("velocity rms\nmm/s", "acceleration\ng rms", "kurtosis", "crest", line)
     for axes, name, values in zip(panels, names, rows.T, strict=True):
         axes.plot(30 * times, values, color=_INK, linewidth=1)
         axes.axvline(30 * base.onset_s / months, color=_SOUND, linestyle="--", label="onset")
@@ -229,70 +230,13 @@ def draw_picture(kind: str, who: Subject, path: Path) -> Path:
     return path
 
 
-def _features(machine: Machine, base: Course, who: Subject, time_s: float) -> tuple[float, ...]:
-    x, _ = _run(machine, who.axis, 2.0, time_s)
-    hz, g = _amplitudes(x, machine.rate_hz)
-    band = (hz >= 10) & (hz <= 1000)
-    velocity = math.sqrt(float(np.sum((g[band] * G_MM_S2 / (TURN_RAD * hz[band])) ** 2)) / 2 / 1.5)  # 1.5: the window
-    hz, power = _envelope(x, machine)
-    at_hz = _order(who) * who.speed_hz
-    near, around = np.abs(hz - at_hz) < 0.015 * at_hz + 0.5, np.abs(hz - at_hz) < 0.4 * at_hz + 3
-    line_db = 10 * math.log10(float(power[near].max() / np.median(power[around])))
-    rms = float(np.std(x))
-    return velocity, rms, float(kurtosis(x, fisher=False)), float(np.abs(x - x.mean()).max()) / rms, line_db
-
-
-def _pair(who: Subject) -> dict[str, Float32]:
-    """The sound machine and the damaged one."""
-    sound = replace(who.machine, life=Life())
-    pair = {"sound": _run(sound, who.axis, SECONDS)[0]}
+def _pair(who: Subject) -> tuple[tuple[str, Float32, float], ...]:
+    """Name, samples and mean speed in Hz of the sound machine and of the damaged one."""
+    sound, other, at_s = replace(who.machine, life=Life()), "the same machine, later", 3600.0
     if who.machine.life.courses:
-        pair[f"{who.mode} at {location(who.machine.make, who.mode)}"] = _run(who.machine, who.axis, SECONDS)[0]
-    else:
-        pair["the same machine, later"] = _run(sound, who.axis, SECONDS, 3600.0)[0]
-    return pair
-
-
-def _run(machine: Machine, axis: int, seconds: float, from_s: float = 0.0) -> tuple[Float32, Float64]:
-    """Samples (n,) of one axis and the shaft angle; the first frame, while filters settle, is left out at speed."""
-    # Another time has other random numbers, so that neighbouring points of a life are as unlike as they are in life.
-    state = replace(later(initial(machine), from_s), frame=round(from_s / 60))
-    parts, angles = [], []
-    skip = 0 if machine.events else 1
-    for number in range(skip + math.ceil(seconds * machine.rate_hz / machine.frame)):
-        state, frame = step(machine, state)
-        if number >= skip:
-            parts.append(frame.samples[axis])
-            angles.append(frame.theta_rad)
-    n = round(seconds * machine.rate_hz)
-    return np.concatenate(parts)[:n], np.concatenate(angles)[:n]
-
-
-def _amplitudes(x: Float32, rate_hz: float) -> tuple[Float64, Float64]:
-    """Frequencies and peak amplitudes of the Hann-windowed signal."""
-    window = np.hanning(x.size)
-    peaks: Float64 = 2 * np.abs(np.fft.rfft(x * window)) / window.sum()
-    return _bins(x, rate_hz), peaks
-
-
-def _envelope(x: Float32, machine: Machine) -> tuple[Float64, Float64]:
-    """Frequencies and power of the squared envelope, above 1 kHz where the rate allows it."""
-    low_hz, high_hz = min(1000.0, 0.1 * machine.rate_hz), min(9000.0, PASS * machine.rate_hz)
-    band = sosfiltfilt(butter(4, (low_hz, high_hz), "band", fs=machine.rate_hz, output="sos"), x)
-    envelope = np.abs(hilbert(band)) ** 2
-    power: Float64 = np.abs(np.fft.rfft((envelope - envelope.mean()) * np.hanning(x.size))) ** 2
-    return _bins(x, machine.rate_hz), power
-
-
-def _bins(x: Float32, rate_hz: float) -> Float64:
-    hz: Float64 = np.fft.rfftfreq(x.size, 1 / rate_hz).astype(np.float64)
-    return hz
-
-
-def _order(who: Subject) -> float:
-    """Order at which the envelope of that fault has its first line."""
-    if who.mode in BEARING_FAULTS:
-        return TURN_RAD / bearing_gap_rad(who.machine.make, who.mode)
-    if who.mode == "gear_tooth" and who.machine.make.cracked_wheel:
-        return who.machine.make.teeth[0] / who.machine.make.teeth[1]
-    return float(who.machine.make.blades) if who.mode == "cavitation" else 1.0
+        other, at_s = f"{who.mode} at {location(who.machine.make, who.mode)}", 0.0
+    found = []
+    for name, machine, from_s in (("sound", sound, 0.0), (other, who.machine, at_s)):
+        x, theta = run(machine, who.axis, SECONDS, from_s)
+        found.append((name, x, float((theta[-1] - theta[0]) / TURN_RAD * machine.rate_hz / (theta.size - 1))))
+    return tuple(found)

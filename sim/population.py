@@ -29,7 +29,10 @@ KIND_FAULTS = {
     "motor": ("other",),
 }
 _SPEED_HZ = {"pump": (20.0, 55.0), "fan": (10.0, 45.0), "motor": (15.0, 60.0), "gearbox": (10.0, 30.0)}
-_BEARINGS = ((9, 0.2034), (8, 0.2367), (8, 0.2292), (13, 0.1367), (7, 0.2800), (10, 0.1900), (11, 0.1720))  # Z, d/D
+_BEARINGS = (
+    (9, 0.2034), (8, 0.2367), (8, 0.2292), (13, 0.1367), (7, 0.2800), (10, 0.1900), (11, 0.1720), (7, 0.2550),
+    (8, 0.2120), (9, 0.2240), (10, 0.2040), (11, 0.1840), (12, 0.1580), (13, 0.1480), (14, 0.1330), (16, 0.1120),
+)  # elements, d/D  # fmt: skip
 _OTHER_BEARINGS = ((12, 0.1700), (8, 0.2600), (10, 0.2150), (15, 0.1200), (9, 0.1850))  # of a shifted population
 _MODES_HZ = ((1500.0, 2800.0), (2800.0, 4500.0), (4500.0, 9500.0))
 _LEVEL_SIGMA = math.log(2.5) / 1.28  # eight machines of ten lie between 1/2.5 and 2.5 times the typical level
@@ -82,6 +85,7 @@ class MakeUp:
     belt_order: float  # turns of the belt per turn of the shaft
     belt_mm_s: float  # 0 = no belt
     critical: float  # first critical speed over the nominal speed
+    friction_k: float  # how much warmer a bearing is at the end of its life
 
 
 def location(make: MakeUp, mode: str) -> str:
@@ -177,6 +181,7 @@ def draw(kind: str, rng: np.random.Generator, shift: float = 0.0) -> MakeUp:
         belt_order=dice.between(0.2, 0.6),
         belt_mm_s=0.25 * dice.spread(0.5) * (kind == "fan" and rng.random() < 0.5),
         critical=(dice.between(0.5, 0.8), dice.between(1.4, 2.5))[int(rng.integers(2))],
+        friction_k=dice.between(5.0, 30.0),
     )
 
 

@@ -99,16 +99,18 @@ def training_plant(
     rate_hz: float = RATE_HZ,
     block_s: float = 0.25,
     shift: float = 0.0,
+    disturbed: float = 0.0,
 ) -> Plant:
     """Machines to learn from: every mode in turn, one machine of five sound, half of the rest damaged all along.
 
-    The others grow from sound to failed within `seconds_per_machine`. With at least `len(CURRICULUM)` machines every
-    mode is there. Another line of random numbers than `plant`: never the same machines, even under one seed.
+    The others grow from sound to failed within `seconds_per_machine`, and the share `disturbed` of all meets a nuisance
+    on the way. With at least `len(CURRICULUM)` machines every mode is there. Another line of random numbers than
+    `plant`: never the same machines, even under one seed.
     """
     check_seed(seed)
     return Plant(
         tuple(
-            training_machine(seed, number, seconds_per_machine, rate_hz=rate_hz, shift=shift)
+            training_machine(seed, number, seconds_per_machine, rate_hz=rate_hz, shift=shift, disturbed=disturbed)
             for number in range(machines)
         ),
         block_s=block_s,
@@ -116,7 +118,7 @@ def training_plant(
 
 
 def training_machine(
-    seed: int, number: int, seconds: float, *, rate_hz: float = RATE_HZ, shift: float = 0.0
+    seed: int, number: int, seconds: float, *, rate_hz: float = RATE_HZ, shift: float = 0.0, disturbed: float = 0.0
 ) -> Machine:
     """One machine of a training plant."""
     mode = CURRICULUM[number % len(CURRICULUM)]
@@ -139,7 +141,19 @@ def training_machine(
             location=location(make, mode),
         )
         life = Life((course,))
-    return Machine(f"{kind}-{number + 1:02d}", entropy, make, life, rate_hz)
+    return Machine(
+        f"{kind}-{number + 1:02d}", entropy, make, life, rate_hz, _nuisance(seed, number, seconds, disturbed)
+    )
+
+
+def _nuisance(seed: int, number: int, seconds: float, share: float) -> tuple[Event, ...]:
+    """One nuisance of any kind in that share of the machines, for an eighth to a half of the time."""
+    rng = np.random.default_rng((seed, _TRAINING, _EVENTS, number))
+    if rng.random() >= share:
+        return ()
+    lasts_s = float(rng.uniform(0.125, 0.5)) * seconds
+    start_s = float(rng.uniform(0, seconds - lasts_s))
+    return (Event(NUISANCES[int(rng.integers(len(NUISANCES)))], start_s, start_s + lasts_s),)
 
 
 def course(make: MakeUp, mode: str, rate_hz: float, **given: float | str) -> Course:

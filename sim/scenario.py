@@ -169,6 +169,7 @@ def build(scenario: Scenario, *, start_ns: int = EPOCH_NS) -> Plant:
         ConfigError: something that cannot be: geometry, rate, times, faults that a kind cannot have.
     """
     p = scenario.plant
+    scenario.transport_faults(), scenario.upsets()  # refuse chances that are none, even where no network is used
     if (p.record_s is None) != (p.every_s is None):
         msg = f"plant.record_s and plant.every_s go together, found: {p.record_s} and {p.every_s}"
         raise ConfigError(msg)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.records import StreamKey
+from pipeline.edges.archive_check import verify
 from pipeline.edges.archive_read import read_features
+from pipeline.edges.faults import KILLED
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.edges.recordings import write_recording
 
 RATE_HZ = 1024.0
-MAIN = "import sys; from pipeline.cli import main; sys.exit(main())"
 SETTINGS = {
     "THRUMCAST_WINDOW__LENGTH_S": "0.5",
     "THRUMCAST_WINDOW__HOP_S": "0.25",
@@ -46,15 +53,47 @@ def recordings(tmp_path: Path, rng: np.random.Generator) -> Path:
     return folder
 
 
-def thrumcast(*arguments: str, rc: int = 0, **environment: str) -> dict[str, Any]:
-    """Run a command with --json; its document."""
-    import os
-
+def started(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """A command with --json."""
     env = os.environ | SETTINGS | environment | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    done = subprocess.run([sys.executable, "-c", MAIN, *arguments, "--json"], env=env, capture_output=True, text=True)
-    assert done.returncode == rc, done.stderr
-    document: dict[str, Any] = json.loads(done.stdout)
+    command = [sys.executable, "-m", "pipeline", *arguments, "--json"]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def thrumcast(*arguments: str, rc: int = 0, **environment: str) -> dict[str, Any]:
+    """Run a command to its end; its document."""
+    with started(*arguments, **environment) as process:
+        out, err = process.communicate()
+    assert process.returncode == rc, err
+    document: dict[str, Any] = json.loads(out or "{}")
     return document
+
+
+def plain(data: Path) -> pa.Table:
+    """Feature rows as a reader finds them that knows nothing of a journal."""
+    return pq.read_table(data / "archive" / "features", partitioning=None)
+
+
+def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = table.sort_by([("machine", "ascending"), ("window", "ascending")]).to_pylist()
+    return found
+
+
+def marked(mark: str) -> list[int]:
+    """Processes with this mark in their environment."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in place.read_bytes():
+                found.append(int(place.parent.name))
+    return found
+
+
+def wait_until(true: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    until_s = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < until_s, "in vain"
+        time.sleep(0.02)
 
 
 def test_a_second_backfill_changes_nothing(recordings: Path, tmp_path: Path) -> None:
@@ -65,6 +104,33 @@ def test_a_second_backfill_changes_nothing(recordings: Path, tmp_path: Path) -> 
     assert (first["inputs"], first["windows"], first["skipped"]) == (3, before.num_rows, [])
     assert (second["already_done"], second["windows"]) == (3, 0)
     assert repr(read_features(data).to_pylist()) == repr(before.to_pylist())
+
+
+def test_a_backfill_that_was_killed_goes_on_and_ends_as_if_nothing_had_been(recordings: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    thrumcast("backfill", str(recordings), "--data", str(whole))
+    thrumcast(
+        "backfill", str(recordings), "--data", str(killed), rc=KILLED, THRUMCAST_FAULT_AT="append_before_transaction"
+    )
+    assert read_features(killed).num_rows == 0  # its files stand there, but no recording counts as done
+    document = thrumcast("backfill", str(recordings), "--data", str(killed))
+    assert document["already_done"] == 0
+    for read in (read_features, plain):
+        assert repr(rows_of(read(killed))) == repr(rows_of(read(whole)))
+    assert verify(killed).problems == verify(killed).notes == ()
+
+
+def test_workers_end_when_the_process_that_writes_is_killed(tmp_path: Path, rng: np.random.Generator) -> None:
+    """The recordings are some seconds of work, of which nothing is left for a worker to do when its parent is gone."""
+    for i in range(24):
+        metadata = {"sample_rate_hz": RATE_HZ, "dataset": "lab", "recording": f"long{i}"}
+        write_recording(tmp_path / "long" / f"{i}.parquet", rng.standard_normal((1, 400_000)), ("x",), metadata)
+    data, mark = str(tmp_path / "data"), f"{tmp_path.name}-{os.getpid()}"
+    with started("backfill", str(tmp_path / "long"), "--data", data, "--workers", "2", THRUMCAST_MARK=mark) as process:
+        wait_until(lambda: len(marked(mark)) >= 5)  # itself, who forks, who counts resources, two workers
+        assert process.poll() is None
+        process.kill()
+    wait_until(lambda: marked(mark) == [])
 
 
 def test_both_cores_give_what_one_gives(recordings: Path, tmp_path: Path) -> None:

@@ -14,14 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.measure import CLEAN_WALL_PER_CPU, FEWEST_CLEAN, SAMPLE_S, interleaved
+from benchmarks.report import Row, Section, table_text
 from pipeline.cli import run
 from pipeline.edges.broker import is_available
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # `benchmarks` belongs to the checkout and is not installed
-
-from benchmarks.measure import CLEAN_WALL_PER_CPU, FEWEST_CLEAN, SAMPLE_S, interleaved  # noqa: E402
-from benchmarks.report import Row, Section, table_text  # noqa: E402
 
 PROMISED = {
     "features": {"core_ratio_to_rfft", "full_ratio_to_rfft", "windows_per_s"},
@@ -31,6 +29,7 @@ PROMISED = {
     "latency_ms": {"p50", "p99"},
     "backfill": {"windows_per_s", "ratio_to_kernels"},
     "archive": {"rows_per_s", "bytes_per_row"},
+    "throughput": {"blocks_of_1024", "blocks_of_4096"},
 }
 
 
@@ -122,7 +121,7 @@ def test_the_command_names_the_parts_there_are(capsys: pytest.CaptureFixture[str
     assert run(["bench", "--only", "nonsense"]) == 2
     said = capsys.readouterr().err
     assert "nonsense" in said
-    assert "archive, backfill, codec, features, ingest, model, simulator, windows" in said
+    assert "archive, backfill, codec, features, ingest, model, recordings, simulator, throughput, windows" in said
 
 
 def test_without_a_source_checkout_the_command_says_what_is_needed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -190,3 +191,22 @@ def test_an_unknown_scaler_names_the_nearest():
     with pytest.raises(ConfigError, match="found: standart") as refused:
         Scaler.fit(np.zeros((2, 1), np.float32), "standart")
     assert "standard" in str(refused.value.hint)
+
+
+def test_large_tables_of_the_data_document_lie_beside_the_weights_and_come_back(rng, tmp_path):
+    table = rng.normal(0, 1, (40, 40)).astype(np.float32).tolist()
+    data = {"machines": ["a", "b"], "unknown": {"used": True, "whitening": table, "inputs": ["x.f0"]}, "at": [0.5, 1.0]}
+    model = replace(bundle(rng), data=data)
+    model.save(tmp_path)
+    assert bundles.load(tmp_path).data == data
+    assert (tmp_path / "data.json").stat().st_size < 400
+    assert json.loads((tmp_path / "data.json").read_text())["unknown"]["whitening"] == {
+        "table": "data.unknown.whitening"
+    }
+    assert set(bundles.load(tmp_path).weights) == set(model.weights)
+
+
+def test_a_data_document_that_refers_to_a_table_that_is_not_there_is_refused(rng, tmp_path):
+    replace(bundle(rng), data={"unknown": {"whitening": {"table": "data.elsewhere"}}}).save(tmp_path)
+    with pytest.raises(ModelError, match=r"expected the table data\.elsewhere"):
+        bundles.load(tmp_path)

@@ -139,14 +139,36 @@ def test_a_fault_that_is_unlike_all_others_is_found_unknown_and_held_out_known_o
 
 
 def test_the_distance_is_that_of_its_definition_whatever_is_missing(rng: np.random.Generator) -> None:
-    z = rng.normal(size=(200, 6)).astype(np.float32)
-    distance = unknown.Distance.fit(z, rng.integers(0, 3, 200))
+    z, y = rng.normal(size=(200, 6)).astype(np.float32), rng.integers(0, 3, 200)
+    known = unknown.Directions.fit(z, y, healthy=1)
+
+    def direction(row: np.ndarray) -> np.ndarray:
+        moved = np.where(np.isfinite(row), row - known.centre, 0.0) @ known.whitening
+        return moved / np.sqrt(known.size + moved @ moved)
+
+    np.testing.assert_allclose(known.centre, z[y == 1].mean(axis=0), atol=1e-6)
+    modes = [np.mean([direction(row) for row in z[y == k]], axis=0) for k in range(3)]
     asked = np.where(rng.random((50, 6)) < 0.3, np.float32(np.nan), z[:50])
     asked[0] = np.nan
-    for row, found in zip(asked, distance.of(asked), strict=True):
-        there = np.isfinite(row)
-        gaps = [np.where(there, row - centre, 0.0) @ distance.whitening for centre in distance.centres]
-        assert found == pytest.approx(min((gap**2).sum() for gap in gaps) / max(1, there.sum()), abs=1e-9)
+    for row, found in zip(asked, known.of(asked), strict=True):
+        assert found == pytest.approx(min(((direction(row) - mode) ** 2).sum() for mode in modes), abs=1e-6)
+
+
+def test_a_fault_that_has_grown_is_no_more_unknown_than_it_was(rng: np.random.Generator) -> None:
+    dataset = plant(rng, 4.0)
+    z, y = (np.concatenate([getattr(s, name) for s in dataset.sequences]) for name in ("x", "y"))
+    known = unknown.Directions.fit(z, y, healthy=0)
+    moved, grown = np.zeros((2, 1, 12), np.float32)
+    moved[:, :3], grown[:, :3] = 4.0, 40.0  # as unbalance does
+    assert known.of(grown)[0] < known.of(moved)[0] + 0.05
+    grown[:, 3:] = -40.0
+    assert known.of(grown)[0] > 0.5
+
+
+def test_a_detector_of_an_earlier_release_counts_as_none(rng: np.random.Generator) -> None:
+    made = bundle(rng)
+    found = {"used": True, "kind": "mahalanobis", "centres": [[0.0]], "whitening": [[1.0]], "threshold": 1.0}
+    assert unknown.detector(dataclasses.replace(made, data={**made.data, "unknown": found})) is None
 
 
 def test_a_detector_that_tells_nothing_is_stored_with_its_numbers_and_not_used(rng: np.random.Generator) -> None:
@@ -156,7 +178,7 @@ def test_a_detector_that_tells_nothing_is_stored_with_its_numbers_and_not_used(r
     found = reference_document(dataset, split, scaler)["unknown"]
     assert found["mean_auroc"] == pytest.approx(0.5, abs=0.1)
     assert not found["used"]
-    assert "centres" not in found
+    assert "modes" not in found
     made = bundle(rng)
     assert unknown.detector(dataclasses.replace(made, data={**made.data, "unknown": found})) is None
     assert unknown.detector(made) is None

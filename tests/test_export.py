@@ -22,9 +22,9 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `onnx` is not
 pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
 
 
-def model_of(rng, *, cell="gru", layers=1, members=1, task="window"):
+def model_of(rng, *, cell="gru", layers=1, members=1, task="window", direct=False):
     model = bundle(rng)
-    changes = {"cell": cell, "layers": layers, "members": members, "task": task}
+    changes = {"cell": cell, "layers": layers, "members": members, "task": task, "direct": direct}
     if task == "next":
         target = Scaler("standard", np.array([50, 2], np.float32), np.array([10, 0.1], np.float32))
         changes |= {"classes": (), "targets": ("a [s]", "b [g]"), "target_scaler": target}
@@ -41,6 +41,11 @@ def test_200_carried_steps_are_those_of_serving(rng, tmp_path, cell, layers, mem
     gap = exporting.export(model_of(rng, cell=cell, layers=layers, members=members), tmp_path / "model.onnx")
     assert gap < 1e-5
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_lines_that_speak_for_themselves_do_so_in_the_file_too(rng, tmp_path, members):
+    assert exporting.export(model_of(rng, members=members, direct=True), tmp_path / "model.onnx") < 1e-5
 
 
 def test_values_come_out_in_their_units(rng, tmp_path):

@@ -18,7 +18,7 @@ from pipeline.core.features import FeatureSpec
 from pipeline.core.features.bandwidth import resampler
 from pipeline.core.features.table import COLUMN, FEATURES, NAMES
 from pipeline.core.quality import Quality, judge
-from pipeline.core.records import BearingOrders, StreamKey, Window
+from pipeline.core.records import BearingOrders, StreamKey, Window, changed
 
 STAGES = ("time", "spectrum", "orders", "cepstrum", "envelope", "speed", "baseline")
 RATE_HZ = 12_000.0
@@ -44,7 +44,7 @@ def window(x: np.ndarray, **changes: object) -> Window:
         orders=ORDERS,
         truth=None,
     )
-    return replace(made, **changes)  # type: ignore[arg-type]
+    return changed(made, **changes)  # type: ignore[arg-type]
 
 
 def of(x: np.ndarray, spec: FeatureSpec = SPEC, **changes: object) -> dict[str, float]:
@@ -148,7 +148,7 @@ def test_what_cannot_be_computed_is_nan_and_nothing_else() -> None:
         assert gone == {f.name for f in FEATURES if need in f.needs} - set(NEVER_HERE) | (
             {"speed_confidence"} if need == "speed" else set()
         )
-    assert all(np.isnan(v) for v in features.compute(SPEC, [replace(window(x), samples=None)])[0][0])
+    assert all(np.isnan(v) for v in features.compute(SPEC, [changed(window(x), samples=None)])[0][0])
 
 
 @pytest.mark.parametrize("rate_hz", [12_000.0, 25_600.0, 48_000.0, 51_200.0, 97_656.25])

@@ -12,7 +12,7 @@ import pytest
 from pipeline import cli
 from pipeline.commands.features import as_markdown
 from pipeline.core.bearings import find
-from pipeline.core.features.table import FEATURES, NAMES
+from pipeline.core.features.table import FEATURES, NAMES, STAGES
 from pipeline.core.views import bearing_cursors, envelope_spectrum, shaft_cursors, spectrum
 from pipeline.edges.recordings import write_recording
 
@@ -36,6 +36,11 @@ def test_the_document_has_one_row_for_every_feature() -> None:
     assert all(row.replace("\\|", "").count("|") == 8 for row in rows)
 
 
+def test_the_document_says_what_every_stage_looks_at() -> None:
+    assert {feature.stage for feature in FEATURES} == set(STAGES)
+    assert all(f"* `{stage}`: {how}." in as_markdown() for stage, how in STAGES.items())
+
+
 def test_ls_names_every_feature(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["features", "ls"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == list(NAMES)
@@ -51,6 +56,7 @@ def test_explain_takes_a_name_with_or_without_its_channel(name: str, capsys: pyt
     feature = next(feature for feature in FEATURES if feature.name == "env_bpfo")
     assert feature.formula in text
     assert feature.source in text
+    assert STAGES[feature.stage] in text
     assert "speed, bearing" in text
 
 

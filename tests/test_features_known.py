@@ -10,7 +10,7 @@ import pytest
 from pipeline.core import features
 from pipeline.core.features import FeatureSpec
 from pipeline.core.features.table import NAMES
-from pipeline.core.records import BearingOrders, StreamKey, Window
+from pipeline.core.records import BearingOrders, StreamKey, Window, changed
 
 RATE_HZ = 12_000.0
 SPEC = FeatureSpec()
@@ -25,7 +25,7 @@ def of(
     made = Window(
         StreamKey("m", "p"), 1, 0, 0, 0, RATE_HZ, ("x",), "m/s2", x[None].astype(np.float32), 1.0, speed_rpm, None, None
     )
-    values = features.compute(spec, [replace(made, **changes)])[0][0]  # type: ignore[arg-type]
+    values = features.compute(spec, [changed(made, **changes)])[0][0]  # type: ignore[arg-type]
     return dict(zip(NAMES, values.tolist(), strict=True))
 
 

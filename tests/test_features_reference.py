@@ -20,7 +20,7 @@ from pipeline.core.features.fft import fft, fft_plan
 from pipeline.core.features.lane_math import exp2, log2
 from pipeline.core.features.lanes import LANES, load, store
 from pipeline.core.features.table import FEATURES, NAMES
-from pipeline.core.records import BearingOrders, StreamKey, Window
+from pipeline.core.records import BearingOrders, StreamKey, Window, changed
 
 ORDERS = BearingOrders(ftf=0.4, bpfo=3.6, bpfi=5.4, bsf=2.4)
 HERE = [f.name for f in FEATURES if f.stage != "baseline"]
@@ -36,7 +36,7 @@ def signal(n: int, channels: int, seed: int) -> np.ndarray:
 def window(x: np.ndarray, rate_hz: float, speed_rpm: float | None, **changes: object) -> Window:
     channels = tuple(f"c{i}" for i in range(len(x)))
     made = Window(StreamKey("m", "p"), 1, 0, 0, 0, rate_hz, channels, "g", x, 1.0, speed_rpm, ORDERS, None)
-    return replace(made, **changes)  # type: ignore[arg-type]
+    return changed(made, **changes)  # type: ignore[arg-type]
 
 
 def differences(
@@ -110,7 +110,7 @@ def test_overlapping_windows_share_work_and_no_bit_changes(
     spec = FeatureSpec(bandwidth_hz=bandwidth_hz, envelope_low_hz=50.0, envelope_high_hz=300.0)
     x = signal(256 + 12 * hop, channels, seed)
     views = [window(x[:, k * hop : k * hop + 256], 1000.0, 1234.0) for k in range(12)]
-    alone = [features.compute(spec, [replace(w, samples=np.array(w.samples))])[0] for w in views]
+    alone = [features.compute(spec, [changed(w, samples=np.array(w.samples))])[0] for w in views]
     shuffled = list(range(12))
     order.shuffle(shuffled)  # type: ignore[attr-defined]
     for arrangement in (range(12), shuffled):

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core import iso
+from pipeline.core.alarm import AlarmSpec, AlarmState, judge
+from pipeline.core.features.table import COLUMN, NAMES
 from pipeline.core.iso import Limits, assess, limits_of_class
+from pipeline.core.records import FeatureRow, StreamKey
 
 CLASSES = [(group, support) for group in (1, 2) for support in ("rigid", "flexible")]
 RATE_HZ = 12_000.0
@@ -81,3 +85,39 @@ def test_a_change_by_more_than_a_quarter_of_the_zone_b_limit_is_significant() ->
     assert not iso.changed_significantly(limits, 1.0, 2.125)
     assert iso.changed_significantly(limits, 1.0, 2.2)
     assert iso.changed_significantly(limits, 2.2, 1.0)
+
+
+def row(rel_rms: list[float], velocity_mm_s: float = math.nan) -> FeatureRow:
+    values = np.full((len(rel_rms), len(NAMES)), np.nan, np.float32)
+    values[:, COLUMN["rel_rms"]], values[:, COLUMN["velocity_rms"]] = rel_rms, velocity_mm_s
+    channels = tuple("xyz"[: len(rel_rms)])
+    return FeatureRow(StreamKey("m", "p"), 1, 0, 0, 1, RATE_HZ, None, 1.0, 0, None, channels, values, "s")
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "expected"),
+    [([5.9], "A"), ([6.0], "C"), ([-20.0], "A"), ([1.0, 12.0], "D"), ([math.nan, 7.0], "C"), ([math.nan], None)],
+)
+def test_a_machine_that_leaves_its_own_baseline_is_raised_also_where_the_standard_says_nothing(
+    sigmas: list[float], expected: str | None
+) -> None:
+    assert iso.floor(row(sigmas), None) == expected
+
+
+def test_the_worse_of_zone_and_departure_counts() -> None:
+    limits = limits_of_class(2, "rigid")
+    assert iso.floor(row([1.0], 3.0), limits) == "C"
+    assert iso.floor(row([7.0], 1.0), limits) == "C"
+    assert iso.floor(row([7.0], 5.0), limits) == "D"
+    assert iso.floor(row([math.nan], 2.0), limits) == "B"
+    assert iso.severity(row([50.0], 1.0), limits).zone == "A"  # what is shown as the standard's zone stays its own
+
+
+def test_an_alarm_for_leaving_the_baseline_clears_when_the_machine_is_back() -> None:
+    spec, state, told = AlarmSpec(enter_s=3.0, leave_s=15.0), AlarmState(), []
+    for number, sigma in enumerate([1.0] * 5 + [20.0] * 5 + [8.0] * 30 + [2.0] * 40):
+        at_ns = number * 1_000_000_000
+        zone = iso.floor(row([sigma]), None)
+        state, changes = judge(spec, state, StreamKey("m", "p"), {"healthy": 1.0}, at_ns, at_ns + 10**9, zone=zone)
+        told += [(number, change.type, change.mode) for change in changes]
+    assert told == [(7, "raised", "other"), (54, "cleared", "other")]

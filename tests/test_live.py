@@ -193,10 +193,10 @@ def test_a_block_on_which_the_engine_fails_is_quarantined_alone(
 
     real = stream.advance
 
-    def advance(spec: object, state: object, block: Block) -> object:
-        if block.key.machine == "poison":
+    def advance(spec: object, state: object, blocks: list[Block]) -> object:
+        if blocks[0].key.machine == "poison":
             raise ZeroDivisionError
-        return real(spec, state, block)  # type: ignore[arg-type]
+        return real(spec, state, blocks)  # type: ignore[arg-type]
 
     monkeypatch.setattr(stream, "advance", advance)
     live = service(tmp_path, broker)

@@ -88,6 +88,37 @@ def test_a_wrong_diagnosis_is_no_miss_and_no_detection():
     assert found["detection_delay_s"] == {"median": None, "p90": None}
 
 
+def test_a_fault_that_is_over_before_an_alarm_can_be_raised_is_too_short_and_not_missed():
+    spec = AlarmSpec(enter_s=3.0)
+    for windows, expected in ((4, (1, 0)), (5, (0, 1))):  # windows of 1 s, 0.5 s apart: 2.5 s and 3 s
+        for said in (0, 1):
+            track = Track(sequence([1] * (windows + 2)), one_hot([said] * (windows + 2)))
+            found = event_metrics([track], CLASSES, spec, warm_up_windows=2)
+            assert (found["too_short"], found["episodes"]) == expected
+            assert found["missed"] == (found["episodes"] if said == 0 else 0)
+    cold = Track(sequence([1] * 3), one_hot([1] * 3))
+    assert event_metrics([cold], CLASSES, spec, warm_up_windows=5)["too_short"] == 1
+
+
+def test_intervals_resample_machines_and_need_two_of_them():
+    late = [
+        Track(sequence([0] * 20 + [1] * 40, machine=f"m{n}"), one_hot([0] * (20 + 2 * n) + [1] * (40 - 2 * n)))
+        for n in range(6)
+    ]
+    found = event_metrics(late, CLASSES, AlarmSpec())
+    low, high = found["interval_90"]["delay_median_s"]
+    assert low < found["detection_delay_s"]["median"] < high
+    assert found["interval_90"]["detected_share"] == [1.0, 1.0]
+    assert found["interval_90"]["false_alarms_per_machine_day"] == [0.0, 0.0]
+    assert set(event_metrics(late[:1], CLASSES, AlarmSpec())["interval_90"].values()) == {None}
+    one = [
+        Track(sequence([0] * 30, machine="a"), one_hot([2] * 30)),
+        Track(sequence([0] * 30, machine="b"), one_hot([0] * 30)),
+    ]
+    found = event_metrics(one, CLASSES, AlarmSpec())
+    assert found["interval_90"]["false_alarms_per_machine_day"] == [0.0, 2 * found["false_alarms_per_machine_day"]]
+
+
 def test_a_silent_model_misses_and_a_nervous_one_raises_false_alarms():
     silent = Track(sequence([1] * 30), one_hot([0] * 30))
     nervous = Track(sequence([0] * 30), one_hot([2] * 30))

@@ -72,7 +72,7 @@ def running(mosquitto: PrivateBroker, tmp_path: Path) -> Iterator[Running]:
             "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NOTIFY_SOCKET": str(tmp_path / "notify"),
             "WATCHDOG_USEC": "400000", "THRUMCAST_WEB__BIND": "127.0.0.1:0", "THRUMCAST_COMMIT__INTERVAL_S": "0.1",
         }  # fmt: skip
-        command = [sys.executable, "-c", "import sys; from pipeline.cli import main; main()", "run", "--data",
+        command = [sys.executable, "-m", "pipeline", "run", "--data",
                    str(tmp_path / "data"), "--broker", f"mqtt://127.0.0.1:{mosquitto.port}"]  # fmt: skip
         with subprocess.Popen(
             command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -162,7 +162,7 @@ def test_an_address_in_use_is_a_warning_and_the_readings_go_on(tmp_path: Path, m
         environment = os.environ | {
             "PYTHONPATH": str(ROOT), "THRUMCAST_WEB__BIND": f"127.0.0.1:{taken.getsockname()[1]}",
         }  # fmt: skip
-        command = [sys.executable, "-c", "from pipeline.cli import main; main()", "run", "--data", str(tmp_path / "d"),
+        command = [sys.executable, "-m", "pipeline", "run", "--data", str(tmp_path / "d"),
                    "--broker", f"mqtt://127.0.0.1:{mosquitto.port}", "--seconds", "1"]  # fmt: skip
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core.order import REMEMBERED_GAPS, Finished, OrderSpec, OrderState, flush, push
+from pipeline.core.order import REMEMBERED_GAPS, Finished, OrderSpec, OrderState, flush, push, push_all
 from pipeline.core.records import Block, Duplicate, Gap, Late, Rejected, StreamKey, Trouble
 
 SPEC = OrderSpec(max_wait_s=1.0)  # 100 samples at 100 Hz
@@ -47,6 +47,29 @@ def test_any_shuffle_within_the_bound_and_any_repetition_gives_every_sample_once
     assert not gave_up
     assert all(isinstance(t, Duplicate) for t in troubles)
     assert len(troubles) == len(jittered) - n
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.builds(
+            block,
+            st.integers(0, 12).map(lambda i: 10 * i),
+            st.sampled_from([0, 5, 10, 20]),
+            session=st.sampled_from([1, 1, 1, 2]),
+            rate_hz=st.sampled_from([100.0, 100.0, 100.0, 200.0]),
+        ),
+        max_size=30,
+    )
+)
+def test_several_blocks_at_once_are_what_they_are_one_after_the_other(blocks: list[Block]) -> None:
+    ready, troubles, state = run(blocks)
+    at_once, ready_at_once, troubles_at_once = push_all(SPEC, OrderState(), blocks)
+    assert [(b.index, b.end, b.session) for b in ready_at_once] == [(b.index, b.end, b.session) for b in ready]
+    assert troubles_at_once == troubles
+    assert (at_once.session, at_once.form, at_once.next_index) == (state.session, state.form, state.next_index)
+    assert (at_once.gaps, at_once.finished) == (state.gaps, state.finished)
+    assert [b.index for b in at_once.held] == [b.index for b in state.held]
 
 
 def test_blocks_wait_for_a_missing_one_and_then_come_in_order() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from pipeline.core import stream
 from pipeline.core.features.table import COLUMN, NAMES
 from pipeline.core.quality import SENSOR, STOPS, Quality, judge
 from pipeline.core.quality_scan import scan
-from pipeline.core.records import Block, FeatureRow, StreamKey, Window
+from pipeline.core.records import Block, FeatureRow, StreamKey, Window, changed
 from pipeline.core.state import StreamSpec
 from pipeline.core.window import WindowSpec
 
@@ -41,7 +40,7 @@ def window(x: NDArray[np.floating], **changes: object) -> Window:
         orders=None,
         truth=None,
     )
-    return replace(made, **changes)  # type: ignore[arg-type]
+    return changed(made, **changes)  # type: ignore[arg-type]
 
 
 def vibration(seed: int = 1, n: int = N) -> NDArray[np.float64]:

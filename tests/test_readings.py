@@ -174,9 +174,8 @@ def test_one_changed_sample_is_found_with_its_window(tmp_path: Path, capsys: pyt
 def test_what_is_sent_while_recording_is_kept_in_order_and_once(tmp_path: Path, mosquitto: PrivateBroker) -> None:
     given_ = blocks()
     shuffled = [given_[k] for k in (0, 2, 1, 1, 3, 5, 4, *range(6, 12), 3)]
-    main = "import sys; from pipeline.cli import main; sys.exit(main())"
     url = f"mqtt://127.0.0.1:{mosquitto.port}"
-    command = [sys.executable, "-c", main, "record", "--broker", url, "--data", str(tmp_path), "--json"]
+    command = [sys.executable, "-m", "pipeline", "record", "--broker", url, "--data", str(tmp_path), "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert process.stderr.readline().startswith("recording ")

@@ -14,7 +14,7 @@ from test_live import BLOCKS, TOPICS, Broker, schema, send, stop_when_idle
 from pipeline.core.alarm import AlarmSpec, AlarmState, Episode, episode_id
 from pipeline.core.engine import Engine
 from pipeline.core.features.table import NAMES
-from pipeline.core.records import Float32, StreamKey
+from pipeline.core.records import Float32, StreamKey, changed
 from pipeline.core.state import from_bytes
 from pipeline.drivers.intake import Intake
 from pipeline.drivers.live import Live, Rhythm
@@ -152,7 +152,7 @@ def test_no_alarm_clears_because_of_a_switch_and_it_survives_a_restart(tmp_path:
     send(broker, BLOCKS)
     live.run(stop_when_idle(broker))
     up = Episode("cavitation", 5, 0.9, low_since_ns=7)
-    live.states[PUMP] = replace(live.states[PUMP], alarm=AlarmState(open=(up,)))
+    live.states[PUMP] = changed(live.states[PUMP], alarm=AlarmState(open=(up,)))
     live.serve(Serving(Renamed("v2")), lambda: False)
     assert live.states[PUMP].alarm.open == (replace(up, low_since_ns=None),)
     live.journal.close()
@@ -239,7 +239,7 @@ def test_an_acknowledgement_is_committed_and_published_and_the_alarm_stays(tmp_p
     send(broker, BLOCKS[:4])
     live.run(stop_when_idle(broker))
     up = Episode("unbalance", 5, 0.9)
-    live.states[PUMP] = replace(live.states[PUMP], alarm=AlarmState(open=(up,)))
+    live.states[PUMP] = changed(live.states[PUMP], alarm=AlarmState(open=(up,)))
     live.acknowledgements.put((PUMP, episode_id(PUMP, up)))
     live.acknowledgements.put((StreamKey("nobody", "de"), "x"))
     live.run(lambda: True)

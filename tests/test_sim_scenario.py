@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cli import run
+from pipeline.commands.sim_scenario import scenario_of
 from pipeline.edges.mqtt import TopicTemplate
 from pipeline.errors import ConfigError
 from sim.channel import Counts, Senders, Upsets
@@ -88,6 +89,7 @@ def test_a_key_or_value_that_is_none_is_named_with_the_nearest(
         ({"plant": {"record_s": 20.0, "every_s": 10.0}}, "record_s <= every_s"),
         ({"events": [{"kind": "flatlin", "start_s": 0.0}]}, "an event must be one of"),
         ({"plant": {"seconds": 0.0}}, "more than 0"),
+        ({"transport": {"drop": 1.5}}, "chances of 0 to 1"),
     ],
 )
 def test_a_plant_that_cannot_be_is_refused(document: dict[str, object], message: str) -> None:
@@ -109,6 +111,13 @@ def test_flags_win_over_the_file_and_the_truth_is_written(tmp_path: Path, capsys
         "label": "bias", "family": "sensor", "start_s": 0.5, "end_s": None, "size": 1.0,
     }  # fmt: skip
     assert {r["sensor"][0] for r in document["recordings"] if r["sensor"]} == {"bias"}
+
+
+def test_fewer_machines_than_the_file_describes_are_its_first_ones(tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text('[[machines]]\nkind = "motor"\n[[machines]]\nkind = "fan"\n[[machines]]\n')
+    wanted = scenario_of(file, {"machines": 2}, "", files=True)
+    assert [machine.id for machine in build(wanted).machines] == ["motor-01", "fan-02"]
 
 
 def test_an_archive_of_features_can_be_trained_from_and_keeps_machines_apart(

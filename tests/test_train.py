@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from model_world import archive_of_plant
+from model_world import SCHEMA, SECOND_NS, START_NS, archive_of_plant
 
 from models.bundle import load
 from models.evaluate import EvaluateRequest, evaluate
@@ -18,6 +20,10 @@ from models.train import TrainRequest, train
 from pipeline.commands import evaluate as evaluate_command
 from pipeline.commands import train as train_command
 from pipeline.config import Config
+from pipeline.core.records import FeatureRow, StreamKey
+from pipeline.edges.archive import Archive
+from pipeline.edges.archive_snapshot import snapshot
+from pipeline.edges.journal import Commit, Journal
 from pipeline.errors import ConfigError, ModelError, ThrumcastError
 
 QUICK = TrainSettings(epochs=12, hidden=12, members=1, learning_rate=0.02, structure_offset=0.0, noise=0.1)
@@ -84,6 +90,25 @@ def test_a_version_says_what_it_was_made_of(plant):
     assert all(entry["loss"] > 0 for entry in entries)
 
 
+def test_evaluate_says_the_numbers_that_train_has_printed(plant):
+    settings = replace(QUICK, epochs=24, patience=1, members=2)  # some folds stop early
+    result, _ = trained(plant, settings=settings)
+    again = evaluate(EvaluateRequest(plant, Config()), say=lambda _: None, warn=lambda _: None).document
+    said = result.document["metrics"]
+    assert {key: again[key] for key in said if key != "likelihood"} == {
+        k: v for k, v in said.items() if k != "likelihood"
+    }
+
+
+def test_evaluate_splits_as_the_version_was_split(tmp_path, rng):
+    archive_of_plant(tmp_path, rng, machines=2)
+    trained(tmp_path)
+    assert (
+        evaluate(EvaluateRequest(tmp_path, Config()), say=lambda _: None, warn=lambda _: None).document["split"]
+        == "time"
+    )
+
+
 def test_without_specimens_to_hold_back_the_split_is_by_time_and_that_is_said(tmp_path, rng):
     archive_of_plant(tmp_path, rng, machines=2)
     result, said = trained(tmp_path)
@@ -146,7 +171,7 @@ def test_ctrl_c_during_the_folds_counts_those_that_are_done(plant, monkeypatch):
 
 
 def test_a_model_that_collapsed_is_not_registered(plant, monkeypatch):
-    monkeypatch.setattr("models.train.self_test", lambda model: ["it says the same whatever it sees"])
+    monkeypatch.setattr("models.registering.self_test", lambda model: ["it says the same whatever it sees"])
     with pytest.raises(ModelError, match="says the same"):
         trained(plant)
     assert Registry(plant).versions() == []
@@ -225,3 +250,44 @@ def test_settings_survive_the_way_through_a_version(plant):
     result, _ = trained(plant)
     model = Registry(plant).load(result.version)
     assert TrainSettings.from_document(model.train["settings"]) == QUICK
+
+
+def test_a_version_says_which_archive_it_has_learned_from_and_a_snapshot_can_be_learned_from_again(tmp_path, rng):
+    archive_of_plant(tmp_path, rng)
+    with Journal(tmp_path) as journal:
+        Archive(tmp_path, journal, SCHEMA).roll()
+    snapshot(tmp_path, "before")
+
+    def run(snapshot=None):
+        request = TrainRequest(tmp_path, Config(), dataclasses.replace(QUICK, epochs=3), snapshot=snapshot)
+        return train(request, say=lambda _: None, warn=lambda _: None)
+
+    document = run().document
+    now = document["data"]["archive"]
+    assert (now["snapshot"], now["rows"], now["pending_rows"]) == (None, document["windows"], 0)
+    late = FeatureRow(
+        StreamKey("pump-09", "de"), 1, 0, START_NS, START_NS + SECOND_NS, 12e3, 1500.0, 1.0, 0, "normal", ("x",),
+        np.ones((1, 3), np.float32), SCHEMA.name,
+    )  # fmt: skip
+    with Journal(tmp_path) as journal:
+        Archive(tmp_path, journal, SCHEMA)
+        journal.commit(Commit(features=[late]))
+    later, again = run().document, run("before").document
+    assert later["data"]["archive"] == now | {"pending_rows": 1}
+    assert again["data"]["archive"] == now | {"snapshot": "before"}
+    assert again["windows"] == document["windows"] == later["windows"] - 1
+    assert Registry(tmp_path).load(again["version"]).data["archive"]["snapshot"] == "before"
+    a, b = (Registry(tmp_path).load(each["version"]).weights for each in (document, again))
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+    with pytest.raises(ThrumcastError, match="nowhere"):
+        run("nowhere")
+
+
+def test_data_without_any_truth_are_described_in_whole_sentences_and_once(tmp_path, rng):
+    archive_of_plant(tmp_path, rng, modes=("run_to_failure", "run_to_failure"))
+    said: list[str] = []
+    with pytest.raises(ThrumcastError, match="two failure modes with known truth, found: none") as error:
+        train(TrainRequest(tmp_path, Config(), QUICK), say=said.append, warn=said.append)
+    assert "modes:   none is known" in said[0]
+    assert all(line == line.rstrip() for line in said[0].splitlines())
+    assert "machines" not in str(error.value)

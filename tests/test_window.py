@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.core.records import Block, StreamKey, Window
-from pipeline.core.window import WindowSpec, WindowState, length_and_hop, push
+from pipeline.core.window import Run, WindowSpec, WindowState, length_and_hop, push
 
 SPEC = WindowSpec(length_s=1.0, hop_s=0.5)
 RATE_HZ = 100.0  # length 100, hop 50
@@ -25,7 +27,7 @@ def run(*blocks: Block) -> tuple[list[Window], WindowState]:
     windows: list[Window] = []
     state = WindowState()
     for b in blocks:
-        state, complete = push(SPEC, state, b)
+        state, complete = push(SPEC, state, [b])
         windows += complete
     return windows, state
 
@@ -90,6 +92,34 @@ def test_speed_is_averaged_over_the_window_and_truth_is_what_covers_most_of_it()
     )
     assert [w.speed_rpm for w in windows] == [pytest.approx(1300.0), pytest.approx(1800.0)]
     assert [w.truth for w in windows] == ["healthy", "unbalance"]
+
+
+@given(st.lists(st.tuples(st.integers(1, 130), st.sampled_from([0, 0, 0, 30, 400]), st.booleans()), max_size=25))
+def test_several_blocks_at_once_make_the_windows_that_they_make_one_by_one(pieces: list[tuple[int, int, bool]]) -> None:
+    blocks, index, session = [], 0, 1
+    for n, gap, reboot in pieces:
+        session, index = (session + 1, 0) if reboot and n % 5 == 0 else (session, index + gap)
+        jump_ns = 10**10 if n == 100 else 0  # the sender's clock was set
+        blocks.append(block(index, n, session=session, speed_rpm=float(n // 50), t0_ns=T0_NS + index * 10**7 + jump_ns))
+        index += n
+    state, one_by_one = WindowState(), []
+    for b in blocks:
+        state, some = push(SPEC, state, [b])
+        one_by_one += some
+    after, at_once = push(SPEC, WindowState(), blocks)
+    assert [_said(w) for w in at_once] == [_said(w) for w in one_by_one]
+    assert (after.session, after.position, after.next_number) == (state.session, state.position, state.next_number)
+    assert after.marks == state.marks
+    assert [_joined(run) for run in after.runs] == [_joined(run) for run in state.runs]
+
+
+def _said(w: Window) -> tuple[object, ...]:
+    samples = None if w.samples is None else w.samples.tobytes()
+    return (w.session, w.number, w.start_ns, w.end_ns, w.coverage, w.speed_rpm, w.speed_trace, samples)
+
+
+def _joined(run: Run) -> tuple[int, int, bytes]:
+    return run.start, run.end, np.concatenate(run.pieces, axis=1).tobytes()
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ from typing import Any
 
 from pipeline.errors import NotReachable
 
-MAIN = "import sys; from pipeline.cli import main; sys.exit(main())"
 ROOT = Path(__file__).resolve().parents[2]
 SCRAPE_EVERY_S = 0.2
 _CONNECTED = re.compile(r"(?<!dis)\bconnected\b")
@@ -80,7 +79,7 @@ class Service:
     def start(self, **environment: str) -> None:
         """Starts it; `connected` tells when it listens."""
         self._web = f"127.0.0.1:{_free_port()}"
-        command = [sys.executable, "-c", MAIN, "run", "--wait", "--json"]
+        command = [sys.executable, "-m", "pipeline", "run", "--wait", "--json"]
         command += ["--data", str(self.data_dir), "--broker", f"mqtt://127.0.0.1:{self.port}"]
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         mine = {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "THRUMCAST_WEB__BIND": self._web}

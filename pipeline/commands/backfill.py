@@ -32,6 +32,12 @@ def command(
     import os
     import time
 
+    from pipeline.drivers.backfill_pool import prepare
+
+    began_s = time.monotonic()
+    if workers != 1:
+        prepare()  # before this process loads what it needs itself
+
     from pipeline.commands.compose import MakeWorker, folder, opened, predictor
     from pipeline.drivers.backfill import Done, Job, backfill
     from pipeline.edges.recordings import find_recordings, parse_channels
@@ -46,7 +52,6 @@ def command(
     console.say(
         f"{len(jobs)} recordings -> {folder(config.data.path)}, model: {model.version if model else 'none yet'}"
     )
-    began_s = time.monotonic()
 
     def show(done: Done) -> None:
         bar.advance()
@@ -58,9 +63,7 @@ def command(
         report = backfill(
             jobs,
             make_worker,
-            journal,
             archive,
-            classes=model.classes if model else (),
             workers=min(workers or os.cpu_count() or 1, max(1, len(jobs))),
             on_done=show,
         )

@@ -82,5 +82,5 @@ def _table(rows: list[dict[str, Any]], rpm: float | None) -> str:
             hz = row["hz"]
             label = f"Hz at {rpm:g} rpm"
             lines.append(f"{label:<37} {hz['bpfo']:>8.2f} {hz['bpfi']:>8.2f} {hz['2bsf']:>8.2f} {hz['ftf']:>8.2f}")
-    lines += ["", *(f"{row['name'] or '-'}: {row['what']}. {row['source']}" for row in rows)]
-    return "\n".join(lines)
+    sources = [f"{row['name']}: {row['what']}. {row['source']}" for row in rows if row["name"]]
+    return "\n".join([*lines, "", *sources] if sources else lines)

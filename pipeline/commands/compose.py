@@ -66,7 +66,8 @@ class MakeWorker:
         """In the worker process."""
         model = None if self.version is None else predictor(self.config, self.version)
         known = MachinesFile(self.config.data.path / MACHINES_NAME).load()
-        return Worker(Engine(stream_specs(self.config, known), model), self.config.modes.resolve, self.finished)
+        engine = Engine(stream_specs(self.config, known), model)
+        return Worker(engine, self.config.modes.resolve, self.finished, feature_schema(self.config))
 
 
 def folder(path: Path) -> str:

@@ -140,8 +140,7 @@ def _plant(port: int, machines: int, life_s: float, seed: int, data_dir: Path) -
     import subprocess
     import sys
 
-    main = "import sys; from pipeline.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", main, "sim", "--quiet", "--machines", str(machines), "--seed", str(seed)]
+    command = [sys.executable, "-m", "pipeline", "sim", "--quiet", "--machines", str(machines), "--seed", str(seed)]
     command += ["--life-s", f"{life_s:g}", "--onset", "0.1", "0.5", "--broker", f"mqtt://127.0.0.1:{port}"]
     with (data_dir / "sim.log").open("wb") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})

@@ -15,11 +15,9 @@ from pipeline.commands.common import Console, with_console
 @click.option("--against", metavar="ALIAS", help="Another version or alias to compare with.")
 @click.option(
     "--split",
-    default="specimen",
-    show_default=True,
     metavar="FIELD",
     help="Train again per fold, holding back a field of machines.jsonl, `machine` or `time`; `none` scores the version"
-    " as it is over everything.",
+    " as it is over everything [default: the split it was trained with].",
 )
 @click.option(
     "--alarms",
@@ -34,10 +32,13 @@ def command(
     version: str | None,
     data_dir: Path | None,
     against: str | None,
-    split: str,
+    split: str | None,
     alarms: tuple[str, ...],
 ) -> None:
     """Score VERSION (a version or an alias; default: the champion, else the newest) on the archive.
+
+    What is scored was held out: the version's recipe (settings, number of passes) is trained again without the machines
+    under test. On an archive that has not changed since, these are the numbers that `train` has printed.
 
     Event numbers come first: faults detected and missed, delays, false alarms per machine-day.
     """

@@ -44,7 +44,7 @@ def list_(console: Console, markdown: bool) -> None:
 @with_console
 def explain(console: Console, name: str) -> None:
     """One feature: NAME with or without its channel, such as x.env_bpfo."""
-    from pipeline.core.features.table import FEATURES, NAMES
+    from pipeline.core.features.table import FEATURES, NAMES, STAGES
     from pipeline.errors import ThrumcastError
 
     channel, _, short = name.rpartition(".")
@@ -59,7 +59,7 @@ def explain(console: Console, name: str) -> None:
         "unit": _unit(feature),
         "formula": feature.formula,
         "source": feature.source,
-        "stage": feature.stage,
+        "stage": f"{feature.stage}: {STAGES[feature.stage]}",
         "needs": ", ".join(feature.needs) or "nothing but samples",
         "gain free": "yes" if feature.gain_free else "no",
     }
@@ -108,9 +108,10 @@ def plot(
 
 def as_markdown() -> str:
     """The text of docs/features.md."""
-    from pipeline.core.features.table import FEATURES
+    from pipeline.core.features.table import FEATURES, STAGES
 
-    lines = [MARKDOWN_HEAD, f"{len(FEATURES)} features per channel:", ""]
+    lines = [MARKDOWN_HEAD, "What each stage looks at:", "", *(f"* `{stage}`: {how}." for stage, how in STAGES.items())]
+    lines += ["", f"{len(FEATURES)} features per channel:", ""]
     lines += ["| name | unit | formula | needs | gain free | stage | source |", "|---|---|---|---|---|---|---|"]
     for feature in FEATURES:
         cells = (

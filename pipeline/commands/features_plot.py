@@ -165,7 +165,7 @@ def draw(shown: Piece, config: Config, out: Path) -> list[str]:
     label = (
         f"frequency (Hz) of the squared envelope, band {low_hz:g} to {high_hz:g} Hz, resolution {resolution_hz:.2g} Hz"
     )
-    env.set(xlabel=label, ylabel="squared envelope, amplitude")
+    env.set(xlabel=label, ylabel=f"squared envelope, amplitude{'' if shown.unit == '1' else f' ({shown.unit}²)'}")
     try:
         figure.savefig(out, dpi=110)
     except (OSError, ValueError) as error:

@@ -92,7 +92,7 @@ class LabelCounts:
         except FileNotFoundError:
             seen, events = (0, 0), []
         except (OSError, ArchiveError) as error:
-            log.warning("labels_unreadable err=%s", error)
+            log.error("labels_unreadable err=%s", error)
             return
         if events is not None:
             counts = Counter(event.verdict for event in events if event.op == "add")

@@ -72,7 +72,7 @@ def command(
             batch = intake.read(messages, time.time_ns())
             for block in batch.blocks:
                 state = states.get(block.key) or order.OrderState()
-                states[block.key], ready, _ = order.push(spec, state, block)
+                states[block.key], ready, _ = order.push_all(spec, state, [block])
                 for one in ready:
                     writer.append(one)
             passed_over += len(batch.quarantined)

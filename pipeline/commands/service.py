@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 from pipeline.commands.addresses import mqtt_settings
 from pipeline.commands.compose import opened
 from pipeline.commands.reload import Running
+from pipeline.commands.requests import Requests
 from pipeline.commands.serving import RegistryWatch, load_serving, reader
 from pipeline.core.engine import Engine, Step, rehearse
-from pipeline.core.iso import severity
+from pipeline.core.iso import floor
 from pipeline.core.order import REMEMBERED_SESSIONS
 from pipeline.core.records import Block, StreamKey
 from pipeline.core.state import StreamState, from_bytes
 from pipeline.drivers.intake import Batch, Intake
+from pipeline.drivers.label_news import LabelNews
 from pipeline.drivers.live import Live, Rhythm
 from pipeline.drivers.results import Results
 from pipeline.drivers.serving import Shadow
@@ -107,22 +109,31 @@ def service(
         known = machines.load()
         running = Running(config, known, *(reread or (lambda: config,)))
         spec_of = running.spec_of
-        engine = Engine(spec_of, model, serving.is_unknown, lambda row: severity(row, spec_of(row.key).limits).zone)
+        engine = Engine(
+            spec_of,
+            model,
+            serving.is_unknown,
+            zone_of=lambda row: floor(row, spec_of(row.key).limits),
+            foretell=serving.foretell,
+            foretell_every=config.model.forecast_every_windows,
+        )
         read_last = reader(config)
         base = config.mqtt.results_topic
         messages_per_commit = max(1, min(config.mqtt.receive_maximum // 2, REMEMBERED_SESSIONS))
         connection_settings = mqtt_settings(config)
         connection = MqttConnection(
             connection_settings,
-            subscriptions=[topics.subscription],
+            subscriptions=[topics.subscription, *([f"{base}/cmd/+"] if config.mqtt.commands else [])],
             status_topic=f"{base}/status",
             claim=Claim(claim_topic(base, config.mqtt.client_id)),
             max_waiting=2 * messages_per_commit,
         )
+        watch = RegistryWatch.after(running)
+        requests = Requests(config, connection.publish, watch.look_again)
         live = Live(
             engine=engine,
             source=connection,
-            intake=Intake(topics.parse, config.accepts, config.mqtt.max_payload_bytes),
+            intake=Intake(topics.parse, config.accepts, config.mqtt.max_payload_bytes, requests.read),
             journal=journal,
             archive=archive,
             results=Results(
@@ -139,12 +150,15 @@ def service(
                 roll_rows=config.archive.roll_rows,
             ),
             states=restored(journal, engine.spec_of),
-            on_turn=(Acquaintance(machines, set(known)),),
-            models=RegistryWatch.after(running),
+            on_turn=(Acquaintance(machines, set(known)), requests),
+            between=(LabelNews.of(journal, base, connection.publish),),
+            models=watch,
+            acknowledgements=requests.acknowledgements,
             read_last=read_last,
             shadow=Shadow(Engine(engine.spec_of, serving.shadow), read_last) if serving.shadow else None,
         )
         live.results.restore(journal.open_alarms().values())
+        requests.up = live.results.up
         began_s = time.monotonic()
         rehearse()  # the first time after an installation, half a minute: no broker is kept waiting for that
         log.info("rehearsed duration_s=%.1f", time.monotonic() - began_s)

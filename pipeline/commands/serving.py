@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.commands.reload import Running
 from pipeline.core.features.table import NAMES
-from pipeline.core.records import FeatureRow, StreamKey
+from pipeline.core.records import FeatureRow, Foretell, StreamKey
 from pipeline.drivers.serving import ReadLast, Serving, Timed
 from pipeline.edges.archive_rows import last_rows
 from pipeline.errors import ThrumcastError
@@ -46,7 +46,21 @@ def load_serving(config: Config) -> Serving:
             shadow = NumpyPredictor(_bundle(config, config.model.shadow))
         except ThrumcastError as error:
             log.error("shadow_refused alias=%s err=%s", config.model.shadow, error.message)
-    return Serving(Timed(NumpyPredictor(bundle)), detector(bundle), shadow)
+    return Serving(Timed(NumpyPredictor(bundle)), detector(bundle), shadow, _foretell(config, bundle))
+
+
+def _foretell(config: Config, bundle: Bundle) -> Foretell | None:
+    """The most probable futures of streams by their hidden states, if they are wanted and the version can say them."""
+    from models.forecast import Forecaster
+
+    modes = config.model.forecast_modes
+    if not modes:
+        return None
+    if not bundle.spec.decoder:
+        log.warning("forecast_missing model=%s: train it with --set forecast=%d", bundle.spec.version, modes)
+        return None
+    forecaster = Forecaster(bundle)
+    return lambda h: forecaster.beam(h, modes)
 
 
 def _bundle(config: Config, alias: str) -> Bundle:

@@ -104,8 +104,12 @@ def command(
         "modes": None if modes is None else tuple(mode.strip() for mode in modes.split(",")),
     }
     wanted = scenario_of(scenario, given, transport, files=into_files is not None)
+    from sim.scenario import Scenario
+
     start_ns = None if into_files is not None else time.time_ns()
     made = plant_of(wanted, axes, start_ns, training=training)
+    if into_files is not None and wanted.transport != Scenario().transport:
+        console.say("[transport] of the scenario is left out: files have no network")
     if truth is not None:
         _tell(made, wanted, truth)
     lasts_s = wanted.plant.seconds

@@ -32,7 +32,8 @@ def scenario_of(path: Path | None, given: dict[str, Any], transport: str, *, fil
     if recipe.life_s is None:
         recipe = msgspec.structs.replace(recipe, life_s=plant.seconds or DEFAULT_LIFE_S)
     network = msgspec.structs.replace(base.transport, **_chances(transport))
-    return msgspec.structs.replace(base, plant=plant, recipe=recipe, transport=network)
+    described = base.machines[: flags.get("machines")]  # fewer than the file describes: its first ones
+    return msgspec.structs.replace(base, plant=plant, recipe=recipe, transport=network, machines=described)
 
 
 def plant_of(wanted: Scenario, axes: str, start_ns: int | None, *, training: bool) -> Plant:
@@ -46,7 +47,7 @@ def plant_of(wanted: Scenario, axes: str, start_ns: int | None, *, training: boo
     names = tuple(axis.strip() for axis in axes.split(","))
     if len(set(names)) < len(names) or not set(names) <= set(AXES):
         msg = f"--axes takes some of {', '.join(AXES)}, each once, found: {axes}"
-        raise ConfigError(msg)
+        raise ConfigError(msg, hint="x and y are radial, z is axial: --axes x,z")
     if training:
         p, r = wanted.plant, wanted.recipe
         life_s = r.life_s or DEFAULT_LIFE_S

@@ -26,6 +26,9 @@ DATES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"]
     "--compare", metavar="CELL,...", help="Train these cells on the same split and print one table; registers nothing."
 )
 @click.option("--leaky", is_flag=True, help="Also score a split that leaks, beside the honest one.")
+@click.option(
+    "--snapshot", metavar="NAME", help="Learn from this snapshot (`thrumcast archive snapshot`), not from now."
+)
 @click.option("--resume", metavar="RUN", help="Go on with an interrupted run of DIR/runs, or `last`.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A choice of models/settings.py.")
 @with_console
@@ -37,6 +40,7 @@ def command(
     split: str | None,
     compare: str | None,
     leaky: bool,
+    snapshot: str | None,
     resume: str | None,
     assignments: tuple[str, ...],
 ) -> None:
@@ -54,7 +58,8 @@ def command(
     from models.spec import VALUE_TASKS
     from models.train import TrainRequest, train
 
-    typed = ["thrumcast", "train", *(f"--split {split}" for _ in range(split is not None))]
+    given = (("split", split), ("snapshot", snapshot))
+    typed = ["thrumcast", "train", *(f"--{name} {value}" for name, value in given if value is not None)]
     request = TrainRequest(
         data_dir=config.data.path,
         config=config,
@@ -65,6 +70,7 @@ def command(
         command=" ".join([*typed, *(f"--set {word}" for word in assignments)]),
         leaky=leaky,
         resume=resume,
+        snapshot=snapshot,
     )
     if compare is not None:
         from models.compare import compare_cells

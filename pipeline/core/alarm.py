@@ -10,15 +10,17 @@ cooldown belongs to (stream, mode), never to an id, which would make it void.
 
 Two thresholds and two waits, in seconds of event time and not in windows, because overlapping windows are not
 independent and because a float's last bit must not decide. Windows that were not judged, or that look like nothing
-the model knows, change nothing. `zone` (ISO, A to D, None = not assessable) is a floor under the severity: zone C is at
-least a warning, and zone D that lasts is an alarm of mode `other` whatever the network says.
+the model knows, change nothing. `zone` (A to D, None = not assessable, see `pipeline.core.iso.floor`) is a floor under
+the severity: zone C is at least a warning, and zone D that lasts is an alarm of mode `other` whatever the network says.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from pipeline.core.records import AlarmChange, StreamKey
+import msgspec
+
+from pipeline.core.records import AlarmChange, StreamKey, changed
 
 HEALTHY = "healthy"
 OTHER = "other"  # the mode of an alarm that only the vibration severity calls for
@@ -58,8 +60,7 @@ class Episode:
     by_severity: bool = False  # called for by the zone alone
 
 
-@dataclass(frozen=True, slots=True)
-class AlarmState:
+class AlarmState(msgspec.Struct, frozen=True):
     """What is suspected, what is up, and what was up lately."""
 
     suspicion: Suspicion | None = None
@@ -86,6 +87,9 @@ class AlarmState:
         return None if self.suspicion is None else self.suspicion.mode
 
 
+_QUIET = AlarmState()
+
+
 def judge(
     spec: AlarmSpec,
     state: AlarmState,
@@ -100,11 +104,14 @@ def judge(
     """Take the probabilities of the window [start_ns, end_ns); return what changed."""
     if unknown and zone != "D":
         since_ns = start_ns if state.unknown_since_ns is None else state.unknown_since_ns
-        return replace(state, unknown_since_ns=since_ns, unknown=end_ns - since_ns >= spec.enter_s * 1e9), []
+        return changed(state, unknown_since_ns=since_ns, unknown=end_ns - since_ns >= spec.enter_s * 1e9), []
+    mode = max(probabilities, key=probabilities.__getitem__)
+    if state == _QUIET and mode == HEALTHY and zone not in STRAINED:  # as of nearly all windows
+        return state, []
     still, ended, changes = _watch_all(spec, state.open, key, probabilities, (start_ns, end_ns), zone)
     memory_ns = max(spec.cooldown_s, spec.merge_s) * 1e9
     past = [e for e in (*state.past, *ended) if end_ns - (e.ended_ns or 0) < memory_ns]
-    mode, p = max(probabilities.items(), key=lambda item: item[1])
+    p = probabilities[mode]
     by_severity = False
     if unknown or mode == HEALTHY or p < spec.enter_p:
         by_severity = zone == "D" and not still
@@ -132,12 +139,12 @@ def acknowledge(state: AlarmState, key: StreamKey, alarm_id: str, at_ns: int) ->
         if episode_id(key, episode) == alarm_id and episode.acked_ns is None:
             episodes[place] = replace(episode, acked_ns=at_ns)
             changes.append(_change("acked", episode, key, episode.p, at_ns))
-    return replace(state, open=tuple(episodes)), changes
+    return changed(state, open=tuple(episodes)), changes
 
 
 def kept_for_another_model(state: AlarmState) -> AlarmState:
     """What was up stays up, and its time below `leave_p` begins again: the model that changed is no reason to clear."""
-    return replace(
+    return changed(
         state,
         suspicion=None,
         open=tuple(replace(episode, low_since_ns=None) for episode in state.open),
@@ -169,15 +176,19 @@ def _watch_all(
         p = probabilities.get(episode.mode, 1.0 - probabilities.get(HEALTHY, 0.0))
         held = zone is None or zone in STRAINED if episode.by_severity else False
         if held or p >= spec.leave_p:
-            still.append(replace(episode, low_since_ns=None))
+            still.append(_low_since(episode, None))
             continue
         low_since_ns = start_ns if episode.low_since_ns is None else episode.low_since_ns
         if end_ns - low_since_ns < spec.leave_s * 1e9:
-            still.append(replace(episode, low_since_ns=low_since_ns))
+            still.append(_low_since(episode, low_since_ns))
         else:
             ended.append(replace(episode, low_since_ns=None, ended_ns=end_ns))
             changes.append(_change("cleared", episode, key, p, end_ns))
     return still, ended, changes
+
+
+def _low_since(episode: Episode, since_ns: int | None) -> Episode:
+    return episode if episode.low_since_ns == since_ns else replace(episode, low_since_ns=since_ns)
 
 
 def _due(spec: AlarmSpec, suspicion: Suspicion, past: list[Episode], p: float, end_ns: int) -> Episode | None:

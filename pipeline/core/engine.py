@@ -11,7 +11,7 @@ them over once they are safe, or drops both and tries again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -25,6 +25,8 @@ from pipeline.core.records import (
     Block,
     FeatureRow,
     Float32,
+    Forecast,
+    Foretell,
     Prediction,
     Predictor,
     Rejected,
@@ -47,9 +49,15 @@ class Step:
     states: dict[StreamKey, StreamState] = field(default_factory=dict)
     features: list[FeatureRow] = field(default_factory=list)
     predictions: list[Prediction] = field(default_factory=list)
+    forecasts: list[Forecast] = field(default_factory=list)
     alarms: list[AlarmChange] = field(default_factory=list)
     troubles: list[Trouble] = field(default_factory=list)
     rejected: list[Block] = field(default_factory=list)  # those that contradict their session
+
+    @property
+    def rows(self) -> int:
+        """How many rows for the archive these are."""
+        return len(self.features) + len(self.predictions) + len(self.forecasts) + len(self.alarms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +68,22 @@ class Engine:
     predictor: Predictor | None = None
     is_unknown: Callable[[Float32, Float32], NDArray[np.bool_]] | None = None  # (B, F) inputs, (B, K) -> (B,)
     zone_of: Callable[[FeatureRow], str | None] | None = None  # vibration severity, a floor under the alarms
+    foretell: Foretell | None = None
+    foretell_every: int = 1  # windows: those are foretold whose number it divides, whoever drives the engine
 
     def step(self, states: States, blocks: Iterable[Block]) -> Step:
         """Take blocks in the order in which they came."""
         result = Step()
         windows: dict[StreamKey, list[Window]] = {}
+        of_stream: dict[StreamKey, list[Block]] = {}
         for block in blocks:
-            key = block.key
+            of_stream.setdefault(block.key, []).append(block)
+        for key, some in of_stream.items():
             spec = self.spec_of(key)
-            state = result.states.get(key) or states.get(key) or stream.initial(spec)
-            result.states[key], complete, troubles = stream.advance(spec, state, block)
+            state = states.get(key) or stream.initial(spec)
+            result.states[key], windows[key], troubles = stream.advance(spec, state, some)
             result.troubles += troubles
-            if any(isinstance(trouble, Rejected) for trouble in troubles):
-                result.rejected.append(block)
-            windows.setdefault(key, []).extend(complete)
+        result.rejected = [trouble.block for trouble in result.troubles if isinstance(trouble, Rejected)]
         return self._finish(result, windows)
 
     def flush(self, states: States) -> Step:
@@ -115,46 +125,68 @@ class Engine:
 
     def _predict(self, predictor: Predictor, result: Step, rows: Mapping[StreamKey, list[FeatureRow]]) -> None:
         for front in range(max(map(len, rows.values()), default=0)):
-            ready = [(key, of_stream[front]) for key, of_stream in rows.items() if front < len(of_stream)]
-            judged: list[tuple[StreamKey, FeatureRow]] = []
-            for key, row in ready:
-                state = self._fresh_if_due(predictor, result.states[key], row)
-                result.states[key] = state
-                if not row.quality & _STOPS:
-                    judged.append((key, row))
-                else:
-                    result.predictions.append(_not_judged(predictor, row, state))
+            judged: list[tuple[StreamSpec, StreamState, FeatureRow]] = []
+            for key, of_stream in rows.items():
+                if front < len(of_stream):
+                    spec, row = self.spec_of(key), of_stream[front]
+                    state = _fresh_if_due(spec, predictor, result.states[key], row)
+                    if not row.quality & _STOPS:
+                        judged.append((spec, state, row))
+                    else:
+                        result.states[key] = state
+                        result.predictions.append(_not_judged(predictor, row, state))
             if judged:
                 self._step_network(predictor, result, judged)
 
-    def _fresh_if_due(self, predictor: Predictor, state: StreamState, row: FeatureRow) -> StreamState:
-        """A long pause, or another model than the one whose hidden state this is, begins a new sequence."""
-        spec = self.spec_of(row.key)
-        paused_ns = 0 if state.last_end_ns is None else abs(row.start_ns - state.last_end_ns)
-        if state.hidden is None or state.model != predictor.version or paused_ns > spec.max_gap_s * 1e9 + _span_ns(row):
-            zeros = np.zeros(predictor.hidden_shape, np.float32)
-            return replace(state, hidden=zeros, state_age=0, model=predictor.version, last_end_ns=row.start_ns)
-        return state
-
-    def _step_network(self, predictor: Predictor, result: Step, judged: list[tuple[StreamKey, FeatureRow]]) -> None:
-        x = _inputs(predictor.inputs, [row for _, row in judged])
-        h = np.stack([_hidden(result.states[key]) for key, _ in judged])
+    def _step_network(
+        self, predictor: Predictor, result: Step, judged: list[tuple[StreamSpec, StreamState, FeatureRow]]
+    ) -> None:
+        x = _inputs(predictor.inputs, [row for _, _, row in judged])
+        h = np.concatenate([_hidden(state) for _, state, _ in judged]).reshape(len(judged), *predictor.hidden_shape)
         probabilities, h = predictor.step(x, h)
-        strange = self.is_unknown(x, probabilities) if self.is_unknown else np.zeros(len(judged), np.bool_)
-        for (key, row), p, hidden, unknown in zip(judged, probabilities, h, strange.tolist(), strict=True):
-            spec, state = self.spec_of(key), result.states[key]
-            age, alarmed = state.state_age + 1, state.alarm
+        strange = self.is_unknown(x, probabilities).tolist() if self.is_unknown else [False] * len(judged)
+        classes, version = predictor.classes, predictor.version
+        best, listed = probabilities.argmax(axis=1).tolist(), probabilities.tolist()
+        for i, (spec, state, row) in enumerate(judged):
+            key, age, alarmed = row.key, state.state_age + 1, state.alarm
             name = "alarm" if alarmed.open else "warming_up"  # a fresh memory is no reason to forget an alarm
             if age > spec.warm_up_windows:
-                of_mode = dict(zip(predictor.classes, p.tolist(), strict=True))
+                of_mode = dict(zip(classes, listed[i], strict=True))
                 zone = self.zone_of(row) if self.zone_of else None
                 alarmed, changes = alarm.judge(
-                    spec.alarm, alarmed, key, of_mode, row.start_ns, row.end_ns, unknown=unknown, zone=zone
+                    spec.alarm, alarmed, key, of_mode, row.start_ns, row.end_ns, unknown=strange[i], zone=zone
                 )
                 name = alarmed.name
                 result.alarms += changes
-            result.states[key] = changed(state, hidden=hidden, state_age=age, last_end_ns=row.end_ns, alarm=alarmed)
-            result.predictions.append(_judged(predictor, row, p, name, age))
+            result.states[key] = changed(state, hidden=h[i], state_age=age, last_end_ns=row.end_ns, alarm=alarmed)
+            mode, p = classes[best[i]], listed[i][best[i]]
+            result.predictions.append(_prediction(row, mode, p, probabilities[i], name, age, version))
+        if self.foretell is not None:
+            self._foretell(self.foretell, predictor, result, [row for _, _, row in judged])
+
+    def _foretell(self, foretell: Foretell, predictor: Predictor, result: Step, rows: Sequence[FeatureRow]) -> None:
+        """What may come after those of the rows whose turn it is, and whose memory is warm."""
+        due = [
+            row
+            for row in rows
+            if row.window % self.foretell_every == 0
+            and result.states[row.key].state_age > self.spec_of(row.key).warm_up_windows
+        ]
+        if due:
+            h = np.stack([_hidden(result.states[row.key]) for row in due])
+            result.forecasts += [
+                Forecast(row.key, row.session, row.window, row.start_ns, row.end_ns, tuple(futures), predictor.version)
+                for row, futures in zip(due, foretell(h), strict=True)
+            ]
+
+
+def _fresh_if_due(spec: StreamSpec, predictor: Predictor, state: StreamState, row: FeatureRow) -> StreamState:
+    """A long pause, or another model than the one whose hidden state this is, begins a new sequence."""
+    paused_ns = 0 if state.last_end_ns is None else abs(row.start_ns - state.last_end_ns)
+    if state.hidden is None or state.model != predictor.version or paused_ns > spec.max_gap_s * 1e9 + _span_ns(row):
+        zeros = np.zeros(predictor.hidden_shape, np.float32)
+        return changed(state, hidden=zeros, state_age=0, model=predictor.version, last_end_ns=row.start_ns)
+    return state
 
 
 def inputs(names: tuple[str, ...], row: FeatureRow) -> Float32:
@@ -167,7 +199,7 @@ def _inputs(names: tuple[str, ...], rows: Sequence[FeatureRow]) -> Float32:
     if any(row.channels != rows[0].channels for row in rows):
         return np.stack([inputs(names, row) for row in rows])
     columns, missing = _columns(names, rows[0].channels)
-    x = np.stack([row.values for row in rows]).reshape(len(rows), -1)[:, columns]
+    x = np.concatenate([row.values for row in rows]).reshape(len(rows), -1)[:, columns]
     x[:, missing] = np.nan
     return x
 
@@ -197,20 +229,21 @@ def _span_ns(row: FeatureRow) -> int:
     return row.end_ns - row.start_ns
 
 
-def _judged(predictor: Predictor, row: FeatureRow, p: Float32, state: str, state_age: int) -> Prediction:
-    best = int(p.argmax())
+def _prediction(
+    row: FeatureRow, mode: str | None, p: float, probabilities: Float32, state: str, state_age: int, model: str
+) -> Prediction:
     return Prediction(
         key=row.key,
         session=row.session,
         window=row.window,
         start_ns=row.start_ns,
         end_ns=row.end_ns,
-        mode=predictor.classes[best],
-        p=float(p[best]),
-        probabilities=p,
+        mode=mode,
+        p=p,
+        probabilities=probabilities,
         state=state,
         state_age=state_age,
-        model=predictor.version,
+        model=model,
         feature_schema=row.schema,
     )
 
@@ -222,20 +255,8 @@ def _not_judged(predictor: Predictor, row: FeatureRow, state: StreamState) -> Pr
         name = "not_running"
     else:
         name = "sensor_fault" if quality.sensor_fault else state.alarm.name
-    return Prediction(
-        key=row.key,
-        session=row.session,
-        window=row.window,
-        start_ns=row.start_ns,
-        end_ns=row.end_ns,
-        mode=None,
-        p=float("nan"),
-        probabilities=np.full(len(predictor.classes), np.nan, np.float32),
-        state=name,
-        state_age=state.state_age,
-        model=predictor.version,
-        feature_schema=row.schema,
-    )
+    nothing = np.full(len(predictor.classes), np.nan, np.float32)
+    return _prediction(row, None, float("nan"), nothing, name, state.state_age, predictor.version)
 
 
 def rehearse() -> None:

@@ -28,6 +28,7 @@ from pipeline.core.signs import (
     VELOCITY_SHARE,
     Signs,
     double,
+    family_least_db,
     family_threshold_db,
     flow_noise,
     high_orders,
@@ -84,10 +85,10 @@ def _strength(value: float, threshold: float, full: float) -> float:
 
 def _envelope(signs: Signs) -> Iterator[Evidence]:
     for name, label in FAMILIES.values():
-        if (db := signs[name]) >= (threshold_db := family_threshold_db(signs, name)):
-            count = signs.same_channel(f"{name}_harmonics", name)
+        if (db := signs[name]) >= family_threshold_db(signs, name):
+            count, least_db = signs.same_channel(f"{name}_harmonics", name), family_least_db(name)
             yield Evidence(
-                _strength(db, threshold_db, threshold_db + FULL_DB),
+                _strength(db, least_db, least_db + FULL_DB),
                 f"envelope {label}{_lines(count)}, {db:.0f} dB over floor{signs.at(name)}",
             )
 

@@ -14,6 +14,7 @@ from typing import Literal
 from pipeline.core.features.table import COLUMN
 from pipeline.core.quality import NO_VELOCITY, Quality
 from pipeline.core.records import FeatureRow
+from pipeline.core.signs import CHANGED_SIGMA, DEPARTED_SIGMA
 
 Support = Literal["rigid", "flexible"]
 Zone = Literal["A", "B", "C", "D"]
@@ -98,6 +99,18 @@ def velocity_rms_mm_s(row: FeatureRow) -> float | None:
         return None
     values = [float(v) for v in row.values[:, COLUMN["velocity_rms"]] if math.isfinite(v)]
     return round(max(values), 4) if values else None
+
+
+def floor(row: FeatureRow, limits: Limits | None) -> Zone | None:
+    """The least that the alarms make of a window: its zone, or more if its RMS has left the machine's own baseline.
+
+    A rise counts like zone C or D, also where the standard cannot say anything. None without zone and baseline.
+    """
+    zones = [severity(row, limits).zone]
+    if sigmas := [sigma for sigma in row.values[:, COLUMN["rel_rms"]].tolist() if math.isfinite(sigma)]:
+        sigma = max(sigmas)
+        zones.append("D" if sigma >= DEPARTED_SIGMA else "C" if sigma >= CHANGED_SIGMA else "A")
+    return max((zone for zone in zones if zone is not None), default=None)
 
 
 def severity(row: FeatureRow, limits: Limits | None) -> Assessment:

@@ -7,13 +7,16 @@ plant is full of mains hum. All rules look at one window alone; a recorded thres
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntFlag
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.core.features.baseline import Baseline
+from pipeline.core.features.kernel import address_of
 from pipeline.core.features.table import COLUMN, RELATIVE
-from pipeline.core.quality_scan import scan
+from pipeline.core.quality_scan import scan_rows
 from pipeline.core.records import FeatureRow, Float32, Window
 
 STANDSTILL_RPM = 30.0  # below this a shaft counts as stopped ...
@@ -59,16 +62,30 @@ NO_VELOCITY = Quality.SKI_SLOPE | Quality.SATURATED | Quality.CLIPPED  # bits th
 
 def judge(window: Window, *, values: Float32 | None = None) -> Quality:
     """All that a window says by itself; `values` are its features (C, F), for the rules that need a spectrum."""
-    found = 0
-    if window.speed_rpm is not None and window.speed_rpm < STANDSTILL_RPM:
-        found |= _NOT_RUNNING
     if window.samples is None:
-        return Quality(found | _INCOMPLETE)
-    for samples in window.samples:
-        found |= scan(np.ascontiguousarray(samples), window.rate_hz)
-    if values is not None and not found & _STOPS and (values[:, COLUMN["mains_hum"]] > MAINS_SHARE).any():  # NaN is not
-        found |= _MAINS_HUM
-    return Quality(found)
+        return Quality(incomplete(window))
+    samples = np.ascontiguousarray(window.samples, np.float32)
+    address = address_of(samples) + samples.strides[0] * np.arange(len(samples))
+    spectral = np.full((len(samples), len(COLUMN)), np.nan, np.float32) if values is None else values
+    return Quality(judge_alike([window], samples.shape[1], address, spectral[None])[0])
+
+
+def incomplete(window: Window) -> int:
+    """The bits of a window that has no samples."""
+    return _INCOMPLETE | _stopped(window)
+
+
+def judge_alike(windows: Sequence[Window], length: int, address: NDArray[np.int64], values: Float32) -> list[int]:
+    """The bits of windows of one rate and shape, in one scan; address and values as in `features.batch.Alike`."""
+    found = np.zeros(len(windows), np.int64)
+    scan_rows(address, length, windows[0].rate_hz, found)
+    hums = (values[:, :, COLUMN["mains_hum"]] > MAINS_SHARE).any(axis=1)  # NaN is not
+    found |= np.array([_stopped(window) for window in windows])
+    return np.where(hums & (found & _STOPS == 0), found | _MAINS_HUM, found).tolist()
+
+
+def _stopped(window: Window) -> int:
+    return _NOT_RUNNING if window.speed_rpm is not None and window.speed_rpm < STANDSTILL_RPM else 0
 
 
 def stands_still(row: FeatureRow, nominal_rpm: float | None, baseline: Baseline | None) -> bool:

@@ -1,16 +1,22 @@
 """The rules that look at the samples of one channel, in one compiled scan; see `pipeline.core.quality` for the bits.
 
 Cheap by order: everything that every window pays for is a loop that vectorises (the samples' bits as integers that sort
-as the numbers do, because float minima do not vectorise), and what takes longer is looked at only where a count
-says that there may be something.
+as the numbers do, because float minima do not vectorise), windows that overlap by quarters share the quarters' counts,
+and what takes longer is looked at only where a count says that there may be something.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numba import njit
+from numba import njit, types
 from numpy.typing import NDArray
 
+from pipeline.core.features.compiled import entry, intrinsic, kernel
+from pipeline.core.features.kernel import address_of
+from pipeline.core.features.lanes import ir
+from pipeline.core.features.time_domain import QUARTERS, samples_at, shared_quarters
 from pipeline.core.records import Float32
 
 FLAT_RATIO = 1e-6  # a channel whose peak-to-peak is below this share of its largest value carries no vibration
@@ -31,6 +37,9 @@ SLOW_BLOCK_S = 0.1  # means over so long hold what lies below about 5 Hz ...
 SLOW_SHARE = 0.5  # ... and so much of the variance there is a drift, not a machine
 
 _NON_FINITE, _FLATLINE, _DROPOUT, _SATURATED, _CLIPPED, _BIASED, _SKI_SLOPE = 2, 4, 16, 32, 64, 128, 512
+HIGH, LOW, HIGHS, LOWS, EQUAL = range(5)  # of a quarter, see `_count`
+PARTIALS = 5
+
 _INFINITY_KEY = np.int32(0x7F800000)
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 
@@ -39,40 +48,100 @@ Int32 = NDArray[np.int32]
 
 def scan(x: Float32, rate_hz: float) -> int:
     """Bits of `Quality` of one channel x (n,), C-contiguous."""
-    return int(_scan(x, x.view(np.int32), rate_hz))
+    found = np.zeros(1, np.int64)
+    scan_rows(np.array([address_of(x)]), x.shape[0], rate_hz, found)
+    return int(found[0])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _scan(x: Float32, bits: Int32, rate_hz: float) -> int:
+@entry
+def scan_rows(address: NDArray[np.int64], n: int, rate_hz: float, found: NDArray[np.int64]) -> None:
+    """Bits of the n samples at each address, channel by channel; those of a window's channels are put together.
+
+    address (channels * windows,) -> found (windows,), which is added to.
+    """
+    parts = np.empty((2, QUARTERS, PARTIALS), np.int32)
+    for row in range(address.shape[0]):
+        x = samples_at(address[row], n)
+        bits = x.view(np.int32)
+        current, before = row % 2, (row + 1) % 2
+        shared = shared_quarters(address, row, n)
+        for i in range(QUARTERS):
+            if i < shared:
+                for j in range(PARTIALS):
+                    parts[current, i, j] = parts[before, i + QUARTERS - shared, j]
+            else:
+                _count(bits[i * n // QUARTERS : (i + 1) * n // QUARTERS], parts[current, i])
+        found[row % found.shape[0]] |= _scan(x, bits, parts[current], rate_hz)
+
+
+@kernel
+def _scan(x: Float32, bits: Int32, parts: Int32, rate_hz: float) -> int:
     n = x.shape[0]
-    high = np.int32(-0x80000000)
-    low = np.int32(0x7FFFFFFF)
-    for i in range(n):
-        key = bits[i] ^ ((bits[i] >> 31) & _MAGNITUDE)
-        high = max(high, key)
-        low = min(low, key)
+    high, low, equal = parts[0, HIGH], parts[0, LOW], parts[0, EQUAL]
+    for i in range(1, QUARTERS):
+        high, low = max(high, parts[i, HIGH]), min(low, parts[i, LOW])
+        begin = i * n // QUARTERS
+        equal += parts[i, EQUAL] + np.int32(bits[begin] == bits[begin - 1])
     if high >= _INFINITY_KEY or low < -_INFINITY_KEY:  # NaN sorts outside the infinities
         return _NON_FINITE
-    top_bits = high ^ ((high >> 31) & _MAGNITUDE)
-    bottom_bits = low ^ ((low >> 31) & _MAGNITUDE)
-    equal = ends = np.int32(0)
-    for i in range(1, n):
-        equal += np.int32(bits[i] == bits[i - 1])
-        ends += np.int32((bits[i] == top_bits) | (bits[i] == bottom_bits))
-    ends_of_range = np.array([top_bits, bottom_bits], np.int32).view(np.float32)
-    largest, smallest = np.float64(ends_of_range[0]), np.float64(ends_of_range[1])
+    largest, smallest = np.float64(_number(_sorted(high))), np.float64(_number(_sorted(low)))
     if largest - smallest <= FLAT_RATIO * max(abs(largest), abs(smallest)):
         return _FLATLINE
 
     found = _steady(x, bits, int(equal), rate_hz)
+    ends = 0
+    for i in range(QUARTERS):
+        ends += parts[i, HIGHS] * (parts[i, HIGH] == high) + parts[i, LOWS] * (parts[i, LOW] == low)
     if ends >= max(RAIL_SAMPLES, RAIL_SHARE * n):
         found |= _rails(x, largest, smallest)
-    if found & (_FLATLINE | _SATURATED) == 0 and _repeats(bits):
+    if found & (_FLATLINE | _SATURATED) == 0 and _twice(bits) and _repeats(bits):
         found |= _DROPOUT
     return found | _slow(x, rate_hz)
 
 
-@njit(cache=True, nogil=True)
+@kernel
+def _sorted(bits: np.int32) -> np.int32:
+    """From the bits of a number to an integer that sorts as the number does, and back."""
+    return bits ^ ((bits >> 31) & _MAGNITUDE)
+
+
+@kernel
+def _count(bits: Int32, out: Int32) -> None:
+    """Of a quarter -> out: its extremes as sort keys, how often they come, how many samples equal the one before."""
+    high = low = _sorted(bits[0])
+    equal = highs = lows = np.int32(0)
+    for i in range(1, bits.shape[0]):
+        key = _sorted(bits[i])
+        high = max(high, key)
+        low = min(low, key)
+        equal += np.int32(bits[i] == bits[i - 1])
+    top, bottom = _sorted(high), _sorted(low)
+    for i in range(bits.shape[0]):
+        highs += np.int32(bits[i] == top)
+        lows += np.int32(bits[i] == bottom)
+    out[HIGH], out[LOW], out[HIGHS], out[LOWS], out[EQUAL] = high, low, highs, lows, equal
+
+
+@kernel
+def _twice(bits: Int32) -> bool:
+    """Whether a value of the four probes of `_repeats` comes twice: said of nearly no window."""
+    eighth = bits.shape[0] // 8
+    one, two, three, four = bits[eighth], bits[3 * eighth], bits[5 * eighth], bits[7 * eighth]
+    probes = np.int32(0)
+    for i in range(bits.shape[0]):
+        value = bits[i]
+        probes += np.int32((value == one) | (value == two) | (value == three) | (value == four))
+    alike = one in (two, three, four) or two in (three, four) or three == four
+    return bool(probes > 4) or alike
+
+
+@intrinsic
+def _number(typing: Any, bits: Any) -> Any:
+    """The float32 of these bits."""
+    return types.float32(types.int32), lambda context, builder, sig, args: builder.bitcast(args[0], ir.FloatType())
+
+
+@kernel
 def _steady(x: Float32, bits: Int32, equal: int, rate_hz: float) -> int:
     """Values that hold, and too few different ones; `equal` neighbours bound the longest run."""
     n = x.shape[0]
@@ -105,7 +174,7 @@ def _steady(x: Float32, bits: Int32, equal: int, rate_hz: float) -> int:
     return found | _FLATLINE
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _rails(x: Float32, largest: float, smallest: float) -> int:
     """Clipping: far more samples at an end of the range than in a band just inside it.
 
@@ -137,18 +206,11 @@ def _rails(x: Float32, largest: float, smallest: float) -> int:
     return _CLIPPED if piled >= max(RAIL_SAMPLES, RAIL_SHARE * n) else 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _repeats(bits: Int32) -> bool:
     """Whether a piece of REPEAT_SAMPLES around one of four probes comes a second time."""
     n = bits.shape[0]
     eighth = n // 8
-    one, two, three, four = bits[eighth], bits[3 * eighth], bits[5 * eighth], bits[7 * eighth]
-    count = np.int32(0)
-    for i in range(n):
-        count += np.int32(bits[i] == one) + np.int32(bits[i] == two) + np.int32(bits[i] == three)
-        count += np.int32(bits[i] == four)
-    if count <= 4:  # the probes themselves: what nearly every window ends with
-        return False
     for at in (eighth, 3 * eighth, 5 * eighth, 7 * eighth):
         for i in range(n):
             if bits[i] == bits[at] and i != at and _same_around(bits, at, i) >= REPEAT_SAMPLES:
@@ -156,7 +218,7 @@ def _repeats(bits: Int32) -> bool:
     return False
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _same_around(bits: Int32, a: int, b: int) -> int:
     """Length of the piece around `a` that equals the one around `b`; 0 if it is constant."""
     n = bits.shape[0]

@@ -15,7 +15,7 @@ from pipeline.core.records import FeatureRow, Float32
 
 FAMILY_DB = 11.0  # an envelope family over its local floor; nine windows of ten of sound machines stay below 9 dB ...
 CAGE_DB = 8.0  # ... and the cage's, whose lines are narrow, below 5 dB
-FAMILY_LEAD_DB = 6.0  # a family so far below the strongest one is explained by it: lines of all families lie close
+FAMILY_LEAD_DB = 3.0  # a family so far below the strongest one is explained by it: lines of all families lie close
 LINE_DB = 15.0  # a shaft order over its local floor: deterministic lines of sound machines stand 10 dB high
 DOUBLE_DB = 20.0  # 2x over its local floor
 DOUBLE_BELOW_DB = 3.0  # that 2x may stand below 1x: the coupling works twice a turn
@@ -29,7 +29,8 @@ IMPULSIVE_KURTOSIS = 4.5  # a Gaussian has 3
 HIGH_BANDS = 3  # the highest of the log bands ...
 HIGH_SHARE = 0.8  # ... hold so much of the power, and ...
 NOISE_FLATNESS_DB = -9.0  # ... the spectrum is that flat: flow noise
-CHANGED_SIGMA = 6.0  # robust standard deviations from the stream's own baseline
+CHANGED_SIGMA = 6.0  # robust standard deviations from the stream's own baseline: worth a remark ...
+DEPARTED_SIGMA = 2 * CHANGED_SIGMA  # ... and of the RMS: whatever the cause, somebody should look
 
 FAMILIES = {  # failure mode -> feature and name of its envelope family
     "bearing_outer": ("env_bpfo", "BPFO"),
@@ -68,10 +69,15 @@ class Signs:
         return float(self._row.values[int(np.nanargmax(column)), COLUMN[name]])
 
 
+def family_least_db(name: str) -> float:
+    """What an envelope family must reach alone."""
+    return CAGE_DB if name == "env_ftf" else FAMILY_DB
+
+
 def family_threshold_db(signs: Signs, name: str) -> float:
     """What an envelope family must reach, given how strong the others are."""
     strongest_db = max((db for one, _ in FAMILIES.values() if not math.isnan(db := signs[one])), default=0.0)
-    return max(CAGE_DB if name == "env_ftf" else FAMILY_DB, strongest_db - FAMILY_LEAD_DB)
+    return max(family_least_db(name), strongest_db - FAMILY_LEAD_DB)
 
 
 def order_name(order: float) -> str:

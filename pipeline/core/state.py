@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -61,13 +61,12 @@ class StreamSpec:
         return hashlib.sha256(repr((self.window, self.features)).encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class StreamState:
+class StreamState(msgspec.Struct, frozen=True, eq=False):
     """What is remembered of one stream between two blocks."""
 
-    order: OrderState = field(default_factory=OrderState)
-    window: WindowState = field(default_factory=WindowState)
-    alarm: AlarmState = field(default_factory=AlarmState)
+    order: OrderState = OrderState()
+    window: WindowState = WindowState()
+    alarm: AlarmState = AlarmState()
     baseline: Baseline | None = None  # None = nothing was commissioned yet, or is to be
     hidden: Float32 | None = None  # (L, H); None = a new sequence
     state_age: int = 0  # windows since the hidden state was reset

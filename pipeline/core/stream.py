@@ -10,12 +10,11 @@ streams at once and adds the network.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 
 from pipeline.core import features, order, window
 from pipeline.core.features.baseline import relate
-from pipeline.core.quality import Quality, judge, stands_still
+from pipeline.core.quality import Quality, incomplete, judge_alike, stands_still
 from pipeline.core.records import Block, FeatureRow, Float32, Trouble, Window, changed
 from pipeline.core.state import StreamSpec, StreamState
 
@@ -29,7 +28,7 @@ def initial(spec: StreamSpec) -> StreamState:
 
 def step(spec: StreamSpec, state: StreamState, block: Block) -> tuple[StreamState, list[Event]]:
     """Take one block; return what became complete with it, and what went wrong."""
-    state, windows, troubles = advance(spec, state, block)
+    state, windows, troubles = advance(spec, state, [block])
     rows = feature_rows(spec, windows)
     return related(spec, state, rows), [*troubles, *rows]
 
@@ -41,9 +40,11 @@ def flush(spec: StreamSpec, state: StreamState) -> tuple[StreamState, list[Event
     return related(spec, state, rows), [*troubles, *rows]
 
 
-def advance(spec: StreamSpec, state: StreamState, block: Block) -> tuple[StreamState, list[Window], list[Trouble]]:
-    """The part of `step` before the features: order, then windows."""
-    ordered, ready, troubles = order.push(spec.order, state.order, block)
+def advance(
+    spec: StreamSpec, state: StreamState, blocks: Iterable[Block]
+) -> tuple[StreamState, list[Window], list[Trouble]]:
+    """The part of `step` before the features, for several blocks: order, then windows."""
+    ordered, ready, troubles = order.push_all(spec.order, state.order, blocks)
     return _cut(spec, state, ordered, ready, troubles)
 
 
@@ -55,9 +56,16 @@ def release(spec: StreamSpec, state: StreamState) -> tuple[StreamState, list[Win
 
 def feature_rows(spec: StreamSpec, windows: Sequence[Window]) -> list[FeatureRow]:
     """Judge windows and compute their features, in one batch."""
-    values = features.compute(spec.features, windows)
     schema = spec.features.schema
-    return [_row(window, value, schema) for window, value in zip(windows, values, strict=True)]
+    rows: dict[int, FeatureRow] = {}
+    for alike in features.compute_alike(spec.features, windows):
+        some = [windows[i] for i in alike.members]
+        qualities = judge_alike(some, alike.length, alike.address, alike.values)
+        for i, values, quality in zip(alike.members, alike.values, qualities, strict=True):
+            rows[i] = _row(windows[i], values, quality, schema)
+    return [
+        rows.get(i) or _row(one, features.no_features(one), incomplete(one), schema) for i, one in enumerate(windows)
+    ]
 
 
 def related(spec: StreamSpec, state: StreamState, rows: list[FeatureRow]) -> StreamState:
@@ -68,24 +76,20 @@ def related(spec: StreamSpec, state: StreamState, rows: list[FeatureRow]) -> Str
     baseline = state.baseline
     for i, row in enumerate(rows):
         if stands_still(row, spec.speed_rpm, baseline):
-            row = rows[i] = replace(row, quality=row.quality | int(Quality.NOT_RUNNING))
+            row = rows[i] = changed(row, quality=row.quality | int(Quality.NOT_RUNNING))
         if spec.commissioning_windows > 0:
             baseline = relate(spec.commissioning_windows, baseline, row, good=not Quality(row.quality).stops)
-    return state if baseline is state.baseline else replace(state, baseline=baseline)
+    return state if baseline is state.baseline else changed(state, baseline=baseline)
 
 
 def _cut(
     spec: StreamSpec, state: StreamState, ordered: order.OrderState, ready: list[Block], troubles: list[Trouble]
 ) -> tuple[StreamState, list[Window], list[Trouble]]:
-    windows: list[Window] = []
-    cut = state.window
-    for block in ready:
-        cut, complete = window.push(spec.window, cut, block, spec)
-        windows += complete
+    cut, windows = window.push(spec.window, state.window, ready, spec)
     return changed(state, order=ordered, window=cut), windows, troubles
 
 
-def _row(window: Window, values: Float32, schema: str) -> FeatureRow:
+def _row(window: Window, values: Float32, quality: int, schema: str) -> FeatureRow:
     return FeatureRow(
         key=window.key,
         session=window.session,
@@ -95,7 +99,7 @@ def _row(window: Window, values: Float32, schema: str) -> FeatureRow:
         rate_hz=window.rate_hz,
         speed_rpm=window.speed_rpm,
         coverage=window.coverage,
-        quality=int(judge(window, values=values)),
+        quality=quality,
         truth=window.truth,
         channels=window.channels,
         values=values,

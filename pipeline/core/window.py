@@ -12,16 +12,19 @@ sender's clock moves the marks; a jump of more than `max_time_step_s` starts a n
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
+import msgspec
 import numpy as np
 from scipy.fft import next_fast_len
 
 from pipeline.core.records import BearingOrders, Block, Float32, Window
 
 DRIFT_NS = 1_000_000  # block times may wander this far from the count before a mark follows them
+SAMPLES_AT_ONCE = 1 << 15  # per channel
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,7 @@ def length_and_hop(spec: WindowSpec, rate_hz: float) -> tuple[int, int]:
     return int(next_fast_len(max(16, round(spec.length_s * rate_hz)), real=True)), max(1, round(spec.hop_s * rate_hz))
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(msgspec.Struct, frozen=True):
     """From sample `start` on, until the next mark."""
 
     start: int
@@ -54,8 +56,7 @@ class Mark:
         return self.t0_ns + round((index - self.start) * 1e9 / rate_hz)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Run:
+class Run(msgspec.Struct, frozen=True, eq=False):
     """Samples [start, end) without a hole; in pieces, which are joined when a window needs them."""
 
     start: int
@@ -63,8 +64,7 @@ class Run:
     pieces: tuple[Float32, ...]  # each (C, n)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class WindowState:
+class WindowState(msgspec.Struct, frozen=True, eq=False):
     """The tail of a session that later windows still need."""
 
     session: int | None = None
@@ -101,19 +101,49 @@ class NothingKnown:
 
 
 def push(
-    spec: WindowSpec, state: WindowState, block: Block, context: Context = NothingKnown()
+    spec: WindowSpec, state: WindowState, blocks: Sequence[Block], context: Context = NothingKnown()
 ) -> tuple[WindowState, list[Window]]:
-    """Take the next block in order; return the windows that are complete with it."""
-    length, hop = length_and_hop(spec, block.rate_hz)
-    if block.session != state.session:
-        state = WindowState(block.session, block.index, next_number=-(-block.index // hop))
-    marks, time_step_ns = _mark(state.marks, block)
-    contiguous = block.index == state.position and time_step_ns <= spec.max_time_step_s * 1e9
-    runs = _append(state.runs, block, contiguous=contiguous)
-
+    """Take the next blocks in order; return the windows that are complete with them."""
     windows: list[Window] = []
-    number = state.next_number
-    while number * hop + length <= block.end:
+    for some in _at_once(blocks):
+        state, complete = _cut(spec, _taken(spec, state, some), some[-1], context)
+        windows += complete
+    return state, windows
+
+
+def _at_once(blocks: Sequence[Block]) -> Iterator[Sequence[Block]]:
+    """Blocks of one session whose samples are joined by one copy, which still fits in the cache."""
+    first, samples = 0, 0
+    for i, block in enumerate(blocks):
+        if i > first and (samples >= SAMPLES_AT_ONCE or block.session != blocks[first].session):
+            yield blocks[first:i]
+            first, samples = i, 0
+        samples += block.samples.shape[1]
+    if blocks:
+        yield blocks[first:]
+
+
+def _taken(spec: WindowSpec, state: WindowState, blocks: Sequence[Block]) -> WindowState:
+    """The state that knows these blocks of one session, before any window is cut."""
+    first = blocks[0]
+    if first.session != state.session:
+        _, hop = length_and_hop(spec, first.rate_hz)
+        state = WindowState(first.session, first.index, next_number=-(-first.index // hop))
+    position, runs, marks = state.position, state.runs, state.marks
+    for block in blocks:
+        marks, time_step_ns = _mark(marks, block)
+        contiguous = block.index == position and time_step_ns <= spec.max_time_step_s * 1e9
+        runs = _append(runs, block, contiguous=contiguous)
+        position = block.end
+    return WindowState(state.session, position, state.next_number, runs, marks)
+
+
+def _cut(spec: WindowSpec, state: WindowState, block: Block, context: Context) -> tuple[WindowState, list[Window]]:
+    """All windows that are complete; `block` is the newest of the session."""
+    length, hop = length_and_hop(spec, block.rate_hz)
+    windows: list[Window] = []
+    runs, marks, number = state.runs, state.marks, state.next_number
+    while number * hop + length <= state.position:
         start, end = number * hop, number * hop + length
         runs = tuple(run for run in runs if run.end > start)
         if runs[0].start >= end:  # nothing of this window came: go on to the first of which something did
@@ -125,24 +155,24 @@ def push(
         number += 1
     keep = number * hop
     return (
-        WindowState(block.session, block.end, number, _pruned_runs(runs, keep), _pruned_marks(marks, keep)),
+        WindowState(state.session, state.position, number, _pruned_runs(runs, keep), _pruned_marks(marks, keep)),
         windows,
     )
 
 
-def _mark(marks: tuple[Mark, ...], block: Block) -> tuple[tuple[Mark, ...], float]:
+def _mark(marks: tuple[Mark, ...], block: Block) -> tuple[tuple[Mark, ...], int]:
     """The marks with this block's, if it says anything new, and how far its time is from the expected one."""
-    mark = Mark(block.index, block.t0_ns, block.speed_rpm, block.orders, block.truth)
-    if not marks:
-        return (mark,), 0.0
-    last = marks[-1]
-    step_ns = abs(block.t0_ns - last.time_ns(block.index, block.rate_hz))
-    same = (last.speed_rpm, last.orders, last.truth) == (mark.speed_rpm, mark.orders, mark.truth)
-    if step_ns <= DRIFT_NS:
-        if same:
-            return marks, step_ns
-        mark = replace(mark, t0_ns=last.time_ns(block.index, block.rate_hz))
-    return (*marks, mark), step_ns
+    t0_ns = block.t0_ns
+    step_ns = 0
+    if marks:
+        last = marks[-1]
+        expected_ns = last.time_ns(block.index, block.rate_hz)
+        step_ns = abs(t0_ns - expected_ns)
+        if step_ns <= DRIFT_NS:
+            if (last.speed_rpm, last.orders, last.truth) == (block.speed_rpm, block.orders, block.truth):
+                return marks, step_ns
+            t0_ns = expected_ns
+    return (*marks, Mark(block.index, t0_ns, block.speed_rpm, block.orders, block.truth)), step_ns
 
 
 def _append(runs: tuple[Run, ...], block: Block, *, contiguous: bool) -> tuple[Run, ...]:

@@ -16,6 +16,7 @@ from pipeline.core.engine import Engine, States, Step
 from pipeline.core.records import Block, Duplicate, Gap, Late, StreamKey
 from pipeline.drivers.serving import Timed
 from pipeline.edges.archive_tables import Quarantined
+from pipeline.edges.labels import LabelEvent
 from pipeline.edges.ports import Message
 from pipeline.errors import DecodeError
 
@@ -49,6 +50,17 @@ class Account:
         return self.received - decided - self.in_flight
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What somebody asks of the service over MQTT. It is acknowledged when its consequences are on disk."""
+
+    name: str  # ack, label or reload
+    token: str | None = None  # of the one who asks; it comes back with the answer
+    alarm: tuple[StreamKey, str] | None = None  # stream and id of the alarm that is to be acknowledged
+    label: LabelEvent | None = None  # to be added or retracted
+    error: str | None = None  # why it cannot be done; then the message goes to quarantine
+
+
 @dataclass(slots=True)
 class Batch:
     """Some messages, the blocks in them, and those that are refused."""
@@ -57,6 +69,7 @@ class Batch:
     blocks: list[Block] = field(default_factory=list)
     origin: list[Message] = field(default_factory=list)  # the message of each block
     quarantined: list[Quarantined] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     feature_s: float = 0.0  # how long the step took: all but the network, and the network
     inference_s: float = 0.0
 
@@ -68,11 +81,17 @@ class Intake:
     key_of: Callable[[str], StreamKey | None]  # topic -> stream, None where the topic names none
     accepts: Callable[[str], bool]  # whether readings of this machine are wanted
     max_payload_bytes: int
+    request_of: Callable[[Message], Request | None] = lambda message: None  # None: the message is no request
 
     def read(self, messages: Sequence[Message], now_ns: int) -> Batch:
         """Decode; whatever is not a block goes to quarantine with a reason."""
         batch = Batch(messages)
         for message in messages:
+            if (request := self.request_of(message)) is not None:
+                batch.requests.append(request)
+                if request.error is not None:
+                    batch.quarantined.append(refused(message, "request", now_ns))
+                continue
             try:
                 batch.blocks.append(self._block(message))
                 batch.origin.append(message)
@@ -136,6 +155,7 @@ def _step_one_by_one(engine: Engine, states: States, batch: Batch, now_ns: int) 
         total.states |= step.states
         total.features += step.features
         total.predictions += step.predictions
+        total.forecasts += step.forecasts
         total.alarms += step.alarms
         total.troubles += step.troubles
         total.rejected += step.rejected

@@ -23,7 +23,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Protocol
 
@@ -97,6 +97,7 @@ class Live:
     states: dict[StreamKey, StreamState] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)  # since this process began
     on_turn: tuple[Callable[[Batch, Step], None], ...] = ()  # told of every committed turn, before it is acknowledged
+    between: tuple[Callable[[], None], ...] = ()  # what else is looked after, once a turn, nothing being in hand
     account: Account = field(default_factory=Account)  # of all messages since this process began
     committed_s: float = field(default_factory=time.monotonic)  # time.monotonic() of the last time nothing was in hand
     refusal: str | None = None  # why the disk does not take what is in hand
@@ -127,6 +128,8 @@ class Live:
         if self.models and (serving := self.models.due()) is not None:
             self.serve(serving, stop)
         self._acknowledge_alarms(stop)
+        for look in self.between:
+            look()
         messages = self._gather(stop)
         if messages and not self._work_through(messages, stop):
             return False
@@ -153,6 +156,7 @@ class Live:
         now_ns = time.time_ns()
         batch = self.intake.read(messages, now_ns)
         step = step_all(self.engine, self.states, batch, now_ns)
+        acknowledged(self.states, self.acknowledgements, step)
         counts = account(batch, step)
         beside = self.shadow.beside(step.features) if self.shadow is not None else Step()
         fault_point("turn_stepped")
@@ -176,7 +180,7 @@ class Live:
         self.committed_s = time.monotonic()
         self.results.step(step, time.monotonic())
         fault_point("turn_published")
-        self.pending_rows += len(step.features) + len(step.predictions) + len(step.alarms) + len(batch.quarantined)
+        self.pending_rows += step.rows + len(batch.quarantined)
         log_troubles(batch, step)
         return True
 
@@ -202,13 +206,11 @@ class Live:
     def serve(self, serving: Serving, stop: Callable[[], bool]) -> None:
         """Let other models serve from the next turn on; their memory of every stream is built and committed first."""
         before = self.engine.predictor
-        engine = replace(self.engine, predictor=serving.predictor, is_unknown=serving.is_unknown)
+        engine = serving.on(self.engine)
         if not self._remember(engine, stop):
             return
         self.engine = engine
-        self.shadow = None
-        if serving.shadow is not None:
-            self.shadow = Shadow(Engine(engine.spec_of, serving.shadow), self.read_last)
+        self.shadow = Shadow(Engine(engine.spec_of, serving.shadow), self.read_last) if serving.shadow else None
         after = engine.predictor
         if after is not None and (before is None or before.version != after.version):
             log.info("model_switched from=%s to=%s", before.version if before else None, after.version)
@@ -233,7 +235,7 @@ class Live:
 
     def _acknowledge_alarms(self, stop: Callable[[], bool]) -> None:
         """What people have acknowledged since the last turn, committed like everything else, then published."""
-        step = acknowledged(self.states, self.acknowledgements)
+        acknowledged(self.states, self.acknowledgements, step := Step())
         if step.alarms and self._commit(Batch(()), step, Step(), Counter(), stop):
             self.states |= step.states
             self.pending_rows += len(step.alarms)
@@ -249,6 +251,7 @@ class Live:
             features=step.features,
             predictions=predictions,
             classes=classes,
+            forecasts=step.forecasts,
             alarms=step.alarms,
             quarantined=batch.quarantined,
             counters={**prefixed(counts.items()), **(missing_samples(step) + self._news)},

@@ -14,7 +14,7 @@ from pipeline.core.engine import Step
 from pipeline.core.evidence import confirms, evidence
 from pipeline.core.iso import Limits, severity, velocity_rms_mm_s
 from pipeline.core.quality import Quality
-from pipeline.core.records import AlarmChange, FeatureRow, Prediction, StreamKey
+from pipeline.core.records import AlarmChange, FeatureRow, Forecast, Prediction, StreamKey
 from pipeline.core.veto import shown_mode
 
 STATE_EVERY_S = 60.0  # an unchanged state is repeated, so that a reader can tell it from a forgotten one
@@ -63,6 +63,8 @@ class Results:
         for prediction in step.predictions:
             self._send(f"{_place(prediction.key)}/prediction", self._prediction(prediction), 0, False)
             self._state(prediction, rows.get((prediction.key, prediction.session, prediction.window)), now_s)
+        for forecast in step.forecasts:
+            self._send(f"{_place(forecast.key)}/forecast", _foretold(forecast), 0, False)
         newest = {row.key: row for row in step.features}
         for change in step.alarms:
             self._alarm(change, newest.get(change.key))
@@ -163,6 +165,19 @@ class Results:
 
     def _send(self, topic: str, document: dict[str, Any], qos: int, retain: bool) -> None:
         self.publish(f"{self.base}/{topic}", msgspec.json.encode(document), qos=qos, retain=retain)
+
+
+def _foretold(forecast: Forecast) -> dict[str, Any]:
+    return {
+        "ts": iso(forecast.end_ns),
+        "session": forecast.session,
+        "window": forecast.window,
+        "futures": [
+            {"modes": future.modes, "ends": future.ends, "p": future.p, "step_p": future.step_p}
+            for future in forecast.futures
+        ],
+        "model": forecast.model,
+    }
 
 
 def iso(ns: int) -> str:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.alarm import acknowledge, kept_for_another_model
 from pipeline.core.engine import Engine, States, Step
-from pipeline.core.records import FeatureRow, Float32, Prediction, Predictor, StreamKey
+from pipeline.core.records import FeatureRow, Float32, Foretell, Prediction, Predictor, StreamKey, changed
 from pipeline.core.state import StreamState
 
 log = logging.getLogger("thrumcast.serving")
@@ -37,6 +37,11 @@ class Serving:
     predictor: Predictor | None
     is_unknown: Callable[[Float32, Float32], NDArray[np.bool_]] | None = None
     shadow: Predictor | None = None
+    foretell: Foretell | None = None
+
+    def on(self, engine: Engine) -> Engine:
+        """The engine with these models; it keeps everything else."""
+        return replace(engine, predictor=self.predictor, is_unknown=self.is_unknown, foretell=self.foretell)
 
 
 @dataclass(slots=True)
@@ -101,7 +106,7 @@ def remembered(engine: Engine, states: States, read_last: ReadLast) -> dict[Stre
     warmed: dict[StreamKey, StreamState] = {}
     for key in foreign:
         fresh = replayed.get(key, StreamState())
-        warmed[key] = replace(
+        warmed[key] = changed(
             states[key],
             hidden=fresh.hidden,
             state_age=fresh.state_age,
@@ -154,9 +159,8 @@ class Shadow:
         self.states |= step.states
 
 
-def acknowledged(states: States, queue: SimpleQueue[tuple[StreamKey, str]]) -> Step:
-    """What people have acknowledged (stream, alarm id) since the last look."""
-    step = Step()
+def acknowledged(states: States, queue: SimpleQueue[tuple[StreamKey, str]], step: Step) -> None:
+    """Put what people have acknowledged (stream, alarm id) since the last look into a step."""
     with contextlib.suppress(Empty):
         while True:
             key, alarm_id = queue.get_nowait()
@@ -164,8 +168,7 @@ def acknowledged(states: States, queue: SimpleQueue[tuple[StreamKey, str]]) -> S
             if state is not None:
                 alarm, changes = acknowledge(state.alarm, key, alarm_id, time.time_ns())
                 step.alarms += changes
-                step.states[key] = replace(state, alarm=alarm)
-    return step
+                step.states[key] = changed(state, alarm=alarm)
 
 
 def together(
@@ -184,5 +187,5 @@ def _widened(rows: Sequence[Prediction], classes: tuple[str, ...], union: tuple[
     for row in rows:
         p = np.full(len(union), np.nan, np.float32)
         p[place] = row.probabilities
-        wide.append(replace(row, probabilities=p))
+        wide.append(changed(row, probabilities=p))
     return wide

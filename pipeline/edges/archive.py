@@ -7,43 +7,45 @@ transaction writes the same names again, with the same rows (and those that came
     2  pending rows -> per kind and UTC date -> archive/.staging/<name> -> fsync
     3  rename to archive/<kind>/date=YYYY-MM-DD/part-<number>.parquet -> fsync of the directory
     4  ONE journal transaction: rows out of the journal, parts into its manifest, part number + 1
+
+What is derived from files takes a shorter way, see `archive_append`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shutil
+import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from pipeline.edges import archive_append
 from pipeline.edges import archive_files as files
+from pipeline.edges.archive_known import read_part, without_known
 from pipeline.edges.archive_memory import give_back
 from pipeline.edges.archive_schema import (
     DATE_COLUMN,
-    KEYS,
     KINDS,
     FeatureSchema,
     Part,
     arrow_schema,
     conform,
+    gathered,
     part_path,
 )
 from pipeline.edges.archive_swap import settle
-from pipeline.edges.archive_tables import Quarantined
+from pipeline.edges.archive_tables import Quarantined, Rows
 from pipeline.edges.faults import fault_point
-from pipeline.edges.journal import Journal, add_counters, write_extras, write_parts
+from pipeline.edges.journal import Journal, add_counters, write_extras, write_inputs, write_parts
 from pipeline.edges.journal_files import storage_error
 from pipeline.edges.journal_read import JournalView
-from pipeline.errors import ArchiveError
 
-__all__ = ["Archive", "FeatureSchema", "Part", "Quarantined"]
+__all__ = ["Archive", "FeatureSchema", "Part", "Quarantined", "Rows"]
 
 DUPLICATE_ROWS = "archive_duplicate_rows"  # journal counter: rows whose key was already in the archive
 _DAY_US = 86_400_000_000
@@ -51,6 +53,10 @@ _DAY_US = 86_400_000_000
 
 class _LeftOff(Exception):
     """The caller has no time for the rest of a roll."""
+
+
+def _go_on() -> None:
+    """There is time for all of it."""
 
 
 class Archive:
@@ -67,7 +73,7 @@ class Archive:
         self.journal = journal
         self._schema = feature_schema
         self._rolling = threading.Lock()
-        settle(journal, self.root)
+        self._settle()
         try:
             files.make_directory(self.root / files.STAGING_NAME)
             for left_over in (self.root / files.STAGING_NAME).iterdir():
@@ -79,6 +85,11 @@ class Archive:
             raise storage_error(self.root, error) from error
         self._adopt()
         journal.bind(feature_schema)
+
+    def _settle(self) -> None:
+        """Finishes, or takes back, what was interrupted."""
+        settle(self.journal, self.root)
+        archive_append.withdraw(self.journal, self.root)
 
     def _adopt(self) -> None:
         """A journal that never saw this archive takes over what stands there; done once in its life."""
@@ -97,7 +108,7 @@ class Archive:
     def alone(self) -> Iterator[JournalView]:
         """The manifest, and no roll meanwhile; what an interrupted upkeep began is finished first."""
         with self._rolling:
-            settle(self.journal, self.root)
+            self._settle()
             yield self.journal.view(())
 
     def roll(self, leave: Callable[[], bool] = lambda: False) -> list[Part]:
@@ -116,24 +127,59 @@ class Archive:
 
         with self._rolling:
             fault_point("roll_begin")
-            settle(self.journal, self.root)
+            self._settle()
             view = self.journal.view(KINDS)
             try:
                 self._widen(view, go_on)
                 if not any(view.pending[kind].ids for kind in KINDS):
                     return []
-                parts, dropped = self._write(view, go_on)
+                parts, dropped = self._write(view, {kind: view.pending[kind].tables for kind in KINDS}, go_on)
                 go_on()
             except _LeftOff:
                 return []
             except OSError as error:
                 raise storage_error(self.root, error) from error
-            self._record(view, parts, dropped)
+            fault_point("roll_before_transaction")
+            with self.journal.transaction() as db:
+                ids = [(number,) for kind in KINDS for number in view.pending[kind].ids]
+                db.executemany("DELETE FROM pending WHERE id = ?", ids)
+                _record(db, view, parts, dropped)
+                fault_point("roll_in_transaction")
             fault_point("roll_done")
         give_back()
         return parts
 
-    def _widen(self, view: JournalView, go_on: Callable[[], None]) -> None:
+    def append(self, rows: Sequence[Rows], inputs: Mapping[str, str]) -> list[Part]:
+        """Rows that were derived from files -> new parts, and these inputs are finished: all of it or nothing.
+
+        Raises:
+            ArchiveError: the disk is full, read-only or broken; nothing has changed.
+        """
+        self.roll()
+        with self._rolling:
+            with self.journal.transaction() as db:
+                for each in rows:
+                    write_extras(db, each.kind, each.extras)
+                archive_append.note(db)
+            fault_point("append_noted")
+            view = self.journal.view(())
+            try:
+                self._widen(view)
+                tables = {kind: [each.table for each in rows if each.kind == kind] for kind in KINDS}
+                parts, dropped = self._write(view, tables)
+            except OSError as error:
+                raise storage_error(self.root, error) from error
+            fault_point("append_before_transaction")
+            with self.journal.transaction() as db:
+                write_inputs(db, inputs)
+                _record(db, view, parts, dropped)
+                archive_append.placed(db)
+                fault_point("append_in_transaction")
+            fault_point("append_done")
+        give_back()
+        return parts
+
+    def _widen(self, view: JournalView, go_on: Callable[[], None] = _go_on) -> None:
         """Writes parts again that were written before a channel or class was first seen."""
         widened = []
         for part in view.parts:
@@ -142,7 +188,7 @@ class Archive:
             if part.extras == extras or not path.exists():  # one that was removed by hand: `verify` names it
                 continue
             go_on()
-            table = conform(_read_part(path), arrow_schema(part.kind, extras, self._schema))
+            table = conform(read_part(path), arrow_schema(part.kind, extras, self._schema))
             content = files.encode_part(table)
             staged = self._stage(part.kind, part.date, part.number, content)
             fault_point("after_rewrite_staging")
@@ -156,13 +202,15 @@ class Archive:
                 write_parts(db, widened)
             fault_point("rewrite_done")
 
-    def _write(self, view: JournalView, go_on: Callable[[], None]) -> tuple[list[Part], int]:
+    def _write(
+        self, view: JournalView, tables: Mapping[str, Sequence[pa.Table]], go_on: Callable[[], None] = _go_on
+    ) -> tuple[list[Part], int]:
         """Stages and renames one file per kind and date; returns the parts and how many rows were known."""
         dropped, staged = 0, []
         for kind in KINDS:
-            schema = arrow_schema(kind, view.extras[kind], self._schema)
-            for date, rows in _by_date(view.pending[kind].table(schema), DATE_COLUMN[kind]):
-                fresh = self._without_known(view, kind, date, rows)
+            whole = gathered(tables[kind], arrow_schema(kind, view.extras[kind], self._schema)).combine_chunks()
+            for date, rows in _by_date(whole, DATE_COLUMN[kind]):
+                fresh = without_known(self.root, view, kind, date, rows)
                 dropped += rows.num_rows - fresh.num_rows
                 if not fresh.num_rows:
                     continue
@@ -185,64 +233,23 @@ class Archive:
             fault_point("after_directory_fsync")
         return [part for _, part in staged], dropped
 
-    def _record(self, view: JournalView, parts: list[Part], dropped: int) -> None:
-        fault_point("roll_before_transaction")
-        with self.journal.transaction() as db:
-            ids = [(number,) for kind in KINDS for number in view.pending[kind].ids]
-            db.executemany("DELETE FROM pending WHERE id = ?", ids)
-            write_parts(db, parts)
-            db.execute("UPDATE meta SET value = ? WHERE key = 'part_number'", (str(view.part_number + 1),))
-            if dropped:
-                add_counters(db, {DUPLICATE_ROWS: dropped})
-            fault_point("roll_in_transaction")
-
     def _stage(self, kind: str, date: str, number: int, content: bytes) -> Path:
         path = self.root / files.STAGING_NAME / part_path(kind, date, number).replace("/", "-")
         files.stage(path, content)
         return path
 
-    def _without_known(self, view: JournalView, kind: str, date: str, rows: pa.Table) -> pa.Table:
-        """Rows whose key is in no listed part and comes only once; the first one stays.
 
-        A window's key follows from data alone, so the same readings sent twice, in whatever way, meet here. Only parts
-        that overlap in time are looked into: in a live archive that is next to none.
-        """
-        keys = list(KEYS[kind])
-        if not keys:
-            return rows
-        span = pc.min_max(rows[DATE_COLUMN[kind]].cast(pa.int64()))
-        first, last = span["min"].as_py(), span["max"].as_py()
-        known = [
-            _read_part(self.root / part.relative, keys)
-            for part in view.parts
-            if (part.kind, part.date) == (kind, date) and part.first_us <= last and part.last_us >= first
-            if (self.root / part.relative).exists()
-        ]
-        before = sum(table.num_rows for table in known)
-        together = pa.concat_tables([*known, rows.select(keys).replace_schema_metadata(None)])
-        together = together.append_column("place", pa.array(np.arange(together.num_rows)))
-        groups = together.group_by(keys).aggregate([("place", "min")])
-        if groups.num_rows == together.num_rows:
-            return rows
-        firsts = np.sort(groups["place_min"].to_numpy())
-        return rows.take(pa.array(firsts[firsts >= before] - before))
-
-
-def _read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
-    try:
-        table = pq.ParquetFile(path).read(columns=columns)
-    except pa.ArrowException as error:
-        msg = f"expected a readable Parquet file, found {path}: {error}"
-        raise ArchiveError(
-            msg, hint="restore it from a backup; `thrumcast archive verify` names every such file"
-        ) from error
-    fields = [pa.field(field.name, field.type) for field in table.schema]
-    return pa.Table.from_arrays(table.columns, schema=pa.schema(fields))
+def _record(db: sqlite3.Connection, view: JournalView, parts: list[Part], dropped: int) -> None:
+    write_parts(db, parts)
+    db.execute("UPDATE meta SET value = ? WHERE key = 'part_number'", (str(view.part_number + 1),))
+    if dropped:
+        add_counters(db, {DUPLICATE_ROWS: dropped})
 
 
 def _by_date(table: pa.Table, column: str) -> Iterator[tuple[str, pa.Table]]:
     """Splits rows by the UTC date of a time column."""
     days = table[column].cast(pa.int64()).to_numpy() // _DAY_US
-    for day in np.unique(days):
+    found = np.unique(days)
+    for day in found:
         date = datetime.fromtimestamp(int(day) * 86_400, UTC).date().isoformat()
-        yield date, table.filter(pa.array(days == day))
+        yield date, table if len(found) == 1 else table.filter(pa.array(days == day))

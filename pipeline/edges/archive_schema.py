@@ -9,8 +9,9 @@ union of all extras ever seen stands in every file; what a stream does not have 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
 import pyarrow as pa
@@ -20,17 +21,19 @@ from pipeline.errors import SchemaError
 FORMAT_VERSION = 1
 
 TIME = pa.timestamp("us", tz="UTC")
-KINDS = ("features", "predictions", "alarms", "quarantine")
-DATE_COLUMN = {"features": "end", "predictions": "end", "alarms": "at", "quarantine": "at"}
+KINDS = ("features", "predictions", "forecast", "alarms", "quarantine")
+DATE_COLUMN = {"features": "end", "predictions": "end", "forecast": "end", "alarms": "at", "quarantine": "at"}
 KEYS: dict[str, tuple[str, ...]] = {
     "features": ("machine", "point", "session", "window"),
     "predictions": ("machine", "point", "session", "window", "model"),
+    "forecast": ("machine", "point", "session", "window", "model", "future", "step"),
     "alarms": ("machine", "point", "id", "type", "at"),
     "quarantine": (),  # the same bad message may come twice, and was then refused twice
 }
 ORDER: dict[str, tuple[str, ...]] = {
     "features": ("machine", "point", "start", "session", "window"),
     "predictions": ("machine", "point", "start", "session", "window", "model"),
+    "forecast": ("machine", "point", "start", "session", "window", "model", "future", "step"),
     "alarms": ("machine", "point", "at"),
     "quarantine": ("at", "topic"),
 }
@@ -53,6 +56,15 @@ _HEAD: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("schema", pa.string(), ""),
     ],
     "predictions": [*_ADDRESS, ("mode", pa.string(), ""), ("p", pa.float32(), "1")],
+    "forecast": [  # one row per mode of every future
+        *_ADDRESS,
+        ("future", pa.int32(), "rank, 0 = the most probable"),
+        ("step", pa.int32(), "1 = what comes next"),
+        ("mode", pa.string(), ""),  # or `end`: nothing else comes
+        ("p", pa.float64(), "1, given the steps before"),
+        ("p_future", pa.float64(), "1, of all its steps"),
+        ("model", pa.string(), ""),
+    ],
     "alarms": [
         ("machine", pa.string(), ""),
         ("point", pa.string(), ""),
@@ -139,6 +151,14 @@ def canonical(kind: str, extras: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(extras)) if kind == "features" else tuple(extras)
 
 
+@lru_cache(maxsize=256)
+def row_schema(kind: str, extras: tuple[str, ...], schema: FeatureSchema | None) -> pa.Schema:
+    """Names and types of the columns, the extras in this order; what they mean is said when a part is written."""
+    middle = [(name, pa.float32()) for name in extra_columns(kind, extras, schema)]
+    head, tail = ([(name, of_type) for name, of_type, _ in some] for some in (_HEAD[kind], _TAIL.get(kind, [])))
+    return pa.schema([*head, *middle, *tail])
+
+
 def arrow_schema(kind: str, extras: Iterable[str], schema: FeatureSchema | None) -> pa.Schema:
     """The columns of a kind in their canonical order, with units and sources in the metadata of each field."""
     notes: dict[str, dict[str, str]] = {}
@@ -166,12 +186,18 @@ def _field(name: str, kind: pa.DataType, notes: Mapping[str, str]) -> pa.Field:
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The same rows with exactly the columns of `schema`; what is missing is null."""
-    have = set(table.column_names)
-    columns = [
-        table.column(field.name).cast(field.type) if field.name in have else pa.nulls(table.num_rows, field.type)
-        for field in schema
-    ]
+    place = {name: i for i, name in enumerate(table.column_names)}
+    columns = []
+    for field in schema:
+        there = field.name in place
+        column = table.column(place[field.name]) if there else pa.nulls(table.num_rows, field.type)
+        columns.append(column if column.type == field.type else column.cast(field.type))
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def gathered(tables: Sequence[pa.Table], schema: pa.Schema) -> pa.Table:
+    """The rows of all tables with exactly the columns of `schema`."""
+    return conform(pa.concat_tables(tables, promote_options="permissive"), schema) if tables else schema.empty_table()
 
 
 def schema_error(expected: str, found: str, where: str) -> SchemaError:

@@ -70,6 +70,27 @@ def snapshot(data_dir: Path, name: str | None = None) -> Snapshot:
     return made
 
 
+def identity(data_dir: Path, kind: str = "features") -> dict[str, object]:
+    """Which rows of a kind a data directory holds, so that a later reader can tell whether they are the same.
+
+    `snapshot` is the name where the directory is a snapshot: only that can be had again. `sha256` is over the sums of
+    the finished files in order; rows that are still in the journal are counted.
+    """
+    name, pending = None, 0
+    about = data_dir / ABOUT_NAME
+    if about.exists():
+        known = json.loads(about.read_text(encoding="utf-8"))
+        name = known["name"]
+        parts = [(f["path"], f["rows"], f["sha256"]) for f in known["files"] if f["path"].startswith(f"{kind}/")]
+    else:
+        view = view_journal(data_dir, (kind,))
+        parts = [] if view is None else [(p.relative, p.rows, p.sha256) for p in view.parts if p.kind == kind]
+        pending = 0 if view is None else sum(int(table.num_rows) for table in view.pending[kind].tables)
+    digest = hashlib.sha256("".join(sha256 for _, _, sha256 in sorted(parts)).encode()).hexdigest()
+    rows = sum(count for _, count, _ in parts)
+    return {"snapshot": name, "files": len(parts), "rows": rows, "pending_rows": pending, "sha256": digest}
+
+
 def compare(snapshot_dir: Path) -> list[str]:
     """What of a snapshot is missing or not as it was; nothing to say of other directories."""
     try:

@@ -6,15 +6,27 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from pipeline.core.records import AlarmChange, FeatureRow, Prediction
-from pipeline.edges.archive_schema import TIME, FeatureSchema, extra_columns, schema_error
+from pipeline.core.records import AlarmChange, FeatureRow, Forecast, Prediction
+from pipeline.edges.archive_schema import TIME, FeatureSchema, row_schema, schema_error
 from pipeline.errors import SchemaError
 
-__all__ = ["FeatureSchema", "Quarantined", "alarm_table", "feature_tables", "prediction_table", "quarantine_table"]
+__all__ = [
+    "FeatureSchema",
+    "Quarantined",
+    "alarm_table",
+    "feature_tables",
+    "forecast_table",
+    "prediction_table",
+    "quarantine_table",
+]
+
+END = "end"  # in the place of a mode: nothing else comes
 
 QUARANTINE_BYTES = 4096  # of a refused payload that are kept
 
@@ -30,6 +42,27 @@ class Quarantined:
     size_bytes: int
 
 
+class Rows(NamedTuple):
+    """Rows of one kind of archive, and the channels or classes that have columns in them."""
+
+    kind: str
+    extras: tuple[str, ...]
+    table: pa.Table
+
+
+def packed(table: pa.Table) -> bytes:
+    """A table as bytes for the journal, or for another process; thirty times as fast as pickling it."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def unpacked(content: bytes) -> pa.Table:
+    """The table again, without a copy."""
+    return pa.ipc.open_stream(pa.py_buffer(content)).read_all()
+
+
 def feature_tables(rows: Iterable[FeatureRow], schema: FeatureSchema) -> list[tuple[tuple[str, ...], pa.Table]]:
     """Rows -> (channels, table) per set of channels."""
     groups: dict[tuple[str, ...], list[FeatureRow]] = defaultdict(list)
@@ -41,24 +74,22 @@ def feature_tables(rows: Iterable[FeatureRow], schema: FeatureSchema) -> list[tu
 
 
 def _feature_table(channels: tuple[str, ...], rows: list[FeatureRow], schema: FeatureSchema) -> pa.Table:
-    columns = _address(rows)
-    columns["rate_hz"] = pa.array([row.rate_hz for row in rows], pa.float64())
-    columns["speed_rpm"] = pa.array([row.speed_rpm for row in rows], pa.float64())
-    columns["coverage"] = pa.array([row.coverage for row in rows], pa.float64())
-    columns["quality"] = pa.array([row.quality for row in rows], pa.uint32())
-    columns["truth"] = pa.array([row.truth for row in rows], pa.string())
-    columns["schema"] = pa.array([row.schema for row in rows], pa.string())
     shape = (len(channels), len(schema.features))
     if any(row.values.shape != shape for row in rows):
         found = next(row.values.shape for row in rows if row.values.shape != shape)
         msg = f"expected feature values of shape {shape} (channels, features of {schema.name}), found: {found}"
         raise SchemaError(msg)
-    # (B, C, F) -> (C*F, B): one contiguous row per column, which Arrow takes without a copy.
-    values = np.stack([row.values for row in rows]).astype(np.float32, copy=False)
-    flat = np.ascontiguousarray(values.reshape(len(rows), -1).T)
-    names = extra_columns("features", channels, schema)
-    columns |= {name: pa.array(flat[i]) for i, name in enumerate(names)}
-    return pa.table(columns)
+    columns = [
+        *_address(rows),
+        pa.array([row.rate_hz for row in rows], pa.float64()),
+        pa.array([row.speed_rpm for row in rows], pa.float64()),
+        pa.array([row.coverage for row in rows], pa.float64()),
+        pa.array([row.quality for row in rows], pa.uint32()),
+        _texts([row.truth for row in rows]),
+        pa.repeat(schema.name, len(rows)),
+        *_columns(np.concatenate([row.values for row in rows]).reshape(len(rows), -1)),
+    ]
+    return pa.Table.from_arrays(columns, schema=row_schema("features", channels, schema))
 
 
 def prediction_table(rows: Sequence[Prediction], classes: tuple[str, ...]) -> pa.Table:
@@ -67,17 +98,43 @@ def prediction_table(rows: Sequence[Prediction], classes: tuple[str, ...]) -> pa
         found = next(row.probabilities.shape for row in rows if row.probabilities.shape != (len(classes),))
         msg = f"expected one probability for each of the {len(classes)} classes {list(classes)}, found shape: {found}"
         raise SchemaError(msg, hint="hand the predictor's classes to the commit")
-    columns = _address(rows)
-    columns["mode"] = pa.array([row.mode for row in rows], pa.string())
-    columns["p"] = pa.array([None if math.isnan(row.p) else row.p for row in rows], pa.float32())
-    flat = np.ascontiguousarray(np.stack([row.probabilities for row in rows]).astype(np.float32, copy=False).T)
-    names = extra_columns("predictions", classes, None)
-    columns |= {name: pa.array(flat[k], from_pandas=True) for k, name in enumerate(names)}
-    columns["state"] = pa.array([row.state for row in rows], pa.string())
-    columns["state_age"] = pa.array([row.state_age for row in rows], pa.int64())
-    columns["model"] = pa.array([row.model for row in rows], pa.string())
-    columns["feature_schema"] = pa.array([row.feature_schema for row in rows], pa.string())
-    return pa.table(columns)
+    probabilities = np.concatenate([row.probabilities for row in rows]).astype(np.float32, copy=False)
+    columns = [
+        *_address(rows),
+        _texts([row.mode for row in rows]),
+        pa.array([None if math.isnan(row.p) else row.p for row in rows], pa.float32()),
+        *[
+            pa.array(of_class, from_pandas=True)
+            for of_class in np.ascontiguousarray(probabilities.reshape(len(rows), -1).T)
+        ],
+        _texts([row.state for row in rows]),
+        pa.array([row.state_age for row in rows], pa.int64()),
+        _texts([row.model for row in rows]),
+        _texts([row.feature_schema for row in rows]),
+    ]
+    return pa.Table.from_arrays(columns, schema=row_schema("predictions", classes, None))
+
+
+def forecast_table(rows: Sequence[Forecast]) -> pa.Table:
+    """Forecasts -> table, one row per mode of every future; the end of a future is a row of its own."""
+    steps = [
+        (row, rank, step, mode, p, future.p)
+        for row in rows
+        for rank, future in enumerate(row.futures)
+        for step, (mode, p) in enumerate(
+            zip((*future.modes, *([END] if future.ends else [])), future.step_p, strict=True), 1
+        )
+    ]
+    columns = [
+        *_address([row for row, *_ in steps]),
+        pa.array([rank for _, rank, *_ in steps], pa.int32()),
+        pa.array([step for _, _, step, *_ in steps], pa.int32()),
+        _texts([mode for *_, mode, _, _ in steps]),
+        pa.array([p for *_, p, _ in steps], pa.float64()),
+        pa.array([p for *_, p in steps], pa.float64()),
+        _texts([row.model for row, *_ in steps]),
+    ]
+    return pa.Table.from_arrays(columns, schema=row_schema("forecast", (), None))
 
 
 def alarm_table(rows: Sequence[AlarmChange]) -> pa.Table:
@@ -109,15 +166,26 @@ def quarantine_table(rows: Sequence[Quarantined]) -> pa.Table:
     )
 
 
-def _address(rows: Sequence[FeatureRow] | Sequence[Prediction]) -> dict[str, pa.Array]:
-    return {
-        "machine": pa.array([row.key.machine for row in rows], pa.string()),
-        "point": pa.array([row.key.point for row in rows], pa.string()),
-        "session": pa.array([row.session for row in rows], pa.uint64()),
-        "window": pa.array([row.window for row in rows], pa.int64()),
-        "start": _times([row.start_ns for row in rows]),
-        "end": _times([row.end_ns for row in rows]),
-    }
+def _address(rows: Sequence[FeatureRow] | Sequence[Prediction] | Sequence[Forecast]) -> list[pa.Array]:
+    return [
+        _texts([row.key.machine for row in rows]),
+        _texts([row.key.point for row in rows]),
+        pa.array([row.session for row in rows], pa.uint64()),
+        pa.array([row.window for row in rows], pa.int64()),
+        _times([row.start_ns for row in rows]),
+        _times([row.end_ns for row in rows]),
+    ]
+
+
+def _columns(values: NDArray[np.float32]) -> list[pa.Array]:
+    """(rows, columns) -> one array per column, all of them slices of one: much cheaper than an array each."""
+    count = len(values)
+    whole = pa.array(np.ascontiguousarray(values.T, np.float32).ravel())
+    return [whole.slice(i * count, count) for i in range(values.shape[1])]
+
+
+def _texts(values: list[str] | list[str | None]) -> pa.Array:
+    return pa.array(values, pa.string())
 
 
 def _times(values_ns: list[int]) -> pa.Array:

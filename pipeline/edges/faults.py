@@ -39,6 +39,13 @@ UPKEEP_FAULT_POINTS = (
     "swap_done",
 )
 
+APPEND_FAULT_POINTS = (
+    "append_noted",
+    "append_before_transaction",
+    "append_in_transaction",
+    "append_done",
+)
+
 _passes: dict[str, int] = {}
 
 

@@ -21,7 +21,7 @@ from typing import Self
 
 import pyarrow as pa
 
-from pipeline.core.records import AlarmChange, FeatureRow, Prediction, StreamKey
+from pipeline.core.records import AlarmChange, FeatureRow, Forecast, Prediction, StreamKey
 from pipeline.edges import archive_tables as tables
 from pipeline.edges import journal_read as read
 from pipeline.edges.archive_schema import KINDS, FeatureSchema, Part, schema_error
@@ -43,6 +43,7 @@ class Commit:
     features: Sequence[FeatureRow] = ()
     predictions: Sequence[Prediction] = ()
     classes: tuple[str, ...] = ()  # what the probabilities of `predictions` stand for, in order
+    forecasts: Sequence[Forecast] = ()
     alarms: Sequence[AlarmChange] = ()
     quarantined: Sequence[Quarantined] = ()
     counters: Mapping[str, int] = field(default_factory=dict)  # name -> increment
@@ -118,7 +119,7 @@ class Journal:
             for change in commit.alarms:
                 _write_alarm(db, change)
             add_counters(db, commit.counters)
-            db.executemany("INSERT OR REPLACE INTO inputs VALUES (?, ?)", list(commit.inputs.items()))
+            write_inputs(db, commit.inputs)
             fault_point("commit_before_end")
         fault_point("commit_done")
 
@@ -131,6 +132,8 @@ class Journal:
                 yield "features", channels, table
         if commit.predictions:
             yield "predictions", commit.classes, tables.prediction_table(commit.predictions, commit.classes)
+        if commit.forecasts:
+            yield "forecast", (), tables.forecast_table(commit.forecasts)
         if commit.alarms:
             yield "alarms", (), tables.alarm_table(commit.alarms)
         if commit.quarantined:
@@ -242,11 +245,13 @@ def write_extras(db: sqlite3.Connection, kind: str, extras: Iterable[str]) -> No
     )
 
 
+def write_inputs(db: sqlite3.Connection, inputs: Mapping[str, str]) -> None:
+    """Remembers finished inputs: id -> what it was."""
+    db.executemany("INSERT OR REPLACE INTO inputs VALUES (?, ?)", list(inputs.items()))
+
+
 def _write_pending(db: sqlite3.Connection, kind: str, extras: tuple[str, ...], table: pa.Table) -> None:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    blob = sink.getvalue().to_pybytes()
+    blob = tables.packed(table)
     values = (kind, table.num_rows, zlib.crc32(blob), blob)
     db.execute("INSERT INTO pending (kind, rows, crc, batch) VALUES (?, ?, ?, ?)", values)
     write_extras(db, kind, extras)

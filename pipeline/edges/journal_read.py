@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from pipeline.core.records import AlarmChange, StreamKey
 from pipeline.edges.archive_intent import META_KEY, as_is
-from pipeline.edges.archive_schema import KINDS, FeatureSchema, Part, arrow_schema, canonical, conform
+from pipeline.edges.archive_schema import KINDS, FeatureSchema, Part, arrow_schema, canonical, gathered
+from pipeline.edges.archive_tables import unpacked
 from pipeline.errors import ArchiveError
 
 JOURNAL_VERSION = 2
@@ -38,7 +39,7 @@ class Pending:
 
     def table(self, schema: pa.Schema) -> pa.Table:
         """All rows, with the columns of `schema`."""
-        return pa.concat_tables([conform(table, schema) for table in self.tables] or [schema.empty_table()])
+        return gathered(self.tables, schema)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,7 @@ def read_pending(db: sqlite3.Connection, kind: str) -> Pending:
         if crc is not None and zlib.crc32(blob) != crc:  # Arrow would take a flipped bit of a number for another number
             msg = f"entry {number} of the pending {kind} has another checksum than the one written with it"
             raise sqlite3.DatabaseError(msg)
-    tables = tuple(pa.ipc.open_stream(pa.py_buffer(blob)).read_all() for _, _, blob in rows)
+    tables = tuple(unpacked(blob) for _, _, blob in rows)
     return Pending(kind, tuple(number for number, _, _ in rows), tables)
 
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from pipeline.core.records import BearingOrders, Block, Float32, StreamKey
 from pipeline.edges.recordings_channels import ChannelMap, choose, id_text, parse_channels
-from pipeline.edges.recordings_files import RecordingWriter, find_recordings, input_id, write_recording
-from pipeline.edges.recordings_formats import describe, read_chunks
+from pipeline.edges.recordings_files import RecordingWriter, find_recordings, input_id, input_ids, write_recording
+from pipeline.edges.recordings_formats import CHUNK_ROWS, describe, read_chunks
 from pipeline.edges.recordings_snapshots import read_snapshot_index
 from pipeline.errors import RecordingError
 
@@ -30,6 +30,7 @@ __all__ = [
     "RecordingWriter",
     "find_recordings",
     "input_id",
+    "input_ids",
     "open_recording",
     "parse_channels",
     "streams",
@@ -111,17 +112,25 @@ class RecordedStream:
         start_ns = self.recording.start_ns() if t0_ns is None else t0_ns
         first = default_session(self.recording, start_ns) if session is None else session
         size = max(1, round(block_s * self.recording.rate_hz))
-        self._require_numbers()
+        chunks = self._chunks(CHUNK_ROWS if self.recording.snapshots else max(size, CHUNK_ROWS))
         if not self.recording.snapshots:
-            yield from self._cut(self._chunks(), first, start_ns, size)
+            yield from self._cut(chunks, first, start_ns, size)
             return
         index = read_snapshot_index(self.recording.path, self.recording.metadata, self.recording.rate_hz)
         lengths = [int(n) for n in np.diff(index.first_rows)]
-        for k, record in enumerate(_split(self._chunks(), lengths)):
+        for k, record in enumerate(_split(chunks, lengths)):
             yield from self._cut(iter([record]), first + k, start_ns + int(index.times_ns[k]), size)
 
-    def _chunks(self) -> Iterator[Float32]:
-        return read_chunks(self.recording.path, self.originals)
+    def _chunks(self, rows: int) -> Iterator[Float32]:
+        """Chunks of about `rows` samples, once it is known that there is a number among them."""
+        path, chunks = self.recording.path, read_chunks(self.recording.path, self.originals, rows)
+        first = next(chunks, None)
+        if first is not None and np.isfinite(first).any():  # as nearly always
+            return itertools.chain([first], chunks)
+        if not any(np.isfinite(chunk).any() for chunk in chunks):
+            msg = f"expected samples in {path}, found no number in: {', '.join(self.originals)}"
+            raise RecordingError(msg, hint="the sensor was not connected, or the conversion went wrong")
+        return read_chunks(path, self.originals, rows)
 
     def _cut(self, chunks: Iterator[Float32], session: int, start_ns: int, size: int) -> Iterator[Block]:
         at, rate_hz = 0, self.recording.rate_hz
@@ -140,11 +149,6 @@ class RecordedStream:
                 truth=self.recording.truth,
             )
             at += samples.shape[1]
-
-    def _require_numbers(self) -> None:
-        if not any(np.isfinite(chunk).any() for chunk in self._chunks()):  # stops at the first number
-            msg = f"expected samples in {self.recording.path}, found no number in: {', '.join(self.originals)}"
-            raise RecordingError(msg, hint="the sensor was not connected, or the conversion went wrong")
 
 
 def _split(chunks: Iterator[Float32], sizes: Iterator[int] | list[int]) -> Iterator[Float32]:

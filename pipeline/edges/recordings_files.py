@@ -87,16 +87,26 @@ def input_id(path: Path, *context: object) -> str:
 
     Size and time would take a changed file for the old one; a Parquet footer holds no checksum of its data.
     """
+    return input_ids(path, context)[0]
 
-    def digest() -> str:
+
+def input_ids(path: Path, *contexts: Sequence[object]) -> list[str]:
+    """The `input_id` under several contexts; the file is read once."""
+
+    def digest() -> list[str]:
         with path.open("rb") as file:
-            whole = hashlib.file_digest(file, "sha256")
-        for part in context:
-            whole.update(b"\0" + str(part).encode())
-        return whole.hexdigest()
+            content = hashlib.file_digest(file, "sha256")
+        return [_continued(content, context) for context in contexts]
 
-    found: str = guarded(path, digest)
+    found: list[str] = guarded(path, digest)
     return found
+
+
+def _continued(content: hashlib._Hash, context: Sequence[object]) -> str:
+    whole = content.copy()
+    for part in context:
+        whole.update(b"\0" + str(part).encode())
+    return whole.hexdigest()
 
 
 class RecordingWriter:

@@ -50,9 +50,9 @@ def describe(path: Path) -> Contents:
     return guarded(path, lambda: _of(path)[0](path))
 
 
-def read_chunks(path: Path, channels: Sequence[str]) -> Iterator[Float32]:
-    """Samples of some channels as (C, n) arrays, in order."""
-    chunks = guarded(path, lambda: _of(path)[1](path, channels))
+def read_chunks(path: Path, channels: Sequence[str], rows: int = CHUNK_ROWS) -> Iterator[Float32]:
+    """Samples of some channels as (C, n) arrays, in order; n is about `rows`, as the format allows."""
+    chunks = guarded(path, lambda: _of(path)[1](path, channels, rows))
     while True:
         chunk = guarded(path, lambda: next(chunks, None))
         if chunk is None:
@@ -93,8 +93,8 @@ def _parquet(path: Path) -> Contents:
     return Contents(channels, rows, None if rate is None else float(rate), metadata, SNAPSHOT in schema.names)
 
 
-def _parquet_chunks(path: Path, channels: Sequence[str]) -> Iterator[Float32]:
-    for batch in pq.ParquetFile(path).iter_batches(CHUNK_ROWS, columns=list(channels), use_threads=False):
+def _parquet_chunks(path: Path, channels: Sequence[str], rows: int) -> Iterator[Float32]:
+    for batch in pq.ParquetFile(path).iter_batches(rows, columns=list(channels), use_threads=False):
         yield _stack([batch.column(name).to_numpy(zero_copy_only=False) for name in channels])
 
 
@@ -122,11 +122,12 @@ def _csv(path: Path) -> Contents:
             for field in reader.schema
             if (pa.types.is_floating(field.type) or pa.types.is_integer(field.type)) and field.name not in _NOT_CHANNELS
         )
-    rows = sum(chunk.shape[1] for chunk in _csv_chunks(path, channels[:1])) if channels else 0
+    rows = sum(chunk.shape[1] for chunk in _csv_chunks(path, channels[:1], CHUNK_ROWS)) if channels else 0
     return Contents(channels, rows, None, {})
 
 
-def _csv_chunks(path: Path, channels: Sequence[str]) -> Iterator[Float32]:
+def _csv_chunks(path: Path, channels: Sequence[str], rows: int) -> Iterator[Float32]:
+    """In pieces of the reader's block size, whatever `rows` says."""
     read, parse, convert = _csv_options(path)
     convert.include_columns = list(channels)
     convert.column_types = dict.fromkeys(channels, pa.float64())  # the first lines may look like integers
@@ -160,7 +161,7 @@ def _wav(path: Path) -> Contents:
     return Contents(tuple(f"ch{i + 1}" for i in range(data.shape[1])), len(data), rate, {})
 
 
-def _wav_chunks(path: Path, channels: Sequence[str]) -> Iterator[Float32]:
+def _wav_chunks(path: Path, channels: Sequence[str], rows: int) -> Iterator[Float32]:
     """Integer codes become fractions of full scale."""
     _, data = _wav_data(path)
     columns = [int(name.removeprefix("ch")) - 1 for name in channels]
@@ -168,8 +169,8 @@ def _wav_chunks(path: Path, channels: Sequence[str]) -> Iterator[Float32]:
     if data.dtype.kind in "iu":
         info = np.iinfo(data.dtype)
         offset, scale = (128.0, 1 / 128) if info.min == 0 else (0.0, -1.0 / info.min)
-    for row in range(0, len(data), CHUNK_ROWS):
-        chunk = data[row : row + CHUNK_ROWS, columns].T.astype(np.float64)
+    for row in range(0, len(data), rows):
+        chunk = data[row : row + rows, columns].T.astype(np.float64)
         yield np.ascontiguousarray((chunk - offset) * scale, dtype=np.float32)
 
 
@@ -207,11 +208,11 @@ def _mat(path: Path) -> Contents:
     return Contents(tuple(arrays), length, None, metadata)
 
 
-def _mat_chunks(path: Path, channels: Sequence[str]) -> Iterator[Float32]:
+def _mat_chunks(path: Path, channels: Sequence[str], rows: int) -> Iterator[Float32]:
     arrays, _ = _mat_data(path)
     length = len(arrays[channels[0]])
-    for row in range(0, length, CHUNK_ROWS):
-        yield _stack([arrays[name][row : row + CHUNK_ROWS] for name in channels])
+    for row in range(0, length, rows):
+        yield _stack([arrays[name][row : row + rows] for name in channels])
 
 
 def _stack(columns: list[NDArray[Any]]) -> Float32:
@@ -219,7 +220,7 @@ def _stack(columns: list[NDArray[Any]]) -> Float32:
 
 
 _Describe = Callable[[Path], Contents]
-_Chunks = Callable[[Path, Sequence[str]], Iterator[Float32]]
+_Chunks = Callable[[Path, Sequence[str], int], Iterator[Float32]]
 FORMATS: dict[str, tuple[_Describe, _Chunks]] = {
     ".parquet": (_parquet, _parquet_chunks),
     ".csv": (_csv, _csv_chunks),

@@ -3,7 +3,7 @@
 window -> common bandwidth -> its quarters -> one FFT -> spectrum, orders, cepstrum -> squared envelope -> (C, F)
 """
 
-from pipeline.core.features.batch import compute
+from pipeline.core.features.batch import compute, compute_alike, no_features
 from pipeline.core.features.spec import FeatureSpec
 
-__all__ = ["FeatureSpec", "compute"]
+__all__ = ["FeatureSpec", "compute", "compute_alike", "no_features"]

@@ -7,11 +7,12 @@ their addresses are passed on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.core.features.bandwidth import Resampler, resampler
 from pipeline.core.features.cepstrum import cepstrum_plan
@@ -31,6 +32,7 @@ STAGGER = 80  # float32 between buffers: arrays a whole page apart would evict e
 ROWS_AT_A_TIME = 96  # of those that are brought to the common bandwidth: bounds the memory for them
 LEAST_CEPSTRUM_BINS = 64
 STAGES_KEPT = 16
+NOTHING = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,36 +130,58 @@ def _carved(sizes: dict[str, int]) -> dict[str, Float32]:
     return {name: memory[offset + starts[name] : offset + starts[name] + size] for name, size in sizes.items()}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Alike:
+    """Windows of one rate and shape, where their samples stand, and their features."""
+
+    members: list[int]  # numbers of the windows
+    length: int
+    rate_hz: float
+    samples: list[Float32]  # (C, length) each
+    address: NDArray[np.int64]  # (C * windows,) of the first sample of every row, channel by channel
+    values: Float32  # (windows, C, F)
+
+
 def compute(spec: FeatureSpec, windows: Sequence[Window]) -> list[Float32]:
-    """Features (C, F) of each window; all NaN where a window has no samples.
+    """Features (C, F) of each window; all NaN where a window has no samples."""
+    results = [no_features(window) if window.samples is None else NOTHING for window in windows]
+    for alike in compute_alike(spec, windows):
+        for i, value in zip(alike.members, alike.values, strict=True):
+            results[i] = value
+    return results
+
+
+def no_features(window: Window) -> Float32:
+    """What can be said of a window without samples."""
+    return np.full((len(window.channels), len(NAMES)), np.nan, np.float32)
+
+
+def compute_alike(spec: FeatureSpec, windows: Sequence[Window]) -> Iterator[Alike]:
+    """Features of all windows that have samples, in batches of like ones.
 
     Windows of any rates, lengths and channels may come together; a window's numbers do not depend on its company.
     """
     alike: dict[tuple[float, tuple[int, ...]], list[int]] = {}
-    results: list[Float32] = [np.empty(0, np.float32)] * len(windows)
     for i, window in enumerate(windows):
-        if window.samples is None:
-            results[i] = np.full((len(window.channels), len(NAMES)), np.nan, np.float32)
-        else:
+        if window.samples is not None:
             alike.setdefault((window.rate_hz, window.samples.shape), []).append(i)
     for (rate_hz, (channels, length)), members in alike.items():
         stage = _stage(spec, rate_hz, length)
         size = len(members) if stage.resample.taps is None else max(1, ROWS_AT_A_TIME // channels)
         for first in range(0, len(members), size):
             some = members[first : first + size]
-            values = _compute_alike(stage, [windows[i] for i in some], channels)
-            for i, value in zip(some, values, strict=True):
-                results[i] = value
-    return results
+            chosen = [windows[i] for i in some]
+            samples = [_readable(w.samples) for w in chosen if w.samples is not None]
+            at = np.array([address_of(x) for x in samples], np.int64)
+            step = np.array([x.strides[0] for x in samples], np.int64)
+            address = (at + step * np.arange(channels)[:, None]).ravel()
+            values = _compute_rows(stage, chosen, channels, address)
+            yield Alike(some, length, rate_hz, samples, address, values)
 
 
-def _compute_alike(stage: _Stage, windows: Sequence[Window], channels: int) -> Float32:
+def _compute_rows(stage: _Stage, windows: Sequence[Window], channels: int, address: NDArray[np.int64]) -> Float32:
     """Windows of one rate and shape -> (windows, channels, F)."""
-    samples = [_readable(w.samples) for w in windows if w.samples is not None]
-    first = np.array([address_of(x) for x in samples], np.int64)
-    step = np.array([x.strides[0] for x in samples], np.int64)
-    count = channels * len(samples)
-    address = (first + step * np.arange(channels)[:, None]).ravel()  # channel by channel
+    count = len(address)
     resampled = stage.resample.at(address)  # kept alive until its rows are read
     if resampled is not None:
         address = address_of(resampled) + resampled.strides[0] * np.arange(count)

@@ -31,7 +31,15 @@ from pipeline.core.features.spectrum import (
     transform,
 )
 from pipeline.core.features.speed import estimate
-from pipeline.core.features.time_domain import MEAN, PARTIALS, QUARTERS, quarter, samples_at, time_domain
+from pipeline.core.features.time_domain import (
+    MEAN,
+    PARTIALS,
+    QUARTERS,
+    quarter,
+    samples_at,
+    shared_quarters,
+    time_domain,
+)
 from pipeline.core.records import Float32
 
 FLAT_RATIO = 1e-6  # a peak-to-peak that is a smaller share of the largest value is rounding
@@ -75,14 +83,8 @@ def _only_what_is_known(plan: Plan, out: Float32) -> None:
 def _time_row(plan: Plan, rows: Rows, row: int, work: Work, out: Float32) -> None:
     """Quarters that the row before has already summed are taken from there."""
     n = plan.spectrum.length
-    size = n // QUARTERS
     current, before = row % 2, (row + 1) % 2
-    shared = 0
-    if row > 0 and n % QUARTERS == 0:
-        behind = rows.address[row] - rows.address[row - 1]
-        for shift in range(1, QUARTERS):
-            if behind == shift * size * 4:
-                shared = QUARTERS - shift
+    shared = shared_quarters(rows.address, row, n)
     for i in range(QUARTERS):
         if i < shared:
             for j in range(PARTIALS):

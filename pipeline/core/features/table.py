@@ -1,9 +1,6 @@
 """The one list of features. Columns of the archive are named `<channel>.<name>` in this order.
 
-`stage` says which part of this package computes it: `time` from the samples, `spectrum` and `orders`
-from the one-sided power spectrum, `cepstrum` from its logarithm, `envelope` from the spectrum of the
-squared envelope, `speed` from what is known of the shaft, `baseline` from the stream's own healthy
-beginning. All see the window brought to the common bandwidth, mean removed (`mean` excepted).
+`stage` says which part of this package computes it, and from what, see STAGES.
 `gain_free` features do not change when the sensor's gain does; they are what a model is given unless
 told otherwise. A feature whose needs are not met is NaN, never a made-up number.
 """
@@ -27,11 +24,26 @@ class Feature:
     unit: str  # "" = a ratio; "unit" = that of the samples
     formula: str
     source: str
-    stage: str  # time, spectrum, orders, cepstrum, envelope, speed, baseline
+    stage: str  # of STAGES
     gain_free: bool = True
     needs: tuple[str, ...] = ()  # speed, bearing, unit, gear, baseline
     core: bool = False  # also part of the small vector, see FeatureSpec.vector
 
+
+STAGES = {  # how each stage looks at a window; not part of a schema's name: the settings and the formulas are
+    "time": "the samples, brought to features.bandwidth_hz, mean removed (`mean` excepted)",
+    "spectrum": "P = one-sided power spectrum of those samples under a Hann window; its lowest two bins do not count",
+    "orders": "P; a line is the largest P within max(1/2 bin, features.slip_tolerance x its frequency), its floor the "
+    "geometric mean of the 24 bins on each side",
+    "cepstrum": "the transform of log P; a line of it, as in P",
+    "envelope": "the spectrum of the squared envelope of the band from features.envelope_low_hz to envelope_high_hz, "
+    "whitened in stretches of 64 Hz; a line as in P, but bins at multiples of the shaft do not count for a bearing; a "
+    "family is the mean amplitude ratio of its harmonics 1 to 3, or 1 to 5 where the window is too short to tell its "
+    "slip",
+    "speed": "as the block or the configuration says, else the comb of harmonics in P that stands out most between "
+    "speed_min_rpm and speed_max_rpm of the machine",
+    "baseline": "the row itself beside the stream's first machines.ID.commissioning_windows good windows",
+}
 
 _RANDALL = "Randall, Vibration-based Condition Monitoring, 2nd ed."
 _ANTONI = "Randall & Antoni, MSSP 25 (2011) 485"

@@ -41,6 +41,17 @@ def samples_at(address: int, count: int) -> Float32:
 
 
 @kernel
+def shared_quarters(address: NDArray[np.int64], row: int, n: int) -> int:
+    """How many quarters of a row are the last ones of the row before, which lies so many quarters behind."""
+    if row > 0 and n % QUARTERS == 0:
+        behind = address[row] - address[row - 1]
+        for shift in range(1, QUARTERS):
+            if behind == shift * (n // QUARTERS) * 4:
+                return QUARTERS - shift
+    return 0
+
+
+@kernel
 def total(lane: Float32) -> float:
     """Sum of one vector's lanes, in double precision."""
     found = 0.0

@@ -1,0 +1,145 @@
+"""What a backfill worker does: recordings -> rows, as tables that travel cheaply to the process that writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.engine import Engine, Step
+from pipeline.core.quality import STOPS
+from pipeline.core.records import Block, FeatureRow, Prediction, StreamKey
+from pipeline.core.state import StreamState
+from pipeline.edges import recordings
+from pipeline.edges.archive_schema import FeatureSchema
+from pipeline.edges.archive_tables import Rows, feature_tables, packed, prediction_table, unpacked
+from pipeline.edges.machines import recording_facts
+from pipeline.edges.recordings import ChannelMap, RecordedStream
+from pipeline.errors import RecordingError, ThrumcastError
+
+BLOCK_S = 30.0
+STEP_SAMPLES = 1 << 22  # of all channels, 16 MiB: bounds the memory, and keeps the feature batches full
+_STOPS = int(STOPS)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One recording, and how it is to be read."""
+
+    path: Path
+    channels: ChannelMap | None
+    rate_hz: float | None  # for recordings that do not say
+    context: str  # what else makes it another input: feature schema and model
+    cut: str = ""  # how it is cut into windows; a data directory holds a recording cut one way only
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """What a worker process needs; made once in each."""
+
+    engine: Engine
+    resolve: Callable[[str], str]  # names of failure modes -> the taxonomy
+    finished: Mapping[str, str]  # inputs of earlier runs, and how recordings were cut then
+    schema: FeatureSchema
+
+
+@dataclass(slots=True)
+class Done:
+    """What a worker made of a recording, but for its rows."""
+
+    path: Path
+    inputs: dict[str, str] = field(default_factory=dict)  # what is finished with it: ids and what they were
+    known: bool = False  # finished in an earlier run
+    error: str | None = None
+    windows: int = 0
+    predictions: int = 0
+    incomplete: int = 0  # windows that could not be judged, for lack of samples or of quality
+    facts: dict[StreamKey, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Some recordings and all of their rows, which belong together: they are written in one step, or not at all."""
+
+    done: list[Done]
+    packed: list[tuple[str, tuple[str, ...], bytes]]
+
+    @property
+    def rows(self) -> list[Rows]:
+        """The rows, by kind and columns."""
+        return [Rows(kind, extras, unpacked(content)) for kind, extras, content in self.packed]
+
+
+def read(worker: Worker, jobs: Sequence[Job]) -> Turn:
+    """Several recordings from file to rows."""
+    features: list[FeatureRow] = []
+    predictions: list[Prediction] = []
+    done = []
+    for job in jobs:
+        one = Done(job.path)
+        try:
+            found = _rows(worker, job, one)
+        except ThrumcastError as error:
+            one.error = str(error)
+        else:
+            features += found.features
+            predictions += found.predictions
+        done.append(one)
+    tables = [("features", channels, table) for channels, table in feature_tables(features, worker.schema)]
+    if predictions and worker.engine.predictor is not None:
+        classes = worker.engine.predictor.classes
+        tables.append(("predictions", classes, prediction_table(predictions, classes)))
+    return Turn(done, [(kind, extras, packed(table)) for kind, extras, table in tables])
+
+
+def _rows(worker: Worker, job: Job, done: Done) -> Step:
+    """All rows of one recording; notes in `done` what there is to say of it."""
+    found = Step()
+    how = (job.channels, job.rate_hz)
+    content, whole = recordings.input_ids(job.path, how, (*how, job.context))
+    content = f"cut-{content}"
+    before = worker.finished.get(content, job.cut)
+    if before != job.cut:
+        msg = f"windows as before expected, {before}, found: {job.cut}"
+        raise RecordingError(msg, hint="a data directory holds a recording cut one way only: use another --data")
+    if whole in worker.finished:
+        done.known = True
+        return found
+    recording = recordings.open_recording(job.path, job.rate_hz)
+    for stream in recordings.streams(recording, job.channels):
+        for step in run_stream(worker.engine, stream, worker.resolve):
+            found.features += step.features
+            found.predictions += step.predictions
+        done.facts[stream.key] = recording_facts(
+            recording.metadata,
+            recording.machine,
+            rate_hz=recording.rate_hz,
+            unit=recording.unit,
+            speed_rpm=recording.speed_rpm,
+            orders=stream.orders,
+        )
+    done.windows, done.predictions = len(found.features), len(found.predictions)
+    done.incomplete = sum(row.quality & _STOPS != 0 for row in found.features)
+    done.inputs = {whole: str(job.path), content: job.cut}
+    return found
+
+
+def run_stream(engine: Engine, stream: RecordedStream, resolve: Callable[[str], str]) -> Iterator[Step]:
+    """Step the engine through one recorded stream, to its end."""
+    states: dict[StreamKey, StreamState] = {}
+    blocks: list[Block] = []
+    samples = 0
+    for block in stream.blocks(BLOCK_S):
+        blocks.append(block if block.truth is None else replace(block, truth=resolve(block.truth)))
+        samples += block.samples.size
+        if samples >= STEP_SAMPLES:
+            step = engine.step(states, blocks)
+            states |= step.states
+            blocks.clear()
+            samples = 0
+            yield step
+    step = engine.step(states, blocks)
+    states |= step.states
+    yield step
+    yield engine.flush(states)

@@ -1,0 +1,81 @@
+"""What people say of the machines, published as it is written: `<base>/events/labels`, whoever wrote it.
+
+How many events of the file have been told stands in the journal. So what was written while the service was away is
+told when it is back; after a crash the last ones may be told twice, and have the same id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import asdict, dataclass
+from typing import Self
+
+import msgspec
+
+from pipeline.drivers.results import Publish
+from pipeline.edges.journal import Commit, Journal
+from pipeline.edges.labels import LabelEvent, LabelFile
+from pipeline.errors import ArchiveError
+
+TOLD = "labels_told"  # counter in the journal
+AT_ONCE = 100  # an import of thousands is told over several turns
+
+log = logging.getLogger("thrumcast.labels")
+
+
+@dataclass(slots=True)
+class LabelNews:
+    """Looks whether the file has grown. Belongs to the thread of the connection."""
+
+    labels: LabelFile
+    journal: Journal
+    topic: str
+    publish: Publish
+    told: int
+    _seen: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, journal: Journal, base: str, publish: Publish) -> Self:
+        """The labels beside a journal."""
+        told = journal.counters().get(TOLD, 0)
+        return cls(LabelFile(journal.directory), journal, f"{base}/events/labels", publish, told)
+
+    def __call__(self) -> None:
+        """Publish what is new."""
+        try:
+            stat = self.labels.path.stat()
+        except OSError:  # nobody has said anything yet
+            return
+        signature = (stat.st_mtime_ns, stat.st_size)
+        if signature == self._seen:
+            return
+        self._seen = signature
+        try:
+            events = self.labels.events()
+        except ArchiveError as error:
+            log.error("labels_unreadable err=%s", error.message)
+            return
+        new = events[self.told : self.told + AT_ONCE]
+        added = {event.id: event for event in events if event.op == "add"}
+        for event in new:
+            self.publish(self.topic, msgspec.json.encode(_document(event, added)), qos=1)
+        self.told += len(new)
+        if self.told < len(events):
+            self._seen = None  # the rest at the next turn
+        if new:
+            with contextlib.suppress(ArchiveError):  # the disk refuses: they are told again after a restart
+                self.journal.commit(Commit(counters={TOLD: len(new)}))
+
+
+def _document(event: LabelEvent, added: dict[str, LabelEvent]) -> dict[str, object]:
+    label = asdict(added[event.id]) if event.id in added else None
+    gone = event.op == "retract"
+    return {
+        "type": "retracted" if gone else "added",
+        "id": event.id,
+        "before": label if gone else None,
+        "after": None if gone else label,
+        "by": event.author,
+        "at": event.created,
+    }

@@ -1,0 +1,259 @@
+"""What may be asked over MQTT: alarms acknowledged, labels taken, models looked at again; and labels told to all."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import paho.mqtt.client as paho
+import pytest
+from harness.broker import PATIENCE_S, wait_until
+from test_laws import SPEC
+from test_live import BLOCKS, TOPICS, Broker, send, service, stop_when_idle
+
+from pipeline.commands.requests import Requests
+from pipeline.commands.service import service as run_service
+from pipeline.config import CommitConfig, Config, DataConfig, MqttConfig
+from pipeline.core.alarm import AlarmState, Episode, episode_id
+from pipeline.core.codec import encode
+from pipeline.core.records import StreamKey
+from pipeline.core.state import from_bytes
+from pipeline.drivers.intake import Intake
+from pipeline.drivers.label_news import LabelNews
+from pipeline.drivers.live import Live
+from pipeline.edges.archive_read import read_kind
+from pipeline.edges.broker import PrivateBroker
+from pipeline.edges.labels import LabelEvent, LabelFile, new_id, now_iso
+from pipeline.errors import ArchiveError
+
+PUMP = StreamKey("pump-01", "de")
+UP = Episode("unbalance", 5, 0.9)
+UP_ID = episode_id(PUMP, UP)
+LABEL = {"machine": "pump-01", "mode": "ball", "from": "2026-05-01T10:00:00Z", "to": "2026-05-01T12:00:00Z"}
+
+
+def asked(directory: Path, broker: Broker) -> Live:
+    """A service in memory that takes requests, with one alarm up."""
+    live = service(directory, broker)
+    config = Config(data=DataConfig(dir=str(directory)), mqtt=MqttConfig(commands=True))
+    requests = Requests(config, broker.publish, lambda: None)
+    live.intake = Intake(TOPICS.parse, lambda machine: True, 1_000_000, requests.read)
+    live.acknowledgements, live.on_turn, requests.up = requests.acknowledgements, (requests,), live.results.up
+    live.between = (LabelNews.of(live.journal, "thrumcast", broker.publish),)
+    send(broker, BLOCKS[:4])
+    live.run(stop_when_idle(broker))
+    live.states[PUMP] = replace(live.states[PUMP], alarm=AlarmState(open=(UP,)))
+    return live
+
+
+def ask(live: Live, broker: Broker, name: str, payload: bytes | dict[str, Any]) -> list[dict[str, Any]]:
+    """The answers so far, after this request."""
+    content = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    broker.send(f"thrumcast/cmd/{name}", [content])
+    live.run(stop_when_idle(broker))
+    return [msgspec.json.decode(p) for topic, p, _, _ in broker.published if topic.endswith("/response")]
+
+
+def events(broker: Broker, kind: str) -> list[dict[str, Any]]:
+    return [msgspec.json.decode(p) for topic, p, _, _ in broker.published if topic == f"thrumcast/events/{kind}"]
+
+
+def test_an_acknowledgement_is_in_the_commit_of_the_message_that_asks_for_it(tmp_path: Path) -> None:
+    broker = Broker()
+    live = asked(tmp_path, broker)
+    (answer,) = ask(live, broker, "ack", {"id": UP_ID, "token": "t1"})
+    assert answer == {"ok": True, "token": "t1", "id": UP_ID}
+    assert [event["type"] for event in events(broker, "alarms")] == ["acked"]
+    assert from_bytes(SPEC, live.journal.states()[PUMP]).alarm.open[0].acked_ns is not None
+    assert [row["type"] for row in read_kind(tmp_path, "alarms").to_pylist()] == ["acked"]
+    assert live.account.missing == 0
+    assert live.counts["committed"] == live.counts["received"] == 5
+    again = ask(live, broker, "ack", {"id": UP_ID})[-1]
+    assert again["ok"]
+    assert len(events(broker, "alarms")) == 1
+
+
+def test_a_disk_that_refuses_acknowledges_neither_message_nor_alarm(tmp_path: Path) -> None:
+    broker = Broker()
+    live = asked(tmp_path, broker)
+    commit, tries = live.journal.commit, 0
+
+    def refuses_twice(what: Any) -> None:
+        nonlocal tries
+        tries += 1
+        if tries <= 2:
+            assert not [1 for topic, *_ in broker.published if topic.endswith("/response")]
+            msg = "no space"
+            raise ArchiveError(msg)
+        commit(what)
+
+    live.journal.commit = refuses_twice  # type: ignore[method-assign]
+    broker.send("thrumcast/cmd/ack", [json.dumps({"id": UP_ID}).encode()])
+    live.turn(lambda: False)
+    assert tries == 3
+    assert [msgspec.json.decode(p)["ok"] for topic, p, *_ in broker.published if topic.endswith("/response")] == [True]
+    assert len(broker.acknowledged) == 5
+
+
+def test_a_label_that_is_delivered_twice_is_written_once_and_told(tmp_path: Path) -> None:
+    broker = Broker()
+    live = asked(tmp_path, broker)
+    first, second = (ask(live, broker, "label", LABEL)[-1] for _ in range(2))
+    assert first["ok"]
+    assert first["id"] == second["id"]
+    (label,) = LabelFile(tmp_path).active()
+    assert (label.mode, label.author, label.start) == ("bearing_ball", "mqtt", LABEL["from"])
+    live.run(lambda: True)
+    (told,) = events(broker, "labels")
+    assert (told["type"], told["id"], told["before"]) == ("added", label.id, None)
+    assert told["after"]["mode"] == "bearing_ball"
+    assert ask(live, broker, "label", {"op": "retract", "id": label.id})[-1]["ok"]
+    live.run(lambda: True)
+    assert LabelFile(tmp_path).active() == []
+    assert [(e["type"], (e["before"] or {}).get("id")) for e in events(broker, "labels")][1:] == [
+        ("retracted", label.id)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "payload", "words", "quarantined"),
+    [
+        ("ack", b"rubbish", "JSON object", True),
+        ("ack", b"[1]", "JSON object", True),
+        ("ack", b"\xff\xfe", "JSON object", True),
+        ("ack", {"id": 7}, "id of an alarm", True),
+        ("ack", {"id": "../../de/x/1"}, "id of an alarm", True),
+        ("ack", {"id": "pump-01/de/unbalance/6"}, "open alarm", False),
+        ("label", {"machine": "pump-01"}, "expected a time", True),
+        ("label", LABEL | {"mode": "sadness"}, "a mode of", True),
+        ("label", LABEL | {"machine": "../x"}, "a machine", True),
+        ("label", LABEL | {"to": LABEL["from"]}, "an end after", True),
+        ("label", LABEL | {"note": ["a"]}, "texts and numbers", True),
+        ("label", {"op": "retract", "id": "nobody"}, "id of a label", False),
+        ("shutdown", {}, "expected one of", True),
+    ],
+)
+def test_what_cannot_be_done_is_answered_with_the_reason_and_changes_nothing(
+    tmp_path: Path, name: str, payload: Any, words: str, quarantined: bool
+) -> None:
+    broker = Broker()
+    live = asked(tmp_path, broker)
+    answer = ask(live, broker, name, payload)[-1]
+    assert not answer["ok"]
+    assert words in answer["error"]
+    assert LabelFile(tmp_path).events() == []
+    assert live.states[PUMP].alarm.open == (UP,)
+    reasons = Counter(row["reason"] for row in read_kind(tmp_path, "quarantine").to_pylist())
+    assert reasons == ({"request": 1} if quarantined else {})
+    assert live.account.missing == 0
+
+
+def test_labels_written_elsewhere_are_told_once_also_those_of_the_time_before(tmp_path: Path) -> None:
+    def write(count: int) -> None:
+        made = [
+            LabelEvent(new_id(), new_id(), "add", "fan-02", None, LABEL["from"], LABEL["to"], mode="healthy",
+                       created=now_iso())
+            for _ in range(count)
+        ]  # fmt: skip
+        LabelFile(tmp_path).add(made)
+
+    write(2)
+    broker = Broker()
+    live = asked(tmp_path, broker)
+    assert len(events(broker, "labels")) == 2
+    write(230)
+    for _ in range(4):
+        live.turn(lambda: True)
+    told = [event["id"] for event in events(broker, "labels")]
+    assert told == [event.id for event in LabelFile(tmp_path).events()]
+    live.journal.close()
+    write(1)
+    another = Broker()
+    asked(tmp_path, another)
+    assert [event["id"] for event in events(another, "labels")] == [LabelFile(tmp_path).events()[-1].id]
+
+
+def test_a_file_of_labels_that_cannot_be_read_is_logged_once_and_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "labels.jsonl").write_text("not a label\n")
+    broker = Broker()
+    live = asked(tmp_path, broker)
+    live.run(lambda: True)
+    assert caplog.text.count("labels_unreadable") == 1
+    assert live.counts["committed"] == 4
+
+
+class Client:
+    """Somebody else on the broker."""
+
+    def __init__(self, broker: PrivateBroker) -> None:
+        self.heard: list[tuple[str, dict[str, Any]]] = []
+        self.mqtt = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+        self.mqtt.on_message = lambda _, __, m: self.heard.append((m.topic, json.loads(m.payload or b"{}")))
+        self.mqtt.connect(broker.host, broker.port)
+        self.mqtt.subscribe([("thrumcast/cmd/+/response", 1), ("thrumcast/events/+", 1)])
+        self.mqtt.loop_start()
+
+    def ask(self, name: str, document: dict[str, Any]) -> None:
+        self.mqtt.publish(f"thrumcast/cmd/{name}", json.dumps(document), qos=1).wait_for_publish(PATIENCE_S)
+
+    def has(self, topic: str) -> bool:
+        return any(heard == f"thrumcast/{topic}" for heard, _ in self.heard)
+
+
+@pytest.fixture
+def client(broker: PrivateBroker) -> Iterator[Client]:
+    made = Client(broker)
+    yield made
+    made.mqtt.disconnect()
+    made.mqtt.loop_stop()
+
+
+def configured(broker: PrivateBroker, directory: Path, allowed: bool) -> Config:
+    return Config(
+        data=DataConfig(dir=str(directory)),
+        mqtt=MqttConfig(host=broker.host, port=broker.port, commands=allowed),
+        commit=CommitConfig(interval_s=0.05),
+    )
+
+
+@pytest.mark.network
+def test_a_running_service_does_what_is_asked_over_a_broker(
+    tmp_path: Path, broker: PrivateBroker, client: Client
+) -> None:
+    with run_service(configured(broker, tmp_path, allowed=True), wait=False) as (live, _, _):
+        key = BLOCKS[0].key
+        topic = TOPICS.format(machine=key.machine, point=key.point)
+        client.mqtt.publish(topic, encode(BLOCKS[0]), qos=1).wait_for_publish(PATIENCE_S)
+        wait_until(lambda: key in live.states, lambda: live.turn(lambda: False), "the first reading")
+        live.states[key] = replace(live.states[key], alarm=AlarmState(open=(UP,)))
+        client.ask("ack", {"id": f"{key}/unbalance/5"})
+        client.ask("label", LABEL)
+        client.ask("reload", {})
+        topics = [*(f"cmd/{name}/response" for name in ("ack", "label", "reload")), "events/alarms", "events/labels"]
+        wait_until(lambda: all(map(client.has, topics)), lambda: live.turn(lambda: False), "answers and events")
+        assert all(answer["ok"] for topic, answer in client.heard if topic.endswith("/response"))
+        assert live.states[key].alarm.open[0].acked_ns is not None
+        assert len(LabelFile(tmp_path).active()) == 1
+
+
+@pytest.mark.network
+def test_a_service_that_may_not_be_asked_any_more_quarantines_what_the_broker_still_sends(
+    tmp_path: Path, broker: PrivateBroker, client: Client
+) -> None:
+    with run_service(configured(broker, tmp_path, allowed=True), wait=False) as (live, _, _):
+        live.turn(lambda: False)
+    client.ask("label", LABEL)  # kept by the broker under the subscription of the session
+    with run_service(configured(broker, tmp_path, allowed=False), wait=False) as (live, _, _):
+        wait_until(lambda: live.counts["quarantined"] == 1, lambda: live.turn(lambda: False), "the message")
+        live.run(lambda: True)
+    assert [row["reason"] for row in read_kind(tmp_path, "quarantine").to_pylist()] == ["topic"]
+    assert LabelFile(tmp_path).events() == []
+    assert client.heard == []
