@@ -42,6 +42,7 @@ PLANT_SETTINGS = TrainSettings(
     structure_offset=0.5,
     structure_drop=0.1,
     order_structure=0.0,
+    epochs=28,  # hundreds of machines are not so soon learned by heart as a few
     simulated=0.0,
 )
 

@@ -290,6 +290,26 @@ def test_what_is_relative_to_a_baseline_is_there_together_or_not_at_all(rng):
     assert not lost[:, 2].any()
 
 
+def test_a_network_that_learned_with_a_baseline_works_with_it_and_without(rng):
+    inputs = ["x.rel_rms", "x.env_bpfo"]
+    examples = []
+    for row in range(40):
+        y = np.full(12, row % 2)
+        z = np.stack([4.0 * y - 2, 2.0 * y - 1], axis=1) + rng.normal(0, 0.3, (12, 2))
+        examples.append(Example(z.astype(np.float32), y))
+    settings = replace(PLAIN, epochs=15, baseline_drop=0.5)
+    scaler = Scaler("standard", np.zeros(2, np.float32), np.ones(2, np.float32))
+    augmentation = Augmentation.of(inputs, scaler, settings)
+    network = fit(examples, NetworkConfig(2, 2, 8, dropout=0.0), settings, epochs=15, augmentation=augmentation)
+    without = [
+        Example(np.where([True, False], np.nan, example.z).astype(np.float32), example.y) for example in examples
+    ]
+    assert right(network, examples) > 0.98
+    assert right(network, without) > 0.98
+    alone = [Example(np.where([False, True], np.nan, example.z).astype(np.float32), example.y) for example in examples]
+    assert right(network, alone) > 0.98
+
+
 def test_channels_change_places_or_are_missing_as_a_whole(rng):
     x = rng.uniform(1, 3, (40, len(INPUTS)))
     half = len(NAMES)
