@@ -35,7 +35,6 @@ DISTURBED = 0.35  # of the machines to learn from: share that meets a nuisance
 PLANT_SETTINGS = TrainSettings(
     inputs=",".join(f.name for f in FEATURES if f.gain_free or f.name == "velocity_rms"),
     hidden=96,
-    epochs=40,
     members=1,
     gain=0.15,
     weight_decay=0.2,
