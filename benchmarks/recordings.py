@@ -24,11 +24,12 @@ import pyarrow.parquet as pq
 
 from benchmarks.measure import Effort, median
 from benchmarks.report import Row, Section
+from benchmarks.vibration import SPEED_RPM, vibration
 from pipeline.config_sources import load
 from pipeline.core import features
 from pipeline.core.records import Block, Window
 from pipeline.core.window import WindowSpec, length_and_hop
-from pipeline.edges.recordings import find_recordings, open_recording, streams
+from pipeline.edges.recordings import find_recordings, open_recording, streams, write_recording
 from pipeline.errors import RecordingError
 from pipeline.specs import feature_spec
 
@@ -36,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PLACES = ("cwru", "hit_sm")  # the recordings that are longer than a window
 RATE_HZ, LENGTH, HOP = 12_000.0, 4096, 1024  # at the common rate to which all of them are brought
 SETTINGS = {"window.length_s": LENGTH / RATE_HZ, "window.hop_s": HOP / RATE_HZ}
+SIMULATED, SIMULATED_S, CHANNELS = 64, 10, ("drive_end", "fan_end", "base")  # where the shared ones are not at hand
 PROCESSES = 2
 LOOK_S = 0.02
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -65,11 +67,13 @@ class Run:
 def run(effort: Effort) -> Section:
     """Each round: the kernels, the recordings, the recordings with their copies."""
     source = Path(os.environ.get("THRUMCAST_SHARED_DATA", ROOT.parent / "shared" / "data"))
-    found = find_recordings([source / place for place in PLACES])[:: 8 if effort.scale == 1 else 1]
     copies = max(2, effort.scale)
     with tempfile.TemporaryDirectory(prefix="thrumcast-bench-") as place:
         folder = Path(place)
         (folder / "config.toml").touch()  # defaults, whatever lies in the current folder
+        there = source.is_dir()
+        found = find_recordings([source / name for name in PLACES]) if there else _simulated(folder / "simulated")
+        found = found[:: 8 if effort.scale == 1 else 1]
         for number in range(copies):
             for path in found:
                 target = (
@@ -79,10 +83,10 @@ def run(effort: Effort) -> Section:
         few, more = [folder / "few"], [folder / "few", folder / "more"]
         with _Kernels(find_recordings(few)) as kernels:
             rounds = [(kernels.run(), _backfill(folder, few), _backfill(folder, more)) for _ in range(effort.rounds)]
-    return _section(len(found), copies, rounds)
+    return _section(f"{len(found)} {'shared' if there else 'simulated'} ones", len(found), copies, rounds)
 
 
-def _section(recordings: int, copies: int, rounds: list[tuple[Run, Run, Run]]) -> Section:
+def _section(which: str, recordings: int, copies: int, rounds: list[tuple[Run, Run, Run]]) -> Section:
     def of(value: Callable[[Run, Run, Run], float]) -> float:
         return median([value(kernels, few, more) for kernels, few, more in rounds])
 
@@ -120,15 +124,29 @@ def _section(recordings: int, copies: int, rounds: list[tuple[Run, Run, Run]]) -
         row(f"whole command, {more.windows} windows", "longer_per_s", "windows/s", start, "longer_ratio"),
         row("largest process, peak", "peak_mib", "MiB", fewer, "memory_growth"),
     ]  # fmt: skip
-    title = (
-        f"recordings: {recordings} shared ones, and {copies} times as many, on two workers; windows of 4096 at 12 kHz"
-    )
+    title = f"recordings: {which}, and {copies} times as many, on two workers; windows of 4096 at 12 kHz"
     return Section(f"{title}, hop 1024", rows, {"recordings": document})
 
 
 def _further(few: Run, more: Run) -> Run:
     """What the copies cost beyond the originals: everything is loaded by then."""
     return Run(more.windows - few.windows, more.wall_s - few.wall_s, more.cpu_s - few.cpu_s)
+
+
+def _simulated(folder: Path) -> list[Path]:
+    """In place of the shared recordings: as many, of about their length and channels."""
+    paths = [folder / f"motor-{number:02d}.parquet" for number in range(SIMULATED)]
+    for number, path in enumerate(paths):
+        samples = vibration(len(CHANNELS), round(SIMULATED_S * RATE_HZ), RATE_HZ, seed=number)
+        metadata = {
+            "sample_rate_hz": RATE_HZ,
+            "rpm": SPEED_RPM,
+            "units": "g",
+            "dataset": "bench",
+            "recording": path.stem,
+        }
+        write_recording(path, samples, CHANNELS, metadata)
+    return paths
 
 
 def _copy(path: Path, target: Path, number: int) -> None:

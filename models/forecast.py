@@ -6,6 +6,7 @@
 
 Tokens are the K modes, END (nothing else comes) and START (fed first, never said). What is foretold are the modes that
 follow the present one, each once for as long as it lasts: healthy -> bearing_outer -> END, not one token per window.
+No future is longer than those that the training data knew.
 
     greedy    the most probable token at every step
     sampled   drawn from p^(1/temperature), with a seed: the same seed gives the same futures
@@ -43,6 +44,7 @@ class Forecaster:
             raise ModelError(msg, hint="train one: `thrumcast train --set forecast=3`")
         self.classes = spec.classes
         self.end, self.start = len(spec.classes), len(spec.classes) + 1
+        self.horizon = spec.horizon
         self._shape = spec.state_shape
         self._weights = {name.removeprefix("decoder."): w for name, w in bundle.weights.items() if "decoder." in name}
 
@@ -96,9 +98,9 @@ class Forecaster:
     def _beam(self, s: Float32, k: int, width: int) -> list[Future]:
         alive: list[tuple[float, tuple[int, ...], tuple[float, ...], Float32]] = [(0.0, (), (), s)]
         done: list[tuple[float, tuple[int, ...], tuple[float, ...]]] = []
-        for _ in range(k):
+        for _ in range(min(k, self.horizon)):
             last = np.array([tokens[-1] if tokens else self.start for _, tokens, _, _ in alive])
-            p, states = self.step(last, np.stack([state for *_, state in alive]))
+            p, states = self._next(last, np.stack([state for *_, state in alive]))
             longer = [
                 (score + float(np.log(max(p[n, token], 1e-30))), (*tokens, token), (*ps, float(p[n, token])), states[n])
                 for n, (score, tokens, ps, _) in enumerate(alive)
@@ -113,13 +115,19 @@ class Forecaster:
         done.sort(key=lambda each: -each[0])
         return [self._future(tokens, ps) for _, tokens, ps in done[:width]]
 
+    def _next(self, token: NDArray[np.int64], s: Float32) -> tuple[Float32, Float32]:
+        """As `step`, and no mode follows itself: it is one mode for as long as it lasts."""
+        p, s = self.step(token, s)
+        p = np.where(np.arange(self.end + 1) == np.where(token == self.end, -1, token)[:, None], np.float32(0), p)
+        return p / p.sum(axis=1, keepdims=True), s
+
     def _roll(self, h: Float32, k: int, choose: _Choose) -> list[Future]:
         s = self.begin(h)
         token = np.full(len(h), self.start, np.int64)
         tokens: list[list[int]] = [[] for _ in h]
         chances: list[list[float]] = [[] for _ in h]
-        for _ in range(k):
-            p, s = self.step(token, s)
+        for _ in range(min(k, self.horizon)):
+            p, s = self._next(token, s)
             token = choose(p)
             for row, said in enumerate(token.tolist()):
                 if not tokens[row] or tokens[row][-1] != self.end:

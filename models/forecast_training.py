@@ -32,6 +32,7 @@ from pipeline.errors import ThrumcastError
 
 MASKED = -100  # a token that nobody knows
 STEPS, BATCH = 600, 64
+NEVER = -30.0  # logit of a token that no window of the training data was ahead of
 CHECKS = (10, 30, 75, 150, 300, STEPS)  # steps after which a decoder is looked at
 
 Float32 = NDArray[np.float32]
@@ -90,6 +91,11 @@ class Futures:
     present: Int64  # (N,) mode
     tokens: Int64  # (N, k)
 
+    @property
+    def horizon(self) -> int:
+        """How many modes ahead anything is known."""
+        return int((self.tokens != MASKED).any(axis=0).sum())
+
 
 def futures(bundle: Bundle, sequences: Sequence[WindowSequence], facts: Facts, horizon: int) -> Futures:
     """Step the network that serves through the sequences; keep the windows whose next mode is known.
@@ -120,6 +126,7 @@ def futures(bundle: Bundle, sequences: Sequence[WindowSequence], facts: Facts, h
 def fit_decoder(known: Futures, classes: int, settings: TrainSettings) -> dict[int, dict[str, Float32]]:
     """Train a decoder on the states of a network that stays as it is; return the weights `decoder.*` at each check."""
     seen: dict[int, dict[str, Float32]] = {}
+    never = np.setdiff1d(np.arange(classes + 1), known.tokens)
     rng = np.random.default_rng(settings.seed)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
@@ -136,6 +143,7 @@ def fit_decoder(known: Futures, classes: int, settings: TrainSettings) -> dict[i
             if step + 1 in CHECKS:
                 weights = decoder.state_dict().items()
                 seen[step + 1] = {f"decoder.{name}": value.detach().numpy().copy() for name, value in weights}
+                seen[step + 1]["decoder.out.bias"][never] = NEVER
     return seen
 
 

@@ -189,7 +189,7 @@ def report(folder: Path, source: Path | None, machines: int, *, shots: bool) -> 
     say(text_of(document))
     if source is None:
         return document
-    settings = TrainSettings(hidden=64)
+    settings = TrainSettings(hidden=64, members=1)
     config = simulated(folder / "bearings", TESTED, 16.0, seed=SEED + 2, modes=BEARING, axes=("x",))
     bearings = dataset(config, BEARING)
     network, scaler = trained(bearings, settings)

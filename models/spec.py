@@ -46,6 +46,7 @@ class ModelSpec:
     target_scaler: Scaler | None = None
     decoder: int = 0  # units of the mode forecast's decoder; 0 = the model makes no forecast
     direct: bool = False  # bearing lines speak for themselves, see models/places.py
+    horizon: int = 32  # modes ahead that its training data knew of; beyond, a decoder would be inventing
 
     @property
     def outputs(self) -> int:
@@ -75,6 +76,7 @@ class ModelSpec:
                 "members": self.members,
                 "decoder": self.decoder,
                 "direct": self.direct,
+                "horizon": self.horizon,
             },
             "task": self.task,
             "targets": list(self.targets),
@@ -103,6 +105,7 @@ class ModelSpec:
             members=int(network.get("members", 1)),
             decoder=int(network.get("decoder", 0)),
             direct=bool(network.get("direct", False)),
+            horizon=int(network.get("horizon", 32)),
             task=str(document.get("task", "window")),
             targets=tuple(map(str, document.get("targets", ()))),
             target_scaler=None if target_scaler is None else _scaler(target_scaler),

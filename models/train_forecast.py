@@ -71,7 +71,7 @@ def _decoded(
 ) -> tuple[dict[int, Bundle], Futures]:
     """Train the decoder on the states that the network has on these sequences; the version after every check."""
     known = futures(bundle, dataset.sequences, facts, settings.forecast)
-    spec = replace(bundle.spec, decoder=settings.decoder)
+    spec = replace(bundle.spec, decoder=settings.decoder, horizon=known.horizon)
     seen = fit_decoder(known, len(dataset.classes), settings)
     return {
         steps: replace(bundle, spec=spec, weights=bundle.weights | weights) for steps, weights in seen.items()

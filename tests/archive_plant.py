@@ -66,7 +66,7 @@ def run_turns(data: Path) -> None:
     plant = Plant(data)
     for turn in range(4):
         name = f"turn-{turn}"
-        if name not in plant.journal.inputs_done():
+        if name not in plant.journal.counters():
             windows = range(27 + 3 * turn, 30 + 3 * turn)
             channels = ("x", "c") if turn == 2 else ("x",)
             classes = ("healthy", "unbalance", "looseness")[: 3 if turn == 3 else 2]
@@ -75,7 +75,7 @@ def run_turns(data: Path) -> None:
                     features=[feature_row(w, n, channels) for w in windows for n in (1, 2)],
                     predictions=[prediction(w, classes=len(classes)) for w in windows],
                     classes=classes,
-                    inputs={name: ""},
+                    counters={name: 1},
                 )
             )
         plant.archive.roll()
@@ -94,7 +94,7 @@ def append_turns(data: Path) -> None:
         rows = [Rows("features", extras, table) for extras, table in feature_tables(made, SCHEMA)]
         classes = ("healthy", "unbalance", "looseness")[: 3 if turn == 3 else 2]
         judged = prediction_table([prediction(w, classes=len(classes)) for w in windows], classes)
-        if turn == 3 and "beside" not in plant.journal.inputs_done():
-            plant.journal.commit(Commit(features=[feature_row(w, 3) for w in (28, 31)], inputs={"beside": ""}))
+        if turn == 3 and "beside" not in plant.journal.counters():
+            plant.journal.commit(Commit(features=[feature_row(w, 3) for w in (28, 31)], counters={"beside": 1}))
         plant.archive.append([*rows, Rows("predictions", classes, judged)], {f"turn-{turn}": ""})
     plant.close()

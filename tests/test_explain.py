@@ -27,7 +27,7 @@ from pipeline.core.alarm import AlarmState, Episode
 from pipeline.core.engine import Step
 from pipeline.core.evidence import confirms
 from pipeline.core.features.table import COLUMN
-from pipeline.core.records import AlarmChange, FeatureRow, StreamKey
+from pipeline.core.records import AlarmChange, FeatureRow, StreamKey, changed
 from pipeline.core.veto import UNCONFIRMED, shown_mode
 from pipeline.drivers.results import Results
 from pipeline.drivers.serving import Serving
@@ -59,7 +59,7 @@ def plant(tmp_path: Path) -> Path:
     send(broker, BLOCKS[half:])
     live.run(stop_when_idle(broker))
     alarm = AlarmState(open=(Episode("unbalance", 5, 0.9, acked_ns=7),))
-    live.states[PUMP] = dataclasses.replace(live.states[PUMP], alarm=alarm)
+    live.states[PUMP] = changed(live.states[PUMP], alarm=alarm)
     live.engine = dataclasses.replace(live.engine, predictor=NumpyPredictor(model(3).named("v0003")))
     live.run(lambda: True)  # commits every state
     live.journal.close()

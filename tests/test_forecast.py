@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from model_world import archive_of_lives, bundle
 
 from models.dataset import UNKNOWN
 from models.forecast import Forecaster
-from models.forecast_training import MASKED, Decoder, fit_joint, flat, next_modes
+from models.forecast_training import MASKED, Decoder, Futures, fit_decoder, fit_joint, flat, next_modes
 from models.network import NetworkConfig
 from models.registry import Registry
 from models.settings import TrainSettings
@@ -111,6 +112,26 @@ def test_a_wide_beam_finds_the_most_probable_future_and_its_probabilities_are_th
         assert all(future.p == pytest.approx(np.prod(future.step_p)) for future in found)
     narrow = forecaster.beam(h, 3, width=1)
     assert [paths[0].modes for paths in narrow] == [future.modes for future in forecaster.greedy(h, 3)]
+
+
+def test_no_mode_follows_itself_and_no_future_is_longer_than_those_of_the_training_data(rng):
+    model = forecasting(rng)
+    h = states(rng, model, 100)
+    for future in [*Forecaster(model).greedy(h, 6), *Forecaster(model).sampled(h, 6, seed=1)]:
+        assert all(one != other for one, other in itertools.pairwise(future.modes))
+    short = Forecaster(replace(model, spec=replace(model.spec, horizon=2)))
+    assert {len(future.step_p) for future in short.greedy(h, 6)} <= {1, 2}
+    assert all(len(future.step_p) <= 2 for futures in short.beam(h, 6) for future in futures)
+
+
+def test_what_was_never_ahead_is_never_foretold(rng):
+    tokens = np.full((80, 3), MASKED, np.int64)
+    tokens[:, 0] = rng.integers(0, 2, 80)  # of three modes and the end
+    known = Futures(rng.normal(0, 1, (80, 6)).astype(np.float32), np.zeros(80, np.int64), tokens)
+    assert known.horizon == 1
+    for weights in fit_decoder(known, 3, SMALL).values():
+        assert (weights["decoder.out.bias"][2:] < -20).all()
+        assert (weights["decoder.out.bias"][:2] > -20).all()
 
 
 def test_other_states_have_other_futures(rng):

@@ -14,7 +14,7 @@ from test_live import BLOCKS, Broker, send, service, stop_when_idle
 from pipeline.commands.observe import LabelCounts
 from pipeline.core.engine import Engine, Step
 from pipeline.core.features.table import COLUMN
-from pipeline.core.records import Block, StreamKey
+from pipeline.core.records import Block, StreamKey, changed
 from pipeline.core.state import StreamSpec
 from pipeline.drivers.intake import Batch
 from pipeline.drivers.serving import Timed
@@ -64,7 +64,7 @@ def test_streams_have_their_velocity_in_base_units_and_those_beyond_the_bound_ha
     gauges, telemetry = StreamGauges(lambda: engine.predictor), Telemetry()
     for number in range(MAX_LABELS + 20):
         key = StreamKey(f"pump-{number}", "de")
-        gauges.told(Batch(()), Step(features=[replace(row, key=key)], predictions=[replace(prediction, key=key)]))
+        gauges.told(Batch(()), Step(features=[changed(row, key=key)], predictions=[changed(prediction, key=key)]))
     gauges.show(telemetry)
     shown = telemetry.value("velocity_rms_meters_per_second", "pump-7", "de")
     assert shown == pytest.approx(float(row.values[0, COLUMN["velocity_rms"]]) / 1000, abs=1e-7)

@@ -50,14 +50,13 @@ def whole_commit(window: int) -> Commit:
         alarms=[alarm("raised", f"a{window}")],
         quarantined=[Quarantined("plant/x", window, "length", b"\x00" * 9000, 9000)],
         counters={"received": 2, "committed": 1},
-        inputs={f"input-{window}": "a file"},
     )
 
 
 def content(journal: Journal) -> tuple[object, ...]:
     view = journal.view(("features", "predictions", "alarms", "quarantine"))
     rows = {kind: pending.table(view.arrow_schema(kind)).to_pylist() for kind, pending in view.pending.items()}
-    return journal.states(), journal.counters(), journal.inputs_done(), journal.open_alarms(), rows, view.extras
+    return journal.states(), journal.counters(), journal.open_alarms(), rows, view.extras
 
 
 @pytest.fixture
@@ -83,16 +82,15 @@ def test_what_was_committed_is_there_after_reopening_however_it_was_cut(tmp_path
         assert content(journal) == before
         assert journal.counters() == {"rows": sum(cuts)}
         assert journal.pending_rows("features") == journal.pending_rows() == sum(cuts)
-        assert sorted(row["window"] for row in before[4]["features"]) == list(range(window))
+        assert sorted(row["window"] for row in before[3]["features"]) == list(range(window))
 
 
 def test_a_commit_keeps_everything_it_was_given(journal):
     journal.commit(whole_commit(3))
     journal.commit(whole_commit(4))
-    states, counters, inputs, alarms, rows, extras = content(journal)
+    states, counters, alarms, rows, extras = content(journal)
     assert states == {KEY: b"\x04"}
     assert counters == {"received": 4, "committed": 2}
-    assert inputs == {"input-3": "a file", "input-4": "a file"}
     assert alarms == {"a3": alarm("raised", "a3"), "a4": alarm("raised", "a4")}
     assert {kind: len(found) for kind, found in rows.items()} == dict.fromkeys(rows, 2)
     assert rows["features"][0]["x.rms"] == 3.0
@@ -106,14 +104,14 @@ def test_a_commit_keeps_everything_it_was_given(journal):
 
 def test_the_largest_session_number_is_kept(journal):
     journal.commit(Commit(features=[feature_row(1, session=2**64 - 1)]))
-    assert content(journal)[4]["features"][0]["session"] == 2**64 - 1
+    assert content(journal)[3]["features"][0]["session"] == 2**64 - 1
 
 
 def test_a_window_that_was_not_predicted_is_null(journal):
     nothing = np.full(2, np.nan, np.float32)
     row = Prediction(KEY, 7, 1, 0, 1, None, float("nan"), nothing, "warming_up", 0, "v0001", SCHEMA.name)
     journal.commit(Commit(predictions=[row], classes=CLASSES))
-    found = content(journal)[4]["predictions"][0]
+    found = content(journal)[3]["predictions"][0]
     assert [found[name] for name in ("mode", "p", "p_healthy", "p_unbalance")] == [None] * 4
 
 

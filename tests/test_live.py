@@ -21,7 +21,7 @@ from pipeline.edges.archive_read import read_features, read_predictions
 from pipeline.edges.archive_schema import FeatureSchema
 from pipeline.edges.journal import Journal
 from pipeline.edges.mqtt import TopicTemplate
-from pipeline.edges.ports import LinkEvent, MemoryBroker, Tally
+from pipeline.edges.ports import LinkEvent, MemoryBroker
 from pipeline.errors import ArchiveError
 
 TOPICS = TopicTemplate("plant/{area}/{machine}/{point}/vibration")
@@ -30,14 +30,8 @@ TOPICS = TopicTemplate("plant/{area}/{machine}/{point}/vibration")
 class Broker(MemoryBroker):
     """The broker in memory, with what the live driver asks of a connection."""
 
-    arrived = 0  # that nobody has taken
-
     def service(self, timeout_s: float = 0.0) -> None:
         pass
-
-    def tally(self) -> Tally:
-        taken = super().tally()
-        return Tally(taken.received + self.arrived, self.arrived)
 
     def events(self) -> list[LinkEvent]:
         return []
@@ -294,23 +288,3 @@ def test_a_gap_is_counted_in_the_journal_with_its_samples(tmp_path: Path, broker
     counters = live.journal.counters()
     assert counters["gaps"] == 1
     assert counters["gap_samples"] == lost.samples.shape[1]
-
-
-def test_a_stop_on_a_slow_disk_leaves_rows_to_the_journal_and_messages_to_the_broker(
-    tmp_path: Path, broker: Broker
-) -> None:
-    live = service(tmp_path, broker)
-    send(broker, BLOCKS)
-    live.turn(lambda: False)
-    committed = live.counts["committed"]
-    live.journal.slow = True
-    broker.arrived = len(broker.waiting)  # as over a network: some have come that nobody has taken
-    live.run(lambda: True)
-    assert 0 < live.counts["committed"] == committed < len(BLOCKS)
-    assert live.pending_rows == live.journal.pending_rows() > 0
-    assert (live.account.dropped, live.account.in_flight, live.account.missing) == (len(BLOCKS) - committed, 0, 0)
-    live.journal.close()
-    again = service(tmp_path, broker)
-    again.run(stop_when_idle(broker))
-    again.journal.close()
-    assert same_rows(stored(tmp_path)[0], uninterrupted(tmp_path / "other", BLOCKS)[0])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from pipeline.commands.service import service as run_service
 from pipeline.config import CommitConfig, Config, DataConfig, MqttConfig
 from pipeline.core.alarm import AlarmState, Episode, episode_id
 from pipeline.core.codec import encode
-from pipeline.core.records import StreamKey
+from pipeline.core.records import StreamKey, changed
 from pipeline.core.state import from_bytes
 from pipeline.drivers.intake import Intake
 from pipeline.drivers.label_news import LabelNews
@@ -47,7 +46,7 @@ def asked(directory: Path, broker: Broker) -> Live:
     live.between = (LabelNews.of(live.journal, "thrumcast", broker.publish),)
     send(broker, BLOCKS[:4])
     live.run(stop_when_idle(broker))
-    live.states[PUMP] = replace(live.states[PUMP], alarm=AlarmState(open=(UP,)))
+    live.states[PUMP] = changed(live.states[PUMP], alarm=AlarmState(open=(UP,)))
     return live
 
 
@@ -233,7 +232,7 @@ def test_a_running_service_does_what_is_asked_over_a_broker(
         topic = TOPICS.format(machine=key.machine, point=key.point)
         client.mqtt.publish(topic, encode(BLOCKS[0]), qos=1).wait_for_publish(PATIENCE_S)
         wait_until(lambda: key in live.states, lambda: live.turn(lambda: False), "the first reading")
-        live.states[key] = replace(live.states[key], alarm=AlarmState(open=(UP,)))
+        live.states[key] = changed(live.states[key], alarm=AlarmState(open=(UP,)))
         client.ask("ack", {"id": f"{key}/unbalance/5"})
         client.ask("label", LABEL)
         client.ask("reload", {})

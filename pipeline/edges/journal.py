@@ -47,7 +47,6 @@ class Commit:
     alarms: Sequence[AlarmChange] = ()
     quarantined: Sequence[Quarantined] = ()
     counters: Mapping[str, int] = field(default_factory=dict)  # name -> increment
-    inputs: Mapping[str, str] = field(default_factory=dict)  # id of a finished input -> what it was
 
 
 class Journal:
@@ -119,7 +118,6 @@ class Journal:
             for change in commit.alarms:
                 _write_alarm(db, change)
             add_counters(db, commit.counters)
-            write_inputs(db, commit.inputs)
             fault_point("commit_before_end")
         fault_point("commit_done")
 
