@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -87,7 +88,9 @@ def lives(recordings: Path, commissioning: int) -> tuple[list[Life], AlarmSpec]:
             archive = Archive(config.data.path, journal, feature_schema(config))
             make_worker = MakeWorker(config, None, {})
             jobs = [Job(path, channels, None, "detection") for path in paths]
-            backfill(jobs, make_worker, journal, archive, classes=(), workers=os.cpu_count() or 1)
+            report = backfill(jobs, make_worker, archive, workers=os.cpu_count() or 1)
+        if report.skipped:
+            sys.exit(f"recordings that cannot be read: {report.skipped}")
         facts = read_machines(config.data.path)
         found = [
             Life(key.machine, of_stream, commissioning, not facts[key].get("truncated"))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from model_world import sequence
 
@@ -76,6 +79,29 @@ def test_the_table_of_alarms_keeps_what_is_too_short_apart_from_what_was_missed(
     rows = [{"protocol": "P", "method": "M", "events": events}, {"protocol": "Q", "method": "M", "events": healthy}]
     (line,) = events_markdown(rows).splitlines()[2:]  # a protocol without any fault has no line
     assert line == "| P | M | 1 | 1 | 0 | 0 | 1 | - | 0 | 0.0000 | - |"
+
+
+def test_a_recording_of_snapshots_becomes_a_life_and_its_end_is_alarmed(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    count = detection.COMMISSIONING + 20
+    loud = np.where(np.arange(count) < count - 8, 1.0, 6.0).repeat(2560)
+    columns = {
+        "snapshot": pa.array(np.arange(1, count + 1, dtype=np.int32).repeat(2560)),
+        "time_of_day_s": pa.array((np.arange(count) * 10.0).repeat(2560)),
+        **{name: pa.array((loud * rng.normal(0, 0.3, loud.size)).astype(np.float32)) for name in ("horiz", "vert")},
+    }
+    about = {
+        "dataset": "test", "recording": "B1", "sample_rate_hz": 25600, "units": "g", "rpm": 1800,
+        "snapshot_period_s": 10, "run_to_failure": True, "truncated": False,
+    }  # fmt: skip
+    (tmp_path / "femto").mkdir()
+    table = pa.table(columns).replace_schema_metadata({"recording_metadata": json.dumps(about)})
+    pq.write_table(table, tmp_path / "femto" / "B1.parquet")
+    (bearing,), spec = detection.lives(tmp_path, detection.COMMISSIONING)
+    assert (len(bearing.rows), bearing.to_the_end) == (count, True)
+    watched = watch(bearing, own_baseline, spec)
+    assert watched.lead_s == pytest.approx(60.0, abs=0.2)  # at the second of eight loud snapshots
+    assert watched.false_episodes == 0
 
 
 @pytest.mark.slow
