@@ -15,6 +15,8 @@ from benchmarks import detection
 from benchmarks.detection import Life, methods, numbers, own_baseline, rms_sigmas, watch
 from benchmarks.results import events_markdown
 from models.events import Track, event_metrics
+from pipeline.commands.compose import MakeWorker
+from pipeline.config import Config
 from pipeline.core.alarm import AlarmSpec
 from pipeline.core.features.table import COLUMN, NAMES
 from pipeline.core.records import FeatureRow, StreamKey
@@ -102,6 +104,12 @@ def test_a_recording_of_snapshots_becomes_a_life_and_its_end_is_alarmed(tmp_path
     watched = watch(bearing, own_baseline, spec)
     assert watched.lead_s == pytest.approx(60.0, abs=0.2)  # at the second of eight loud snapshots
     assert watched.false_episodes == 0
+
+
+def test_a_backfill_has_the_floor_of_the_service_under_its_alarms() -> None:
+    engine = MakeWorker(Config(), None, {})().engine
+    assert engine.zone_of is not None
+    assert [engine.zone_of(row) for row in life([0.0, 20.0]).rows] == ["A", "D"]
 
 
 @pytest.mark.slow

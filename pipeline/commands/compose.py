@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.engine import Engine
 from pipeline.core.features.table import FEATURES
+from pipeline.core.iso import floor
 from pipeline.core.quality import Quality
 from pipeline.drivers.backfill import Worker
 from pipeline.edges.archive import Archive
@@ -66,7 +67,8 @@ class MakeWorker:
         """In the worker process."""
         model = None if self.version is None else predictor(self.config, self.version)
         known = MachinesFile(self.config.data.path / MACHINES_NAME).load()
-        engine = Engine(stream_specs(self.config, known), model)
+        spec_of = stream_specs(self.config, known)
+        engine = Engine(spec_of, model, zone_of=lambda row: floor(row, spec_of(row.key).limits))  # as the service
         return Worker(engine, self.config.modes.resolve, self.finished, feature_schema(self.config))
 
 
