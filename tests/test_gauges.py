@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace as renamed
 from test_labels import label, retraction
 from test_laws import ENGINE, recording
 from test_live import BLOCKS, Broker, send, service, stop_when_idle
@@ -64,7 +65,7 @@ def test_streams_have_their_velocity_in_base_units_and_those_beyond_the_bound_ha
     gauges, telemetry = StreamGauges(lambda: engine.predictor), Telemetry()
     for number in range(MAX_LABELS + 20):
         key = StreamKey(f"pump-{number}", "de")
-        gauges.told(Batch(()), Step(features=[replace(row, key=key)], predictions=[replace(prediction, key=key)]))
+        gauges.told(Batch(()), Step(features=[renamed(row, key=key)], predictions=[renamed(prediction, key=key)]))
     gauges.show(telemetry)
     shown = telemetry.value("velocity_rms_meters_per_second", "pump-7", "de")
     assert shown == pytest.approx(float(row.values[0, COLUMN["velocity_rms"]]) / 1000, abs=1e-7)
