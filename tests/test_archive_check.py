@@ -78,7 +78,7 @@ def test_the_survey_counts_per_kind_and_date(plant):
     found = [(stock.kind, stock.date, stock.files, stock.rows, stock.machines) for stock in stocks]
     assert found == [("features", "2023-12-31", 1, 58, 2), ("features", "2024-01-01", 1, 62, 2)]
     assert stocks[1].first == datetime(2024, 1, 1, tzinfo=UTC)
-    assert pending == {"features": 1, "predictions": 0, "alarms": 0, "quarantine": 0}
+    assert pending == {"features": 1, "predictions": 0, "forecast": 0, "alarms": 0, "quarantine": 0}
 
 
 def test_the_command_lists_and_verifies(plant):

@@ -99,7 +99,7 @@ def test_a_commit_keeps_everything_it_was_given(journal):
     assert rows["predictions"][1]["p_unbalance"] == 0.75
     assert len(rows["quarantine"][0]["payload"]) == 4096
     assert rows["quarantine"][0]["size_bytes"] == 9000
-    assert extras == {"features": ("x",), "predictions": CLASSES, "alarms": (), "quarantine": ()}
+    assert extras == {"features": ("x",), "predictions": CLASSES, "forecast": (), "alarms": (), "quarantine": ()}
 
 
 def test_the_largest_session_number_is_kept(journal):
