@@ -11,6 +11,7 @@ import argparse
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,8 @@ def main() -> None:
             say(made.data["remarks"][-1])
         shutil.rmtree(PRETRAINED, ignore_errors=True)
         PRETRAINED.mkdir()
-        card.with_card(made.named("v0000")).save(PRETRAINED)
+        made = card.with_card(made.named("v0000"))
+        replace(made, card=made.card.replace("{version}", "of the model that ships with the package")).save(PRETRAINED)
         bundle.load(PRETRAINED)
 
 
