@@ -136,10 +136,11 @@ def test_machines_differ_in_level_by_two_to_three_times() -> None:
 
 
 def test_a_threshold_on_rms_does_not_solve_the_task() -> None:
-    sound = [float(np.std(_run(_make(k), HEALTHY, 0.0)[0][0])) for k in range(8)]
-    damaged = [float(np.std(_run(_make(k), "bearing_inner", 0.3)[0][0])) for k in range(8)]
-    threshold = sorted(sound)[-1]
-    assert sum(level > threshold for level in damaged) <= 4
+    sound = np.array([np.std(_run(_make(k), HEALTHY, 0.0)[0][0]) for k in range(24)])
+    damaged = np.array([np.std(_run(_make(k), "bearing_inner", 0.3)[0][0]) for k in range(24)])
+    # chance is 0.5; the best threshold is chosen with all machines in sight
+    best = max(np.mean(sound <= level) + np.mean(damaged > level) for level in (*sound, *damaged)) / 2
+    assert best < 0.75
 
 
 @pytest.mark.parametrize("kind", KINDS)
