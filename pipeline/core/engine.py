@@ -37,6 +37,7 @@ from pipeline.core.records import (
 )
 from pipeline.core.state import StreamSpec, StreamState
 
+_NOTHING = np.zeros(0, np.float32)  # no hidden state yet
 _STOPS = int(STOPS)  # a plain number: an operation on a flag costs more than a window's share of the network
 
 States = Mapping[StreamKey, StreamState]
@@ -124,69 +125,104 @@ class Engine:
         return rows
 
     def _predict(self, predictor: Predictor, result: Step, rows: Mapping[StreamKey, list[FeatureRow]]) -> None:
+        memories = [_Memory(self.spec_of(key), result.states[key]) for key in rows]
+        streams = list(zip(memories, rows.values(), strict=True))
         for front in range(max(map(len, rows.values()), default=0)):
-            judged: list[tuple[StreamSpec, StreamState, FeatureRow]] = []
-            for key, of_stream in rows.items():
+            judged: list[tuple[_Memory, FeatureRow]] = []
+            for memory, of_stream in streams:
                 if front < len(of_stream):
-                    spec, row = self.spec_of(key), of_stream[front]
-                    state = _fresh_if_due(spec, predictor, result.states[key], row)
+                    row = of_stream[front]
+                    memory.begin_anew_if_due(predictor, row)
                     if not row.quality & _STOPS:
-                        judged.append((spec, state, row))
+                        judged.append((memory, row))
                     else:
-                        result.states[key] = state
-                        result.predictions.append(_not_judged(predictor, row, state))
+                        result.predictions.append(_not_judged(predictor, row, memory))
             if judged:
                 self._step_network(predictor, result, judged)
+        result.states |= {key: memory.state() for key, memory in zip(rows, memories, strict=True)}
 
-    def _step_network(
-        self, predictor: Predictor, result: Step, judged: list[tuple[StreamSpec, StreamState, FeatureRow]]
-    ) -> None:
-        x = _inputs(predictor.inputs, [row for _, _, row in judged])
-        h = np.concatenate([_hidden(state) for _, state, _ in judged]).reshape(len(judged), *predictor.hidden_shape)
+    def _step_network(self, predictor: Predictor, result: Step, judged: list[tuple[_Memory, FeatureRow]]) -> None:
+        x = _inputs(predictor.inputs, [row for _, row in judged])
+        h = np.concatenate([memory.hidden for memory, _ in judged]).reshape(len(judged), *predictor.hidden_shape)
         probabilities, h = predictor.step(x, h)
         strange = self.is_unknown(x, probabilities).tolist() if self.is_unknown else [False] * len(judged)
         classes, version = predictor.classes, predictor.version
         best, listed = probabilities.argmax(axis=1).tolist(), probabilities.tolist()
-        for i, (spec, state, row) in enumerate(judged):
-            key, age, alarmed = row.key, state.state_age + 1, state.alarm
-            name = "alarm" if alarmed.open else "warming_up"  # a fresh memory is no reason to forget an alarm
+        for (memory, row), hidden, of_row, k, p, unknown in zip(
+            judged, h, probabilities, best, listed, strange, strict=True
+        ):
+            memory.hidden, memory.last_end_ns = hidden, row.end_ns
+            memory.age = age = memory.age + 1
+            name = "alarm" if memory.alarm.open else "warming_up"  # a fresh memory is no reason to forget an alarm
+            spec = memory.spec
             if age > spec.warm_up_windows:
-                of_mode = dict(zip(classes, listed[i], strict=True))
-                zone = self.zone_of(row) if self.zone_of else None
-                alarmed, changes = alarm.judge(
-                    spec.alarm, alarmed, key, of_mode, row.start_ns, row.end_ns, unknown=strange[i], zone=zone
+                memory.alarm, changes = alarm.judge(
+                    spec.alarm,
+                    memory.alarm,
+                    row.key,
+                    dict(zip(classes, p, strict=True)),
+                    row.start_ns,
+                    row.end_ns,
+                    unknown=unknown,
+                    zone=self.zone_of(row) if self.zone_of else None,
                 )
-                name = alarmed.name
+                name = memory.alarm.name
                 result.alarms += changes
-            result.states[key] = changed(state, hidden=h[i], state_age=age, last_end_ns=row.end_ns, alarm=alarmed)
-            mode, p = classes[best[i]], listed[i][best[i]]
-            result.predictions.append(_prediction(row, mode, p, probabilities[i], name, age, version))
+            result.predictions.append(_prediction(row, classes[k], p[k], of_row, name, age, version))
         if self.foretell is not None:
-            self._foretell(self.foretell, predictor, result, [row for _, _, row in judged])
+            self._foretell(self.foretell, predictor, result, judged)
 
-    def _foretell(self, foretell: Foretell, predictor: Predictor, result: Step, rows: Sequence[FeatureRow]) -> None:
+    def _foretell(
+        self, foretell: Foretell, predictor: Predictor, result: Step, judged: list[tuple[_Memory, FeatureRow]]
+    ) -> None:
         """What may come after those of the rows whose turn it is, and whose memory is warm."""
         due = [
-            row
-            for row in rows
-            if row.window % self.foretell_every == 0
-            and result.states[row.key].state_age > self.spec_of(row.key).warm_up_windows
+            (memory.hidden, row)
+            for memory, row in judged
+            if row.window % self.foretell_every == 0 and memory.age > memory.spec.warm_up_windows
         ]
         if due:
-            h = np.stack([_hidden(result.states[row.key]) for row in due])
+            h = np.stack([hidden for hidden, _ in due])
             result.forecasts += [
                 Forecast(row.key, row.session, row.window, row.start_ns, row.end_ns, tuple(futures), predictor.version)
-                for row, futures in zip(due, foretell(h), strict=True)
+                for (_, row), futures in zip(due, foretell(h), strict=True)
             ]
 
 
-def _fresh_if_due(spec: StreamSpec, predictor: Predictor, state: StreamState, row: FeatureRow) -> StreamState:
-    """A long pause, or another model than the one whose hidden state this is, begins a new sequence."""
-    paused_ns = 0 if state.last_end_ns is None else abs(row.start_ns - state.last_end_ns)
-    if state.hidden is None or state.model != predictor.version or paused_ns > spec.max_gap_s * 1e9 + _span_ns(row):
-        zeros = np.zeros(predictor.hidden_shape, np.float32)
-        return changed(state, hidden=zeros, state_age=0, model=predictor.version, last_end_ns=row.start_ns)
-    return state
+class _Memory:
+    """What the network and the alarms remember of a stream, while a step works through its windows."""
+
+    __slots__ = ("_before", "age", "alarm", "hidden", "last_end_ns", "longest_pause_ns", "model", "spec")
+
+    def __init__(self, spec: StreamSpec, state: StreamState) -> None:
+        self.spec, self._before = spec, state
+        self.alarm, self.age, self.last_end_ns, self.model = (
+            state.alarm,
+            state.state_age,
+            state.last_end_ns,
+            state.model,
+        )
+        self.hidden = _NOTHING if state.hidden is None else state.hidden
+        self.longest_pause_ns = spec.max_gap_s * 1e9
+
+    def begin_anew_if_due(self, predictor: Predictor, row: FeatureRow) -> None:
+        """A long pause, or another model than the one whose hidden state this is, begins a new sequence."""
+        paused_ns = 0 if self.last_end_ns is None else abs(row.start_ns - self.last_end_ns)
+        too_long = paused_ns > self.longest_pause_ns + (row.end_ns - row.start_ns)
+        if too_long or self.hidden is _NOTHING or self.model != predictor.version:
+            self.hidden = np.zeros(predictor.hidden_shape, np.float32)
+            self.age, self.model, self.last_end_ns = 0, predictor.version, row.start_ns
+
+    def state(self) -> StreamState:
+        """The stream's state with all this in it."""
+        return changed(
+            self._before,
+            hidden=None if self.hidden is _NOTHING else self.hidden,
+            state_age=self.age,
+            last_end_ns=self.last_end_ns,
+            model=self.model,
+            alarm=self.alarm,
+        )
 
 
 def inputs(names: tuple[str, ...], row: FeatureRow) -> Float32:
@@ -218,17 +254,6 @@ def _columns(names: tuple[str, ...], channels: tuple[str, ...]) -> tuple[NDArray
     return columns, np.array(missing, np.int64)
 
 
-def _hidden(state: StreamState) -> Float32:
-    if state.hidden is None:
-        msg = "a stream is given a hidden state before the network is stepped"
-        raise RuntimeError(msg)
-    return state.hidden
-
-
-def _span_ns(row: FeatureRow) -> int:
-    return row.end_ns - row.start_ns
-
-
 def _prediction(
     row: FeatureRow, mode: str | None, p: float, probabilities: Float32, state: str, state_age: int, model: str
 ) -> Prediction:
@@ -248,15 +273,15 @@ def _prediction(
     )
 
 
-def _not_judged(predictor: Predictor, row: FeatureRow, state: StreamState) -> Prediction:
+def _not_judged(predictor: Predictor, row: FeatureRow, memory: _Memory) -> Prediction:
     """The network was not stepped; the hidden state waits."""
     quality = Quality(row.quality)
     if quality & Quality.NOT_RUNNING:
         name = "not_running"
     else:
-        name = "sensor_fault" if quality.sensor_fault else state.alarm.name
+        name = "sensor_fault" if quality.sensor_fault else memory.alarm.name
     nothing = np.full(len(predictor.classes), np.nan, np.float32)
-    return _prediction(row, None, float("nan"), nothing, name, state.state_age, predictor.version)
+    return _prediction(row, None, float("nan"), nothing, name, memory.age, predictor.version)
 
 
 def rehearse() -> None:

@@ -85,10 +85,11 @@ def push_all(
     troubles: list[Trouble] = []
     next_index = state.next_index
     for block in blocks:
-        follows = block.index == next_index < block.end and block.session == state.session and not state.held
+        end = block.end
+        follows = block.index == next_index < end and block.session == state.session and not state.held
         if follows and _form(block) == state.form:
             ready.append(block)
-            next_index = block.end
+            next_index = end
         else:
             state, some, trouble = push(spec, changed(state, next_index=next_index), block)
             ready += some

@@ -60,6 +60,7 @@ def scan_rows(address: NDArray[np.int64], n: int, rate_hz: float, found: NDArray
     address (channels * windows,) -> found (windows,), which is added to.
     """
     parts = np.empty((2, QUARTERS, PARTIALS), np.int32)
+    seen = np.empty(FEWEST_VALUES, np.int32)
     for row in range(address.shape[0]):
         x = samples_at(address[row], n)
         bits = x.view(np.int32)
@@ -71,11 +72,11 @@ def scan_rows(address: NDArray[np.int64], n: int, rate_hz: float, found: NDArray
                     parts[current, i, j] = parts[before, i + QUARTERS - shared, j]
             else:
                 _count(bits[i * n // QUARTERS : (i + 1) * n // QUARTERS], parts[current, i])
-        found[row % found.shape[0]] |= _scan(x, bits, parts[current], rate_hz)
+        found[row % found.shape[0]] |= _scan(x, bits, parts[current], seen, rate_hz)
 
 
 @kernel
-def _scan(x: Float32, bits: Int32, parts: Int32, rate_hz: float) -> int:
+def _scan(x: Float32, bits: Int32, parts: Int32, seen: Int32, rate_hz: float) -> int:
     n = x.shape[0]
     high, low, equal = parts[0, HIGH], parts[0, LOW], parts[0, EQUAL]
     for i in range(1, QUARTERS):
@@ -88,7 +89,7 @@ def _scan(x: Float32, bits: Int32, parts: Int32, rate_hz: float) -> int:
     if largest - smallest <= FLAT_RATIO * max(abs(largest), abs(smallest)):
         return _FLATLINE
 
-    found = _steady(x, bits, int(equal), rate_hz)
+    found = _steady(x, bits, int(equal), seen, rate_hz)
     ends = 0
     for i in range(QUARTERS):
         ends += parts[i, HIGHS] * (parts[i, HIGH] == high) + parts[i, LOWS] * (parts[i, LOW] == low)
@@ -142,8 +143,8 @@ def _number(typing: Any, bits: Any) -> Any:
 
 
 @kernel
-def _steady(x: Float32, bits: Int32, equal: int, rate_hz: float) -> int:
-    """Values that hold, and too few different ones; `equal` neighbours bound the longest run."""
+def _steady(x: Float32, bits: Int32, equal: int, seen: Int32, rate_hz: float) -> int:
+    """Values that hold, and too few different ones; `equal` neighbours bound the longest run, seen (8,) is scratch."""
     n = x.shape[0]
     zeros = max(ZEROS_SAMPLES, int(ZEROS_S * rate_hz))
     held = max(HELD_SAMPLES, int(HELD_SHARE * n))
@@ -160,7 +161,6 @@ def _steady(x: Float32, bits: Int32, equal: int, rate_hz: float) -> int:
         elif run >= held:
             found |= _FLATLINE
         run = 1
-    seen = np.empty(FEWEST_VALUES, np.int32)
     count = 0
     for i in range(n):
         known = False

@@ -64,6 +64,14 @@ class Run(msgspec.Struct, frozen=True, eq=False):
     pieces: tuple[Float32, ...]  # each (C, n)
 
 
+class _Growing(msgspec.Struct):
+    """A run to which pieces are added."""
+
+    start: int
+    end: int
+    pieces: list[Float32]
+
+
 class WindowState(msgspec.Struct, frozen=True, eq=False):
     """The tail of a session that later windows still need."""
 
@@ -129,13 +137,16 @@ def _taken(spec: WindowSpec, state: WindowState, blocks: Sequence[Block]) -> Win
     if first.session != state.session:
         _, hop = length_and_hop(spec, first.rate_hz)
         state = WindowState(first.session, first.index, next_number=-(-first.index // hop))
-    position, runs, marks = state.position, state.runs, state.marks
+    position, marks = state.position, state.marks
+    runs = [_Growing(run.start, run.end, list(run.pieces)) for run in state.runs]
     for block in blocks:
         marks, time_step_ns = _mark(marks, block)
-        contiguous = block.index == position and time_step_ns <= spec.max_time_step_s * 1e9
-        runs = _append(runs, block, contiguous=contiguous)
-        position = block.end
-    return WindowState(state.session, position, state.next_number, runs, marks)
+        if not runs or block.index != position or time_step_ns > spec.max_time_step_s * 1e9:
+            runs.append(_Growing(block.index, block.index, []))
+        runs[-1].pieces.append(block.samples)
+        runs[-1].end = position = block.index + block.samples.shape[1]
+    grown = tuple(Run(run.start, run.end, tuple(run.pieces)) for run in runs)
+    return WindowState(state.session, position, state.next_number, grown, marks)
 
 
 def _cut(spec: WindowSpec, state: WindowState, block: Block, context: Context) -> tuple[WindowState, list[Window]]:
@@ -145,11 +156,12 @@ def _cut(spec: WindowSpec, state: WindowState, block: Block, context: Context) -
     runs, marks, number = state.runs, state.marks, state.next_number
     while number * hop + length <= state.position:
         start, end = number * hop, number * hop + length
-        runs = tuple(run for run in runs if run.end > start)
+        if runs[0].end <= start:
+            runs = tuple(run for run in runs if run.end > start)
         if runs[0].start >= end:  # nothing of this window came: go on to the first of which something did
             number = max(number + 1, (runs[0].start - length) // hop + 1)
             continue
-        if runs[0].start <= start and end <= runs[0].end:
+        if runs[0].start <= start and end <= runs[0].end and len(runs[0].pieces) > 1:
             runs = (_joined(runs[0]), *runs[1:])
         windows.append(_window(context, block, number, start, end, runs, marks))
         number += 1
@@ -175,15 +187,8 @@ def _mark(marks: tuple[Mark, ...], block: Block) -> tuple[tuple[Mark, ...], int]
     return (*marks, Mark(block.index, t0_ns, block.speed_rpm, block.orders, block.truth)), step_ns
 
 
-def _append(runs: tuple[Run, ...], block: Block, *, contiguous: bool) -> tuple[Run, ...]:
-    if contiguous and runs:
-        last = runs[-1]
-        return (*runs[:-1], Run(last.start, block.end, (*last.pieces, block.samples)))
-    return (*runs, Run(block.index, block.end, (block.samples,)))
-
-
 def _joined(run: Run) -> Run:
-    return run if len(run.pieces) == 1 else Run(run.start, run.end, (np.concatenate(run.pieces, axis=1),))
+    return Run(run.start, run.end, (np.concatenate(run.pieces, axis=1),))
 
 
 def _window(

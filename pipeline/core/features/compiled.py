@@ -43,7 +43,9 @@ def entry(function: Callable[..., Any]) -> Any:
 def kernel(function: Callable[..., Any]) -> Any:
     """Compiled code that only compiled code calls.
 
-    It needs no way in from Python, which for arguments of many arrays is most of what there is to compile.
+    It needs no way in from Python, which for arguments of many arrays is most of what there is to compile. And it
+    counts no references, which are locked instructions by the dozen for every call: whoever calls holds the arrays.
+    So it allocates none, and returns none that it was given.
     """
-    options = {"cache": True, "nogil": True, "error_model": "numpy"}
+    options = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
     return _numba.njit(**options, no_cpython_wrapper=True, no_cfunc_wrapper=True)(_stamped(function))

@@ -11,11 +11,21 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray, types  # type: ignore[attr-defined]
 from numpy.typing import NDArray
 
 from pipeline.core.features.compiled import intrinsic, kernel
-from pipeline.core.features.lanes import LANES, absolute, greater, load, splat, square_root, store
+from pipeline.core.features.lanes import (
+    LANES,
+    absolute,
+    arrayobj,
+    cgutils,
+    greater,
+    load,
+    splat,
+    square_root,
+    store,
+    types,
+)
 from pipeline.core.records import Float32
 
 Float64 = NDArray[np.float64]
@@ -27,17 +37,24 @@ PARTIALS = PSI + 5
 
 
 @intrinsic
-def _pointer(typing: Any, address: Any) -> Any:
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
-
-    return types.voidptr(types.int64), emit
-
-
-@kernel
-def samples_at(address: int, count: int) -> Float32:
+def samples_at(typing: Any, address: Any, count: Any) -> Any:
     """The `count` float32 that stand at `address`, as an array; nothing is copied."""
-    return carray(_pointer(address), (count,), np.float32)
+    array = types.Array(types.float32, 1, "C")
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        found = arrayobj.make_array(array)(context, builder)
+        size = context.get_constant(types.intp, 4)
+        arrayobj.populate_array(
+            found,
+            data=builder.inttoptr(args[0], found.data.type),
+            shape=cgutils.pack_array(builder, [args[1]]),
+            strides=cgutils.pack_array(builder, [size]),
+            itemsize=size,
+            meminfo=None,
+        )
+        return found._getvalue()
+
+    return array(types.int64, types.intp), emit
 
 
 @kernel
@@ -125,9 +142,13 @@ def _one_pass(x: Float32, centre: np.float32, psi: Float32, lane: Float32, out: 
     store(lane, 0, changes)
     crossings = total(lane)
     store(lane, 0, high)
-    top = lane.max()
+    top = lane[0]
+    for i in range(1, LANES):
+        top = max(top, lane[i])
     store(lane, 0, low)
-    bottom = lane.min()
+    bottom = lane[0]
+    for i in range(1, LANES):
+        bottom = min(bottom, lane[i])
     for i in range(vectors * LANES, n):
         q = np.float64(x[i] - centre)
         s1, s2, s3, s4 = s1 + q, s2 + q * q, s3 + q * q * q, s4 + q * q * q * q
