@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.core import stream
 from pipeline.core.features.table import COLUMN, NAMES
 from pipeline.core.quality import SENSOR, STOPS, Quality, judge
-from pipeline.core.quality_scan import scan
+from pipeline.core.quality_scan import REPEAT_SAMPLES, scan
 from pipeline.core.records import Block, FeatureRow, StreamKey, Window, changed
 from pipeline.core.state import StreamSpec
 from pipeline.core.window import WindowSpec
@@ -187,6 +187,24 @@ def test_zeros_are_found_wherever_they_stand(seed: int, first: int, length: int)
 def test_a_block_that_comes_twice_in_a_row_is_found_wherever_it_stands(seed: int, first: int, length: int) -> None:
     x = vibration(seed)
     assert scan(with_piece(x, first + length, x[first : first + length]).astype(np.float32), RATE_HZ) == Quality.DROPOUT
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    probe=st.sampled_from([N // 8, 3 * N // 8, 5 * N // 8, 7 * N // 8]),
+    before=st.integers(0, REPEAT_SAMPLES - 1),
+    behind=st.integers(0, N - REPEAT_SAMPLES),
+)
+def test_the_shortest_repeated_piece_around_a_probe_is_found_among_few_values(
+    seed: int, probe: int, before: int, behind: int
+) -> None:
+    x = np.random.default_rng(seed).integers(-100, 100, N).astype(np.float32)  # every value some sixty times
+    assert scan(x, RATE_HZ) & Quality.DROPOUT == 0
+    first = probe - before
+    assume(abs(behind - first) >= REPEAT_SAMPLES)
+    x[behind : behind + REPEAT_SAMPLES] = x[first : first + REPEAT_SAMPLES]
+    assert scan(x, RATE_HZ) & Quality.DROPOUT
 
 
 @pytest.mark.parametrize("step", [0.5, 0.7, 1.0])

@@ -27,6 +27,7 @@ ZEROS_S = 0.005  # so long a run of exact zeros inside a living signal is a drop
 ZEROS_SAMPLES = 16  # ... but at least so many
 REPEAT_SAMPLES = 64  # so many consecutive samples that come twice in a window, bit for bit, are a repeated block;
 # looked for at four places, which finds every piece of an eighth of the window that comes twice in a row
+HALF = REPEAT_SAMPLES // 2
 RAIL_SHARE = 0.001  # of the samples at the two ends of the range: clipped ...
 RAIL_SAMPLES = 8  # ... but at least so many
 RAIL_PILE = 4.0  # ... and so many times more than just inside the range: peaks thin out, a pile is a rail
@@ -95,7 +96,7 @@ def _scan(x: Float32, bits: Int32, parts: Int32, seen: Int32, rate_hz: float) ->
         ends += parts[i, HIGHS] * (parts[i, HIGH] == high) + parts[i, LOWS] * (parts[i, LOW] == low)
     if ends >= max(RAIL_SAMPLES, RAIL_SHARE * n):
         found |= _rails(x, largest, smallest)
-    if found & (_FLATLINE | _SATURATED) == 0 and _twice(bits) and _repeats(bits):
+    if found & (_FLATLINE | _SATURATED) == 0 and _twice(bits) and _again(bits) and _repeats(bits):
         found |= _DROPOUT
     return found | _slow(x, rate_hz)
 
@@ -125,7 +126,7 @@ def _count(bits: Int32, out: Int32) -> None:
 
 @kernel
 def _twice(bits: Int32) -> bool:
-    """Whether a value of the four probes of `_repeats` comes twice: said of nearly no window."""
+    """Whether a value of the four probes of `_repeats` comes twice: said of nearly no window of 24 bits or more."""
     eighth = bits.shape[0] // 8
     one, two, three, four = bits[eighth], bits[3 * eighth], bits[5 * eighth], bits[7 * eighth]
     probes = np.int32(0)
@@ -134,6 +135,34 @@ def _twice(bits: Int32) -> bool:
         probes += np.int32((value == one) | (value == two) | (value == three) | (value == four))
     alike = one in (two, three, four) or two in (three, four) or three == four
     return bool(probes > 4) or alike
+
+
+@kernel
+def _mixed(bits: Int32, at: int) -> np.int32:
+    """One number from four samples of the REPEAT_SAMPLES / 2 behind `at`."""
+    one, two = np.int32(bits[at + HALF // 3] << 3), np.int32(bits[at + 2 * HALF // 3] << 6)
+    return np.int32(bits[at] ^ one ^ two ^ np.int32(bits[at + HALF] << 9))
+
+
+@kernel
+def _again(bits: Int32) -> bool:
+    """Whether four samples before or behind a probe of `_repeats` may come a second time.
+
+    Of a repeated piece around a probe at least one half stands before or behind it. Signals of 16 bits have every value
+    many times, but hardly ever these four.
+    """
+    eighth = bits.shape[0] // 8
+    if eighth <= REPEAT_SAMPLES:
+        return True
+    a, b, c, d = _mixed(bits, eighth), _mixed(bits, 3 * eighth), _mixed(bits, 5 * eighth), _mixed(bits, 7 * eighth)
+    e, f = _mixed(bits, eighth - HALF), _mixed(bits, 3 * eighth - HALF)
+    g, h = _mixed(bits, 5 * eighth - HALF), _mixed(bits, 7 * eighth - HALF)
+    same = np.int32(0)
+    for i in range(bits.shape[0] - HALF):
+        m = _mixed(bits, i)
+        ahead = np.int32((m == a) + (m == b) + (m == c) + (m == d))
+        same = np.int32(same + ahead + np.int32((m == e) + (m == f) + (m == g) + (m == h)))
+    return bool(same > 8)  # more than these eight themselves
 
 
 @intrinsic
