@@ -30,6 +30,7 @@ PROMISED = {
     "backfill": {"windows_per_s", "ratio_to_kernels"},
     "archive": {"rows_per_s", "bytes_per_row"},
     "throughput": {"blocks_of_1024", "blocks_of_4096"},
+    "recordings": {"cpu_us", "cpu_ratio_to_kernels", "peak_mib", "memory_growth"},
 }
 
 
