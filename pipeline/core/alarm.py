@@ -110,6 +110,8 @@ def judge(
     mode = list(probabilities)[values.index(p)]
     if state == _QUIET and mode == HEALTHY and zone not in STRAINED:  # as of nearly all windows
         return state, []
+    if _stays_up(spec, state, mode, p, zone):
+        return state, []
     still, ended, changes = _watch_all(spec, state.open, key, probabilities, start_ns, end_ns, zone)
     memory_ns = max(spec.cooldown_s, spec.merge_s) * 1e9
     past = [*state.past, *ended]
@@ -159,6 +161,15 @@ def kept_for_another_model(state: AlarmState) -> AlarmState:
 def episode_id(key: StreamKey, episode: Episode) -> str:
     """The name of an alarm: where, what and since when; the same for all its changes."""
     return f"{key}/{episode.mode}/{episode.since_ns}"
+
+
+def _stays_up(spec: AlarmSpec, state: AlarmState, mode: str, p: float, zone: str | None) -> bool:
+    """Whether all there is to know is one alarm whose mode is the most probable still: nothing changes then."""
+    if len(state.open) != 1 or state.suspicion is not None or state.past or state.unknown_since_ns is not None:
+        return False
+    episode = state.open[0]
+    still = episode.mode == mode and p >= spec.leave_p and episode.low_since_ns is None
+    return still and state.strained == (zone in STRAINED)
 
 
 def _watch_all(
