@@ -78,10 +78,10 @@ class Recurrence:
         The outputs of the members are averaged.
         """
         rows, features = z.shape
-        missing = np.isnan(z)
-        masked = np.empty((rows, 2 * features), np.float32)  # (B, 2F)
-        masked[:, :features] = np.where(missing, np.float32(0), z)
-        masked[:, features:] = ~missing
+        there = z == z  # not NaN
+        masked = np.zeros((rows, 2 * features), np.float32)  # (B, 2F)
+        np.copyto(masked[:, :features], z, where=there)
+        masked[:, features:] = there
         y = masked[None]  # (1, B, 2F): the same for every member
         before = h.reshape(rows, self._members, len(self._layers), self._width)
         after = np.empty(before.shape, np.float32)  # (B, M, L, S)
@@ -89,7 +89,8 @@ class Recurrence:
             state = _step(self._cell, layer, y, before[:, :, number].transpose(1, 0, 2))  # (M, B, S)
             after[:, :, number] = state.transpose(1, 0, 2)
             y = state[:, :, : self._hidden]  # (M, B, H)
-        outputs = y @ self._head + self._head_bias  # (M, B, O)
+        outputs = y @ self._head  # (M, B, O)
+        outputs += self._head_bias
         if self._direct is not None:
             outputs += masked @ self._direct
         averaged = outputs[0] if self._members == 1 else outputs.mean(axis=0)
@@ -100,8 +101,10 @@ def _step(cell: str, layer: _Layer, x: Float32, state: Float32) -> Float32:
     """One layer: x (M, B, I), state (M, B, S) -> state (M, B, S)."""
     units = layer.from_state.shape[1]
     h = state[:, :, :units]
-    a = x @ layer.from_input + layer.input_bias  # (M, B, G H)
-    c = h @ layer.from_state + layer.state_bias  # (M, B, G H)
+    a = x @ layer.from_input  # (M, B, G H)
+    a += layer.input_bias
+    c = h @ layer.from_state  # (M, B, G H)
+    c += layer.state_bias
     if cell == "gru":
         return gru_step(a, c, h)
     a += c
@@ -117,14 +120,20 @@ def gru_step(a: Float32, c: Float32, h: Float32) -> Float32:
     units = h.shape[-1]
     gates = sigmoid(a[..., : 2 * units] + c[..., : 2 * units])  # (..., 2H)
     reset, update = gates[..., :units], gates[..., units:]
-    new: Float32 = np.tanh(a[..., 2 * units :] + reset * c[..., 2 * units :])  # (..., H)
+    new: Float32 = reset * c[..., 2 * units :]  # (..., H)
+    new += a[..., 2 * units :]
+    np.tanh(new, out=new)
     return new + update * (h - new)
 
 
 def sigmoid(x: Float32) -> Float32:
     """Logistic function by way of tanh: no overflow at either end."""
     half = np.float32(0.5)
-    return half + half * np.tanh(half * x)
+    y: Float32 = x * half
+    np.tanh(y, out=y)
+    y *= half
+    y += half
+    return y
 
 
 def softmax(logits: Float32) -> Float32:

@@ -62,8 +62,10 @@ class Scaler:
     def apply(self, x: Float32) -> Float32:
         """Scale x (..., F) -> z (..., F) in [-8, 8]; what is not finite becomes NaN."""
         with np.errstate(invalid="ignore", over="ignore"):
-            z = np.clip((x - self.center) / self.scale, -CLIP, CLIP)
-        z[~np.isfinite(x)] = np.nan
+            z = (x - self.center) / self.scale
+        np.maximum(z, -CLIP, out=z)
+        np.minimum(z, CLIP, out=z)
+        np.copyto(z, np.nan, where=~np.isfinite(x))
         return z.astype(np.float32, copy=False)
 
     def invert(self, z: Float32) -> Float32:

@@ -105,13 +105,18 @@ def judge(
     if unknown and zone != "D":
         since_ns = start_ns if state.unknown_since_ns is None else state.unknown_since_ns
         return changed(state, unknown_since_ns=since_ns, unknown=end_ns - since_ns >= spec.enter_s * 1e9), []
-    mode = max(probabilities, key=probabilities.__getitem__)
+    values = list(probabilities.values())
+    p = max(values)
+    mode = list(probabilities)[values.index(p)]
     if state == _QUIET and mode == HEALTHY and zone not in STRAINED:  # as of nearly all windows
         return state, []
-    still, ended, changes = _watch_all(spec, state.open, key, probabilities, (start_ns, end_ns), zone)
+    if _stays_up(spec, state, mode, p, zone):
+        return state, []
+    still, ended, changes = _watch_all(spec, state.open, key, probabilities, start_ns, end_ns, zone)
     memory_ns = max(spec.cooldown_s, spec.merge_s) * 1e9
-    past = [e for e in (*state.past, *ended) if end_ns - (e.ended_ns or 0) < memory_ns]
-    p = probabilities[mode]
+    past = [*state.past, *ended]
+    if past:
+        past = [e for e in past if end_ns - (e.ended_ns or 0) < memory_ns]
     by_severity = False
     if unknown or mode == HEALTHY or p < spec.enter_p:
         by_severity = zone == "D" and not still
@@ -158,19 +163,28 @@ def episode_id(key: StreamKey, episode: Episode) -> str:
     return f"{key}/{episode.mode}/{episode.since_ns}"
 
 
+def _stays_up(spec: AlarmSpec, state: AlarmState, mode: str, p: float, zone: str | None) -> bool:
+    """Whether all there is to know is one alarm whose mode is the most probable still: nothing changes then."""
+    if len(state.open) != 1 or state.suspicion is not None or state.past or state.unknown_since_ns is not None:
+        return False
+    episode = state.open[0]
+    still = episode.mode == mode and p >= spec.leave_p and episode.low_since_ns is None
+    return still and state.strained == (zone in STRAINED)
+
+
 def _watch_all(
     spec: AlarmSpec,
     episodes: tuple[Episode, ...],
     key: StreamKey,
     probabilities: dict[str, float],
-    span_ns: tuple[int, int],
+    start_ns: int,
+    end_ns: int,
     zone: str | None,
 ) -> tuple[list[Episode], list[Episode], list[AlarmChange]]:
     """Open alarms after a window: those that stay up, those that cleared, and the changes."""
     still: list[Episode] = []
     ended: list[Episode] = []
     changes: list[AlarmChange] = []
-    start_ns, end_ns = span_ns
     for episode in episodes:
         # A mode that this model does not know is held up by everything that is not healthy.
         p = probabilities.get(episode.mode, 1.0 - probabilities.get(HEALTHY, 0.0))

@@ -6,6 +6,7 @@ Bytes become a `Block`; blocks, put in order, are cut into `Window`s; a window b
 What went wrong on the way is data too: `Gap`, `Late`, `Duplicate`, `Rejected`.
 
 What is made anew for every window is a `msgspec.Struct`: a frozen dataclass takes twenty times as long to make.
+The garbage collector need not look at them: none can be part of a cycle.
 
 Letters in shapes, the same everywhere: B batch, C channels, n samples, F features, L layers,
 H hidden units, K classes. Times are integers, nanoseconds since 1970 UTC.
@@ -82,7 +83,7 @@ class Block:
         return self.index + self.samples.shape[1]
 
 
-class Window(msgspec.Struct, frozen=True, eq=False):
+class Window(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Samples [number*hop, number*hop + length) of a session.
 
     Its number follows from data alone, so every driver gives the same window the same address
@@ -107,7 +108,7 @@ class Window(msgspec.Struct, frozen=True, eq=False):
     gear_teeth: tuple[int, ...] = ()  # of the gears on this shaft
 
 
-class FeatureRow(msgspec.Struct, frozen=True, eq=False):
+class FeatureRow(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One row of the feature archive: all features of all channels of one window."""
 
     key: StreamKey
@@ -125,7 +126,7 @@ class FeatureRow(msgspec.Struct, frozen=True, eq=False):
     schema: str  # which feature table, see pipeline.core.features.table
 
 
-class Prediction(msgspec.Struct, frozen=True, eq=False):
+class Prediction(msgspec.Struct, frozen=True, eq=False, gc=False):
     """What the network says of one window, and what the alarm logic makes of it."""
 
     key: StreamKey

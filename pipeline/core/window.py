@@ -42,7 +42,7 @@ def length_and_hop(spec: WindowSpec, rate_hz: float) -> tuple[int, int]:
     return int(next_fast_len(max(16, round(spec.length_s * rate_hz)), real=True)), max(1, round(spec.hop_s * rate_hz))
 
 
-class Mark(msgspec.Struct, frozen=True):
+class Mark(msgspec.Struct, frozen=True, gc=False):
     """From sample `start` on, until the next mark."""
 
     start: int
@@ -56,7 +56,7 @@ class Mark(msgspec.Struct, frozen=True):
         return self.t0_ns + round((index - self.start) * 1e9 / rate_hz)
 
 
-class Run(msgspec.Struct, frozen=True, eq=False):
+class Run(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Samples [start, end) without a hole; in pieces, which are joined when a window needs them."""
 
     start: int
@@ -64,7 +64,7 @@ class Run(msgspec.Struct, frozen=True, eq=False):
     pieces: tuple[Float32, ...]  # each (C, n)
 
 
-class _Growing(msgspec.Struct):
+class _Growing(msgspec.Struct, gc=False):
     """A run to which pieces are added."""
 
     start: int

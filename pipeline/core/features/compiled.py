@@ -14,6 +14,14 @@ from typing import Any
 import numba
 
 _numba: Any = numba  # typed for other uses than these
+_INNER = {
+    "cache": True,
+    "nogil": True,
+    "error_model": "numpy",
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+    "_nrt": False,
+}
 _seen: set[str] = set()
 _digest = hashlib.sha256()
 
@@ -47,5 +55,9 @@ def kernel(function: Callable[..., Any]) -> Any:
     counts no references, which are locked instructions by the dozen for every call: whoever calls holds the arrays.
     So it allocates none, and returns none that it was given.
     """
-    options = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
-    return _numba.njit(**options, no_cpython_wrapper=True, no_cfunc_wrapper=True)(_stamped(function))
+    return _numba.njit(**_INNER)(_stamped(function))
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """A kernel that becomes part of its callers: where handing over its arrays takes longer than its work."""
+    return _numba.njit(**_INNER, forceinline=True)(_stamped(function))

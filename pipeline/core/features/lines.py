@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from pipeline.core.features.compiled import kernel
+from pipeline.core.features.compiled import inlined, kernel
 from pipeline.core.features.lanes import LANES
 from pipeline.core.features.spectrum import log_range
 from pipeline.core.records import Float32
@@ -22,7 +22,7 @@ HARMONICS, SHORT_HARMONICS = 3, 5  # of a family; the second where the window do
 RATIO_6_DB = 10.0**0.6
 
 
-@kernel
+@inlined
 def line(
     power: Float32,
     logs: Float32,

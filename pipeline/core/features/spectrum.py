@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.features.compiled import kernel
+from pipeline.core.features.compiled import inlined, kernel
 from pipeline.core.features.fft import FftPlan, fft, fft_plan
 from pipeline.core.features.lane_math import log2
 from pipeline.core.features.lanes import LANES, greater, load, load_rows, splat, store
@@ -168,7 +168,7 @@ def log_sums(power: Float32, bins: int, logs: Float32, log_blocks: Float32) -> N
     store(logs, bins * LANES, splat(0.0) if bins % BLOCK == 0 else running)
 
 
-@kernel
+@inlined
 def log_range(logs: Float32, log_blocks: Float32, first: int, end: int, lane: int) -> float:
     """Sum of log2 over bins [first, end) of one lane."""
     found = np.float64(logs[end * LANES + lane]) - np.float64(logs[first * LANES + lane])
