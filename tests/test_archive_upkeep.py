@@ -83,6 +83,24 @@ def test_compaction_changes_no_row_for_any_reader(
     plant.journal.close()
 
 
+def test_what_a_roll_that_died_has_placed_is_not_left_beside_its_rows_when_a_merge_comes_first(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The merge takes the number of the roll, which then writes its rows under another name."""
+    for window in (0, 1):  # two parts of the day before
+        plant.add(feature_row(window))
+        plant.archive.roll()
+    plant.add(feature_row(40))
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.edges.archive._record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            plant.archive.roll()
+    assert len(list(compact(plant.archive))) == 1
+    plant.archive.roll()
+    assert sorted(pd.read_parquet(plant.data / "archive" / "features")["window"]) == [0, 1, 40]
+    assert verify(plant.data).problems == ()
+
+
 def test_a_day_of_small_parts_becomes_one_and_new_parts_come_after_it(plant: Plant) -> None:
     fill(plant)
     before = read_features(plant.data)
