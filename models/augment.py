@@ -81,8 +81,8 @@ class Augmentation:
     def of(cls, inputs: Sequence[str], scaler: Scaler, settings: TrainSettings, *, high_hz: float = 5000.0) -> Self:
         """Find out from names of columns (`channel.feature`) and the feature table; unknown names get noise only."""
         known = [_TABLE.get(_feature(name)) for name in inputs]
-        names = list(dict.fromkeys(name.split(".", 1)[0] for name in inputs))
-        channels = np.array([names.index(name.split(".", 1)[0]) for name in inputs], np.int64)
+        names = list(dict.fromkeys(name.rpartition(".")[0] for name in inputs))
+        channels = np.array([names.index(name.rpartition(".")[0]) for name in inputs], np.int64)
         bands = []
         for channel in range(len(names)):
             mine = [(int(m[1]), n) for n, name in enumerate(inputs)
@@ -177,4 +177,4 @@ class Augmentation:
 
 
 def _feature(column: str) -> str:
-    return column.split(".", 1)[-1]
+    return column.rpartition(".")[2]

@@ -55,5 +55,5 @@ def _families(inputs: Sequence[str]) -> dict[str, list[int]]:
     """Inputs that belong together: bands of a spectrum, and one feature over all channels."""
     families: dict[str, list[int]] = {}
     for number, name in enumerate(inputs):
-        families.setdefault(re.sub(r"_?\d+$", "", name.split(".", 1)[-1]), []).append(number)
+        families.setdefault(re.sub(r"_?\d+$", "", name.rpartition(".")[2]), []).append(number)
     return {name: members for name, members in families.items() if len(members) > 1}

@@ -36,12 +36,14 @@ def feature_columns(
     wanted = _wanted(columns, choice)
     index = np.flatnonzero(trainable)
     there = {name: _finite_share(rows, name, index) for name in columns}
-    channels = dict.fromkeys(name.split(".", 1)[0] for name in columns)
-    share = {channel: max(there[name] for name in columns if name.split(".", 1)[0] == channel) for channel in channels}
+    channels = dict.fromkeys(name.rpartition(".")[0] for name in columns)
+    share = {
+        channel: max(there[name] for name in columns if name.rpartition(".")[0] == channel) for channel in channels
+    }
     inputs: list[str] = []
     ignored: dict[str, str] = {}
     for name in wanted:
-        channel = name.split(".", 1)[0]
+        channel = name.rpartition(".")[0]
         if share[channel] < CHANNEL_SHARE:
             ignored[name] = f"channel {channel} is in {share[channel]:.0%} of the windows"
         elif there[name] == 0:
@@ -74,12 +76,12 @@ def _wanted(columns: Sequence[str], choice: str) -> list[str]:
         return list(columns)
     if choice == "gain_free":
         free = {feature.name for feature in FEATURES if feature.gain_free}
-        return [name for name in columns if name.split(".", 1)[1] in free]
+        return [name for name in columns if name.rpartition(".")[2] in free]
     names = [name.strip() for name in choice.split(",") if name.strip()]
-    there = {*columns, *(name.split(".", 1)[1] for name in columns)}
+    there = {*columns, *(name.rpartition(".")[2] for name in columns)}
     for name in names:
         if name not in there:
             near = difflib.get_close_matches(name, [*there, "gain_free", "all"], n=1)
             msg = f"inputs: expected gain_free, all, or names of features with commas, found: {name}"
             raise ConfigError(msg, hint=f"did you mean {near[0]}?" if near else "see `thrumcast features`")
-    return [name for name in columns if name in names or name.split(".", 1)[1] in names]
+    return [name for name in columns if name in names or name.rpartition(".")[2] in names]

@@ -35,7 +35,7 @@ def direct_weights(inputs: Sequence[str], classes: Sequence[str], scaler: Scaler
     """W (K, 2F) of the inputs `channel.feature`; None where there are not two places to choose from."""
     weights = np.zeros((len(classes), 2 * len(inputs)), np.float32)
     for k, mode in enumerate(classes):
-        mine = [n for n, name in enumerate(inputs) if name.split(".", 1)[-1] == PLACES.get(mode)]
+        mine = [n for n, name in enumerate(inputs) if name.rpartition(".")[2] == PLACES.get(mode)]
         for n in mine:
             weights[k, n] = scaler.scale[n] / (len(mine) * DB_PER_UNIT)
             weights[k, len(inputs) + n] = (scaler.center[n] - FLOOR_DB) / (len(mine) * DB_PER_UNIT)

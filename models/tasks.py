@@ -73,7 +73,7 @@ def next_values(dataset: Dataset, chosen: Dataset) -> tuple[list[ValueSequence],
         made.append(ValueSequence(windows, target, values.x))
     units = {feature.name: feature.unit for feature in FEATURES}
     names = chosen.inputs
-    return made, Targets(names, tuple(units.get(name.split(".", 1)[-1], "") for name in names))
+    return made, Targets(names, tuple(units.get(name.rpartition(".")[2], "") for name in names))
 
 
 def remaining_life(dataset: Dataset, facts: Facts) -> tuple[list[ValueSequence], Targets]:

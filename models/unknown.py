@@ -104,7 +104,7 @@ class Judged:
 
 def candidates(inputs: Sequence[str]) -> list[NDArray[np.int64]]:
     """Numbers of the inputs that the distance may be taken over: envelope lines where there are, and all."""
-    lines = np.flatnonzero([name.split(".", 1)[-1].startswith(LINES) for name in inputs])
+    lines = np.flatnonzero([name.rpartition(".")[2].startswith(LINES) for name in inputs])
     return [*([lines] if FEWEST_LINES <= lines.size < len(inputs) else []), np.arange(len(inputs))]
 
 

@@ -21,6 +21,7 @@ from pipeline.edges import archive_compact, archive_swap
 from pipeline.edges.archive_check import survey, verify
 from pipeline.edges.archive_compact import compact, mergeable, prune
 from pipeline.edges.archive_read import read_features, read_kind
+from pipeline.edges.archive_rows import rows_of
 from pipeline.edges.archive_schema import Part
 from pipeline.edges.archive_snapshot import snapshot
 from pipeline.edges.faults import KILLED, UPKEEP_FAULT_POINTS
@@ -81,6 +82,33 @@ def test_compaction_changes_no_row_for_any_reader(
     assert len(days) == parts - sum(one.parts - 1 for one in done)
     assert verify(plant.data).problems == ()
     plant.journal.close()
+
+
+def test_what_a_roll_that_died_has_placed_is_not_left_beside_its_rows_when_a_merge_comes_first(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The merge takes the number of the roll, which then writes its rows under another name."""
+    for window in (0, 1):  # two parts of the day before
+        plant.add(feature_row(window))
+        plant.archive.roll()
+    plant.add(feature_row(40))
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.edges.archive._record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            plant.archive.roll()
+    assert len(list(compact(plant.archive))) == 1
+    plant.archive.roll()
+    assert sorted(pd.read_parquet(plant.data / "archive" / "features")["window"]) == [0, 1, 40]
+    assert verify(plant.data).problems == ()
+
+
+def test_a_channel_with_a_dot_in_its_name_comes_back_as_a_row(plant: Plant) -> None:
+    made = feature_row(0, channels=("de.x", "x"))
+    plant.add(made)
+    plant.archive.roll()
+    (row,) = rows_of(read_features(plant.data), plant.schema.features)[made.key]
+    assert row.channels == made.channels
+    assert row.values.tolist() == made.values.tolist()
 
 
 def test_a_day_of_small_parts_becomes_one_and_new_parts_come_after_it(plant: Plant) -> None:

@@ -137,7 +137,9 @@ def test_of_two_claims_the_newer_stands_and_a_new_process_comes_out_above_whatev
     assert new.meet(started.payload(), first=False) == started.holder
 
 
-@pytest.mark.parametrize("payload", [b"", b"[]", b'{"number": "x"}', b'{"number": 1}', b"\xff"])
+@pytest.mark.parametrize(
+    "payload", [b"", b"[]", b'{"number": "x"}', b'{"number": 1}', b"\xff", b"[" * 9000, b'{"number": 1e999}']
+)
 def test_what_is_no_claim_throws_nobody_out(payload: bytes) -> None:
     assert Claim("t").meet(payload, first=False) is None
 

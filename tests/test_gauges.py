@@ -14,7 +14,7 @@ from test_live import BLOCKS, Broker, send, service, stop_when_idle
 from pipeline.commands.observe import LabelCounts
 from pipeline.core.engine import Engine, Step
 from pipeline.core.features.table import COLUMN
-from pipeline.core.records import Block, StreamKey, changed
+from pipeline.core.records import AlarmChange, Block, StreamKey, changed
 from pipeline.core.state import StreamSpec
 from pipeline.drivers.intake import Batch
 from pipeline.drivers.serving import Timed
@@ -54,6 +54,17 @@ def test_a_scrape_shows_state_probabilities_and_velocity_of_every_streams_newest
     assert 1 < turns <= len(BLOCKS)
     for name in ("inference", "feature"):
         assert float(text.split(f"thrumcast_{name}_seconds_sum ")[1].split("\n")[0]) > 0
+
+
+def test_an_alarm_that_is_cleared_or_revoked_is_not_open() -> None:
+    telemetry = Telemetry()
+    watched = Watched(Linked(), telemetry)
+    key = StreamKey("pump-01", "de")
+    for number, end in enumerate(("cleared", "revoked", "acked")):
+        changes = [AlarmChange(key, type_, f"a{number}", "unbalance", 0.9, 5, 1) for type_ in ("raised", end)]
+        watched.told(Batch(()), Step(alarms=changes))
+    assert watched.open_alarms == {"a2"}
+    assert telemetry.value("alarms_active") == 1
 
 
 def test_streams_have_their_velocity_in_base_units_and_those_beyond_the_bound_have_no_gauges() -> None:

@@ -125,6 +125,9 @@ def test_a_label_that_is_delivered_twice_is_written_once_and_told(tmp_path: Path
         ("ack", b"rubbish", "JSON object", True),
         ("ack", b"[1]", "JSON object", True),
         ("ack", b"\xff\xfe", "JSON object", True),
+        ("ack", b'{"id": "\xff"}', "JSON object", True),
+        ("ack", b"[" * 9000 + b"]" * 9000, "JSON object", True),
+        ("label", LABEL | {"note": "x" * 70_000}, "at most 65536 bytes", True),
         ("ack", {"id": 7}, "id of an alarm", True),
         ("ack", {"id": "../../de/x/1"}, "id of an alarm", True),
         ("ack", {"id": "pump-01/de/unbalance/6"}, "open alarm", False),
@@ -150,6 +153,23 @@ def test_what_cannot_be_done_is_answered_with_the_reason_and_changes_nothing(
     reasons = Counter(row["reason"] for row in read_kind(tmp_path, "quarantine").to_pylist())
     assert reasons == ({"request": 1} if quarantined else {})
     assert live.account.missing == 0
+
+
+def test_a_label_of_numbers_leaves_a_file_that_can_be_read(tmp_path: Path) -> None:
+    broker = Broker()
+    live = asked(tmp_path, broker)
+    given = LABEL | {"client_token": 5, "created": 6, "note": 7, "author": 8}
+    assert ask(live, broker, "label", given)[-1]["ok"]
+    (label,) = LabelFile(tmp_path).active()
+    assert (label.client_token, label.created, label.note, label.author) == ("5", "6", "7", "8")
+
+
+@pytest.mark.parametrize("name", ["ack", "shutdown", "response"])
+def test_no_answer_comes_back_as_a_request(tmp_path: Path, name: str) -> None:
+    broker = Broker()
+    ask(asked(tmp_path, broker), broker, name, {})
+    (topic,) = [topic for topic, *_ in broker.published if topic.endswith("/response")]
+    assert not paho.topic_matches_sub("thrumcast/cmd/+", topic)
 
 
 def test_labels_written_elsewhere_are_told_once_also_those_of_the_time_before(tmp_path: Path) -> None:

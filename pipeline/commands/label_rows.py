@@ -49,8 +49,13 @@ def new_label(config: Config, given: Mapping[str, Any]) -> LabelEvent:
     for name in ("start", "end"):
         to_ns(str(values.get(name, "")))
     label_id = new_id()
-    fixed = {"id": label_id, "client_token": values.get("client_token", label_id), "op": "add", "mode": mode}
-    fixed |= {"certainty": _certainty(values.get("certainty", 1.0)), "created": values.get("created", now_iso())}
+    fixed: dict[str, Any] = {
+        "id": label_id,
+        "client_token": str(values.get("client_token", label_id)),
+        "op": "add",
+        "mode": mode,
+    }
+    fixed |= {"certainty": _certainty(values.get("certainty", 1.0)), "created": str(values.get("created", now_iso()))}
     rest = {name: str(values[name]) for name in FIELDS if name in values and name not in fixed and name != "p_at"}
     return LabelEvent(**{**rest, **fixed, "author": who(values.get("author"))})
 

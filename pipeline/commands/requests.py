@@ -5,8 +5,10 @@
     <base>/cmd/reload   {}                                              as SIGHUP: look at the registry again
 
 Every request is answered on `<base>/cmd/<name>/response` when its consequences are on disk: {"ok", "id", "token",
-"error"?}. The answer never goes to a topic of the asker's choice: that would let anyone publish in our name. A request
-that comes twice has the same consequences once. One that cannot be done is quarantined with the reason `request`.
+"error"?}; one of another name on `<base>/cmd/unknown/response`. The answer never goes to a topic of the asker's choice:
+that would let anyone publish in our name; and never to one of the level on which requests come: it would be taken for
+one. A request that comes twice has the same consequences once. One that cannot be done is quarantined with the reason
+`request`.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from pipeline.config import Config
 
 NAMES = ("ack", "label", "reload")
+UNKNOWN = "unknown"  # in the place of any other name
+MOST_BYTES = 65_536  # of a request: a label stays in its file for ever, and is told to everybody
 
 
 @dataclass(slots=True)
@@ -87,8 +91,8 @@ class Requests:
                 self.reload()
             if error is not None:
                 answer |= {"ok": False, "error": error}
-            topic = f"{self.prefix}{request.name}/response" if request.name in NAMES else f"{self.prefix}response"
-            self.publish(topic, msgspec.json.encode(answer), qos=1)
+            name = request.name if request.name in NAMES else UNKNOWN
+            self.publish(f"{self.prefix}{name}/response", msgspec.json.encode(answer), qos=1)
 
     def _keep(self, label: LabelEvent) -> tuple[str, str | None]:
         """Write a label; its id in the file, or why not. A disk that refuses is tried again by the service."""
@@ -102,7 +106,7 @@ class Requests:
 
     def _label(self, given: Mapping[str, Any], payload: bytes) -> LabelEvent:
         """Without a token of its own a label has that of its content: delivered twice it is written once."""
-        token = given.get("client_token") or f"mqtt-{hashlib.sha256(payload).hexdigest()[:16]}"
+        token = str(given.get("client_token") or f"mqtt-{hashlib.sha256(payload).hexdigest()[:16]}")
         author = str(given.get("author") or "mqtt")
         if given.get("op", "add") == "retract":
             label_id = str(given.get("id", ""))
@@ -115,9 +119,12 @@ class Requests:
 
 
 def _map(payload: bytes) -> dict[str, Any]:
+    if len(payload) > MOST_BYTES:
+        msg = f"expected at most {MOST_BYTES} bytes, found: {len(payload)}"
+        raise ThrumcastError(msg)
     try:
         given = msgspec.json.decode(payload or b"{}")
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         msg = f"expected a JSON object, found: {error}"
         raise ThrumcastError(msg) from error
     if not isinstance(given, dict) or not all(isinstance(v, str | int | float | None) for v in given.values()):

@@ -117,7 +117,8 @@ class Watched:
         for change, n in Counter(alarm.type for alarm in step.alarms).items():
             telemetry.add("alarm_changes_total", n, change)
         for alarm in step.alarms:
-            (self.open_alarms.discard if alarm.type == "cleared" else self.open_alarms.add)(alarm.id)
+            gone = alarm.type in ("cleared", "revoked")
+            (self.open_alarms.discard if gone else self.open_alarms.add)(alarm.id)
         telemetry.set("alarms_active", len(self.open_alarms))
         for reason, n in Counter(refused.reason for refused in batch.quarantined).items():
             telemetry.add("quarantine_reasons_total", n, reason)

@@ -109,7 +109,10 @@ class Archive:
         """The manifest, and no roll meanwhile; what an interrupted upkeep began is finished first."""
         with self._rolling:
             self._settle()
-            yield self.journal.view(())
+            view = self.journal.view(())
+            # What a roll that died has placed: upkeep may take its number, and then no later roll would write over it.
+            files.remove_parts(self.root, view.part_number)
+            yield view
 
     def roll(self, leave: Callable[[], bool] = lambda: False) -> list[Part]:
         """Everything pending -> new parts; an empty list if nothing is pending.

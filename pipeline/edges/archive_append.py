@@ -19,7 +19,6 @@ from pathlib import Path
 from pipeline.edges import archive_files as files
 from pipeline.edges import journal_read as read
 from pipeline.edges.journal import Journal
-from pipeline.edges.journal_files import storage_error
 
 _META_KEY = "placing"
 
@@ -44,12 +43,6 @@ def withdraw(journal: Journal, root: Path) -> None:
         noted = read.read_meta(db, _META_KEY)
     if noted is None:
         return
-    try:
-        for _, _, number, path in files.list_parts(root):
-            if number == int(noted):
-                path.unlink()
-                files.sync_directory(path.parent)
-    except OSError as error:
-        raise storage_error(root, error) from error
+    files.remove_parts(root, int(noted))
     with journal.transaction() as db:
         placed(db)

@@ -24,6 +24,7 @@ from pipeline.edges.archive_schema import (
     part_path,
     schema_error,
 )
+from pipeline.edges.journal_files import storage_error
 from pipeline.errors import ArchiveError, SchemaError
 
 ARCHIVE_NAME = "archive"
@@ -112,6 +113,21 @@ def list_parts(root: Path) -> Iterator[tuple[str, str, int, Path]]:
             date, number = path.parent.name.removeprefix("date="), path.stem.removeprefix("part-")
             if number.isdecimal() and path == root / part_path(kind, date, int(number)):
                 yield kind, date, int(number), path
+
+
+def remove_parts(root: Path, number: int) -> None:
+    """Removes the parts of a number that no manifest lists: whoever placed them died, and their rows are elsewhere.
+
+    Raises:
+        ArchiveError: the disk is read-only or broken.
+    """
+    try:
+        for _, _, found, path in list_parts(root):
+            if found == number:
+                path.unlink()
+                sync_directory(path.parent)
+    except OSError as error:
+        raise storage_error(root, error) from error
 
 
 def file_about(schema: pa.Schema, path: Path) -> dict[str, object]:

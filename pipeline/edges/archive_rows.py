@@ -22,7 +22,7 @@ def rows_of(table: pa.Table, features: Sequence[str]) -> dict[StreamKey, list[Fe
         table: As `read_features` returns it, all columns.
         features: Names of the feature table, in its order.
     """
-    channels = list(dict.fromkeys(name.split(".", 1)[0] for name in table.column_names if "." in name))
+    channels = list(dict.fromkeys(name.rpartition(".")[0] for name in table.column_names if "." in name))
     stacked = np.full((table.num_rows, len(channels), len(features)), np.nan, np.float32)  # (N, C, F)
     there = np.zeros((table.num_rows, len(channels)), np.bool_)  # null = the stream has no such channel
     for c, channel in enumerate(channels):

@@ -51,7 +51,7 @@ class Claim:
         try:
             found = json.loads(payload)
             number, token, holder = int(found["number"]), str(found["token"]), str(found["holder"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None  # nobody's claim: whatever it is, it cannot throw us out
         if token == self.token or (number, token) < (self.number, self.token):
             return None
