@@ -162,13 +162,13 @@ def snapshot(console: Console, data_dir: Path | None, name: str | None) -> None:
     """Keep the archive as it is now under a NAME [default: the time]; costs no space until parts are replaced."""
     from pipeline.edges.archive_snapshot import snapshot as keep
 
-    made = keep(console.config(**{"data.dir": data_dir}).data.path, name)
+    data = console.config(**{"data.dir": data_dir}).data.path
+    made = keep(data, name)
     rows = ", ".join(f"{n:,} {kind}" for kind, n in made.rows.items()) or "no rows"
     if made.pending_rows:
         console.say(f"{made.pending_rows} rows are still in the journal and not in the snapshot")
-    console.result(
-        asdict(made) | {"path": str(made.path)}, f"{made.path}: {rows}\nnext: thrumcast train --data {made.path}"
-    )
+    following = f"next: thrumcast train --snapshot {made.path.name} --data {data}"
+    console.result(asdict(made) | {"path": str(made.path)}, f"{made.path}: {rows}\n{following}")
 
 
 def _table(stocks: list[Stock], pending: dict[str, int]) -> str:

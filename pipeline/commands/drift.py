@@ -126,7 +126,10 @@ def _text(document: dict[str, Any], shifts: dict[str, list[Shift]]) -> str:
             for s in worst
         ]
         lines += ["", name, table(head, cells) if cells else "too few windows to say anything"]
-    lines += ["", f"suggestion: {judged['suggestion']}" if judged["suggestion"] else "no drift"]
+    if judged["suggestion"]:
+        lines += ["", f"suggestion: {judged['suggestion']}"]
+    elif any(shifts.values()):
+        lines += ["", "no drift"]
     return "\n".join(lines)
 
 

@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import connection, forkserver, get_context, parent_process
+from multiprocessing import connection, forkserver, get_context, parent_process, resource_tracker
 
 READY = "pipeline.drivers.backfill_ready"  # importing it loads what workers share
 
@@ -19,7 +19,14 @@ READY = "pipeline.drivers.backfill_ready"  # importing it loads what workers sha
 def prepare() -> None:
     """Begin to load what workers need, in a process of its own; returns at once."""
     get_context("forkserver").set_forkserver_preload([READY])
-    forkserver.ensure_running()
+    resource_tracker.ensure_running()  # it would unblock what is blocked next
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, {signal.SIGINT}
+    )  # inherited: Ctrl-C is for the process that writes
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def pool(workers: int, start: Callable[[], None]) -> ProcessPoolExecutor:
@@ -29,7 +36,7 @@ def pool(workers: int, start: Callable[[], None]) -> ProcessPoolExecutor:
 
 
 def _begin(start: Callable[[], None]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that writes
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     start()
 
