@@ -121,6 +121,7 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "shadow_refused": ("error", "a version that should predict in the shadow cannot be used"),
     "memory_rebuilt": ("info", "hidden states were built again from the archive"),
     "memory_not_rebuilt": ("error", "the archive could not be read; hidden states begin from zero"),
+    "forecast_failed": ("error", "the forecast raised something; none is made until a model is loaded again"),
     "shadow_failed": ("error", "the shadow model raised something and is let go"),
     "labels_unreadable": (
         "error",

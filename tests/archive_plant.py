@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.core.records import FeatureRow, Prediction, StreamKey
 from pipeline.edges.archive import Archive
@@ -18,6 +19,14 @@ SECOND_NS = 1_000_000_000
 
 def key_of(number: int) -> StreamKey:
     return StreamKey(f"pump-{number:02d}", "de")
+
+
+def addresses(table: pa.Table) -> list[tuple[object, ...]]:
+    return list(zip(*(table[name].to_pylist() for name in ("machine", "session", "window")), strict=True))
+
+
+def parts_of(data: Path, kind: str = "features") -> list[Path]:
+    return sorted((data / "archive" / kind).rglob("*.parquet"))
 
 
 def feature_row(window: int, number: int = 1, channels: tuple[str, ...] = ("x",), session: int = 7) -> FeatureRow:

@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from archive_plant import MIDNIGHT_NS, SCHEMA, Plant, feature_row, key_of, prediction
+from archive_plant import MIDNIGHT_NS, SCHEMA, Plant, addresses, feature_row, key_of, parts_of, prediction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,16 +25,6 @@ from pipeline.edges.archive_read import read_features, read_kind, read_predictio
 from pipeline.edges.archive_tables import FeatureSchema
 from pipeline.edges.journal import Commit, Journal, Quarantined
 from pipeline.errors import ArchiveError, SchemaError
-
-ROOT = Path(__file__).parent.parent
-
-
-def addresses(table: pa.Table) -> list[tuple[object, ...]]:
-    return list(zip(*(table[name].to_pylist() for name in ("machine", "session", "window")), strict=True))
-
-
-def parts_of(data: Path, kind: str = "features") -> list[Path]:
-    return sorted((data / "archive" / kind).rglob("*.parquet"))
 
 
 @pytest.fixture

@@ -9,22 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from archive_plant import Plant, feature_row
+from archive_plant import Plant, feature_row, parts_of
 from click.testing import CliRunner
 
 from pipeline.commands import archive as archive_command
 from pipeline.edges.archive_check import survey, verify
 from pipeline.errors import ArchiveError
-
-ROOT = Path(__file__).parent.parent
-
-
-def addresses(table: pa.Table) -> list[tuple[object, ...]]:
-    return list(zip(*(table[name].to_pylist() for name in ("machine", "session", "window")), strict=True))
-
-
-def parts_of(data: Path, kind: str = "features") -> list[Path]:
-    return sorted((data / "archive" / kind).rglob("*.parquet"))
 
 
 @pytest.fixture

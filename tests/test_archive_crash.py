@@ -10,7 +10,6 @@ import threading
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 import pytest
 from archive_plant import Plant, feature_row, run_turns
 
@@ -20,14 +19,6 @@ from pipeline.edges.faults import FAULT_POINTS, KILLED
 from pipeline.errors import ArchiveError
 
 ROOT = Path(__file__).parent.parent
-
-
-def addresses(table: pa.Table) -> list[tuple[object, ...]]:
-    return list(zip(*(table[name].to_pylist() for name in ("machine", "session", "window")), strict=True))
-
-
-def parts_of(data: Path, kind: str = "features") -> list[Path]:
-    return sorted((data / "archive" / kind).rglob("*.parquet"))
 
 
 @pytest.fixture

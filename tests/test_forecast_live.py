@@ -27,7 +27,7 @@ from pipeline.commands.serving import load_serving
 from pipeline.config import CommitConfig, Config, DataConfig, ModelConfig, MqttConfig
 from pipeline.core.records import Float32, Future
 from pipeline.drivers.live import Live
-from pipeline.drivers.serving import Serving
+from pipeline.drivers.serving import Extra, Serving
 from pipeline.edges.archive_check import verify
 from pipeline.edges.archive_read import read_features, read_kind
 from pipeline.edges.broker import PrivateBroker
@@ -85,6 +85,23 @@ def test_a_forecast_is_of_the_state_after_its_window_and_waits_for_a_warm_memory
             assert last.futures[0].p == pytest.approx(float(states[last.key].hidden.sum()))
     assert len(seen) == 2
     assert min(seen.values()) > 3
+
+
+def test_a_forecast_that_fails_is_let_go_and_costs_no_block_nor_prediction() -> None:
+    def broken(h: Float32) -> list[list[Future]]:
+        raise ValueError(h.shape)
+
+    spec = replace(SPEC, warm_up_windows=2)
+    plain = replace(ENGINE, spec_of=lambda key: spec)
+    extra = Extra(broken)
+    engine = replace(plain, foretell=extra)
+    states, usual = {}, {}
+    for block in BLOCKS:
+        step, other = engine.step(states, [block]), plain.step(usual, [block])
+        states, usual = states | step.states, usual | other.states
+        assert [p.mode for p in step.predictions] == [p.mode for p in other.predictions]
+        assert all(forecast.futures == () for forecast in step.forecasts)
+    assert extra.failed
 
 
 def test_another_model_foretells_what_it_can_and_no_more(tmp_path: Path) -> None:

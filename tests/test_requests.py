@@ -27,6 +27,7 @@ from pipeline.drivers.label_news import LabelNews
 from pipeline.drivers.live import Live
 from pipeline.edges.archive_read import read_kind
 from pipeline.edges.broker import PrivateBroker
+from pipeline.edges.journal import Journal
 from pipeline.edges.labels import LabelEvent, LabelFile, new_id, now_iso
 from pipeline.errors import ArchiveError
 
@@ -195,6 +196,30 @@ def test_labels_written_elsewhere_are_told_once_also_those_of_the_time_before(tm
     another = Broker()
     asked(tmp_path, another)
     assert [event["id"] for event in events(another, "labels")] == [LabelFile(tmp_path).events()[-1].id]
+
+
+def test_labels_are_told_although_a_line_was_taken_out_of_their_file_and_also_after_a_restart(tmp_path: Path) -> None:
+    def write() -> str:
+        made = LabelEvent(new_id(), new_id(), "add", "fan-02", None, LABEL["from"], LABEL["to"], mode="healthy",
+                          created=now_iso())  # fmt: skip
+        return LabelFile(tmp_path).add([made])[0].id
+
+    told: list[str] = []
+
+    def tell(topic: str, payload: bytes, **_: object) -> None:
+        told.append(msgspec.json.decode(payload)["id"])
+
+    with Journal(tmp_path) as journal:
+        news = LabelNews.of(journal, "thrumcast", tell)
+        ids = [write() for _ in range(3)]
+        news()
+        file = LabelFile(tmp_path).path
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:1]))
+        news()
+        ids.append(write())
+        news()
+        LabelNews.of(journal, "thrumcast", tell)()
+    assert told == ids
 
 
 def test_a_file_of_labels_that_cannot_be_read_is_logged_once_and_stops_nothing(

@@ -56,6 +56,7 @@ def command(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop_soon)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     until_s = None if seconds is None else time.monotonic() + seconds
     threading.Thread(target=_cut_short, args=(stopping, stopped), name="stop", daemon=True).start()
     reread = (read, lambda level: set_level(console, level))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline.commands.reload import Running
 from pipeline.core.features.table import NAMES
 from pipeline.core.records import FeatureRow, Foretell, StreamKey
-from pipeline.drivers.serving import ReadLast, Serving, Timed
+from pipeline.drivers.serving import Extra, ReadLast, Serving, Timed
 from pipeline.edges.archive_rows import last_rows
 from pipeline.errors import ThrumcastError
 from pipeline.specs import feature_spec
@@ -60,7 +60,7 @@ def _foretell(config: Config, bundle: Bundle) -> Foretell | None:
         log.warning("forecast_missing model=%s: train it with --set forecast=%d", bundle.spec.version, modes)
         return None
     forecaster = Forecaster(bundle)
-    return lambda h: forecaster.beam(h, modes)
+    return Extra(lambda h: forecaster.beam(h, modes))
 
 
 def _bundle(config: Config, alias: str) -> Bundle:

@@ -56,6 +56,7 @@ class LabelNews:
         except ArchiveError as error:
             log.error("labels_unreadable err=%s", error.message)
             return
+        before, self.told = self.told, min(self.told, len(events))  # lines may have been taken out by hand
         new = events[self.told : self.told + AT_ONCE]
         added = {event.id: event for event in events if event.op == "add"}
         for event in new:
@@ -63,9 +64,9 @@ class LabelNews:
         self.told += len(new)
         if self.told < len(events):
             self._seen = None  # the rest at the next turn
-        if new:
+        if self.told != before:
             with contextlib.suppress(ArchiveError):  # the disk refuses: they are told again after a restart
-                self.journal.commit(Commit(counters={TOLD: len(new)}))
+                self.journal.commit(Commit(counters={TOLD: self.told - before}))
 
 
 def _document(event: LabelEvent, added: dict[str, LabelEvent]) -> dict[str, object]:

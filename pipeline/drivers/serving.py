@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.alarm import acknowledge, kept_for_another_model
 from pipeline.core.engine import Engine, States, Step
-from pipeline.core.records import FeatureRow, Float32, Foretell, Prediction, Predictor, StreamKey, changed
+from pipeline.core.records import FeatureRow, Float32, Foretell, Future, Prediction, Predictor, StreamKey, changed
 from pipeline.core.state import StreamState
 
 log = logging.getLogger("thrumcast.serving")
@@ -42,6 +42,26 @@ class Serving:
     def on(self, engine: Engine) -> Engine:
         """The engine with these models; it keeps everything else."""
         return replace(engine, predictor=self.predictor, is_unknown=self.is_unknown, foretell=self.foretell)
+
+
+@dataclass(slots=True)
+class Extra:
+    """Forecasts beside the predictions: a model that fails at them is let go, the plant is not its business."""
+
+    inner: Foretell
+    failed: bool = False
+
+    def __call__(self, h: Float32) -> list[list[Future]]:
+        """See `Foretell`; nothing at all once it has failed."""
+        if not self.failed:
+            try:
+                return self.inner(h)
+            except MemoryError:
+                raise
+            except Exception:
+                log.exception("forecast_failed")
+                self.failed = True
+        return [[] for _ in h]
 
 
 @dataclass(slots=True)
