@@ -27,7 +27,7 @@ PLACES = {
     "bearing_ball": "env_2bsf",
     "bearing_cage": "env_ftf",
 }
-DB_PER_UNIT = 6.0  # of a logit; an amplitude twice as large is e times as likely
+DB_PER_UNIT = 4.0  # of a logit; an amplitude twice as large is 4.5 times as likely
 FLOOR_DB = 10.0  # a family of lines this weak speaks for no place
 
 

@@ -59,6 +59,7 @@ class EpochReport:
     gradient_norm: float  # largest before clipping
     state: Callable[[], FitState]  # to go on from here
     member: int = 0  # of an ensemble
+    aim: str = ""  # see models/aim.py
 
 
 AfterEpoch = Callable[[EpochReport, RecurrentNetwork], bool]  # False = stop
