@@ -21,6 +21,7 @@ from pipeline.edges.journal_read import Pending
 
 ROOT = Path(__file__).resolve().parents[1]
 ROLLS = 3  # in a cycle
+CYCLES = 4
 WINDOWS = 100  # in a roll
 
 
@@ -44,22 +45,22 @@ def held() -> tuple[int, int, int]:
     """Bytes of Arrow, bytes of Python, objects."""
     gc.collect()
     # A connection of sqlite3 sweeps out references to cursors that are gone after every 200 cursors only.
-    objects = sum(not isinstance(one, weakref.ref) for one in gc.get_objects())
+    objects = sum(type(one) is not weakref.ref for one in gc.get_objects())
     return pa.total_allocated_bytes(), tracemalloc.get_traced_memory()[0], objects
 
 
-def test_rolls_and_merges_hold_as_much_after_twelve_cycles_as_after_six(plant: Plant) -> None:
+def test_rolls_and_merges_hold_as_much_after_eight_cycles_as_after_four(plant: Plant) -> None:
     tracemalloc.start()
     try:
-        for number in range(6):
+        for number in range(CYCLES):
             cycle(plant, number)
         before = held()
-        for number in range(6, 12):
+        for number in range(CYCLES, 2 * CYCLES):
             cycle(plant, number)
         arrow, python, objects = (after - then for after, then in zip(held(), before, strict=True))
     finally:
         tracemalloc.stop()
-    rolls = 6 * ROLLS
+    rolls = CYCLES * ROLLS
     assert arrow == 0
     assert objects < rolls  # not one for each roll
     assert python < rolls * WINDOWS * 32  # not the bytes of their rows
@@ -69,7 +70,7 @@ def test_nothing_holds_the_rows_when_memory_is_given_back(plant: Plant, monkeypa
     found: list[tuple[int, int]] = []
 
     def look() -> None:
-        found.append((pa.total_allocated_bytes(), sum(isinstance(one, Pending) for one in gc.get_objects())))
+        found.append((pa.total_allocated_bytes(), sum(type(one) is Pending for one in gc.get_objects())))
 
     monkeypatch.setattr(archive, "give_back", look)
     monkeypatch.setattr(archive_compact, "give_back", look)
