@@ -30,7 +30,7 @@ from typing import Protocol
 from pipeline.core.engine import Engine, Step
 from pipeline.core.records import StreamKey
 from pipeline.core.state import StreamState, to_bytes
-from pipeline.drivers.aside import aside
+from pipeline.drivers.aside import Aside
 from pipeline.drivers.intake import (
     OUTCOMES,
     Account,
@@ -106,6 +106,7 @@ class Live:
     shadow: Shadow | None = None
     acknowledgements: SimpleQueue[tuple[StreamKey, str]] = field(default_factory=SimpleQueue)  # stream, alarm id
     pending_rows: int = 0  # that are committed and not yet in a Parquet part
+    _aside: Aside = field(default_factory=Aside)  # where the disk is written
     _in_hand: int = 0  # messages that are taken and not decided
     _news: Counter[str] = field(default_factory=Counter)  # counters that go with the next commit
     _rolled_s: float = field(default_factory=time.monotonic)
@@ -279,7 +280,7 @@ class Live:
         failed = 0
         while True:
             try:
-                aside(action, self._keep_alive)
+                self._aside(action, self._keep_alive)
             except ArchiveError as error:
                 failed += 1
                 self.refusal = error.message
