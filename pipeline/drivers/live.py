@@ -25,7 +25,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Protocol
 
 from pipeline.core.engine import Engine, Step
 from pipeline.core.records import StreamKey
@@ -47,7 +46,7 @@ from pipeline.drivers.serving import ModelWatch, ReadLast, Serving, Shadow, ackn
 from pipeline.edges.archive import Archive
 from pipeline.edges.faults import fault_point
 from pipeline.edges.journal import Commit, Journal
-from pipeline.edges.ports import LinkEvent, Message, Source, Tally
+from pipeline.edges.ports import Connection, Message
 from pipeline.errors import ArchiveError
 
 log = logging.getLogger("thrumcast.live")
@@ -57,25 +56,13 @@ LOOK_UP_S = 0.25  # how long a silent broker may keep a stop request waiting
 STOP_S = 3.0  # of a stop for what is on its way meanwhile: a plant never stops sending
 
 
-class Connection(Source, Protocol):
-    """A source that can be kept alive during a wait, and tells what happens to it."""
-
-    def service(self, timeout_s: float = 0.0) -> None:
-        """Network housekeeping."""
-
-    def tally(self) -> Tally:
-        """Messages received so far, and those of them that nobody has taken."""
-
-    def events(self) -> list[LinkEvent]:
-        """What happened to the connection since the last call, oldest first."""
-
-
 @dataclass(frozen=True, slots=True)
 class Rhythm:
     """When to commit and when to roll."""
 
     commit_interval_s: float = 1.0
     commit_messages: int = 1000
+    first_messages: int = 64  # of the first commit: a start with a long queue shows soon that it works
     roll_s: float = 300.0
     roll_rows: int = 10_000
 
@@ -196,7 +183,10 @@ class Live:
         """Messages of one commit interval, or as many as one commit may cover."""
         messages: list[Message] = []
         until_s = time.monotonic() + self.rhythm.commit_interval_s
-        while (room := self.rhythm.commit_messages - len(messages)) > 0:
+        most = (
+            self.rhythm.commit_messages if self.counts else min(self.rhythm.first_messages, self.rhythm.commit_messages)
+        )
+        while (room := most - len(messages)) > 0:
             left_s = 0.0 if stop() else until_s - time.monotonic()
             messages += self.source.take(room, min(max(left_s, 0.0), LOOK_UP_S))
             if left_s <= 0:

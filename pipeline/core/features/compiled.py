@@ -12,10 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
-from numba.core import caching, runtime
+from numba.core import caching
+from numba.core.runtime import nrt
 
 _numba: Any = numba  # typed for other uses than these
-_runtime: Any = runtime.rtsys
+_runtime: Any = nrt.rtsys
 _FunctionCache: Any = caching.FunctionCache
 _INNER = {
     "cache": True,
