@@ -69,6 +69,7 @@ class Service:
     data_dir: Path
     port: int
     settings: Mapping[str, str] = field(default_factory=dict)
+    host: str = "127.0.0.1"  # of the broker
     process: subprocess.Popen[bytes] | None = None
     scrapes: Scrapes = field(default_factory=Scrapes)
     starts: int = 0
@@ -80,7 +81,7 @@ class Service:
         """Starts it; `connected` tells when it listens."""
         self._web = f"127.0.0.1:{_free_port()}"
         command = [sys.executable, "-m", "pipeline", "run", "--wait", "--json"]
-        command += ["--data", str(self.data_dir), "--broker", f"mqtt://127.0.0.1:{self.port}"]
+        command += ["--data", str(self.data_dir), "--broker", f"mqtt://{self.host}:{self.port}"]
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         mine = {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "THRUMCAST_WEB__BIND": self._web}
         env = os.environ | mine | dict(self.settings) | environment
