@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import signal
@@ -26,6 +27,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRAPE_EVERY_S = 0.2
 _CONNECTED = re.compile(r"(?<!dis)\bconnected\b")
 TERMS = ("committed", "duplicate", "late", "quarantined", "dropped")
+
+
+class OutOfTime(Exception):
+    """A trial was not over when its time was: it says nothing of the promise."""
 
 
 @dataclass
@@ -70,6 +75,7 @@ class Service:
     port: int
     settings: Mapping[str, str] = field(default_factory=dict)
     host: str = "127.0.0.1"  # of the broker
+    until_s: float = math.inf  # time.monotonic() at which whoever waits for it gives up
     process: subprocess.Popen[bytes] | None = None
     scrapes: Scrapes = field(default_factory=Scrapes)
     starts: int = 0
@@ -109,14 +115,21 @@ class Service:
 
         Raises:
             NotReachable: it never does.
+            OutOfTime: nor has it when all waiting is to end.
         """
         began_s = time.monotonic()
         while not fact():
+            self.check_time()
             if time.monotonic() - began_s > patience_s:
                 msg = f"{what} expected within {patience_s:g} s, found: nothing"
                 raise NotReachable(msg, hint=f"the log of the service ends: {self.log()[-500:]}")
             time.sleep(0.02)
         return time.monotonic() - began_s
+
+    def check_time(self) -> None:
+        """Raises OutOfTime once all waiting is to end."""
+        if time.monotonic() > self.until_s:
+            raise OutOfTime
 
     def kill(self) -> None:
         """SIGKILL."""
