@@ -12,7 +12,6 @@ from pipeline.core.engine import Engine
 from pipeline.core.features.table import FEATURES
 from pipeline.core.iso import floor
 from pipeline.core.quality import Quality
-from pipeline.drivers.backfill import Worker
 from pipeline.edges.archive import Archive
 from pipeline.edges.archive_schema import FeatureSchema
 from pipeline.edges.journal import Journal
@@ -22,6 +21,7 @@ from pipeline.specs import feature_spec, stream_specs
 if TYPE_CHECKING:
     from models.predictor import NumpyPredictor
     from pipeline.config import Config
+    from pipeline.drivers.backfill import Worker
 
 
 def feature_schema(config: Config) -> FeatureSchema:
@@ -65,6 +65,8 @@ class MakeWorker:
 
     def __call__(self) -> Worker:
         """In the worker process."""
+        from pipeline.drivers.backfill import Worker
+
         model = None if self.version is None else predictor(self.config, self.version)
         known = MachinesFile(self.config.data.path / MACHINES_NAME).load()
         spec_of = stream_specs(self.config, known)

@@ -51,14 +51,14 @@ def load_serving(config: Config) -> Serving:
 
 def _foretell(config: Config, bundle: Bundle) -> Foretell | None:
     """The most probable futures of streams by their hidden states, if they are wanted and the version can say them."""
-    from models.forecast import Forecaster
-
     modes = config.model.forecast_modes
     if not modes:
         return None
     if not bundle.spec.decoder:
         log.warning("forecast_missing model=%s: train it with --set forecast=%d", bundle.spec.version, modes)
         return None
+    from models.forecast import Forecaster
+
     forecaster = Forecaster(bundle)
     return Extra(lambda h: forecaster.beam(h, modes))
 

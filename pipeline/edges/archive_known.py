@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.edges.archive_schema import DATE_COLUMN, KEYS
@@ -22,6 +21,8 @@ def without_known(root: Path, view: JournalView, kind: str, date: str, rows: pa.
     A window's key follows from data alone, so the same readings sent twice, in whatever way, meet here. Only parts
     that overlap in time are looked into: in a live archive that is next to none.
     """
+    import pyarrow.compute as pc
+
     keys = list(KEYS[kind])
     if not keys:
         return rows
@@ -68,6 +69,8 @@ def read_part(path: Path) -> pa.Table:
 
 def _read_keys(path: Path, keys: list[str], machines: pa.Array) -> pa.Table:
     """The keys of some machines in a part; a part is sorted by machine, so most groups of rows are passed over."""
+    import pyarrow.compute as pc
+
     span = pc.min_max(machines)
     first, last = span["min"].as_py(), span["max"].as_py()
     with _opened(path) as file:
