@@ -266,7 +266,7 @@ class Live:
     def _elsewhere(self, action: Callable[[], T]) -> T:
         """What may read or write the disk, done on its thread."""
         found: list[T] = []
-        aside(lambda: found.append(action()), self._keep_alive)
+        self._aside(lambda: found.append(action()), self._keep_alive)
         return found[0]
 
     def _hurried(self, stop: Callable[[], bool]) -> bool:
