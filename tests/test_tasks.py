@@ -29,7 +29,7 @@ from models.values import fit_values, pooled, value_metrics, values_text
 from pipeline.config import Config
 from pipeline.core.records import StreamKey
 from pipeline.edges.machines import MachinesFile
-from pipeline.errors import ModelError, ThrumcastError
+from pipeline.errors import ConfigError, ModelError, ThrumcastError
 
 PLAIN = TrainSettings(
     hidden=16, members=1, dropout=0.0, epochs=60, batch=8, chunk=40, learning_rate=0.02, noise=0.0, drop_input=0.0,
@@ -194,6 +194,25 @@ def test_half_precision_trains_and_carries_a_state_in_full_precision(rng):
     network = fit(counting(rng, 24), NetworkConfig(5, 5, 24, 1, 0.0), settings, epochs=40)
     assert network.head.weight.dtype == torch.float32
     assert right(network, counting(rng, 8)) > 0.9
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_a_gpu_that_is_not_there_is_said_to_be_missing(rng):
+    with pytest.raises(ConfigError, match="expected a GPU"):
+        fit(counting(rng, 4), NetworkConfig(5, 5, 4), replace(PLAIN, device="cuda"), epochs=1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_gpu_learns_the_same_task_and_says_the_same_as_a_cpu(rng, precision):
+    examples = counting(rng, 32)
+    settings = replace(PLAIN, device="cuda", precision=precision)
+    network = fit(examples, NetworkConfig(5, 5, 24, dropout=0.0), settings, epochs=40)
+    assert network.head.weight.is_cuda
+    assert right(network, examples) > 0.95
+    there = predict(network, examples)
+    for here, said in zip(predict(network.cpu(), examples), there, strict=True):
+        np.testing.assert_allclose(here, said, atol=1e-3)
 
 
 def test_logit_adjustment_helps_the_rare_class(rng):
