@@ -187,10 +187,13 @@ def hostile(world: Ground, plant: Plant, *, count: int, seed: int = 13) -> Outco
 
 
 def other_sessions(world: Ground, plant: Plant) -> Outcome:
-    """Sensors that restart, change their rate or channels, and clocks that jump back by a year."""
+    """Sensors that restart, change their rate or channels, and clocks that jump: by an hour, and back by a year."""
     service = world.service
     service.start_and_listen()
     world.send(plant)
+    leap = [replace(b, t0_ns=b.t0_ns + 3600 * 10**9) for b in plant.after(plant.messages).blocks()]  # within a session
+    for block in leap:
+        world.publisher.publish(topic_of(block.key), encode(block))
     contradictions = 0
     for number in range(plant.streams):  # the same session, another form
         block = plant.after(plant.streams).block(number)
@@ -205,11 +208,16 @@ def other_sessions(world: Ground, plant: Plant) -> Outcome:
     for block in back:
         world.publisher.publish(topic_of(block.key), encode(block))
     world.publisher.drain()
-    expected = world.expected(plant.blocks(), again.blocks(), wider.blocks(), back)
-    world.wait_for_messages(3 * plant.messages + contradictions + len(back))
+    expected = world.expected(plant.blocks(), leap, again.blocks(), wider.blocks(), back)
+    world.wait_for_messages(3 * plant.messages + contradictions + len(leap) + len(back))
     service.stop()
     result = world.audit(expected)
     quarantined = result.counters.get("messages_quarantined", 0)
-    kept = result.clean and quarantined == contradictions
-    figures = f"{contradictions} contradictions, {quarantined} quarantined; 4 sessions per stream: {result.text()}"
+    over = [row for row in expected.features.values() if row.end_ns - row.start_ns > 2 * 10**9]  # the leap
+    judged = sum(not np.isnan(row.values).all() for row in over)
+    kept = result.clean and quarantined == contradictions and len(over) == plant.streams and judged == 0
+    figures = (
+        f"{contradictions} contradictions, {quarantined} quarantined; a clock that leaps by an hour: {len(over)} "
+        f"windows over the leap, {judged} judged; 4 sessions per stream: {result.text()}"
+    )
     return world.outcome(9, "Reboots, other rates, clocks", kept, figures)
