@@ -40,6 +40,15 @@ def test_what_a_killed_broker_forgets_is_counted_to_the_sample(world: World) -> 
         check(trials.broker_losses(made, Plant(messages=3200), how="killed"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [True, False], ids=["killed", "restarted"])
+def test_a_broker_that_forgets_the_session_of_a_running_service_is_an_event_and_counted_to_the_sample(
+    world: World, kill: bool
+) -> None:
+    with world(broker_config="persistence false\n") as made:
+        check(trials.broker_forgets(made, Plant(messages=2400), kill=kill))
+
+
 def test_copies_and_disorder_within_the_bound_change_nothing(world: World) -> None:
     with world() as made:
         check(trials.copies(made, Plant(messages=1200)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from harness.promises import check
 from harness.proxy import Proxy
 
 from pipeline.chaos import trials, trials_disk
-from pipeline.chaos.ground import Ground, Outcome
+from pipeline.chaos.ground import BACKLOG, Ground, Outcome
 from pipeline.chaos.plant import Plant
 
 pytestmark = pytest.mark.network
@@ -24,13 +25,15 @@ World = Callable[..., AbstractContextManager[Ground]]
 
 def refusing(world: World, tmp_path: Path, order: str, *, seconds: float, messages: int = 1600) -> Outcome:
     layer = faultfs.build(tmp_path, tmp_path / "trial" / "data")
-    with world(settings=layer.environment) as made:
+    with world(settings=layer.environment) as made, Proxy(made.broker.port) as proxy:
+        made.service.port = proxy.port
         return trials_disk.refusing_disk(
             made,
             Plant(messages=messages),
             refuse=lambda on: layer.order(order if on else ""),
             seconds=seconds,
             name=order,
+            acknowledged=lambda: proxy.pubacks,
         )
 
 
@@ -128,8 +131,7 @@ def test_a_stop_on_a_very_slow_disk_is_quick_all_the_same(world: World, tmp_path
 def test_a_sink_that_hangs_for_a_while_keeps_memory_and_connection(world: World, tmp_path: Path) -> None:
     """A write that hangs in the kernel: 30 s, while ten minutes' worth of messages come."""
     layer = faultfs.build(tmp_path, tmp_path / "trial" / "data")
-    roomy = "max_queued_bytes 0\nmax_queued_messages 60000\n"
-    with world(settings=layer.environment, broker_config=roomy) as made:
+    with world(settings=layer.environment, broker_config=BACKLOG) as made:
         plant = Plant(messages=48_800)
         check(
             trials_disk.stalled(
@@ -139,8 +141,20 @@ def test_a_sink_that_hangs_for_a_while_keeps_memory_and_connection(world: World,
 
 
 @pytest.mark.slow
+def test_a_consumer_that_is_frozen_keeps_memory_and_goes_on_where_it_was(world: World) -> None:
+    with world(broker_config=BACKLOG) as made:
+
+        def freeze(on: bool) -> None:
+            assert made.service.process is not None
+            made.service.process.send_signal(signal.SIGSTOP if on else signal.SIGCONT)
+
+        plant = Plant(messages=10_400)
+        check(trials_disk.stalled(made, plant, refuse=freeze, rate_per_s=800, title="A frozen consumer"))
+
+
+@pytest.mark.slow
 def test_a_sink_that_refuses_keeps_memory_and_connection(world: World) -> None:
-    with world(broker_config="max_queued_bytes 0\n") as made:
+    with world(broker_config=BACKLOG) as made:
         check(trials_disk.stalled(made, Plant(messages=4000), rate_per_s=800))
 
 

@@ -10,7 +10,7 @@ import pytest
 from harness.promises import check
 
 from pipeline.chaos import trials
-from pipeline.chaos.ground import Ground
+from pipeline.chaos.ground import BACKLOG, Ground
 from pipeline.chaos.plant import Plant
 from pipeline.chaos.process import Service
 from pipeline.edges.broker import PrivateBroker
@@ -34,7 +34,7 @@ def test_ten_kills_at_random_moments_lose_nothing_and_double_nothing(small: Grou
 
 @pytest.mark.slow
 def test_a_hundred_kills_in_sixty_thousand_messages_lose_nothing_and_double_nothing(world: World) -> None:
-    with world(broker_config="max_queued_bytes 0\n") as roomy:  # on a busy machine more waits than fits otherwise
+    with world(broker_config=BACKLOG) as roomy:  # on a busy machine more waits than fits otherwise
         check(trials.kills(roomy, Plant(messages=60_000), count=100))
 
 
@@ -63,8 +63,9 @@ def test_ten_restarts_in_quick_succession_lose_nothing(small: Ground) -> None:
 
 
 @pytest.mark.slow
-def test_a_start_with_ten_thousand_messages_queued_commits_soon(small: Ground) -> None:
-    check(trials.queued(small, Plant(messages=10_000)))
+def test_a_start_with_ten_thousand_messages_queued_commits_soon(world: World) -> None:
+    with world(broker_config=BACKLOG) as roomy:
+        check(trials.queued(roomy, Plant(messages=10_000)))
 
 
 def test_a_second_process_is_refused_or_takes_over_for_good(small: Ground) -> None:

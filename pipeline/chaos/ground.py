@@ -24,6 +24,8 @@ from pipeline.edges.mqtt import MqttPublisher, MqttSettings
 from pipeline.specs import feature_spec, stream_specs
 
 RATE_PER_S = 400.0  # messages; five times the load of eight machines, so that five minutes hold what half an hour does
+# As deploy/mosquitto.conf has it; a private broker else writes its whole queue out every second, and it may be long.
+BACKLOG = "max_queued_bytes 0\nautosave_interval 30\n"
 SETTINGS = {
     "THRUMCAST_COMMIT__INTERVAL_S": "0.2",
     "THRUMCAST_ARCHIVE__ROLL_S": "2",

@@ -70,6 +70,36 @@ def broker_losses(world: Ground, plant: Plant, *, how: str) -> Outcome:
     return world.outcome(3, "What the broker loses is reported", kept, figures)
 
 
+def broker_forgets(world: Ground, plant: Plant, *, kill: bool) -> Outcome:
+    """A broker without persistence is restarted under a running service: an event, and gaps to the sample."""
+    service = world.service
+    service.start_and_listen()
+    third = replace(plant, messages=plant.messages // 3 // plant.streams * plant.streams, _pool=[])
+    world.send(third)
+    world.wait_for_messages(third.messages)
+    before = service.connections()
+    world.broker.restart(kill=kill)
+    lost = third.after(third.messages)
+    world.send(lost, rate_per_s=4 * RATE_PER_S)  # while nobody has subscribed, or in part
+    service.wait_for(lambda: service.connections() > before, "a new connection")
+    time.sleep(1.0)  # its subscription
+    tail = lost.after(TAIL * plant.streams)
+    world.send(tail)
+    sent = third.messages + lost.messages + tail.messages
+    service.wait_for(lambda: world.counter("gap_samples") > 0, "a gap")
+    time.sleep(3.0)  # the last blocks of the tail
+    status, _ = service.stop()
+    missing, counted = sent - world.counter("messages_committed"), world.counter("gap_samples")
+    events = world.counter("link_session_lost")
+    kept = counted == missing * SAMPLES and missing > 0 and events == 1 and status == 0
+    how = "killed" if kill else "restarted"
+    figures = (
+        f"{how} without persistence: {missing} of {sent} messages gone, {missing * SAMPLES} samples missing, "
+        f"{counted} counted, {events} session_lost event"
+    )
+    return world.outcome(3, "A broker that forgets the session", kept, figures)
+
+
 def copies(world: Ground, plant: Plant, *, seed: int = 7, reach: int = 12) -> Outcome:
     """Every message one to five times, out of order within the bound, over two connections."""
     rng = np.random.default_rng(seed)
@@ -136,7 +166,10 @@ def hostile(world: Ground, plant: Plant, *, count: int, seed: int = 13) -> Outco
 
     world.send(plant, before=harm, rate_per_s=2 * RATE_PER_S)
     world.wait_for_messages(plant.messages + sent, patience_s=300)
-    alive = service.running and service.starts == 1
+    alive = service.running and service.starts == 1  # then it is stopped, and started again
+    service.stop()
+    service.start_and_listen()
+    time.sleep(2.0)  # for what was not acknowledged to come again
     service.stop()
     expected = world.expected(plant.blocks())
     result = world.audit(expected)
@@ -147,17 +180,20 @@ def hostile(world: Ground, plant: Plant, *, count: int, seed: int = 13) -> Outco
     kept = result.clean and alive and quarantined >= refused > 0 and received == plant.messages + sent
     figures = (
         f"{sent} payloads: 0 exits, {refused} refused by the codec, {quarantined} quarantined with a reason, "
-        f"{received} of {plant.messages + sent} received and accounted for; good streams: {result.lost} lost, "
-        f"{result.features_differ} differ; {wild} windows of absurd but valid streams"
+        f"{received} of {plant.messages + sent} received and accounted for, none again after a restart; "
+        f"good streams: {result.lost} lost, {result.features_differ} differ; {wild} windows of absurd but valid streams"
     )
     return world.outcome(5, "Rubbish", kept, figures)
 
 
 def other_sessions(world: Ground, plant: Plant) -> Outcome:
-    """Sensors that restart, change their rate or channels, and clocks that jump back by a year."""
+    """Sensors that restart, change their rate or channels, and clocks that jump: by an hour, and back by a year."""
     service = world.service
     service.start_and_listen()
     world.send(plant)
+    leap = [replace(b, t0_ns=b.t0_ns + 3600 * 10**9) for b in plant.after(plant.messages).blocks()]  # within a session
+    for block in leap:
+        world.publisher.publish(topic_of(block.key), encode(block))
     contradictions = 0
     for number in range(plant.streams):  # the same session, another form
         block = plant.after(plant.streams).block(number)
@@ -172,11 +208,16 @@ def other_sessions(world: Ground, plant: Plant) -> Outcome:
     for block in back:
         world.publisher.publish(topic_of(block.key), encode(block))
     world.publisher.drain()
-    expected = world.expected(plant.blocks(), again.blocks(), wider.blocks(), back)
-    world.wait_for_messages(3 * plant.messages + contradictions + len(back))
+    expected = world.expected(plant.blocks(), leap, again.blocks(), wider.blocks(), back)
+    world.wait_for_messages(3 * plant.messages + contradictions + len(leap) + len(back))
     service.stop()
     result = world.audit(expected)
     quarantined = result.counters.get("messages_quarantined", 0)
-    kept = result.clean and quarantined == contradictions
-    figures = f"{contradictions} contradictions, {quarantined} quarantined; 4 sessions per stream: {result.text()}"
+    over = [row for row in expected.features.values() if row.end_ns - row.start_ns > 2 * 10**9]  # the leap
+    judged = sum(not np.isnan(row.values).all() for row in over)
+    kept = result.clean and quarantined == contradictions and len(over) == plant.streams and judged == 0
+    figures = (
+        f"{contradictions} contradictions, {quarantined} quarantined; a clock that leaps by an hour: {len(over)} "
+        f"windows over the leap, {judged} judged; 4 sessions per stream: {result.text()}"
+    )
     return world.outcome(9, "Reboots, other rates, clocks", kept, figures)

@@ -23,9 +23,18 @@ RESUME_WITHIN_S = 10.0
 
 
 def refusing_disk(
-    world: Ground, plant: Plant, *, refuse: Callable[[bool], None] | None = None, seconds: float, name: str = "EFBIG"
+    world: Ground,
+    plant: Plant,
+    *,
+    refuse: Callable[[bool], None] | None = None,
+    seconds: float,
+    name: str = "EFBIG",
+    acknowledged: Callable[[], int] | None = None,
 ) -> Outcome:
-    """The disk takes nothing for a while (by default: no file of the process may be written, by its resource limit)."""
+    """The disk takes nothing for a while (by default: no file of the process may be written, by its resource limit).
+
+    `acknowledged` says how many acknowledgements have reached the broker, where somebody counts them.
+    """
     service = world.service
     service.start_and_listen()
     refuse = refuse or (lambda on: _forbid_writing(world, on))
@@ -39,6 +48,7 @@ def refusing_disk(
         middle = replace(plant, messages=third, _pool=[]).after(third)
         world.send(middle)
         time.sleep(max(0.0, seconds - (time.monotonic() - broken_s)))
+        told = acknowledged() if acknowledged is not None else 0
         committed = world.counter("messages_committed")
         grown = service.rss_bytes() - rss_before
         refuse(False)
@@ -53,9 +63,10 @@ def refusing_disk(
     unready_s = next((at - broken_s for at, ready in service.scrapes.ready if not ready and at > broken_s), None)
     quick = committed > third or (unready_s is not None and unready_s < READY_WITHIN_S)  # or it only stuttered
     kept = result.clean and status == 0 and service.starts == 1 and resumed_s < RESUME_WITHIN_S and quick
-    kept = kept and not seen["unreadable"] and grown < 50 * 2**20
+    kept = kept and not seen["unreadable"] and grown < 50 * 2**20 and told <= committed
     figures = (
-        f"{name} for {seconds:g} s: {committed - third} of {middle.messages} committed meanwhile, /readyz 503 after "
+        f"{name} for {seconds:g} s: {committed - third} of {middle.messages} committed meanwhile, "
+        f"{f'{max(0, told - committed)} acknowledged beyond that, ' if acknowledged else ''}/readyz 503 after "
         f"{'-' if unready_s is None else f'{unready_s:.1f}'} s, resumed after {resumed_s:.1f} s, memory "
         f"{grown / 2**20:+.0f} MB: {result.text()}; {len(seen['unreadable'])} unreadable files"
     )
@@ -69,7 +80,14 @@ def _forbid_writing(world: Ground, on: bool) -> None:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0 if on else hard, hard))
 
 
-def stalled(world: Ground, plant: Plant, *, refuse: Callable[[bool], None] | None = None, rate_per_s: float) -> Outcome:
+def stalled(
+    world: Ground,
+    plant: Plant,
+    *,
+    refuse: Callable[[bool], None] | None = None,
+    rate_per_s: float,
+    title: str = "A stalled sink",
+) -> Outcome:
     """The disk takes nothing while ten minutes' worth of messages come: memory stays, the backlog is the broker's."""
     service = world.service
     service.start_and_listen()
@@ -100,7 +118,7 @@ def stalled(world: Ground, plant: Plant, *, refuse: Callable[[bool], None] | Non
         f"{rest.messages} messages ({rest.messages / 80:.0f} s of the plant) while nothing could be written: memory "
         f"{grown:+.0f} MB, {connections - 1} disconnects, all stored {recovered_s:.0f} s after: {result.text()}"
     )
-    return world.outcome(7, "A stalled sink", kept, figures)
+    return world.outcome(7, title, kept, figures)
 
 
 def damaged_journal(world: Ground, plant: Plant, *, count: int, seed: int = 3) -> Outcome:

@@ -129,6 +129,7 @@ def _trials() -> list[Trial]:
     from pipeline.chaos import trials
     from pipeline.chaos import trials_data as data
     from pipeline.chaos import trials_disk as disk
+    from pipeline.chaos.ground import BACKLOG
     from pipeline.chaos.plant import Plant
 
     def plant(messages: float, size: float) -> Plant:
@@ -138,14 +139,19 @@ def _trials() -> list[Trial]:
         return max(least, round(count * size))
 
     places = ("turn_committed", "roll_in_transaction", "turn_stepped", "turn_acknowledged", "after_rename")
-    roomy = "max_queued_bytes 0\n"
     tight = "max_queued_messages 500\n"
     return [
         Trial(9, "Reboots", 11, 11, lambda world, _: data.other_sessions(world, Plant(messages=320))),
         Trial(
             1, "SIGKILL", 45, 14, lambda world, size: trials.kills(world, plant(8000, size), count=times(15, size, 3))
         ),
-        Trial(2, "Exit", 40, 17, lambda world, size: trials.exits(world, places[: times(len(places), size, 2)])),
+        Trial(
+            2,
+            "Exit",
+            40,
+            17,
+            lambda world, size: trials.exits(world, places[: times(len(places), size, 2)], in_a_row=(2,)),
+        ),
         Trial(
             3, "Broker restarted", 20, 15, lambda world, size: data.broker_restarts(world, plant(2400, size), count=2)
         ),
@@ -170,7 +176,7 @@ def _trials() -> list[Trial]:
             24,
             10,
             lambda world, size: disk.stalled(world, plant(10_000, size), rate_per_s=1000),
-            roomy,
+            BACKLOG,
         ),
         Trial(8, "A second process", 20, 20, lambda world, _: trials.rivals(world, Plant(messages=800))),
         Trial(10, "SIGTERM", 16, 14, lambda world, size: trials.stops(world, plant(1600, size), count=3)),
@@ -181,7 +187,14 @@ def _trials() -> list[Trial]:
             7,
             lambda world, size: disk.damaged_journal(world, Plant(messages=320), count=times(200, size, 50)),
         ),
-        Trial(10, "Start with a long queue", 16, 16, lambda world, _: trials.queued(world, Plant(messages=10_000))),
+        Trial(
+            10,
+            "Start with a long queue",
+            16,
+            16,
+            lambda world, _: trials.queued(world, Plant(messages=10_000)),
+            BACKLOG,
+        ),
         Trial(
             3,
             "A queue that overflows",
