@@ -38,7 +38,7 @@ def command(
     if workers != 1:
         prepare()  # before this process loads what it needs itself
 
-    from pipeline.commands.compose import MakeWorker, folder, opened, predictor
+    from pipeline.commands.compose import MakeWorker, folder, model, opened
     from pipeline.drivers.backfill import Done, Job, backfill
     from pipeline.edges.recordings import find_recordings, parse_channels
     from pipeline.errors import RecordingError
@@ -46,12 +46,16 @@ def command(
 
     config = console.config(**{"data.dir": data_dir})
     channel_map = parse_channels(channels) if channels else None
-    model = predictor(config, version)
-    context = f"{feature_spec(config).schema} {config.window} {model.version if model else 'no model'}"
+    bundle = model(config, version)
+    serves, wanted = None if bundle is None else bundle.spec.version, config.model.forecast_modes
+    context = f"{feature_spec(config).schema} {config.window} {serves or 'no model'}"
+    if bundle is not None and wanted:
+        if bundle.spec.decoder:
+            context += f" forecast {wanted} {config.model.forecast_every_windows}"
+        else:
+            console.warn(f"no forecasts: {serves} was trained to make none; train it with --set forecast={wanted}")
     jobs = [Job(path, channel_map, rate_hz, context, str(config.window)) for path in find_recordings(inputs)]
-    console.say(
-        f"{len(jobs)} recordings -> {folder(config.data.path)}, model: {model.version if model else 'none yet'}"
-    )
+    console.say(f"{len(jobs)} recordings -> {folder(config.data.path)}, model: {serves or 'none yet'}")
 
     def show(done: Done) -> None:
         bar.advance()
@@ -59,7 +63,7 @@ def command(
             console.warn(f"skipped {done.path}: {done.error}")
 
     with opened(config) as (journal, archive), console.progress(len(jobs), "recordings") as bar:
-        make_worker = MakeWorker(config, model.version if model else None, journal.inputs_done())
+        make_worker = MakeWorker(config, serves, journal.inputs_done())
         report = backfill(
             jobs,
             make_worker,
@@ -81,9 +85,10 @@ def command(
         "windows": report.windows,
         "windows_not_judged": report.incomplete,
         "predictions": report.predictions,
+        "forecasts": report.forecasts,
         "seconds": round(seconds, 3),
         "windows_per_s": round(report.windows / seconds, 1),
-        "model": model.version if model else None,
+        "model": serves,
         "without_windows": report.empty,
         "skipped": [{"input": path, "reason": why} for path, why in report.skipped.items()],
     }

@@ -37,6 +37,7 @@ class Report:
     known: int = 0
     windows: int = 0
     predictions: int = 0
+    forecasts: int = 0
     incomplete: int = 0  # windows that could not be judged, for lack of samples or of quality
     streams: set[StreamKey] = field(default_factory=set)
     empty: list[str] = field(default_factory=list)  # recordings without a single window
@@ -50,6 +51,7 @@ class Report:
         self.known += done.known
         self.windows += done.windows
         self.predictions += done.predictions
+        self.forecasts += done.forecasts
         self.incomplete += done.incomplete
         self.streams |= done.facts.keys()
         if not done.windows and not done.known:
