@@ -123,7 +123,7 @@ def test_states_and_forecasts_are_those_of_the_service(
         for data in (one, other)
     ]
     assert foretold[0] == foretold[1]
-    assert document["forecasts"] == len({row[0] for row in foretold[0]}) > 5
+    assert document["forecast_rows"] == len(foretold[0]) > 20
 
 
 def test_forecasts_that_are_wanted_later_are_made_and_nothing_else_changes(
@@ -133,11 +133,12 @@ def test_forecasts_that_are_wanted_later_are_made_and_nothing_else_changes(
     before = json.loads(backfilled(tmp_path / "d", recording).stdout)
     rows = read_predictions(tmp_path / "d").to_pylist()
     after = json.loads(backfilled(tmp_path / "d", recording, **FORECASTS).stdout)
-    assert (before["forecasts"], after["already_done"]) == (0, 0)
-    assert after["forecasts"] > 0
+    assert (before["forecast_rows"], after["already_done"]) == (0, 0)
+    assert after["forecast_rows"] > 0
+    assert (after["windows"], after["windows_known"], after["predictions"]) == (0, before["windows"], 0)
     assert repr(read_predictions(tmp_path / "d").to_pylist()) == repr(rows)
     again = json.loads(backfilled(tmp_path / "d", recording, **FORECASTS).stdout)
-    assert (again["already_done"], again["forecasts"]) == (1, 0)
+    assert (again["already_done"], again["forecast_rows"]) == (1, 0)
 
 
 def test_a_version_that_cannot_foretell_is_named_once(
@@ -146,4 +147,4 @@ def test_a_version_that_cannot_foretell_is_named_once(
     with_champion(tmp_path / "d", rng, decoder=0)
     result = backfilled(tmp_path / "d", recording, **FORECASTS)
     assert result.stderr.count("no forecasts: v0001 was trained to make none") == 1
-    assert json.loads(result.stdout)["forecasts"] == 0
+    assert json.loads(result.stdout)["forecast_rows"] == 0

@@ -54,7 +54,6 @@ class Done:
     error: str | None = None
     windows: int = 0
     predictions: int = 0
-    forecasts: int = 0
     incomplete: int = 0  # windows that could not be judged, for lack of samples or of quality
     facts: dict[StreamKey, dict[str, Any]] = field(default_factory=dict)
 
@@ -126,7 +125,6 @@ def _rows(worker: Worker, job: Job, done: Done) -> Step:
             orders=stream.orders,
         )
     done.windows, done.predictions = len(found.features), len(found.predictions)
-    done.forecasts = len(found.forecasts)
     done.incomplete = sum(row.quality & _STOPS != 0 for row in found.features)
     done.inputs = {whole: str(job.path), content: job.cut}
     return found
