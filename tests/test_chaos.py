@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +18,7 @@ from pipeline.chaos.ground import Ground, Outcome
 from pipeline.chaos.plant import Plant
 from pipeline.chaos.process import Scrapes
 from pipeline.chaos.rubbish import is_refused, rubbish
-from pipeline.chaos.soak import Sample, judge
+from pipeline.chaos.soak import Sample, Verdict, judge
 from pipeline.commands import chaos
 from pipeline.commands.compose import opened
 from pipeline.config_sources import load
@@ -95,7 +99,7 @@ def test_the_command_tries_what_it_is_asked_and_prints_the_figures(capsys: pytes
 def test_a_broken_promise_is_exit_status_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    def tried(folder: Path, trial: chaos.Trial, size: float) -> Outcome:
+    def tried(folder: Path, trial: chaos.Trial, size: float, until_s: float) -> Outcome:
         assert size == pytest.approx(1.0, abs=0.1), "nothing has taken any time"
         return Outcome(trial.promise, "tried", trial.promise != 4, "7 lost " * 40, 3, 0)
 
@@ -112,19 +116,110 @@ def test_a_trial_that_comes_to_no_end_is_a_broken_promise(monkeypatch: pytest.Mo
     def endless(world: Ground) -> Outcome:
         raise OSError("gone")
 
-    trial = chaos.Trial(3, 1.0, lambda world, size: endless(world), "nonsense that no broker takes\n")
-    outcome = chaos._tried(tmp_path / "t", trial, 1.0)
+    trial = chaos.Trial(3, "Endless", 1, 1, lambda world, size: endless(world), "nonsense that no broker takes\n")
+    outcome = chaos._tried(tmp_path / "t", trial, 1.0, math.inf)
+    assert outcome is not None
     assert not outcome.kept
 
 
-def test_the_soak_tells_a_slope_from_noise() -> None:
-    def samples(mb_per_h: float) -> list[Sample]:
-        rng = np.random.default_rng(1)
-        noise = rng.normal(0, 0.05, 360)
-        return [Sample(10.0 * i, 150 + mb_per_h * i / 360 + noise[i], 20, 3, 16, 0.6, 1.0) for i in range(360)]
+@dataclass
+class Clock:
+    """Time as a trial passes it: on a machine that is so many times as slow as two quiet cores."""
 
-    assert abs(judge(samples(0.0)).slope_mb_per_h) < 0.1
-    assert judge(samples(5.0)).slope_mb_per_h == pytest.approx(5.0, abs=0.1)
+    slow: float
+    broken: int | None = None  # promise that is not kept
+    now_s: float = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def tried(self, folder: Path, trial: chaos.Trial, size: float, until_s: float) -> Outcome | None:
+        assert size > 0
+        self.now_s += self.slow * max(trial.least, size * trial.seconds)
+        if self.now_s > until_s:
+            self.now_s = until_s
+            return None
+        return Outcome(trial.promise, trial.title, trial.promise != self.broken, "", 3, 0)
+
+
+@pytest.mark.parametrize("minutes", [1, 3, 5, 20])
+@pytest.mark.parametrize("slow", [0.5, 1, 1.7, 4, 20])
+def test_the_self_test_is_over_when_it_was_told_to_and_names_what_it_had_no_time_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], minutes: int, slow: float
+) -> None:
+    clock = Clock(slow)
+    monkeypatch.setattr(chaos, "time", clock)
+    monkeypatch.setattr(chaos, "_tried", clock.tried)
+    status = cli.run(["chaos", "--quiet", "--json", "--minutes", str(minutes)])
+    taken_s, document = clock.now_s - 1000.0, json.loads(capsys.readouterr().out)
+    assert taken_s <= 1.1 * 60 * minutes
+    if status == 1:
+        assert slow * 11 > 60 * minutes, "there was time for one"
+        return
+    tried, left_out = document["promises"], document["left_out"]
+    assert len(tried) - 1 + len(left_out) == len(chaos._trials())
+    if slow <= 1 and minutes >= 5:
+        assert left_out == []
+    if left_out:
+        assert taken_s > 60 * minutes / 2, "there was time for more"
+        second_looks = len(chaos._trials()) - 11
+        if len(left_out) <= second_looks:
+            assert {p["promise"] for p in tried} == set(range(1, 13)), "no promise is passed over for a second look"
+
+
+def test_a_trial_that_has_no_time_to_finish_says_nothing_and_a_broken_one_is_status_1_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock(4, broken=2)
+    monkeypatch.setattr(chaos, "time", clock)
+    monkeypatch.setattr(chaos, "_tried", clock.tried)
+    assert cli.run(["chaos", "--quiet", "--minutes", "5"]) == 1
+    text = capsys.readouterr().out
+    assert " 2  BROKEN" in text
+    assert "10  no time  Start with a long queue" in text
+    assert "every promise" not in text
+
+
+@pytest.mark.network
+def test_a_trial_ends_when_its_time_is_over(tmp_path: Path) -> None:
+    def waits(world: Ground, size: float) -> Outcome:
+        world.service.wait_for(lambda: False, "nothing")
+        raise AssertionError
+
+    trial = chaos.Trial(3, "Waits", 1, 1, waits)
+    assert chaos._tried(tmp_path / "t", trial, 1.0, time.monotonic() + 1.0) is None
+
+
+def soaked(rss_mb: Callable[[int], float], anonymous_mb: Callable[[int], float] = lambda i: 90.0) -> Verdict:
+    """What is said of an hour in which memory went like this."""
+    noise = np.random.default_rng(1).normal(0, 0.05, 360)
+    return judge(
+        [Sample(10.0 * i, rss_mb(i) + noise[i], anonymous_mb(i) - noise[i], 20, 3, 16, 0.6, 1.0) for i in range(360)]
+    )
+
+
+def test_the_soak_tells_a_slope_from_noise() -> None:
+    flat, rising = soaked(lambda i: 150.0), soaked(lambda i: 150 + 5 * i / 360)
+    for slope in (flat.resident.least_squares, flat.resident.theil_sen, flat.anonymous.least_squares):
+        assert abs(slope) < 0.1
+    assert rising.resident.least_squares == pytest.approx(5.0, abs=0.1)
+    assert rising.resident.theil_sen == pytest.approx(5.0, abs=0.1)
+    assert flat.kept
+    assert not rising.kept
+
+
+def test_the_soak_sees_a_leak_that_other_pages_hide_and_one_in_steps() -> None:
+    assert not soaked(lambda i: 150.0, lambda i: 90 + 5 * i / 360).kept
+    assert not soaked(lambda i: 150 + i // 60).kept
+    assert soaked(lambda i: 150 + 20 * (i < 60)).kept  # in the warm-up
+
+
+def test_the_error_of_a_slope_counts_samples_that_resemble_their_neighbours_as_few() -> None:
+    noisy, stepped = soaked(lambda i: 150.0).resident, soaked(lambda i: 150 + (i // 120) % 2).resident
+    hours = np.arange(108, 360) / 360
+    _, covariance = np.polyfit(hours, (np.arange(108, 360) // 120) % 2, 1, cov=True)
+    assert stepped.error > 3 * np.sqrt(covariance[0, 0])
+    assert noisy.error < 0.05
 
 
 def test_of_two_claims_the_newer_stands_and_a_new_process_comes_out_above_whatever_it_finds() -> None:

@@ -194,3 +194,14 @@ def test_importing_pipeline_loads_no_heavy_library() -> None:
 def test_the_help_of_the_command_loads_no_heavy_library() -> None:
     code = "from pipeline.cli import run\nassert run(['--help']) == 0"
     assert loaded_by(code, "torch", "pyarrow", "paho", "pandas", "scipy", "numba") == []
+
+
+def test_a_start_of_the_service_loads_nothing_that_serving_has_no_use_for() -> None:
+    code = (
+        "import pipeline.commands.run, pipeline.commands.service, pipeline.commands.observe, models.predictor\n"
+        "from pipeline.core.engine import rehearse\n"
+        "rehearse()"
+    )
+    heavy = ("torch", "pandas", "scipy.fft", "scipy.linalg", "scipy.signal", "scipy.special", "pyarrow.compute")
+    loaded_by(code)  # compiles what is not on the disk yet
+    assert loaded_by(code, *heavy, "numba.np.arraymath", "pipeline.drivers.backfill") == []

@@ -14,8 +14,9 @@ from pipeline.core.codec import encode
 from pipeline.core.records import Block, StreamKey
 from pipeline.core.state import from_bytes
 from pipeline.drivers.intake import Intake
-from pipeline.drivers.live import Live, Rhythm
+from pipeline.drivers.live import Live
 from pipeline.drivers.results import Results
+from pipeline.drivers.rhythm import Rhythm
 from pipeline.edges.archive import Archive
 from pipeline.edges.archive_read import read_features, read_predictions
 from pipeline.edges.archive_schema import FeatureSchema

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 from harness import faultfs
 from harness.promises import check
+from harness.proxy import Proxy
 
 from pipeline.chaos import trials, trials_disk
 from pipeline.chaos.ground import Ground, Outcome
@@ -74,6 +77,43 @@ def test_a_slow_disk_makes_it_slower_and_not_wrong(world: World, tmp_path: Path)
 @pytest.mark.slow
 def test_a_very_slow_disk_makes_it_slower_and_not_wrong(world: World, tmp_path: Path) -> None:
     check(slow(world, tmp_path, 2.0, 1600))
+
+
+def test_a_label_on_a_disk_that_hangs_holds_up_neither_connection_nor_acknowledgements(
+    world: World, tmp_path: Path
+) -> None:
+    """Only the labels' folder hangs, twice as long as the keep-alive: what is in the journal is acknowledged."""
+    layer = faultfs.build(tmp_path, tmp_path / "trial" / "data" / "labels")
+    settings = layer.environment | {"THRUMCAST_MQTT__KEEPALIVE_S": "3", "THRUMCAST_MQTT__COMMANDS": "true"}
+    label = {"machine": "pump-00", "mode": "unbalance", "from": "2026-05-01T10:00:00Z", "to": "2026-05-01T12:00:00Z"}
+    with world(settings=settings) as made, Proxy(made.broker.port) as proxy:
+        made.service.port = proxy.port
+        made.service.start_and_listen()
+        first = Plant(messages=400)
+        made.send(first)
+        made.wait_for_messages(400)
+        layer.order("fsync sleep 6")
+        rest = first.after(80)
+        for number in range(rest.messages):
+            made.publisher.publish(*rest.message(number))
+        made.publisher.publish("thrumcast/cmd/label", json.dumps(label).encode())
+        began_s = time.monotonic()
+        made.service.wait_for(lambda: proxy.pubacks >= 480, "the readings' acknowledgements")
+        acknowledged_s = time.monotonic() - began_s
+        made.wait_for_messages(481)
+        made.service.wait_for(lambda: proxy.pubacks >= 481, "the label's acknowledgement")
+        told_s = time.monotonic() - began_s
+        layer.order("")
+        expected = made.expected(first.blocks(), rest.blocks())
+        connections = made.service.connections()
+        made.service.stop()
+        result = made.audit(expected)
+        kept = result.clean and connections == 1 and acknowledged_s < 3 and told_s > 6
+        figures = (
+            f"readings acknowledged after {acknowledged_s:.1f} s, the label, whose fsync takes 6 s, after "
+            f"{told_s:.1f} s; {connections - 1} disconnects at a keep-alive of 3 s: {result.text()}"
+        )
+        check(made.outcome(6, "A label on a disk that hangs", kept, figures))
 
 
 @pytest.mark.slow

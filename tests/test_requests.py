@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from pipeline.commands.service import service as run_service
 from pipeline.config import CommitConfig, Config, DataConfig, MqttConfig
 from pipeline.core.alarm import AlarmState, Episode, episode_id
 from pipeline.core.codec import encode
+from pipeline.core.engine import Step
 from pipeline.core.records import StreamKey, changed
 from pipeline.core.state import from_bytes
-from pipeline.drivers.intake import Intake
+from pipeline.drivers.intake import Batch, Intake
 from pipeline.drivers.label_news import LabelNews
 from pipeline.drivers.live import Live
+from pipeline.drivers.outbox import Outbox
 from pipeline.edges.archive_read import read_kind
 from pipeline.edges.broker import PrivateBroker
 from pipeline.edges.journal import Journal
@@ -41,10 +44,11 @@ def asked(directory: Path, broker: Broker) -> Live:
     """A service in memory that takes requests, with one alarm up."""
     live = service(directory, broker)
     config = Config(data=DataConfig(dir=str(directory)), mqtt=MqttConfig(commands=True))
-    requests = Requests(config, broker.publish, lambda: None)
+    outbox = Outbox(broker.publish)
+    requests = Requests(config, outbox.publish, lambda: None)
     live.intake = Intake(TOPICS.parse, lambda machine: True, 1_000_000, requests.read)
-    live.acknowledgements, live.on_turn, requests.up = requests.acknowledgements, (requests,), live.results.up
-    live.between = (LabelNews.of(live.journal, "thrumcast", broker.publish),)
+    live.acknowledgements, live.notes, requests.up = requests.acknowledgements, (requests,), live.results.up
+    live.between, live.tell = (LabelNews.of(live.journal, "thrumcast", outbox.publish),), outbox.send
     send(broker, BLOCKS[:4])
     live.run(stop_when_idle(broker))
     live.states[PUMP] = changed(live.states[PUMP], alarm=AlarmState(open=(UP,)))
@@ -156,6 +160,44 @@ def test_what_cannot_be_done_is_answered_with_the_reason_and_changes_nothing(
     assert live.account.missing == 0
 
 
+def test_a_label_is_written_beside_the_connection_and_holds_up_nothing_but_its_own_acknowledgement(
+    tmp_path: Path,
+) -> None:
+    broker = Broker()
+    live = asked(tmp_path, broker)
+    (requests,) = live.notes
+    seen: list[tuple[bool, list[str]]] = []
+    published_by: set[threading.Thread] = set()
+
+    def note(batch: Batch, step: Step) -> Callable[[], object] | None:
+        write = requests(batch, step)
+
+        def watched() -> None:
+            topics = [message.topic.split("/")[0] for message in broker.acknowledged[before:]]
+            seen.append((threading.current_thread() is not threading.main_thread(), topics))
+            assert write is not None
+            write()
+
+        return None if write is None else watched
+
+    publish = broker.publish
+
+    def published(topic: str, payload: bytes, **how: Any) -> None:
+        published_by.add(threading.current_thread())
+        publish(topic, payload, **how)
+
+    broker.publish = published  # type: ignore[method-assign]
+    outbox = Outbox(published)
+    live.notes = (note,)
+    requests.publish, live.tell = outbox.publish, outbox.send  # type: ignore[attr-defined]
+    before = len(broker.acknowledged)
+    send(broker, BLOCKS[4:6])
+    assert ask(live, broker, "label", LABEL)[-1]["ok"]
+    assert seen == [(True, ["plant", "plant"])], "the readings before it are acknowledged, the request is not"
+    assert [message.topic for message in broker.acknowledged[before:]][2:] == ["thrumcast/cmd/label"]
+    assert published_by == {threading.main_thread()}
+
+
 def test_a_label_of_numbers_leaves_a_file_that_can_be_read(tmp_path: Path) -> None:
     broker = Broker()
     live = asked(tmp_path, broker)
@@ -217,6 +259,8 @@ def test_labels_are_told_although_a_line_was_taken_out_of_their_file_and_also_af
         file.write_text("".join(file.read_text().splitlines(keepends=True)[:1]))
         news()
         ids.append(write())
+        news()
+        assert LabelNews.of(journal, "thrumcast", tell).told == 1, "the last one is noted after it was sent"
         news()
         LabelNews.of(journal, "thrumcast", tell)()
     assert told == ids

@@ -17,8 +17,9 @@ from pipeline.core.features.table import NAMES
 from pipeline.core.records import Float32, StreamKey, changed
 from pipeline.core.state import from_bytes
 from pipeline.drivers.intake import Intake
-from pipeline.drivers.live import Live, Rhythm
+from pipeline.drivers.live import Live
 from pipeline.drivers.results import Results
+from pipeline.drivers.rhythm import Rhythm
 from pipeline.drivers.serving import Serving, Shadow
 from pipeline.edges.archive import Archive
 from pipeline.edges.archive_read import read_features, read_predictions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -89,6 +90,7 @@ class Ground:
             self.publisher.publish(topic, payload)
             self.sent += 1
             if self.sent % 8 == 0:
+                self.service.check_time()
                 self.publisher.rest(8 / rate_per_s)
         self.publisher.drain()
 
@@ -126,9 +128,14 @@ class Ground:
 
 @contextlib.contextmanager
 def ground(
-    directory: Path, *, settings: dict[str, str] | None = None, broker_config: str = "", model: bool = True
+    directory: Path,
+    *,
+    settings: dict[str, str] | None = None,
+    broker_config: str = "",
+    model: bool = True,
+    until_s: float = math.inf,
 ) -> Iterator[Ground]:
-    """A fresh world in an empty folder, all of which ends with the block."""
+    """A fresh world in an empty folder, all of which ends with the block; OutOfTime once it is `until_s`."""
     rehearse()  # a service that is killed while it compiles would begin again and again
     used = SETTINGS | (settings or {})
     config = load(None, {}, environment=used).config
@@ -145,7 +152,7 @@ def ground(
         registry.point("champion", registry.add(bundle), why="the model that comes with thrumcast")
         predictor = NumpyPredictor(registry.load("champion"))
     with PrivateBroker(directory / "broker", kind="mosquitto", extra_config=broker_config) as broker:
-        service = Service(data_dir, broker.port, used)
+        service = Service(data_dir, broker.port, used, until_s=until_s)
         engine = Engine(stream_specs(config, {}), predictor)
         made = Ground(directory, broker, service, engine, predictor.classes if predictor else ())
         with service.watched():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import signal
@@ -26,6 +27,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRAPE_EVERY_S = 0.2
 _CONNECTED = re.compile(r"(?<!dis)\bconnected\b")
 TERMS = ("committed", "duplicate", "late", "quarantined", "dropped")
+
+
+class OutOfTime(Exception):
+    """A trial was not over when its time was: it says nothing of the promise."""
 
 
 @dataclass
@@ -69,6 +74,8 @@ class Service:
     data_dir: Path
     port: int
     settings: Mapping[str, str] = field(default_factory=dict)
+    host: str = "127.0.0.1"  # of the broker
+    until_s: float = math.inf  # time.monotonic() at which whoever waits for it gives up
     process: subprocess.Popen[bytes] | None = None
     scrapes: Scrapes = field(default_factory=Scrapes)
     starts: int = 0
@@ -80,7 +87,7 @@ class Service:
         """Starts it; `connected` tells when it listens."""
         self._web = f"127.0.0.1:{_free_port()}"
         command = [sys.executable, "-m", "pipeline", "run", "--wait", "--json"]
-        command += ["--data", str(self.data_dir), "--broker", f"mqtt://127.0.0.1:{self.port}"]
+        command += ["--data", str(self.data_dir), "--broker", f"mqtt://{self.host}:{self.port}"]
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         mine = {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "THRUMCAST_WEB__BIND": self._web}
         env = os.environ | mine | dict(self.settings) | environment
@@ -108,14 +115,21 @@ class Service:
 
         Raises:
             NotReachable: it never does.
+            OutOfTime: nor has it when all waiting is to end.
         """
         began_s = time.monotonic()
         while not fact():
+            self.check_time()
             if time.monotonic() - began_s > patience_s:
                 msg = f"{what} expected within {patience_s:g} s, found: nothing"
                 raise NotReachable(msg, hint=f"the log of the service ends: {self.log()[-500:]}")
             time.sleep(0.02)
         return time.monotonic() - began_s
+
+    def check_time(self) -> None:
+        """Raises OutOfTime once all waiting is to end."""
+        if time.monotonic() > self.until_s:
+            raise OutOfTime
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -144,10 +158,18 @@ class Service:
 
     def rss_bytes(self) -> int:
         """Resident memory now; 0 if it does not run."""
+        return self._memory_bytes("VmRSS")
+
+    def anonymous_bytes(self) -> int:
+        """Of that, what no file stands behind: all but code and mapped files; 0 if it does not run."""
+        return self._memory_bytes("RssAnon")
+
+    def _memory_bytes(self, name: str) -> int:
         if self.process is None or not self.running:
             return 0
-        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        found = dict(line.split(":", 1) for line in lines if ":" in line).get(name, "0 kB")
+        return int(found.split()[0]) * 1024
 
     def open_files(self) -> int:
         """File handles now."""

@@ -168,10 +168,8 @@ def rivals(world: Ground, plant: Plant, *, watch_s: float = 6.0) -> Outcome:
     refused = same_place.process is not None and same_place.process.returncode != 0
     refused = refused and "held by process" in service.log()[log_before:]
     world.send(replace(plant, messages=half, _pool=[]))
-    # As from another machine: on one machine the second is refused by a lock before it connects.
-    elsewhere = world.directory / "elsewhere"
-    elsewhere.mkdir()
-    other = Service(world.directory / "other", world.broker.port, {**service.settings, "TMPDIR": str(elsewhere)})
+    # As from another machine: under a name of this one the second is refused by a lock before it connects.
+    other = Service(world.directory / "other", world.broker.port, service.settings, host="0.0.0.0")
     with other.watched():
         other.start_and_listen()
         service.wait_for(lambda: not service.running, "the end of the one that was replaced", patience_s=30)

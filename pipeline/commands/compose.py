@@ -12,7 +12,6 @@ from pipeline.core.engine import Engine
 from pipeline.core.features.table import FEATURES
 from pipeline.core.iso import floor
 from pipeline.core.quality import Quality
-from pipeline.drivers.backfill import Worker
 from pipeline.drivers.serving import Extra, Serving
 from pipeline.edges.archive import Archive
 from pipeline.edges.archive_schema import FeatureSchema
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.core.records import StreamKey
     from pipeline.core.state import StreamSpec
+    from pipeline.drivers.backfill import Worker
 
 
 def feature_schema(config: Config) -> FeatureSchema:
@@ -59,13 +59,14 @@ def model(config: Config, version: str | None = None) -> Bundle | None:
 
 def serving(config: Config, bundle: Bundle) -> Serving:
     """A version with all that it says: modes, what is unknown to it, and what comes next if that is wanted."""
-    from models.forecast import Forecaster
     from models.predictor import NumpyPredictor
     from models.unknown import detector
 
     modes = config.model.forecast_modes
     foretell = None
     if modes and bundle.spec.decoder:
+        from models.forecast import Forecaster
+
         forecaster = Forecaster(bundle)
         foretell = Extra(lambda h: forecaster.beam(h, modes))
     return Serving(NumpyPredictor(bundle), detector(bundle), foretell=foretell)
@@ -91,6 +92,8 @@ class MakeWorker:
 
     def __call__(self) -> Worker:
         """In the worker process."""
+        from pipeline.drivers.backfill import Worker
+
         bundle = None if self.version is None else model(self.config, self.version)
         models = Serving(None) if bundle is None else serving(self.config, bundle)
         known = MachinesFile(self.config.data.path / MACHINES_NAME).load()

@@ -196,17 +196,16 @@ def _mark(axes: Any, cursors: Sequence[Cursor]) -> None:
 
 def _evidence(shown: Piece, config: Config) -> list[str]:
     """What the features of this piece say, in words."""
-    from scipy.fft import prev_fast_len
-
     from pipeline.core import stream
     from pipeline.core.evidence import evidence
+    from pipeline.core.lengths import previous_fast_length
     from pipeline.core.quality import Quality
     from pipeline.core.records import Block, FeatureRow, StreamKey
     from pipeline.core.state import StreamSpec
     from pipeline.core.window import WindowSpec
     from pipeline.specs import feature_spec
 
-    length = int(prev_fast_len(len(shown.samples), real=True))
+    length = previous_fast_length(len(shown.samples))
     length_s = length / shown.rate_hz
     spec = StreamSpec(window=WindowSpec(length_s, length_s), features=feature_spec(config))
     block = Block(

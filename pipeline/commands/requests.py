@@ -14,8 +14,9 @@ one. A request that comes twice has the same consequences once. One that cannot 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,10 @@ MOST_BYTES = 65_536  # of a request: a label stays in its file for ever, and is 
 
 @dataclass(slots=True)
 class Requests:
-    """Reads requests before a turn is committed, acknowledgements with it; does the rest and answers after that."""
+    """Reads requests before a turn is committed, acknowledgements with it; does the rest and answers after that.
+
+    `publish` is called on the thread of the disk.
+    """
 
     config: Config
     publish: Publish
@@ -74,10 +78,14 @@ class Requests:
             self.acknowledgements.put(alarm)
         return Request(name, token, alarm, label)
 
-    def __call__(self, batch: Batch, step: Step) -> None:
-        """After a committed turn."""
+    def __call__(self, batch: Batch, step: Step) -> Callable[[], None] | None:
+        """After a committed turn: what is left to be done, on the thread of the disk."""
         acked = {change.id for change in step.alarms if change.type == "acked"}
-        for request in batch.requests:
+        return partial(self._answer, batch.requests, acked) if batch.requests else None
+
+    def _answer(self, requests: Sequence[Request], acked: Collection[str]) -> None:
+        answers: list[tuple[str, dict[str, Any]]] = []
+        for request in requests:
             answer: dict[str, Any] = {"ok": request.error is None, "token": request.token}
             error = request.error
             if request.alarm is not None:
@@ -92,6 +100,8 @@ class Requests:
             if error is not None:
                 answer |= {"ok": False, "error": error}
             name = request.name if request.name in NAMES else UNKNOWN
+            answers.append((name, answer))
+        for name, answer in answers:  # none before the disk has taken all: if it refuses, all is done again
             self.publish(f"{self.prefix}{name}/response", msgspec.json.encode(answer), qos=1)
 
     def _keep(self, label: LabelEvent) -> tuple[str, str | None]:

@@ -10,6 +10,7 @@ import click
 from pipeline.commands.addresses import broker_flags, broker_option
 from pipeline.commands.common import Console, with_console
 from pipeline.commands.logs import log_format_option
+from pipeline.commands.memory import frugal
 
 if TYPE_CHECKING:
     from threading import Event
@@ -34,6 +35,8 @@ def command(
     Stops cleanly on SIGTERM and Ctrl-C: what has arrived is committed and rolled into the archive. Where the disk is
     slow it stays in the journal, and a stop that the disk holds up is cut off after nine seconds; nothing is lost then.
     """
+    frugal()
+    import gc
     import signal
     import threading
     import time
@@ -60,6 +63,7 @@ def command(
     until_s = None if seconds is None else time.monotonic() + seconds
     threading.Thread(target=_cut_short, args=(stopping, stopped), name="stop", daemon=True).start()
     reread = (read, lambda level: set_level(console, level))
+    gc.freeze()  # what was loaded until here stays, and need not be looked through for garbage again and again
     with service(config, wait=wait, reread=reread) as (live, connection, model), observed(config, live, connection):
         console.say(
             f"listening to {config.mqtt.host}:{config.mqtt.port} {config.mqtt.readings_topic}, "

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.commands import compose
@@ -20,8 +21,10 @@ from pipeline.core.records import Block, StreamKey
 from pipeline.core.state import StreamState, from_bytes
 from pipeline.drivers.intake import Batch, Intake
 from pipeline.drivers.label_news import LabelNews
-from pipeline.drivers.live import Live, Rhythm
+from pipeline.drivers.live import Live
+from pipeline.drivers.outbox import Outbox
 from pipeline.drivers.results import Results
+from pipeline.drivers.rhythm import Rhythm
 from pipeline.drivers.serving import Shadow
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.edges.mqtt import Claim, MqttConnection, TopicTemplate, alone_here, claim_topic
@@ -47,16 +50,18 @@ class Acquaintance:
     known: set[StreamKey] = field(default_factory=set)
     waiting: dict[StreamKey, set[int]] = field(default_factory=dict)  # sessions of streams without any window yet
 
-    def __call__(self, batch: Batch, step: Step) -> None:
-        """After a committed turn."""
+    def __call__(self, batch: Batch, step: Step) -> Callable[[], None] | None:
+        """After a committed turn; what is to be written, if anything."""
         facts: dict[StreamKey, dict[str, Any]] = {}
         for block in batch.blocks:
             if block.key not in self.known or block.about is not None:
                 facts.setdefault(block.key, {}).update(_facts(block))
-        if facts:
-            self.machines.update_all(facts)
-            self.known |= facts.keys()
         self._name_short_records(batch, step, set(facts))
+        return partial(self._write, facts) if facts else None
+
+    def _write(self, facts: dict[StreamKey, dict[str, Any]]) -> None:
+        self.machines.update_all(facts)
+        self.known |= facts.keys()
 
     def _name_short_records(self, batch: Batch, step: Step, new: set[StreamKey]) -> None:
         """A sensor whose records are shorter than a window would be listened to for ever without a word."""
@@ -120,7 +125,8 @@ def service(
             max_waiting=2 * messages_per_commit,
         )
         watch = RegistryWatch.after(running)
-        requests = Requests(config, connection.publish, watch.look_again)
+        outbox = Outbox(connection.publish)
+        requests = Requests(config, outbox.publish, watch.look_again)
         live = Live(
             engine=engine,
             source=connection,
@@ -141,8 +147,9 @@ def service(
                 roll_rows=config.archive.roll_rows,
             ),
             states=restored(journal, engine.spec_of),
-            on_turn=(Acquaintance(machines, set(known)), requests),
-            between=(LabelNews.of(journal, base, connection.publish),),
+            notes=(Acquaintance(machines, set(known)), requests),
+            between=(LabelNews.of(journal, base, outbox.publish),),
+            tell=outbox.send,
             models=watch,
             acknowledgements=requests.acknowledgements,
             read_last=read_last,

@@ -19,8 +19,8 @@ from typing import Protocol
 
 import msgspec
 import numpy as np
-from scipy.fft import next_fast_len
 
+from pipeline.core.lengths import next_fast_length
 from pipeline.core.records import BearingOrders, Block, Float32, Window
 
 DRIFT_NS = 1_000_000  # block times may wander this far from the count before a mark follows them
@@ -39,7 +39,7 @@ class WindowSpec:
 @lru_cache(maxsize=256)
 def length_and_hop(spec: WindowSpec, rate_hz: float) -> tuple[int, int]:
     """Window length (rounded up to a fast FFT length) and hop, in samples."""
-    return int(next_fast_len(max(16, round(spec.length_s * rate_hz)), real=True)), max(1, round(spec.hop_s * rate_hz))
+    return next_fast_length(max(16, round(spec.length_s * rate_hz))), max(1, round(spec.hop_s * rate_hz))
 
 
 class Mark(msgspec.Struct, frozen=True, gc=False):

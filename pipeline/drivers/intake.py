@@ -70,8 +70,15 @@ class Batch:
     origin: list[Message] = field(default_factory=list)  # the message of each block
     quarantined: list[Quarantined] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
+    asking: list[Message] = field(default_factory=list)  # the message of each request
     feature_s: float = 0.0  # how long the step took: all but the network, and the network
     inference_s: float = 0.0
+
+    def settled(self) -> list[Message]:
+        """Messages whose consequences are all in the journal: no request, nothing that is said of a machine."""
+        telling = (message for block, message in zip(self.blocks, self.origin, strict=True) if block.about is not None)
+        open_ = {id(message) for message in (*self.asking, *telling)}
+        return [message for message in self.messages if id(message) not in open_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +96,7 @@ class Intake:
         for message in messages:
             if (request := self.request_of(message)) is not None:
                 batch.requests.append(request)
+                batch.asking.append(message)
                 if request.error is not None:
                     batch.quarantined.append(refused(message, "request", now_ns))
                 continue

@@ -1,7 +1,7 @@
 """What people say of the machines, published as it is written: `<base>/events/labels`, whoever wrote it.
 
-How many events of the file have been told stands in the journal. So what was written while the service was away is
-told when it is back; after a crash the last ones may be told twice, and have the same id.
+How many events of the file have been told stands in the journal, one look after they were. So what was written while
+the service was away is told when it is back; after a crash the last ones may be told twice, and have the same id.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger("thrumcast.labels")
 
 @dataclass(slots=True)
 class LabelNews:
-    """Looks whether the file has grown. Belongs to the thread of the connection."""
+    """Looks whether the file has grown. Belongs to the thread of the disk; between two looks all is published."""
 
     labels: LabelFile
     journal: Journal
@@ -34,6 +34,7 @@ class LabelNews:
     publish: Publish
     told: int
     _seen: tuple[int, int] | None = None
+    _unsaved: int = 0  # of `told`, published since the last look
 
     @classmethod
     def of(cls, journal: Journal, base: str, publish: Publish) -> Self:
@@ -42,7 +43,11 @@ class LabelNews:
         return cls(LabelFile(journal.directory), journal, f"{base}/events/labels", publish, told)
 
     def __call__(self) -> None:
-        """Publish what is new."""
+        """Publish what is new, after what was told the last time has been noted."""
+        if self._unsaved:
+            with contextlib.suppress(ArchiveError):  # the disk refuses: at the next look
+                self.journal.commit(Commit(counters={TOLD: self._unsaved}))
+                self._unsaved = 0
         try:
             stat = self.labels.path.stat()
         except OSError:  # nobody has said anything yet
@@ -64,9 +69,7 @@ class LabelNews:
         self.told += len(new)
         if self.told < len(events):
             self._seen = None  # the rest at the next turn
-        if self.told != before:
-            with contextlib.suppress(ArchiveError):  # the disk refuses: they are told again after a restart
-                self.journal.commit(Commit(counters={TOLD: self.told - before}))
+        self._unsaved += self.told - before
 
 
 def _document(event: LabelEvent, added: dict[str, LabelEvent]) -> dict[str, object]:

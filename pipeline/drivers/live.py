@@ -5,16 +5,16 @@ One turn, in this order and no other:
 1. take all messages that have arrived, for at most `commit_interval_s` or half of the receive maximum
 2. step the engine: nothing has changed yet
 3. ONE journal transaction: states, rows, alarms, quarantined, counters              <- the commit point
-4. tell those who listen, such as the file of machines: what fails here comes again with the messages
-5. acknowledge exactly these messages, in arrival order, in their own connection epoch
+4. note what belongs into other files, such as that of the machines: what fails here comes again with its messages
+5. acknowledge exactly these messages, in arrival order, in their own connection epoch; most need not wait for 4
 6. publish predictions, states and alarms
 7. now and then, move pending rows from the journal into Parquet parts
 
-A crash before 3: nothing happened, the broker delivers again. Between 3 and 5: the broker delivers again
-and every block is a Duplicate. In 7: the same rows are written again under the same name. If 3, 4 or 7
-fails (disk full, read-only), nothing is acknowledged; the same is tried until it succeeds, and meanwhile
-not reading is the back-pressure. The disk is written from another thread, and the connection is served
-while that takes long: a slow disk makes the service slower, and nothing else.
+A crash before 3: nothing happened, the broker delivers again. Between 3 and 5: it delivers again and every block is a
+Duplicate. In 7: the same rows are written again under the same name. If 3, 4 or 7 fails (disk full, read-only), nothing
+is acknowledged; the same is tried until it succeeds, and meanwhile not reading is the back-pressure. The disk is used
+on another thread, which never touches the connection (see `Outbox`), and the connection is served while that takes
+long: a slow disk makes the service slower, and nothing else.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
-from typing import Protocol
+from typing import TypeVar
 
 from pipeline.core.engine import Engine, Step
 from pipeline.core.records import StreamKey
 from pipeline.core.state import StreamState, to_bytes
-from pipeline.drivers.aside import aside
+from pipeline.drivers.aside import Aside
 from pipeline.drivers.intake import (
     OUTCOMES,
     Account,
@@ -43,41 +44,22 @@ from pipeline.drivers.intake import (
     step_all,
 )
 from pipeline.drivers.results import Results
+from pipeline.drivers.rhythm import Rhythm
 from pipeline.drivers.serving import ModelWatch, ReadLast, Serving, Shadow, acknowledged, remembered, together
 from pipeline.edges.archive import Archive
 from pipeline.edges.faults import fault_point
 from pipeline.edges.journal import Commit, Journal
-from pipeline.edges.ports import LinkEvent, Message, Source, Tally
+from pipeline.edges.ports import Connection, Message
 from pipeline.errors import ArchiveError
 
 log = logging.getLogger("thrumcast.live")
 
 RETRY_S = 1.0  # between attempts to commit
+T = TypeVar("T")
+Note = Callable[[Batch, Step], Callable[[], object] | None]  # what to write on the thread of the disk, if anything
+
 LOOK_UP_S = 0.25  # how long a silent broker may keep a stop request waiting
 STOP_S = 3.0  # of a stop for what is on its way meanwhile: a plant never stops sending
-
-
-class Connection(Source, Protocol):
-    """A source that can be kept alive during a wait, and tells what happens to it."""
-
-    def service(self, timeout_s: float = 0.0) -> None:
-        """Network housekeeping."""
-
-    def tally(self) -> Tally:
-        """Messages received so far, and those of them that nobody has taken."""
-
-    def events(self) -> list[LinkEvent]:
-        """What happened to the connection since the last call, oldest first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rhythm:
-    """When to commit and when to roll."""
-
-    commit_interval_s: float = 1.0
-    commit_messages: int = 1000
-    roll_s: float = 300.0
-    roll_rows: int = 10_000
 
 
 @dataclass(slots=True)
@@ -93,11 +75,13 @@ class Live:
     journal: Journal
     archive: Archive
     results: Results
-    rhythm: Rhythm = Rhythm()
+    rhythm: Rhythm = field(default_factory=Rhythm)
     states: dict[StreamKey, StreamState] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)  # since this process began
-    on_turn: tuple[Callable[[Batch, Step], None], ...] = ()  # told of every committed turn, before it is acknowledged
-    between: tuple[Callable[[], None], ...] = ()  # what else is looked after, once a turn, nothing being in hand
+    on_turn: tuple[Callable[[Batch, Step], None], ...] = ()  # told of every committed turn; they touch no disk
+    notes: tuple[Note, ...] = ()  # asked of every committed turn what it has for other files than the journal
+    between: tuple[Callable[[], None], ...] = ()  # what else is looked after, once a turn, on the thread of the disk
+    tell: Callable[[], None] = lambda: None  # sends what the thread of the disk has to publish
     account: Account = field(default_factory=Account)  # of all messages since this process began
     committed_s: float = field(default_factory=time.monotonic)  # time.monotonic() of the last time nothing was in hand
     refusal: str | None = None  # why the disk does not take what is in hand
@@ -106,13 +90,14 @@ class Live:
     shadow: Shadow | None = None
     acknowledgements: SimpleQueue[tuple[StreamKey, str]] = field(default_factory=SimpleQueue)  # stream, alarm id
     pending_rows: int = 0  # that are committed and not yet in a Parquet part
+    _aside: Aside = field(default_factory=Aside)  # where the disk is written
     _in_hand: int = 0  # messages that are taken and not decided
     _news: Counter[str] = field(default_factory=Counter)  # counters that go with the next commit
     _rolled_s: float = field(default_factory=time.monotonic)
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Turn until `stop` says so; then, on a disk that is not slow, leave nothing that could be in the archive."""
-        self.pending_rows = self.journal.pending_rows()
+        self.pending_rows = self._elsewhere(self.journal.pending_rows)
         self._remember(self.engine, stop)
         while not stop():
             self.turn(stop)
@@ -121,18 +106,22 @@ class Live:
             pass
         if time.monotonic() < until_s:
             self._roll(stop)
+        self.tell()
+        for look in () if self._hurried(stop) else self.between:  # they note what they have told
+            self._elsewhere(look)
         self._balance(ended=True)
 
     def turn(self, stop: Callable[[], bool]) -> bool:
         """One turn: see the list above; whether any message was there. Between commits other models may take over."""
-        if self.models and (serving := self.models.due()) is not None:
+        if self.models and (serving := self._elsewhere(self.models.due)) is not None:
             self.serve(serving, stop)
         self._acknowledge_alarms(stop)
         for look in self.between:
-            look()
+            self._elsewhere(look)
         messages = self._gather(stop)
         if messages and not self._work_through(messages, stop):
             return False
+        self.tell()
         if not messages:
             self.committed_s = time.monotonic()
             self._balance()
@@ -158,7 +147,7 @@ class Live:
         step = step_all(self.engine, self.states, batch, now_ns)
         acknowledged(self.states, self.acknowledgements, step)
         counts = account(batch, step)
-        beside = self.shadow.beside(step.features) if self.shadow is not None else Step()
+        beside = Step() if self.shadow is None else self._elsewhere(partial(self.shadow.beside, step.features))
         fault_point("turn_stepped")
         if not self._commit(batch, step, beside, counts, stop):
             self._in_hand = 0
@@ -172,7 +161,11 @@ class Live:
         self._in_hand = 0
         self._balance()
         for told in self.on_turn:
-            if not self._until_done(lambda told=told: told(batch, step), "note", stop):  # type: ignore[misc]
+            told(batch, step)
+        if notes := [write for note in self.notes if (write := note(batch, step)) is not None]:
+            self.source.acknowledge(batch.settled())
+        for write in notes:
+            if not self._until_done(write, "note", stop):
                 return False
         fault_point("turn_noted")
         self.source.acknowledge(messages)
@@ -196,7 +189,7 @@ class Live:
         """Messages of one commit interval, or as many as one commit may cover."""
         messages: list[Message] = []
         until_s = time.monotonic() + self.rhythm.commit_interval_s
-        while (room := self.rhythm.commit_messages - len(messages)) > 0:
+        while (room := self.rhythm.most(first=not self.counts) - len(messages)) > 0:
             left_s = 0.0 if stop() else until_s - time.monotonic()
             messages += self.source.take(room, min(max(left_s, 0.0), LOOK_UP_S))
             if left_s <= 0:
@@ -220,7 +213,7 @@ class Live:
     def _remember(self, engine: Engine, stop: Callable[[], bool]) -> bool:
         """Hidden states of the engine's model where they are another model's; False if they could not be committed."""
         try:
-            states = remembered(engine, self.states, self.read_last)
+            states = self._elsewhere(lambda: remembered(engine, self.states, self.read_last))
         except ArchiveError as error:  # the memory begins from nothing, as for a stream that is new
             log.error("memory_not_rebuilt err=%s", error.message)
             return True
@@ -270,6 +263,12 @@ class Live:
             self._until_done(roll, "roll", stop)
         self._rolled_s = time.monotonic()
 
+    def _elsewhere(self, action: Callable[[], T]) -> T:
+        """What may read or write the disk, done on its thread."""
+        found: list[T] = []
+        self._aside(lambda: found.append(action()), self._keep_alive)
+        return found[0]
+
     def _hurried(self, stop: Callable[[], bool]) -> bool:
         """Asked to stop, on a slow disk: rows are safe in the journal, and what was not decided comes again."""
         return self.journal.slow and stop()
@@ -279,7 +278,7 @@ class Live:
         failed = 0
         while True:
             try:
-                aside(action, self._keep_alive)
+                self._aside(action, self._keep_alive)
             except ArchiveError as error:
                 failed += 1
                 self.refusal = error.message

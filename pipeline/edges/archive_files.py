@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.edges.archive_schema import (
@@ -35,6 +34,8 @@ ROW_GROUP_ROWS = 20_000
 
 def sort_rows(table: pa.Table, kind: str) -> pa.Table:
     """Rows in the order in which readers look for them: machine, point, time."""
+    import pyarrow.compute as pc  # takes as long to load as all of Parquet, and a start has no use for it
+
     order = [(name, "ascending") for name in ORDER[kind]]
     indices = pc.sort_indices(table, sort_keys=order)
     if np.array_equal(indices, np.arange(table.num_rows)):  # as the rows of a few recordings often come
@@ -66,6 +67,8 @@ def encode_part(table: pa.Table) -> bytes:
 
 def describe_part(kind: str, date: str, number: int, table: pa.Table, extras: tuple[str, ...], content: bytes) -> Part:
     """What the manifest says of a file."""
+    import pyarrow.compute as pc
+
     span = pc.min_max(table[DATE_COLUMN[kind]].cast(pa.int64()))
     return Part(
         kind=kind,

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.edges.archive_schema import DATE_COLUMN, KEYS
@@ -22,6 +21,8 @@ def without_known(root: Path, view: JournalView, kind: str, date: str, rows: pa.
     A window's key follows from data alone, so the same readings sent twice, in whatever way, meet here. Only parts
     that overlap in time are looked into: in a live archive that is next to none.
     """
+    import pyarrow.compute as pc
+
     keys = list(KEYS[kind])
     if not keys:
         return rows
@@ -37,7 +38,7 @@ def without_known(root: Path, view: JournalView, kind: str, date: str, rows: pa.
     before = sum(table.num_rows for table in known)
     together = pa.concat_tables([*known, rows.select(keys).replace_schema_metadata(None)])
     together = together.append_column("place", pa.array(np.arange(together.num_rows)))
-    groups = together.group_by(keys).aggregate([("place", "min")])
+    groups = together.group_by(keys, use_threads=False).aggregate([("place", "min")])
     if groups.num_rows == together.num_rows:
         return rows
     firsts = np.sort(groups["place_min"].to_numpy())
@@ -63,11 +64,13 @@ def read_part(path: Path) -> pa.Table:
         ArchiveError: it cannot be read.
     """
     with _opened(path) as file:
-        return file.read().replace_schema_metadata(None)
+        return file.read(use_threads=False).replace_schema_metadata(None)
 
 
 def _read_keys(path: Path, keys: list[str], machines: pa.Array) -> pa.Table:
     """The keys of some machines in a part; a part is sorted by machine, so most groups of rows are passed over."""
+    import pyarrow.compute as pc
+
     span = pc.min_max(machines)
     first, last = span["min"].as_py(), span["max"].as_py()
     with _opened(path) as file:
@@ -77,5 +80,5 @@ def _read_keys(path: Path, keys: list[str], machines: pa.Array) -> pa.Table:
             found = column.statistics if column.path_in_schema == "machine" else None
             if found is None or not found.has_min_max or (found.min <= last and found.max >= first):
                 groups.append(group)
-        table = file.read_row_groups(groups, columns=keys).replace_schema_metadata(None)
+        table = file.read_row_groups(groups, columns=keys, use_threads=False).replace_schema_metadata(None)
     return table.filter(pc.is_in(table["machine"], machines))

@@ -7,15 +7,18 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.edges import archive_files as files
 from pipeline.edges.archive_schema import ORDER, FeatureSchema, arrow_schema, canonical, conform
 from pipeline.edges.journal_read import JournalView, view_journal
 from pipeline.errors import ArchiveError
+
+if TYPE_CHECKING:
+    import pyarrow.compute as pc
 
 TRIES = 5  # a listed file may be replaced or merged while it is read: look again
 
@@ -68,6 +71,8 @@ class Selection:
 
     def expression(self, kind: str) -> pc.Expression | None:
         """As a filter that Parquet statistics can prune with."""
+        import pyarrow.compute as pc
+
         time = "start" if kind in ("features", "predictions") else "at"
         parts = []
         if self.machines is not None:

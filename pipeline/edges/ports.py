@@ -61,6 +61,19 @@ class Source(Protocol):
         """
 
 
+class Connection(Source, Protocol):
+    """A source that can be kept alive during a wait, and tells what happens to it."""
+
+    def service(self, timeout_s: float = 0.0) -> None:
+        """Network housekeeping."""
+
+    def tally(self) -> Tally:
+        """Messages received so far, and those of them that nobody has taken."""
+
+    def events(self) -> list[LinkEvent]:
+        """What happened to the connection since the last call, oldest first."""
+
+
 class Publisher(Protocol):
     """Where results go."""
 

@@ -16,12 +16,12 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import prev_fast_len
 
 from pipeline.core.features.compiled import entry, kernel
 from pipeline.core.features.lanes import LANES, load, splat, store, sums
 from pipeline.core.features.spectrum import RATE_PER_BANDWIDTH
 from pipeline.core.features.time_domain import samples_at
+from pipeline.core.lengths import previous_fast_length
 from pipeline.core.records import Float32
 
 STOP_BAND_DB = 60.0
@@ -64,7 +64,7 @@ def resampler(rate_hz: float, length: int, bandwidth_hz: float) -> Resampler:
         return Resampler(length, rate_hz, length, rate_hz, 1, 1, 0, None)
     ratio = Fraction(target_hz / rate_hz).limit_denominator(LARGEST_FACTOR)
     up, down = ratio.numerator, ratio.denominator
-    length_out = int(prev_fast_len(length * up // down, real=True))
+    length_out = previous_fast_length(length * up // down)
     taps = _taps(rate_hz, up, bandwidth_hz, target_hz / 2)
     half = taps.shape[1] // 2
     padded = np.pad(taps, ((0, 0), (0, -taps.shape[1] % LANES)))

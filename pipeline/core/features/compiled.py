@@ -12,8 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+from numba.core import caching
+from numba.core.runtime import nrt
 
 _numba: Any = numba  # typed for other uses than these
+_runtime: Any = nrt.rtsys
+_FunctionCache: Any = caching.FunctionCache
 _INNER = {
     "cache": True,
     "nogil": True,
@@ -38,6 +42,19 @@ def _stamped(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+class _Kept(_FunctionCache):
+    """Code on disk, loaded as it is.
+
+    Numba's own loads all that it may compile with before it looks on the disk, scipy.linalg included: more than half
+    of what a start of the service computes. What is not on the disk is compiled, and the compiler loads that by itself.
+    """
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        _runtime.initialize(target_context)  # arrays are counted by it, which the code takes for granted
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(sig, target_context)
+
+
 def intrinsic(function: Callable[..., Any]) -> Any:
     """A piece of LLVM for use in kernels."""
     return _numba.extending.intrinsic(_stamped(function))
@@ -45,7 +62,9 @@ def intrinsic(function: Callable[..., Any]) -> Any:
 
 def entry(function: Callable[..., Any]) -> Any:
     """Compiled code that Python calls. It runs without the interpreter's lock, and 0/0 is NaN."""
-    return _numba.njit(cache=True, nogil=True, error_model="numpy")(_stamped(function))
+    dispatcher = _numba.njit(cache=True, nogil=True, error_model="numpy")(_stamped(function))
+    dispatcher._cache = _Kept(function)
+    return dispatcher
 
 
 def kernel(function: Callable[..., Any]) -> Any:

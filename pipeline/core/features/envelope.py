@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import next_fast_len
 
 from pipeline.core.features.compiled import kernel
 from pipeline.core.features.fft import FftPlan, fft, fft_plan
 from pipeline.core.features.lane_math import exp2
 from pipeline.core.features.lanes import LANES, load, splat, store
 from pipeline.core.features.spectrum import BLOCK, RATE_PER_BANDWIDTH, Spectra, SpectrumPlan, log_sums, unpack
+from pipeline.core.lengths import next_fast_length
 from pipeline.core.records import Float32
 
 LEAST_BINS = 16  # of the band
@@ -50,7 +50,7 @@ def envelope_plan(spectrum: SpectrumPlan, low_hz: float, high_hz: float, *, kurt
     high = min(round(min(high_hz, spectrum.rate_hz / RATE_PER_BANDWIDTH) / delta_f_hz), spectrum.bins)
     if (high - low) * delta_f_hz < (high_hz - low_hz) / 2 or high - low < LEAST_BINS:
         return None
-    length = 2 * int(next_fast_len(-(-(high - low) // 2), real=True))
+    length = 2 * next_fast_length(-(-(high - low) // 2))
     turn = np.exp(-2j * np.pi * np.arange(length // 2 + 1) / length)
     bands = [
         (low + (high - low) * i // parts, low + (high - low) * (i + 1) // parts)

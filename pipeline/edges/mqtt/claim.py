@@ -11,17 +11,16 @@ clients are on its own machine, and there a lock does: the second service is ref
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import hashlib
 import json
 import os
 import secrets
 import socket
-import tempfile
+import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import quote
 
 from pipeline.edges.mqtt.settings import MqttSettings
@@ -68,7 +67,10 @@ def claim_topic(base: str, client_id: str) -> str:
 
 @contextlib.contextmanager
 def alone_here(settings: MqttSettings) -> Iterator[None]:
-    """Holds the client id among the services of this user that use a broker on this machine.
+    """Holds the client id among the services that use a broker on this machine, whoever runs them.
+
+    The lock is a socket with an abstract name: those who share a loopback see it, also from under systemd's
+    PrivateTmp or as another user, a container with a loopback of its own does not, and it ends with its process.
 
     Raises:
         ConfigError: another process holds it.
@@ -77,20 +79,28 @@ def alone_here(settings: MqttSettings) -> Iterator[None]:
         yield
         return
     what = hashlib.sha256(f"{settings.port} {settings.client_id}".encode()).hexdigest()[:16]
-    path = Path(tempfile.gettempdir(), f"thrumcast-{os.getuid()}-{what}.lock")
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
+    name = f"\0thrumcast-{what}"
+    with socket.socket(socket.AF_UNIX) as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            msg = (
-                f"mqtt.client_id: expected one service under {settings.client_id!r}, found it held by process: {holder}"
-            )
+            lock.bind(name)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            found = f"it held by process: {_holder(name)}"
+            msg = f"mqtt.client_id: expected one service under {settings.client_id!r}, found {found}"
             hint = "stop that process, or give this service another id and another data.dir"
             raise ConfigError(msg, hint=hint) from error
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        lock.listen(1)
         yield
-    finally:
-        os.close(lock)
+
+
+def _holder(name: str) -> str:
+    """The process that listens under an abstract name, where the kernel tells."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.setblocking(False)
+        try:
+            asking.connect(name)
+            (pid,) = struct.unpack_from("i", asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        except OSError:  # it has just gone, or others are asking
+            return "unknown"
+    return str(pid) if pid else "one of another container"

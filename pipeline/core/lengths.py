@@ -1,0 +1,29 @@
+"""Lengths whose Fourier transform is quick: products of 2, 3 and 5, which is what `features/fft.py` takes.
+
+scipy.fft has the same two functions; to import it costs a start of the service more than all of them.
+"""
+
+from __future__ import annotations
+
+PRIMES = (2, 3, 5)
+
+
+def next_fast_length(n: int) -> int:
+    """The smallest such length that is not below n >= 1."""
+    while not _is_fast(n):
+        n += 1
+    return n
+
+
+def previous_fast_length(n: int) -> int:
+    """The largest such length that is not above n >= 1."""
+    while not _is_fast(n):
+        n -= 1
+    return n
+
+
+def _is_fast(n: int) -> bool:
+    for prime in PRIMES:
+        while n % prime == 0:
+            n //= prime
+    return n == 1
