@@ -147,7 +147,7 @@ def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
     bundle = Bundle(spec, model.weights, metrics, data_document, train_document, "")
     if settings.forecast:
         say(f"forecast: {settings.forecast} modes ahead, on the states of the network")
-        bundle = with_forecast(bundle, dataset, settings, read_machines(request.source), split, held_out)
+        bundle = with_forecast(bundle, dataset, settings, read_machines(request.source), split, held_out, warn)
     found = diagnose(
         bundle,
         dataset.sequences,
