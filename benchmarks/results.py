@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks import detection
 from benchmarks.detection import default_recordings
-from models.crossval import cross_validate
+from models.aim import aimed_validation
 from models.dataset import UNKNOWN, Dataset, build, read, read_machines
 from models.events import Track
 from models.prior import with_simulated
@@ -134,7 +134,7 @@ def _network(dataset: Dataset, split: Split, settings: TrainSettings) -> Sequenc
     import torch
 
     torch.set_num_threads(1)
-    held_out = cross_validate(dataset, split, settings, lambda *_: None)
+    held_out = aimed_validation(dataset, split, settings, lambda *_: None, say=_say).held_out
     if held_out is None:
         raise KeyboardInterrupt
     return held_out.tracks

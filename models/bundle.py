@@ -168,12 +168,19 @@ def _without_tables(document: Document, place: str) -> tuple[Document, dict[str,
         if isinstance(value, dict):
             kept[key], inner = _without_tables(value, f"{name}.")
             tables |= inner
-        elif isinstance(value, list) and value and isinstance(value[0], list):
+        elif _is_table(value):
             tables[name] = np.array(value, np.float32)
             kept[key] = {_REFERENCE: name}
         else:
             kept[key] = value
     return kept, tables
+
+
+def _is_table(value: object) -> bool:
+    """Rows of one length, of numbers with a point: anything else is for people, or would not come back as it was."""
+    if not (isinstance(value, list) and value and all(isinstance(row, list) for row in value)):
+        return False
+    return len({len(row) for row in value}) == 1 and all(isinstance(number, float) for row in value for number in row)
 
 
 def _with_tables(directory: Path, document: Document, tables: Mapping[str, NDArray[np.float32]]) -> Document:

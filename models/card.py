@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from models.bundle import Bundle
 from models.report import metrics_text
+from models.unknown import limits
 
 _TITLE = "{version}"
 
@@ -46,7 +47,7 @@ point. A person decides what is done about it.
 {numbers}
 
 ## Limits
-{remarks}{scarce}{interrupted}* Knows only the modes above: any other fault is given one of these names.
+{remarks}{scarce}{interrupted}* {limits(data.get("unknown"))}
 * Does not say how long a machine will last.
 * Probabilities are calibrated on the machines above; on others they may be too sure.
 

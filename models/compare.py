@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from models.aim import as_asked
 from models.cells import CELLS, Recurrence
 from models.crossval import cross_validate
 from models.dataset import Dataset, build, check_trainable, read
@@ -54,8 +55,9 @@ def compare_cells(request: TrainRequest, cells: Sequence[str], *, say: Say, warn
         msg = "--compare: expected a split that holds something back, found: none"
         raise ThrumcastError(msg, hint="leave --split out, or name a field")
     rows = []
+    dataset, asked = as_asked(dataset, request.settings)
     for cell in cells:
-        settings, started = replace(request.settings, cell=cell), time.monotonic()
+        settings, started = replace(asked, cell=cell), time.monotonic()
         held_out = cross_validate(dataset, split, settings, lambda *_: None)
         if held_out is None or held_out.folds_done < len(split.folds):
             raise KeyboardInterrupt

@@ -8,6 +8,7 @@ An ensemble's logits are the mean over its members, each trained with a seed of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -94,12 +95,15 @@ def cross_validate(
     epochs: int | None = None,
     schedule_epochs: int | None = None,
     checkpoints: Checkpoints | None = None,
+    part: str = "",
+    to_beat: NDArray[np.float64] | None = None,
 ) -> OutOfFold | None:
     """Train every fold and pool what it says of its test side.
 
     With `epochs` given nothing is chosen: every fold is trained that long, and stops where it stopped when they were
     chosen, so that the same data give the same numbers again. Ctrl-C ends it with the folds that are done; without
-    any, the result is None. With `checkpoints` it goes on where it was.
+    any, the result is None. With `checkpoints` it goes on where it was; their names begin with `part`. Given a loss
+    per fold `to_beat`, it ends with None at the first fold that does not.
     """
     split = replace(split, folds=tuple(replace(fold, train=fold.train + dataset.prior) for fold in split.folds))
     schedule = schedule_epochs or epochs
@@ -111,8 +115,11 @@ def cross_validate(
     done: list[_FoldLogits] = []
     try:
         for number, fold in enumerate(split.folds):
-            training = _FoldTraining(number, fold, split.untested, dataset, settings, checks, schedule, checkpoints)
-            done.append(_one_fold(training, watch))
+            name = f"{part}fold-{number}"
+            choice = (split.untested, dataset, settings, checks, schedule, checkpoints)
+            done.append(_one_fold(_FoldTraining(number, name, fold, *choice), watch))
+            if to_beat is not None and _least_loss(done[-1], split.untested) >= to_beat[number]:
+                return None
     except KeyboardInterrupt:
         if not done:
             return None
@@ -136,6 +143,7 @@ class _FoldTraining:
     """One fold, and how it is trained."""
 
     number: int
+    name: str  # of its checkpoints
     fold: Fold
     untested: Sequence[int]
     dataset: Dataset
@@ -162,7 +170,7 @@ def _one_member(training: _FoldTraining, member: int, scaler: Scaler, watch: Wat
     fold, checks = training.fold, training.checks
     settings = of_member(training.settings, member)
     test = examples_of(fold.test, scaler)
-    part = f"fold-{training.number}-member-{member}"
+    part = f"{training.name}-member-{member}"
     saved = training.checkpoints.load(part) if training.checkpoints else None
     lengths = np.cumsum([0, *(len(example.y) for example in test)])
     at: dict[int, list[Float32]] = {}
@@ -178,7 +186,7 @@ def _one_member(training: _FoldTraining, member: int, scaler: Scaler, watch: Wat
         return likelihood
 
     def look(report: EpochReport, network: RecurrentNetwork) -> bool:
-        report = replace(report, member=member)
+        report = replace(report, member=member, aim=settings.aim)
         if report.epoch not in checks:
             watch(training.number, report, None)
             return True
@@ -216,6 +224,12 @@ def _best_epoch(likelihood: Sequence[tuple[int, float]]) -> int:
     smooth = (padded[:-2] + padded[1:-1] + padded[2:]) / 3
     smooth[: len(losses) // 4] = np.inf
     return likelihood[int(smooth.argmin())][0]
+
+
+def _least_loss(fold: _FoldLogits, untested: Sequence[int]) -> float:
+    """Of all checks, each with the temperature that suits it best: more than it can reach without having looked."""
+    pools = [_pool([fold], epoch, untested) for epoch in fold.at]
+    return min((nll(y, logits, fit_temperature(y, logits)) for y, logits in pools if y.size), default=math.inf)
 
 
 def _tested(sequence: WindowSequence, untested: Sequence[int]) -> WindowSequence:

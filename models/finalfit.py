@@ -95,7 +95,9 @@ def _one_member(
     checkpoints: Checkpoints | None,
 ) -> None:
     """Train one member; `kept` has its last whole pass, whatever happens."""
-    own, part = of_member(settings, member), f"final-member-{member}"
+    own = of_member(settings, member)
+    # Folds that were cut short may have chosen otherwise: then this is another fit.
+    part = f"final-{settings.aim}-{passes[0]}-of-{passes[1]}-member-{member}"
     saved = checkpoints.load(part) if checkpoints else None
     if saved is not None:
         named = {name.removeprefix("network."): value for name, value in saved.state.tensors.items()}
@@ -111,7 +113,7 @@ def _one_member(
         if checkpoints and (last or seen.epoch % max(1, passes[0] // CHECKPOINTS) == 0):
             arrays = {"losses": np.array(kept.losses), "gradient": np.array([kept.gradient])}
             checkpoints.save(part, Progress(seen.state(), arrays, finished=last))
-        watch(None, replace(seen, member=member), None)
+        watch(None, replace(seen, member=member, aim=settings.aim), None)
         return True
 
     if saved is None or not saved.finished:

@@ -8,6 +8,11 @@ Tokens are the K modes, END (nothing else comes) and START (fed first, never sai
 follow the present one, each once for as long as it lasts: healthy -> bearing_outer -> END, not one token per window.
 No future is longer than those that the training data knew.
 
+A plant shows few changes, and a decoder soon knows them by heart. So what is said is a mixture with the naive guess,
+how often each mode was ahead at all:
+
+    p = trust p_k + (1 - trust) usual        trust: as held-out machines have it, see models/forecast_scoring.py
+
     greedy    the most probable token at every step
     sampled   drawn from p^(1/temperature), with a seed: the same seed gives the same futures
     beam      the most probable futures as a whole, of those that `width` hypotheses reach
@@ -44,8 +49,9 @@ class Forecaster:
             raise ModelError(msg, hint="train one: `thrumcast train --set forecast=3`")
         self.classes = spec.classes
         self.end, self.start = len(spec.classes), len(spec.classes) + 1
-        self.horizon = spec.horizon
-        self._shape = spec.state_shape
+        self.horizon, self.trust = spec.horizon, spec.trust
+        self.usual = np.array(spec.usual or np.ones(self.end + 1), np.float32)
+        self.state_shape = spec.state_shape
         self._weights = {name.removeprefix("decoder."): w for name, w in bundle.weights.items() if "decoder." in name}
 
     def begin(self, h: Float32) -> Float32:
@@ -54,14 +60,14 @@ class Forecaster:
         Raises:
             ModelError: the state is that of another model.
         """
-        if h.shape[1:] != self._shape:
-            msg = f"expected a state of shape (B, {self._shape[0]}, {self._shape[1]}), found: {h.shape}"
+        if h.shape[1:] != self.state_shape:
+            msg = f"expected a state of shape (B, {self.state_shape[0]}, {self.state_shape[1]}), found: {h.shape}"
             raise ModelError(msg, hint="a forecast goes with the hidden state of the same version")
         flat = h.reshape(len(h), -1)
         return np.tanh(flat @ self._weights["bridge.weight"].T + self._weights["bridge.bias"])
 
     def step(self, token: NDArray[np.int64], s: Float32) -> tuple[Float32, Float32]:
-        """One token of B futures: token (B,), s (B, D) -> p (B, K + 1) with END last, s (B, D)."""
+        """One token of B futures: token (B,), s (B, D) -> the decoder's p (B, K + 1) with END last, s (B, D)."""
         w = self._weights
         x = w["embed.weight"][token]  # (B, D)
         s = gru_step(
@@ -115,11 +121,16 @@ class Forecaster:
         done.sort(key=lambda each: -each[0])
         return [self._future(tokens, ps) for _, tokens, ps in done[:width]]
 
-    def _next(self, token: NDArray[np.int64], s: Float32) -> tuple[Float32, Float32]:
-        """As `step`, and no mode follows itself: it is one mode for as long as it lasts."""
+    def parts(self, token: NDArray[np.int64], s: Float32) -> tuple[Float32, Float32, Float32]:
+        """As `step`, and what is usual; in neither a mode follows itself: it is one mode for as long as it lasts."""
         p, s = self.step(token, s)
-        p = np.where(np.arange(self.end + 1) == np.where(token == self.end, -1, token)[:, None], np.float32(0), p)
-        return p / p.sum(axis=1, keepdims=True), s
+        return _not_itself(p, token), _not_itself(np.broadcast_to(self.usual, p.shape), token), s
+
+    def _next(self, token: NDArray[np.int64], s: Float32) -> tuple[Float32, Float32]:
+        """The mixture that is said."""
+        p, usual, s = self.parts(token, s)
+        trust = np.float32(self.trust)
+        return trust * p + (1 - trust) * usual, s
 
     def _roll(self, h: Float32, k: int, choose: _Choose) -> list[Future]:
         s = self.begin(h)
@@ -139,3 +150,10 @@ class Forecaster:
         ends = bool(tokens) and tokens[-1] == self.end
         modes = tuple(self.classes[token] for token in tokens if token != self.end)
         return Future(modes, ends, float(np.prod(chances)), chances)
+
+
+def _not_itself(p: Float32, token: NDArray[np.int64]) -> Float32:
+    """Probabilities (B, K + 1) without the token before, (B,). END may repeat: nobody looks behind it."""
+    end = p.shape[1] - 1
+    p = np.where(np.arange(end + 1) == np.where(token == end, -1, token)[:, None], np.float32(0), p)
+    return p / np.maximum(p.sum(axis=1, keepdims=True), np.float32(1e-30))

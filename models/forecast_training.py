@@ -5,6 +5,9 @@
     joint    encoder and decoder are trained together on sequences and the tokens that follow them (for tasks where the
              present mode says little about what comes); the encoder's own loss is the present mode
 
+Windows are many and changes few: all windows ahead of one change have the same future. So a decoder begins with saying
+what is usual, whatever the state; every change is drawn as often as any other; and the weights are held small.
+
 With scheduled sampling (Bengio et al. 2015, arXiv:1506.03099) the decoder is given its own last token instead of the
 true one in a share of the steps, which grows from 0 to 1 - teacher over the training.
 """
@@ -13,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.bundle import Bundle
-from models.cells import Recurrence
+from models.cells import Recurrence, softmax
 from models.dataset import UNKNOWN, WindowSequence
-from models.forecast import Forecaster
 from models.network import NetworkConfig, RecurrentNetwork
 from models.settings import TrainSettings
 from pipeline.core.records import StreamKey
@@ -32,6 +33,7 @@ from pipeline.errors import ThrumcastError
 
 MASKED = -100  # a token that nobody knows
 STEPS, BATCH = 600, 64
+DECAY = 1.0  # of the decoder's weights: that of the network would leave it free to know every change by heart
 NEVER = -30.0  # logit of a token that no window of the training data was ahead of
 CHECKS = (10, 30, 75, 150, 300, STEPS)  # steps after which a decoder is looked at
 
@@ -90,11 +92,36 @@ class Futures:
     states: Float32  # (N, M L S) of the live network after the window
     present: Int64  # (N,) mode
     tokens: Int64  # (N, k)
+    named: Float32  # (N, K) what the network says of the window
+    stream: Int64  # (N,) number of the stream
+    change: Int64  # (N,) number of the change that lies ahead; windows ahead of one change have one future
+
+    @property
+    def weight(self) -> NDArray[np.float64]:
+        """(N,): all changes weigh 1, however many windows lie ahead of them."""
+        return 1.0 / np.bincount(self.change)[self.change]
 
     @property
     def horizon(self) -> int:
         """How many modes ahead anything is known."""
         return int((self.tokens != MASKED).any(axis=0).sum())
+
+    def usual(self, classes: int) -> NDArray[np.float64]:
+        """(K + 1,): how often each token came next, each one that was ever ahead counted once more."""
+        counts = np.bincount(self.tokens[:, 0], self.weight, classes + 1)
+        counts[np.unique(self.tokens[self.tokens != MASKED])] += 1
+        return counts / counts.sum()
+
+    def foreseeable(self, learned: Futures) -> Futures:
+        """Without what was never ahead, or never so far ahead, in what a decoder learned from, and what comes after."""
+        known = np.isin(self.tokens, learned.tokens[learned.tokens != MASKED])
+        known[:, learned.horizon :] = False
+        known = np.logical_and.accumulate(known, axis=1)
+        mine = known[:, 0]
+        tokens = np.where(known, self.tokens, MASKED)[mine]
+        return Futures(
+            self.states[mine], self.present[mine], tokens, self.named[mine], self.stream[mine], self.change[mine]
+        )
 
 
 def futures(bundle: Bundle, sequences: Sequence[WindowSequence], facts: Facts, horizon: int) -> Futures:
@@ -105,36 +132,55 @@ def futures(bundle: Bundle, sequences: Sequence[WindowSequence], facts: Facts, h
     """
     spec = bundle.spec
     recurrence = Recurrence(spec.cell, spec.hidden, spec.layers, spec.members, bundle.weights)
-    states, present, tokens = [], [], []
+    states, present, tokens, named = [], [], [], []
+    places: list[tuple[StreamKey, int]] = []  # of each window: its stream, and the change ahead of it
+    changes = 0
     for sequence in sequences:
         ended = bool(facts.get(sequence.key, {}).get("run_to_failure"))
         ahead = next_modes(sequence.y, horizon, len(spec.classes), ended=ended)
         h = np.zeros((1, *spec.state_shape), np.float32)
         z = spec.scaler.apply(sequence.x)
+        before = None
         for t in range(len(sequence)):
-            _, h = recurrence.step(z[t : t + 1], h)
-            if ahead[t, 0] != MASKED:
-                states.append(h.reshape(-1))
-                present.append(int(sequence.y[t]))
-                tokens.append(ahead[t])
+            outputs, h = recurrence.step(z[t : t + 1], h)
+            if ahead[t, 0] == MASKED:
+                continue
+            if (now := (int(sequence.y[t]), *ahead[t].tolist())) != before:
+                before, changes = now, changes + 1
+            states.append(h.reshape(-1))
+            present.append(now[0])
+            tokens.append(ahead[t])
+            named.append(softmax(outputs[0] / np.float32(spec.temperature)))
+            places.append((sequence.key, changes - 1))
     if not tokens:
         msg = "forecast: expected sequences in which one mode follows another, found: none"
         raise ThrumcastError(msg, hint="recordings of one condition each have no future; live data and labels do")
-    return Futures(np.stack(states), np.array(present, np.int64), np.stack(tokens))
+    streams = {key: number for number, key in enumerate(dict.fromkeys(key for key, _ in places))}
+    return Futures(
+        np.stack(states),
+        np.array(present, np.int64),
+        np.stack(tokens),
+        np.stack(named),
+        np.array([streams[key] for key, _ in places], np.int64),
+        np.array([change for _, change in places], np.int64),
+    )
 
 
 def fit_decoder(known: Futures, classes: int, settings: TrainSettings) -> dict[int, dict[str, Float32]]:
     """Train a decoder on the states of a network that stays as it is; return the weights `decoder.*` at each check."""
     seen: dict[int, dict[str, Float32]] = {}
-    never = np.setdiff1d(np.arange(classes + 1), known.tokens)
+    never, share = np.setdiff1d(np.arange(classes + 1), known.tokens), known.weight / known.weight.sum()
     rng = np.random.default_rng(settings.seed)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         decoder = Decoder(known.states.shape[1], classes, settings.decoder)
-        optimiser = torch.optim.AdamW(decoder.parameters(), lr=3e-3, weight_decay=settings.weight_decay)
+        with torch.no_grad():
+            decoder.out.weight.zero_()
+            decoder.out.bias.copy_(torch.from_numpy(np.log(np.maximum(known.usual(classes), np.exp(NEVER)))))
+        optimiser = torch.optim.AdamW(decoder.parameters(), lr=3e-3, weight_decay=DECAY)
         states, tokens = torch.from_numpy(known.states), torch.from_numpy(known.tokens)
         for step in range(STEPS):
-            rows = torch.from_numpy(rng.integers(0, len(states), min(BATCH, len(states))))
+            rows = torch.from_numpy(rng.choice(len(states), BATCH, p=share))
             logits = decoder(states[rows], tokens[rows], own=(1 - settings.teacher) * step / STEPS)
             optimiser.zero_grad()
             functional.cross_entropy(logits.flatten(0, 1), tokens[rows].flatten(), ignore_index=MASKED).backward()
@@ -193,42 +239,3 @@ def fit_joint(
 def flat(h: Tensor) -> Tensor:
     """State of the network (L, B, S) -> (B, L S), as a served state is laid out."""
     return h.transpose(0, 1).flatten(1)
-
-
-def forecast_metrics(forecaster: Forecaster, train: Futures, test: Futures) -> dict[str, Any]:
-    """Hits and log loss (sums) of the next mode on held-out windows, beside naive guesses."""
-    h = test.states.reshape(len(test.states), *forecaster._shape)
-    p, _ = forecaster.step(np.full(len(h), forecaster.start, np.int64), forecaster.begin(h))
-    truth, tokens = test.tokens[:, 0], forecaster.end + 1
-    counts = np.full(
-        (tokens, tokens), 0.5
-    )  # of what followed each mode on the training side; half a window each before
-    np.add.at(counts, (train.present, train.tokens[:, 0]), 1.0)
-    after = (counts / counts.sum(axis=1, keepdims=True))[test.present]
-    always = np.broadcast_to(counts.sum(axis=0) / counts.sum(), after.shape)
-    guesses = {
-        "model": p.astype(np.float64),
-        "what mostly follows the true present mode": after,
-        "what mostly comes": always,
-    }
-    return {
-        who: [
-            int((guess.argmax(1) == truth).sum()),
-            float(-np.log(np.maximum(guess[np.arange(len(truth)), truth], 1e-9)).sum()),
-        ]
-        for who, guess in guesses.items()
-    } | {"windows": len(truth)}
-
-
-def pooled_forecast(sums: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Accuracy and log loss over all folds."""
-    windows = sum(each["windows"] for each in sums)
-    guesses = {
-        who: {
-            "accuracy": sum(each[who][0] for each in sums) / windows,
-            "log_loss": sum(each[who][1] for each in sums) / windows,
-        }
-        for who in sums[0]
-        if who != "windows"
-    }
-    return {"windows": windows, "guesses": guesses}

@@ -2,8 +2,8 @@
 
 A network that has seen a few rigs can learn any relation between its inputs; this one is physics and holds on every
 rig, whatever its gain, structure, speed and bearing (Randall & Antoni, MSSP 25 (2011) 485). So it is not left to
-be learned: the logit of a place begins at the strength of its lines, one unit for every DB_PER_UNIT decibels that they
-stand above what the floor's own peaks reach,
+be learned: the odds of two places begin as the powers of their lines are to each other. The logit of a place is the
+strength of its lines above what the floor's own peaks reach, one unit for every DB_PER_UNIT decibels,
 
     outputs = head(state) + W [z * m, m]
     W z-part = scale / (C DB_PER_UNIT),    m-part = (center - FLOOR_DB) / (C DB_PER_UNIT)
@@ -14,6 +14,7 @@ constant; what the recurrent part learns is when to say something else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,7 +28,7 @@ PLACES = {
     "bearing_ball": "env_2bsf",
     "bearing_cage": "env_ftf",
 }
-DB_PER_UNIT = 6.0  # of a logit; an amplitude twice as large is e times as likely
+DB_PER_UNIT = 10 / math.log(10)  # of a logit: e times the power is e times as likely
 FLOOR_DB = 10.0  # a family of lines this weak speaks for no place
 
 

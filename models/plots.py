@@ -75,9 +75,10 @@ def _save(path: Path, figure: Any) -> Path:
 def _learning(log: Path) -> Any:
     figure, axes = _figure()
     runs: dict[tuple[object, object], dict[int, dict[str, Any]]] = {}
-    for line in log.read_text().splitlines():
-        entry = json.loads(line)
-        if entry["split"] == "honest":
+    written = [json.loads(line) for line in log.read_text().splitlines()]
+    aim = written[-1]["aim"] if written else ""  # of the final fit; what was tried beside it is left out
+    for entry in written:
+        if entry["split"] == "honest" and entry["aim"] == aim:
             # A pass that was done again after an interruption counts once, as it was done last.
             runs.setdefault((entry["fold"], entry["member"]), {})[entry["epoch"]] = entry
     for (fold, member), by_pass in runs.items():

@@ -119,16 +119,30 @@ def _leaky_text(split: str, honest: Numbers, leaky: Numbers) -> str:
 
 
 def forecast_text(numbers: Numbers) -> str:
-    """How well the next mode is foretold on held-out machines, beside naive guesses."""
+    """How well the next modes are foretold on held-out machines, beside naive guesses."""
+    steps = range(len(numbers["guesses"]["model"]["steps"]["log_loss"]))
     rows = [
-        (who, _number(each["accuracy"], 3), _number(each["log_loss"], 3)) for who, each in numbers["guesses"].items()
+        (
+            who,
+            _number(each["accuracy"], 3),
+            _number(each["log_loss"], 3),
+            *(_number(loss, 3) for loss in each["steps"]["log_loss"]),
+        )
+        for who, each in numbers["guesses"].items()
     ]
-    head = f"forecast: the next mode of {numbers['windows']} held-out windows whose future is known"
-    text = f"{head}\n{table(('guess', 'accuracy', 'log loss'), rows)}"
-    losses = {who: each["log_loss"] for who, each in numbers["guesses"].items()}
-    if losses["model"] >= min(loss for who, loss in losses.items() if who != "model"):
-        text += "\nits probabilities are no better than the best naive guess"
-    return text
+    gain, between = numbers["gain"], numbers["gain"]["interval_90"]
+    lines = [
+        f"forecast: {numbers['changes']} held-out changes of mode on {numbers['streams']} streams,"
+        f" ahead of which {numbers['windows']} windows lie; every change counts once",
+        table(("guess", "accuracy", "log loss", *(f"mode {step + 1}" for step in steps)), rows),
+        f"its decoder is trusted by {numbers['trust']:.0%}, the rest is what mostly comes",
+    ]
+    skill = f"its log loss is {gain['log_loss']:.3f} below that of '{gain['over']}'"
+    if between is not None:
+        skill += f" (machines resampled: {between[0]:.3f} to {between[1]:.3f})"
+    if between is None or between[0] <= 0:
+        skill += ": no better than the best naive guess"
+    return "\n".join([*lines, skill])
 
 
 def _against_text(document: Numbers, against: Numbers) -> str:

@@ -26,6 +26,7 @@ class RunLog:
         """Note a pass; `fold` None is the final fit."""
         entry = {
             "split": self.split,
+            "aim": seen.aim,
             "fold": fold,
             "member": seen.member,
             "epoch": seen.epoch,
@@ -34,6 +35,7 @@ class RunLog:
         entry |= {"gradient_norm": number_or_none(seen.gradient_norm), "held_out_nll": held_out}
         self.log.write(json.dumps(entry) + "\n")
         self.log.flush()
+        aim = "known machines, " if seen.aim == "known" else ""
         if seen.epoch == seen.epochs or seen.epoch % max(1, seen.epochs // LINES_PER_FIT) == 0:
             where = (
                 "final fit"
@@ -42,4 +44,4 @@ class RunLog:
             )
             tail = "" if held_out is None else f", held-out {held_out:.3f}"
             where += f", member {seen.member + 1}" if seen.member else ""
-            self.say(f"{where}: pass {seen.epoch}/{seen.epochs}, loss {seen.loss:.3f}{tail}")
+            self.say(f"{aim}{where}: pass {seen.epoch}/{seen.epochs}, loss {seen.loss:.3f}{tail}")

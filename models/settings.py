@@ -14,6 +14,7 @@ from models.spec import TASKS
 from pipeline.errors import ConfigError
 
 BALANCES = ("none", "sqrt", "full", "logit")
+AIMS = ("auto", "new", "known")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -24,6 +25,7 @@ class TrainSettings:
 
     task: str = "window"  # window, sequence, next, life: see models/spec.py
     targets: str = ""  # next: features or columns to foretell, with commas; "" = the inputs
+    aim: str = "auto"  # new, known: machines; auto = what the held-out side prefers, see aim.py
     inputs: str = "gain_free"  # gain_free, all, or names with commas
     scaler: str = "standard"  # standard, minmax, robust
     cell: str = "gru"  # gru, lstm, rnn_tanh, rnn_relu
@@ -105,6 +107,7 @@ class TrainSettings:
         """
         ranges: dict[str, tuple[bool, str]] = {
             "task": (self.task in TASKS, ", ".join(TASKS)),
+            "aim": (self.aim in AIMS, ", ".join(AIMS)),
             "cell": (self.cell in CELLS, ", ".join(CELLS)),
             "members": (1 <= self.members <= 32, "1 to 32"),
             "gain": (0 <= self.gain <= 3, "0 to 3"),

@@ -33,6 +33,7 @@ DISTURBED = 0.35  # of the machines to learn from: share that meets a nuisance
 # How to learn every mode from hundreds of machines. They are of many structures already, so hardly another is made up;
 # and the velocity is an input: without a level, a little unbalance cannot be told from none.
 PLANT_SETTINGS = TrainSettings(
+    aim="new",
     inputs=",".join(f.name for f in FEATURES if f.gain_free or f.name == "velocity_rms"),
     hidden=96,
     members=1,

@@ -32,6 +32,7 @@ from models.events import Track, fault_delays
 from models.finalfit import final_fit
 from models.metrics import macro_auroc, softmax
 from models.network import RecurrentNetwork
+from models.quantities import Quantities
 from models.scaling import Scaler
 from models.scoring import score
 from models.settings import TrainSettings
@@ -139,25 +140,25 @@ def left_out(learned: Dataset, tested: Dataset) -> list[dict[str, Any]]:
     Which inputs the detector looks at is chosen as in training, on the machines that it learns from.
     """
     split = make_split(learned.sequences, learned.classes, {}, "machine", PLANT_SETTINGS.folds)
-    some = unknown.judge(learned, split, PLANT_SETTINGS.scaler).inputs
+    some = unknown.judge(learned, split, PLANT_SETTINGS.scaler).quantities
     scaler = fit_scaler(learned.sequences, PLANT_SETTINGS.scaler)
-    z, y = _windows(learned, scaler, some)
-    strange_z, strange_y = _windows(tested, scaler, some)
+    v, y = _windows(learned, scaler, some)
+    strange_v, strange_y = _windows(tested, scaler, some)
     rows = []
     for k, fault in enumerate(learned.classes):
         if fault == HEALTHY:
             continue
-        distance = unknown.Directions.fit(z[y != k], y[y != k], learned.classes.index(HEALTHY)).of(strange_z)
+        distance = unknown.Directions.fit(v[y != k], y[y != k], learned.classes.index(HEALTHY)).of(strange_v)
         auroc = macro_auroc((strange_y == k).astype(np.int64), np.stack([-distance, distance], axis=1))
         rows.append({"left out": fault, "auroc": auroc})
     return [*rows, {"left out": "mean", "auroc": float(np.mean([row["auroc"] for row in rows]))}]
 
 
-def _windows(data: Dataset, scaler: Scaler, some: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scaled inputs (N, F) and classes (N,) of all windows whose mode is known."""
+def _windows(data: Dataset, scaler: Scaler, some: Quantities) -> tuple[np.ndarray, np.ndarray]:
+    """Quantities (N, Q) and classes (N,) of all windows whose mode is known."""
     x = np.concatenate([s.x for s in data.sequences])
     y = np.concatenate([s.y for s in data.sequences])
-    return scaler.apply(x[y != UNKNOWN])[:, some], y[y != UNKNOWN]
+    return some.read(scaler.apply(x[y != UNKNOWN])), y[y != UNKNOWN]
 
 
 def delays(tracks: Sequence[Track], data: Dataset, config: Config) -> list[dict[str, Any]]:

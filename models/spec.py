@@ -47,6 +47,8 @@ class ModelSpec:
     decoder: int = 0  # units of the mode forecast's decoder; 0 = the model makes no forecast
     direct: bool = False  # bearing lines speak for themselves, see models/places.py
     horizon: int = 32  # modes ahead that its training data knew of; beyond, a decoder would be inventing
+    trust: float = 1.0  # share of a forecast that is the decoder's, the rest is `usual`
+    usual: tuple[float, ...] = ()  # K + 1: how often each mode, and the end, was ahead in the training data
 
     @property
     def outputs(self) -> int:
@@ -77,6 +79,8 @@ class ModelSpec:
                 "decoder": self.decoder,
                 "direct": self.direct,
                 "horizon": self.horizon,
+                "trust": self.trust,
+                "usual": list(self.usual),
             },
             "task": self.task,
             "targets": list(self.targets),
@@ -106,6 +110,8 @@ class ModelSpec:
             decoder=int(network.get("decoder", 0)),
             direct=bool(network.get("direct", False)),
             horizon=int(network.get("horizon", 32)),
+            trust=float(network.get("trust", 1.0)),
+            usual=tuple(map(float, network.get("usual", ()))),
             task=str(document.get("task", "window")),
             targets=tuple(map(str, document.get("targets", ()))),
             target_scaler=None if target_scaler is None else _scaler(target_scaler),
@@ -164,6 +170,12 @@ def _problems(spec: ModelSpec, weights: dict[str, NDArray[np.float32]]) -> list[
         (not values or (len(spec.targets) >= 1 and not spec.classes), "targets, no classes", " ".join(spec.targets)),
         (values == (spec.target_scaler is not None), "a target scaler for values only", spec.task),
         (values or len(spec.classes) >= 2, "two or more classes", str(len(spec.classes))),
+        (0 <= spec.trust <= 1, "a trust in the decoder of 0 to 1", str(spec.trust)),
+        (
+            len(spec.usual) == len(spec.classes) + 1 or (spec.trust == 1 and not spec.usual),
+            "how often each class, and the end, is ahead, unless the decoder is trusted alone",
+            f"{len(spec.usual)} numbers",
+        ),
         (len(set(spec.classes)) == len(spec.classes), "different classes", " ".join(spec.classes)),
         (features >= 1 and len(set(spec.inputs)) == features, "different inputs, at least one", str(features)),
         (spec.hidden >= 1 and spec.layers >= 1, "hidden and layers of at least 1", f"{spec.hidden}, {spec.layers}"),

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from models import card, plots, report
+from models.aim import Aimed, aimed_validation, as_asked
 from models.bundle import Bundle
 from models.cells import DIRECT
 from models.checkpoint import Checkpoints, fingerprint
@@ -111,7 +112,10 @@ def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
     leaky = None
     with (run / "metrics.jsonl").open("a") as log:
         watch = RunLog(log, say, 0 if split is None else len(split.folds))
-        held_out = None if split is None else cross_validate(dataset, split, settings, watch, checkpoints=checkpoints)
+        aimed = Aimed(None, *as_asked(dataset, settings))
+        if split is not None:
+            aimed = aimed_validation(dataset, split, settings, watch, say=say, checkpoints=checkpoints)
+        held_out, dataset, settings = aimed.held_out, aimed.dataset, aimed.settings
         interrupted = split is not None and (held_out is None or held_out.folds_done < len(split.folds))
         if interrupted:
             warn("interrupted: the remaining folds are left out, the final fit follows (Ctrl-C again to cut it short)")
@@ -143,7 +147,7 @@ def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
     bundle = Bundle(spec, model.weights, metrics, data_document, train_document, "")
     if settings.forecast:
         say(f"forecast: {settings.forecast} modes ahead, on the states of the network")
-        bundle = with_forecast(bundle, dataset, settings, read_machines(request.source), split, held_out)
+        bundle = with_forecast(bundle, dataset, settings, read_machines(request.source), split, held_out, warn)
     found = diagnose(
         bundle,
         dataset.sequences,

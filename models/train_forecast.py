@@ -1,32 +1,26 @@
 """A forecast's decoder on top of a trained version, and honest numbers about it.
 
 The network that serves is not changed. The numbers come from networks, and decoders on them, of the folds; they also
-say how many steps a decoder is trained: on few machines it soon knows their futures by heart.
+say how many steps a decoder is trained, and how far it is to be believed: see models/forecast_scoring.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from models.bundle import Bundle
 from models.crossval import OutOfFold
 from models.dataset import Dataset
 from models.finalfit import final_fit
 from models.forecast import Forecaster
-from models.forecast_training import (
-    CHECKS,
-    STEPS,
-    Facts,
-    Futures,
-    fit_decoder,
-    forecast_metrics,
-    futures,
-    pooled_forecast,
-)
+from models.forecast_scoring import Trial, score
+from models.forecast_training import CHECKS, Facts, Futures, fit_decoder, futures
 from models.settings import TrainSettings
-from models.splits import Split
+from models.splits import Fold, Split
 from pipeline.errors import ThrumcastError
+
+UNTRIED = CHECKS[2], 0.25  # steps and trust where nothing is held back: about what simulated plants have chosen
 
 
 def with_forecast(
@@ -36,34 +30,44 @@ def with_forecast(
     facts: Facts,
     split: Split | None,
     held_out: OutOfFold | None,
+    warn: Callable[[str], None],
 ) -> Bundle:
     """Return the version with a decoder and, where something was held back, `metrics.forecast`.
 
     Raises:
         ThrumcastError: no mode ever follows another in these data.
     """
-    folds = [] if split is None or held_out is None else split.folds
-    sums: dict[int, list[dict[str, Any]]] = {steps: [] for steps in CHECKS}
-    for fold in folds:
-        # The fold's own network: the version's would know the machines that are held out.
-        side = replace(dataset, sequences=fold.train)
-        model = final_fit(side, settings, held_out, lambda *_: None)
-        if model.cut_short:
-            raise KeyboardInterrupt
-        spec = replace(bundle.spec, scaler=model.scaler, members=model.members)
+    trials = []
+    for fold in [] if split is None or held_out is None else split.folds:
         try:
-            own, known = _decoded(replace(bundle, spec=spec, weights=model.weights), side, settings, facts)
-            test = futures(own[STEPS], fold.test, facts, settings.forecast)
+            trials.append(_trial(bundle, dataset, settings, facts, fold, held_out))
         except ThrumcastError:  # a fold in which nothing follows anything has no numbers
             continue
-        for steps in CHECKS:
-            sums[steps].append(forecast_metrics(Forecaster(own[steps]), known, test))
-    numbers = {steps: pooled_forecast(of_folds) for steps, of_folds in sums.items() if of_folds}
-    best = min(numbers, key=lambda steps: float(numbers[steps]["guesses"]["model"]["log_loss"]), default=STEPS)
-    decoded = _decoded(bundle, dataset, settings, facts)[0][best]
-    if numbers:
-        decoded.metrics["forecast"] = numbers[best] | {"steps": best}
-    return decoded
+    steps, trust = UNTRIED
+    if trials:
+        bundle.metrics["forecast"] = numbers = score(trials)
+        steps, trust = numbers["trained_steps"], numbers["trust"]
+    else:
+        warn(f"forecast: no held-out change of mode says how far it is to be believed; taken: {trust:.0%}")
+    decoded = _decoded(bundle, dataset, settings, facts)[0][steps]
+    return replace(decoded, spec=replace(decoded.spec, trust=trust))
+
+
+def _trial(
+    bundle: Bundle, dataset: Dataset, settings: TrainSettings, facts: Facts, fold: Fold, held_out: OutOfFold | None
+) -> Trial:
+    """Decoders on the fold's own network: the version's would know the machines that are held out."""
+    side = replace(dataset, sequences=fold.train)
+    model = final_fit(side, settings, held_out, lambda *_: None)
+    if model.cut_short:
+        raise KeyboardInterrupt
+    spec = replace(bundle.spec, scaler=model.scaler, members=model.members)
+    own, known = _decoded(replace(bundle, spec=spec, weights=model.weights), side, settings, facts)
+    test = futures(next(iter(own.values())), fold.test, facts, settings.forecast).foreseeable(known)
+    if not len(test.tokens):
+        msg = "forecast: expected held-out changes to modes that the training side knows, found: none"
+        raise ThrumcastError(msg)
+    return Trial(known, test, {steps: Forecaster(decoded) for steps, decoded in own.items()})
 
 
 def _decoded(
@@ -71,7 +75,8 @@ def _decoded(
 ) -> tuple[dict[int, Bundle], Futures]:
     """Train the decoder on the states that the network has on these sequences; the version after every check."""
     known = futures(bundle, dataset.sequences, facts, settings.forecast)
-    spec = replace(bundle.spec, decoder=settings.decoder, horizon=known.horizon)
+    usual = tuple(known.usual(len(dataset.classes)).tolist())
+    spec = replace(bundle.spec, decoder=settings.decoder, horizon=known.horizon, usual=usual)
     seen = fit_decoder(known, len(dataset.classes), settings)
     return {
         steps: replace(bundle, spec=spec, weights=bundle.weights | weights) for steps, weights in seen.items()

@@ -31,6 +31,7 @@ from models.augment import Augmentation
 from models.network import NetworkConfig, RecurrentNetwork
 from models.objective import Example, Objective, objective_of
 from models.settings import TrainSettings
+from pipeline.errors import ConfigError
 
 STEPS_WANTED = 400  # of the optimiser, when epochs = 0; more learns the few machines that there are by heart
 EPOCHS_RANGE = (16, 160)
@@ -59,6 +60,7 @@ class EpochReport:
     gradient_norm: float  # largest before clipping
     state: Callable[[], FitState]  # to go on from here
     member: int = 0  # of an ensemble
+    aim: str = ""  # see models/aim.py
 
 
 AfterEpoch = Callable[[EpochReport, RecurrentNetwork], bool]  # False = stop
@@ -78,9 +80,16 @@ def epochs_for(examples: Sequence[Example], settings: TrainSettings) -> int:
 
 
 def device_of(settings: TrainSettings) -> torch.device:
-    """Where to train: a GPU if there is one, unless told."""
-    name = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    """Where to train: a GPU if there is one, unless told.
+
+    Raises:
+        ConfigError: a GPU is asked for that is not there.
+    """
+    there = torch.cuda.is_available()
+    if settings.device == "cuda" and not there:
+        msg = "--set device=cuda: expected a GPU, found: none that torch can use"
+        raise ConfigError(msg, hint="leave it out, or install a build of torch for your GPU")
+    return torch.device(settings.device if settings.device != "auto" else "cuda" if there else "cpu")
 
 
 def fit(

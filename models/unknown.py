@@ -2,16 +2,16 @@
 
 How far a machine has moved away from health says how bad it is, in which direction it has moved says what it is. So
 a window is *unknown* when it has moved in a direction that no failure mode of the training data has. In the space of
-the scaled inputs, whitened by what the modes have in common (class means and one shared covariance, Lee et al. 2018,
-arXiv:1807.03888), with z_0 the healthy mean:
+physical quantities (models/quantities.py, each counted once), whitened by what the modes have in common (class means
+and one shared covariance, Lee et al. 2018, arXiv:1807.03888), with v_0 the healthy mean:
 
-    w = (z - z_0) S^(-1/2),    S = (1 - a) S_within + a I tr(S_within)/F
+    w = (v - v_0) S^(-1/2),    S = (1 - a) S_within + a I tr(S_within)/Q
     u = w / sqrt(r^2 + |w|^2)        r^2 the median |w|^2 of healthy windows: what has hardly moved has no direction
     d = min_k |u - mean of u over class k|^2
 
-An input that is missing has not moved. The distance asks nothing of the network, so it holds for every cell and
+A quantity that is missing has not moved. The distance asks nothing of the network, so it holds for every cell and
 for ensembles. Envelope lines alone are tried, too: spectrum and shape of a signal are those of the structure, by which
-every new rig would be unknown.
+every new rig would be unknown. Simulated machines that the network learned from are known as well.
 
 The threshold is a quantile of the distances of machines that were held out: so many of their windows, all of known
 modes, are called unknown. How good it is is measured by leaving one fault out at a time: AUROC of held-out windows of
@@ -20,7 +20,7 @@ that fault against those of the other modes. A detector that is not better than 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from models.bundle import Bundle
 from models.dataset import UNKNOWN, Dataset, WindowSequence
 from models.metrics import macro_auroc
+from models.quantities import Quantities
 from models.scaling import Scaler
 from models.splits import Split
 from pipeline.core.alarm import HEALTHY
@@ -37,53 +38,54 @@ from pipeline.core.alarm import HEALTHY
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
-KIND = "direction"
+KIND = "direction of quantities"
 QUANTILE = 0.98  # of held-out machines' distances
-SHRINKAGE = 0.1  # towards a sphere: few machines say little about how inputs go together
+SHRINKAGE = 0.1  # towards a sphere: few machines say little about how quantities go together
 USEFUL_AUROC = 0.7
 LINES = "env_"  # names of features that are about the fault and not about the structure begin so
 FEWEST_LINES = 4
 FEWEST_WINDOWS = 20  # of a class, else it has no centre
+MOST_WINDOWS = 20_000  # to learn from; more of the same machines say no more
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Directions:
-    """Into which directions the known modes move away from health, for scaled inputs."""
+    """Into which directions the known modes move away from health."""
 
-    centre: Float64  # (F,) where healthy machines are
-    whitening: Float64  # (F, F) of the covariance that the modes share
+    centre: Float64  # (Q,) where healthy machines are
+    whitening: Float64  # (Q, Q) of the covariance that the modes share
     size: float  # r^2
-    modes: Float64  # (K', F) mean direction of each mode
+    modes: Float64  # (K', Q) mean direction of each mode
 
     @classmethod
-    def fit(cls, z: Float32, y: NDArray[np.int64], healthy: int) -> Directions:
-        """Of scaled inputs z (N, F), NaN = missing, and classes y (N,); without healthy ones from the mean of all."""
-        filled = np.where(np.isnan(z), 0.0, z).astype(np.float64)
+    def fit(cls, v: Float64, y: NDArray[np.int64], healthy: int) -> Directions:
+        """Of quantities v (N, Q), NaN = missing, and classes y (N,); without healthy ones from the mean of all."""
+        filled = np.where(np.isnan(v), 0.0, v)
         names = [k for k in np.unique(y[y != UNKNOWN]) if (y == k).sum() >= FEWEST_WINDOWS]
         within = np.concatenate([filled[y == k] - filled[y == k].mean(axis=0) for k in names])
         covariance = within.T @ within / len(within)
-        features = z.shape[1]
-        sphere = np.eye(features) * max(np.trace(covariance) / features, 1e-6)
+        count = v.shape[1]
+        sphere = np.eye(count) * max(np.trace(covariance) / count, 1e-6)
         values, vectors = np.linalg.eigh((1 - SHRINKAGE) * covariance + SHRINKAGE * sphere)
         sound = y == healthy if healthy in names else np.ones(len(y), bool)
-        made = cls(filled[sound].mean(axis=0), vectors / np.sqrt(values), 1.0, np.empty((0, features)))
-        made = replace(made, size=float(np.median(np.square(made._moved(z[sound])).sum(axis=1))))
-        said = made._directions(z)
+        made = cls(filled[sound].mean(axis=0), vectors / np.sqrt(values), 1.0, np.empty((0, count)))
+        made = replace(made, size=float(np.median(np.square(made._moved(v[sound])).sum(axis=1))))
+        said = made._directions(v)
         return replace(made, modes=np.stack([said[y == k].mean(axis=0) for k in names]))
 
-    def of(self, z: Float32) -> Float64:
+    def of(self, v: Float64) -> Float64:
         """Squared distance to the direction of the nearest mode, (N,)."""
-        u = self._directions(z)
+        u = self._directions(v)
         # |a - b|^2 = |a|^2 - 2 a b + |b|^2, all pairs in one product
         squares = np.square(u).sum(axis=1)[:, None] - 2 * u @ self.modes.T + np.square(self.modes).sum(axis=1)
         return np.maximum(squares, 0.0).min(axis=1)
 
-    def _moved(self, z: Float32) -> Float64:
-        moved: Float64 = np.where(np.isnan(z), 0.0, z - self.centre) @ self.whitening
+    def _moved(self, v: Float64) -> Float64:
+        moved: Float64 = np.where(np.isnan(v), 0.0, v - self.centre) @ self.whitening
         return moved
 
-    def _directions(self, z: Float32) -> Float64:
-        w = self._moved(z)
+    def _directions(self, v: Float64) -> Float64:
+        w = self._moved(v)
         return w / np.sqrt(self.size + np.square(w).sum(axis=1, keepdims=True))
 
 
@@ -94,7 +96,7 @@ class Judged:
     threshold: float | None
     auroc: dict[str, float]  # fault that was left out -> AUROC
     called_unknown: dict[str, float]  # and the share of its windows beyond the threshold
-    inputs: NDArray[np.int64]  # numbers of those that the distance is taken over
+    quantities: Quantities  # that the distance is taken over
 
     @property
     def mean_auroc(self) -> float | None:
@@ -102,42 +104,43 @@ class Judged:
         return float(np.mean(list(self.auroc.values()))) if self.auroc else None
 
 
-def candidates(inputs: Sequence[str]) -> list[NDArray[np.int64]]:
-    """Numbers of the inputs that the distance may be taken over: envelope lines where there are, and all."""
-    lines = np.flatnonzero([name.rpartition(".")[2].startswith(LINES) for name in inputs])
-    return [*([lines] if FEWEST_LINES <= lines.size < len(inputs) else []), np.arange(len(inputs))]
+def candidates(inputs: Sequence[str]) -> list[Quantities]:
+    """What the distance may be taken over: envelope lines where there are enough, and everything."""
+    lines = [name for name in inputs if name.rpartition(".")[2].startswith(LINES)]
+    few = [Quantities.of(inputs, lines)] if FEWEST_LINES <= len(lines) < len(inputs) else []
+    return [*few, Quantities.of(inputs)]
 
 
-def judge(dataset: Dataset, split: Split, scaler_kind: str, limit: int = 4000) -> Judged:
-    """Threshold and leave-one-fault-out numbers, over the inputs with which faults are told best; trains no network."""
-    tried = [_judge(dataset, split, scaler_kind, some, limit) for some in candidates(dataset.inputs)]
+def judge(dataset: Dataset, split: Split, scaler_kind: str) -> Judged:
+    """Threshold and leave-one-fault-out numbers, over what tells faults best; trains no network."""
+    tried = [_judge(dataset, split, scaler_kind, some) for some in candidates(dataset.inputs)]
     return max(tried, key=lambda judged: judged.mean_auroc or 0.0)
 
 
-def _judge(dataset: Dataset, split: Split, scaler_kind: str, some: NDArray[np.int64], limit: int) -> Judged:
-    """Numbers over the folds of a split, with some of the inputs."""
+def _judge(dataset: Dataset, split: Split, scaler_kind: str, some: Quantities) -> Judged:
+    """Numbers over the folds of a split, with some of the quantities."""
     known: list[Float64] = []  # distances of held-out windows of known modes
     left_out: dict[int, list[tuple[Float64, Float64]]] = {}  # fault -> (its distances, those of the other modes)
     healthy = _number(dataset, HEALTHY)
     rng = np.random.default_rng(0)
     for fold in split.folds:
-        x, y = _pooled(fold.train, limit, rng)
+        x, y = _pooled((*fold.train, *dataset.prior), rng)
         if np.unique(y[y != UNKNOWN]).size == 0:
             continue
         scaler = Scaler.fit(x, scaler_kind)
-        z = scaler.apply(x)[:, some]
-        tested_x, tested_y = _pooled(fold.test, limit, rng)
-        tested = scaler.apply(tested_x)[:, some]
+        v = some.read(scaler.apply(x))
+        tested_x, tested_y = _pooled(fold.test, rng)
+        tested = some.read(scaler.apply(tested_x))
         trained = {int(k) for k in np.unique(y[y != UNKNOWN]) if (y == k).sum() >= FEWEST_WINDOWS}
         seen = np.isin(tested_y, sorted(trained))
         if not trained or not seen.any():
             continue
-        known.append(Directions.fit(z, y, healthy).of(tested[seen]))
+        known.append(Directions.fit(v, y, healthy).of(tested[seen]))
         for fault in sorted(set(range(len(dataset.classes))) - {healthy}):
             rest = (y != fault) & np.isin(y, sorted(trained))
             strange, others = tested_y == fault, seen & (tested_y != fault)
             if rest.any() and (strange.any() or others.any()):
-                without = Directions.fit(z[rest], y[rest], healthy)
+                without = Directions.fit(v[rest], y[rest], healthy)
                 left_out.setdefault(fault, []).append((without.of(tested[strange]), without.of(tested[others])))
     if not known:
         return Judged(None, {}, {}, some)
@@ -155,7 +158,7 @@ def _judge(dataset: Dataset, split: Split, scaler_kind: str, some: NDArray[np.in
     return Judged(threshold, auroc, called, some)
 
 
-def document(dataset: Dataset, scaler: Scaler, judged: Judged, limit: int = 20_000) -> dict[str, Any]:
+def document(dataset: Dataset, scaler: Scaler, judged: Judged) -> dict[str, Any]:
     """What data.json keeps: numbers always, the fitted detector where it is of use."""
     mean = judged.mean_auroc
     result: dict[str, Any] = {
@@ -168,10 +171,10 @@ def document(dataset: Dataset, scaler: Scaler, judged: Judged, limit: int = 20_0
         "used": mean is not None and mean >= USEFUL_AUROC,
     }
     if result["used"]:
-        x, y = _pooled(dataset.sequences, limit, np.random.default_rng(0))
-        some = judged.inputs
-        fitted = Directions.fit(scaler.apply(x)[:, some], y, _number(dataset, HEALTHY))
-        result["inputs"] = [dataset.inputs[number] for number in some]
+        x, y = _pooled((*dataset.sequences, *dataset.prior), np.random.default_rng(0))
+        v = judged.quantities.read(scaler.apply(x))
+        fitted = Directions.fit(v, y, _number(dataset, HEALTHY))
+        result["inputs"] = list(judged.quantities.used)
         result["size"] = fitted.size
         for name in ("centre", "whitening", "modes"):
             result[name] = np.round(getattr(fitted, name), 5).tolist()
@@ -187,8 +190,42 @@ def text(found: dict[str, Any]) -> str:
     return f"unknown     leave-one-fault-out AUROC {found['mean_auroc']:.2f} ({use}): {parts}"
 
 
-def detector(bundle: Bundle) -> Callable[[Float32, Float32], NDArray[np.bool_]] | None:
-    """What the engine asks of windows: inputs (B, F) and probabilities (B, K) -> unknown (B,); None = no detector.
+def limits(found: dict[str, Any] | None) -> str:
+    """What a model card says of faults that the model has never seen."""
+    if not found or not found["used"]:
+        return "Knows only the modes above: any other fault is given one of these names."
+    called = found["leave_one_fault_out_called_unknown"]
+    share = sum(called.values()) / len(called)
+    return (
+        f"Knows only the modes above. Of a fault that is none of them {share:.0%} of the windows are called unknown, "
+        f"the rest are given one of these names (mean of the modes, each left out in turn; "
+        f"AUROC {found['mean_auroc']:.2f})."
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detector:
+    """What the engine asks of windows. Safe to share between threads: it remembers nothing."""
+
+    scaler: Scaler
+    quantities: Quantities
+    known: Directions
+    threshold: float
+
+    def __call__(self, x: Float32, p: Float32) -> NDArray[np.bool_]:
+        """Raw inputs (B, F) and probabilities (B, K) -> unknown (B,)."""
+        return self.known.of(self.quantities.read(self.scaler.apply(x))) > self.threshold
+
+    def explain(self, x: Float32) -> tuple[float, dict[str, float]]:
+        """Distance of one window x (F,), and how much of it each quantity adds: its fall without that one."""
+        v = self.quantities.read(self.scaler.apply(x[None]))
+        without = np.where(np.eye(v.shape[1], dtype=np.bool_), np.nan, v)
+        distance = float(self.known.of(v)[0])
+        return distance, dict(zip(self.quantities.names, (distance - self.known.of(without)).tolist(), strict=True))
+
+
+def detector(bundle: Bundle) -> Detector | None:
+    """Of a model version; None = it has none.
 
     A version of an earlier release has a detector of another kind, and counts as one without.
     """
@@ -196,24 +233,17 @@ def detector(bundle: Bundle) -> Callable[[Float32, Float32], NDArray[np.bool_]] 
     if not found.get("used") or found["kind"] != KIND:
         return None
     centre, whitening, modes = (np.array(found[name]) for name in ("centre", "whitening", "modes"))
+    some = Quantities.of(bundle.spec.inputs, found["inputs"])
     known = Directions(centre, whitening, float(found["size"]), modes)
-    threshold, scaler = float(found["threshold"]), bundle.spec.scaler
-    some = [bundle.spec.inputs.index(name) for name in found["inputs"]]
-
-    def is_unknown(x: Float32, p: Float32) -> NDArray[np.bool_]:
-        return known.of(scaler.apply(x)[:, some]) > threshold
-
-    return is_unknown
+    return Detector(bundle.spec.scaler, some, known, float(found["threshold"]))
 
 
-def _pooled(
-    sequences: Sequence[WindowSequence], limit: int, rng: np.random.Generator
-) -> tuple[Float32, NDArray[np.int64]]:
-    """Windows of known class, at most `limit`."""
+def _pooled(sequences: Sequence[WindowSequence], rng: np.random.Generator) -> tuple[Float32, NDArray[np.int64]]:
+    """Windows of known class, at most `MOST_WINDOWS`."""
     x = np.concatenate([s.x[s.y != UNKNOWN] for s in sequences])
     y = np.concatenate([s.y[s.y != UNKNOWN] for s in sequences])
-    if len(y) > limit:
-        some = np.sort(rng.choice(len(y), limit, replace=False))
+    if len(y) > MOST_WINDOWS:
+        some = np.sort(rng.choice(len(y), MOST_WINDOWS, replace=False))
         x, y = x[some], y[some]
     return x, y
 

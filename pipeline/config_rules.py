@@ -10,7 +10,7 @@ from pipeline.config_keys import KeyPath, dotted
 from pipeline.config_machines import BearingConfig, PointTable
 from pipeline.core.bearings import find
 from pipeline.core.records import is_id
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, ThrumcastError
 
 # What a stream can be besides one of the modes: an output, but no class of the network.
 RESERVED_MODES = ("unknown", "sensor_fault", "not_running")
@@ -186,5 +186,5 @@ def _keyed(key: str, action: Callable[[], object]) -> Iterator[ConfigError]:
     """What it raises, under the name of the key."""
     try:
         action()
-    except ConfigError as error:
+    except ThrumcastError as error:
         yield ConfigError(f"{key}: {error.message}", hint=error.hint)

@@ -103,8 +103,10 @@ def archive_of_plant(
     _archive(data, rows, facts)
 
 
-def archive_of_lives(data: Path, rng: np.random.Generator, *, machines: int = 9, windows: int = 30) -> None:
-    """Machines that are healthy, then have a damaged outer or inner race; a small sign tells early which."""
+def archive_of_lives(
+    data: Path, rng: np.random.Generator, *, machines: int = 9, windows: int = 30, early: float = 2.0
+) -> None:
+    """Machines that are healthy, then have a damaged outer or inner race; a small sign tells `early` which."""
     rows, facts = [], dict[StreamKey, dict[str, Any]]()
     for number in range(machines):
         key, fault = StreamKey(f"pump-{number:02d}", "de"), number % 2
@@ -113,7 +115,8 @@ def archive_of_lives(data: Path, rng: np.random.Generator, *, machines: int = 9,
         for window in range(windows):
             start = START_NS + window * SECOND_NS // 2
             damaged = window >= onset
-            values = np.array([[1.0, 3.0 + 4.0 * damaged, 4.0 + (2.0 if fault else -2.0)]]) + rng.normal(0, 0.2, (1, 3))
+            sign = (2.0 if damaged else early) * (1 if fault else -1)
+            values = np.array([[1.0, 3.0 + 4.0 * damaged, 4.0 + sign]]) + rng.normal(0, 0.2, (1, 3))
             truth = ("outer_race", "inner_race")[fault] if damaged else "normal"
             rows.append(
                 FeatureRow(

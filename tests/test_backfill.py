@@ -106,6 +106,43 @@ def test_a_second_backfill_changes_nothing(recordings: Path, tmp_path: Path) -> 
     assert repr(read_features(data).to_pylist()) == repr(before.to_pylist())
 
 
+def test_windows_that_are_there_already_are_not_counted_as_new(recordings: Path, tmp_path: Path) -> None:
+    data = ("--data", str(tmp_path / "data"), "--workers", "1")
+    first = thrumcast("backfill", str(recordings), *data, "--channels", "near=x")
+    before = read_features(tmp_path / "data")
+    with started("backfill", str(recordings), *data, "--channels", "near=y") as process:
+        out, err = process.communicate()
+    second = json.loads(out)
+    assert (second["windows"], second["windows_known"]) == (0, first["windows"])
+    assert "use another --data" in err
+    after = read_features(tmp_path / "data")
+    same = after.select(before.column_names).to_pylist()  # the new name has columns, and nothing in them
+    assert repr(same) == repr(before.to_pylist())
+    both = thrumcast("backfill", str(recordings), *data, "--channels", "near=x,far=x")  # a new point, and a known one
+    assert (both["windows"], both["windows_known"]) == (first["windows"], first["windows"])
+
+
+@pytest.mark.parametrize("known", ["truth", "label", "nothing"])
+def test_training_is_suggested_where_something_is_known_and_labelling_where_nothing_is(
+    tmp_path: Path, rng: np.random.Generator, known: str
+) -> None:
+    metadata = {"sample_rate_hz": RATE_HZ, "dataset": "lab", "recording": "r"}
+    metadata |= {"fault_class": "normal"} if known == "truth" else {}
+    write_recording(tmp_path / "r.parquet", rng.standard_normal((1, 4096)).astype(np.float32), ("x",), metadata)
+    data = str(tmp_path / "data")
+    if known == "label":
+        span = ("--from", "2000-01-01T00:00:00Z", "--to", "2000-01-01T00:00:02Z")
+        thrumcast("labels", "add", "lab-r", "unbalance", *span, "--data", data)
+    with started("backfill", str(tmp_path / "r.parquet"), "--data", data, "--workers", "1") as process:
+        err = process.communicate()[1]
+    train, label = (
+        f"thrumcast train --data {data}",
+        f"thrumcast labels add lab-r MODE --from ... --to ... --data {data}",
+    )
+    assert f"next: {label if known == 'nothing' else train}" in err
+    assert train in err
+
+
 def test_a_backfill_that_was_killed_goes_on_and_ends_as_if_nothing_had_been(recordings: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     thrumcast("backfill", str(recordings), "--data", str(whole))

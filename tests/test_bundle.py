@@ -206,6 +206,12 @@ def test_large_tables_of_the_data_document_lie_beside_the_weights_and_come_back(
     assert set(bundles.load(tmp_path).weights) == set(model.weights)
 
 
+@pytest.mark.parametrize("rows", [[["a", "b"]], [[1, 2], [3, 4]], [[0.5], [0.5, 1.0]], [[[0.5]]], [[]], [[True]]])
+def test_lists_of_lists_that_are_no_tables_of_numbers_come_back_as_they_were(rng, tmp_path, rows):
+    replace(bundle(rng), data={"rows": rows}).save(tmp_path)
+    assert json.dumps(bundles.load(tmp_path).data) == json.dumps({"rows": rows})
+
+
 def test_a_data_document_that_refers_to_a_table_that_is_not_there_is_refused(rng, tmp_path):
     replace(bundle(rng), data={"unknown": {"whitening": {"table": "data.elsewhere"}}}).save(tmp_path)
     with pytest.raises(ModelError, match=r"expected the table data\.elsewhere"):

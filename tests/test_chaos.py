@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from pipeline.chaos.ground import Ground, Outcome
 from pipeline.chaos.plant import Plant
 from pipeline.chaos.process import Scrapes
 from pipeline.chaos.rubbish import is_refused, rubbish
-from pipeline.chaos.soak import Sample, judge
+from pipeline.chaos.soak import Sample, Verdict, judge
 from pipeline.commands import chaos
 from pipeline.commands.compose import opened
 from pipeline.config_sources import load
@@ -189,14 +190,36 @@ def test_a_trial_ends_when_its_time_is_over(tmp_path: Path) -> None:
     assert chaos._tried(tmp_path / "t", trial, 1.0, time.monotonic() + 1.0) is None
 
 
-def test_the_soak_tells_a_slope_from_noise() -> None:
-    def samples(mb_per_h: float) -> list[Sample]:
-        rng = np.random.default_rng(1)
-        noise = rng.normal(0, 0.05, 360)
-        return [Sample(10.0 * i, 150 + mb_per_h * i / 360 + noise[i], 20, 3, 16, 0.6, 1.0) for i in range(360)]
+def soaked(rss_mb: Callable[[int], float], anonymous_mb: Callable[[int], float] = lambda i: 90.0) -> Verdict:
+    """What is said of an hour in which memory went like this."""
+    noise = np.random.default_rng(1).normal(0, 0.05, 360)
+    return judge(
+        [Sample(10.0 * i, rss_mb(i) + noise[i], anonymous_mb(i) - noise[i], 20, 3, 16, 0.6, 1.0) for i in range(360)]
+    )
 
-    assert abs(judge(samples(0.0)).slope_mb_per_h) < 0.1
-    assert judge(samples(5.0)).slope_mb_per_h == pytest.approx(5.0, abs=0.1)
+
+def test_the_soak_tells_a_slope_from_noise() -> None:
+    flat, rising = soaked(lambda i: 150.0), soaked(lambda i: 150 + 5 * i / 360)
+    for slope in (flat.resident.least_squares, flat.resident.theil_sen, flat.anonymous.least_squares):
+        assert abs(slope) < 0.1
+    assert rising.resident.least_squares == pytest.approx(5.0, abs=0.1)
+    assert rising.resident.theil_sen == pytest.approx(5.0, abs=0.1)
+    assert flat.kept
+    assert not rising.kept
+
+
+def test_the_soak_sees_a_leak_that_other_pages_hide_and_one_in_steps() -> None:
+    assert not soaked(lambda i: 150.0, lambda i: 90 + 5 * i / 360).kept
+    assert not soaked(lambda i: 150 + i // 60).kept
+    assert soaked(lambda i: 150 + 20 * (i < 60)).kept  # in the warm-up
+
+
+def test_the_error_of_a_slope_counts_samples_that_resemble_their_neighbours_as_few() -> None:
+    noisy, stepped = soaked(lambda i: 150.0).resident, soaked(lambda i: 150 + (i // 120) % 2).resident
+    hours = np.arange(108, 360) / 360
+    _, covariance = np.polyfit(hours, (np.arange(108, 360) // 120) % 2, 1, cov=True)
+    assert stepped.error > 3 * np.sqrt(covariance[0, 0])
+    assert noisy.error < 0.05
 
 
 def test_of_two_claims_the_newer_stands_and_a_new_process_comes_out_above_whatever_it_finds() -> None:

@@ -16,6 +16,7 @@ from test_laws import ENGINE, SPEC
 from test_live import BLOCKS, Broker, send, stop_when_idle
 from test_serving import service
 
+from models import unknown
 from models.bundle import Bundle
 from models.explain import explain
 from models.predictor import NumpyPredictor
@@ -98,6 +99,23 @@ def test_an_explanation_has_every_input_with_its_value_and_what_it_adds(plant: P
     assert "the same, largest difference of a probability" in text
     other = run(explain_command.command, plant, "--machine", "pump-01", "--model", "v0001", "--mode", "healthy")
     assert (other["model"], other["explained_mode"], other["archived"]) == ("v0001", "healthy", None)
+
+
+@pytest.mark.parametrize(("threshold", "verdict"), [(0.0, "unknown, most by"), (9.0, "known")])
+def test_an_explanation_says_whether_a_window_is_unknown_and_in_what(
+    plant: Path, threshold: float, verdict: str
+) -> None:
+    eye = np.eye(2).tolist()  # impulsiveness and low bands
+    found = {"kind": unknown.KIND, "used": True, "inputs": list(INPUTS), "threshold": threshold, "size": 1.0}
+    found |= {"centre": [0.0, 0.0], "whitening": eye, "modes": [[0.0, 0.0]]}
+    Registry(plant).add(dataclasses.replace(model(2), data={"machines": [], "unknown": found}))
+    where = ("--machine", "pump-01", "--model", "v0003")
+    said = run(explain_command.command, plant, *where)["unknown"]
+    assert said["is"] == (said["distance"] > threshold) == (verdict != "known")
+    assert set(said["quantities"]) == {"impulsiveness", "low bands"}
+    text = CliRunner().invoke(explain_command.command, [*where, "--data", str(plant)]).stdout
+    assert f"unknown above {threshold:.2f}: {verdict}" in text
+    assert run(explain_command.command, plant, "--machine", "pump-01")["unknown"] is None
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_plot_draws_a_piece_with_its_evidence(tmp_path: Path, capsys: pytest.Cap
     [
         (["--at", "9"], 1, "found the end of"),
         (["--channel", "z"], 1, "z"),
-        (["--bearing", "6299"], 3, "a bearing of the catalogue expected"),
+        (["--bearing", "6299"], 1, "a bearing of the catalogue expected"),
         (["--out", "nowhere/p.png"], 1, "expected to write"),
         (["--seconds", "0"], 2, "--seconds"),
     ],

@@ -12,17 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_world import archive_of_lives, bundle
 
+from models.bundle import load
 from models.dataset import UNKNOWN
 from models.forecast import Forecaster
 from models.forecast_training import MASKED, Decoder, Futures, fit_decoder, fit_joint, flat, next_modes
 from models.network import NetworkConfig
 from models.registry import Registry
 from models.settings import TrainSettings
-from models.spec import decoder_shapes
+from models.spec import ModelSpec, check_weights, decoder_shapes
 from models.train import TrainRequest, train
+from models.train_forecast import UNTRIED
 from pipeline.config import Config
 from pipeline.errors import ModelError, ThrumcastError
 
+OLD_NETWORK = {"cell": "gru", "hidden": 4, "layers": 1, "members": 1, "decoder": 8, "horizon": 2}
 SMALL = TrainSettings(hidden=16, members=1, batch=16, learning_rate=0.01, decoder=16, weight_decay=0.0, forecast=3)
 
 
@@ -32,6 +35,14 @@ def forecasting(rng, *, members: int = 2, layers: int = 1, cell: str = "gru"):
     spec = replace(model.spec, members=members, decoder=8, cell=cell)
     weights = {name: rng.normal(0, 0.6, shape).astype(np.float32) for name, shape in spec.shapes().items()}
     return replace(model, spec=spec, weights=weights)
+
+
+def futures_of(rng, tokens: np.ndarray) -> Futures:
+    """Windows of one stream each, with the modes ahead of them given."""
+    count = len(tokens)
+    drawn = rng.normal(0, 1, (count, 6)).astype(np.float32)
+    one = np.full((count, 3), 1 / 3, np.float32)
+    return Futures(drawn, np.zeros(count, np.int64), tokens, one, np.arange(count), np.arange(count))
 
 
 def states(rng, model, count: int = 4) -> np.ndarray:
@@ -127,11 +138,61 @@ def test_no_mode_follows_itself_and_no_future_is_longer_than_those_of_the_traini
 def test_what_was_never_ahead_is_never_foretold(rng):
     tokens = np.full((80, 3), MASKED, np.int64)
     tokens[:, 0] = rng.integers(0, 2, 80)  # of three modes and the end
-    known = Futures(rng.normal(0, 1, (80, 6)).astype(np.float32), np.zeros(80, np.int64), tokens)
+    known = futures_of(rng, tokens)
     assert known.horizon == 1
     for weights in fit_decoder(known, 3, SMALL).values():
         assert (weights["decoder.out.bias"][2:] < -20).all()
         assert (weights["decoder.out.bias"][:2] > -20).all()
+
+
+def test_all_windows_ahead_of_one_change_weigh_as_much_as_one(rng):
+    tokens = np.array([[0, MASKED, MASKED]] * 9 + [[1, 2, MASKED]])
+    known = replace(futures_of(rng, tokens), change=np.array([0] * 9 + [1]))
+    assert known.weight.tolist() == [1 / 9] * 9 + [1]
+    np.testing.assert_allclose(known.usual(3), np.array([2, 2, 1, 0]) / 5)  # came next, and once more for having come
+
+
+def test_what_a_decoder_never_saw_ahead_is_no_question_to_it(rng):
+    learned = futures_of(rng, np.array([[0, 1, MASKED], [1, MASKED, MASKED]]))
+    asked = futures_of(rng, np.array([[1, 0, 1], [0, 2, 1], [2, 0, MASKED]]))
+    assert asked.foreseeable(learned).tokens.tolist() == [[1, 0, MASKED], [0, MASKED, MASKED]]
+
+
+def test_a_forecast_is_the_decoder_as_far_as_it_is_trusted_and_else_what_is_usual(rng):
+    plain = forecasting(rng)
+    usual = np.array([0.1, 0.2, 0.3, 0.4])
+    h = states(rng, plain, 30)
+
+    def trusting(trust: float) -> Forecaster:
+        return Forecaster(replace(plain, spec=replace(plain.spec, trust=trust, usual=tuple(usual.tolist()))))
+
+    start = np.full(30, trusting(1.0).start)
+    alone, _ = trusting(1.0).step(start, trusting(1.0).begin(h))
+    for row, future in enumerate(trusting(0.25).greedy(h, 1)):
+        assert future.p == pytest.approx(np.max(0.25 * alone[row] + 0.75 * usual), abs=1e-6)
+    told = trusting(0.0).greedy(h, 3)
+    assert all(future == told[0] for future in told)  # the end is what comes most often, whatever the state
+    assert told[0].ends
+    drawn = trusting(0.0).sampled(h, 3, seed=5)
+    assert len({future.modes for future in drawn}) > 3
+
+
+def test_a_mixture_without_what_is_usual_is_refused(rng):
+    model = forecasting(rng)
+    check_weights(model.spec, model.weights)
+    for trust, usual in ((0.5, ()), (1.5, ()), (0.5, (0.5, 0.5))):
+        with pytest.raises(ModelError, match=r"trust in the decoder|is ahead"):
+            check_weights(replace(model.spec, trust=trust, usual=usual), model.weights)
+
+
+def test_a_version_keeps_how_far_its_decoder_is_trusted(rng, tmp_path):
+    model = forecasting(rng)
+    model = replace(model, spec=replace(model.spec, trust=0.3, usual=(0.1, 0.2, 0.3, 0.4)))
+    model.save(tmp_path / "v")
+    read = load(tmp_path / "v").spec
+    assert (read.trust, read.usual) == (0.3, (0.1, 0.2, 0.3, 0.4))
+    before = ModelSpec.from_document({**forecasting(rng).spec.document(), "network": OLD_NETWORK})
+    assert (before.trust, before.usual) == (1.0, ())  # versions of earlier releases say what their decoder says
 
 
 def test_other_states_have_other_futures(rng):
@@ -177,15 +238,41 @@ def test_a_forecast_goes_the_whole_way_to_a_version_and_beats_what_mostly_comes(
         SMALL, epochs=30, folds=3, structure_offset=0.0, structure_drop=0.0, noise=0.05, hidden=12, chunk=30
     )
     result = train(TrainRequest(tmp_path, Config(), quick), say=lambda _: None, warn=lambda _: None)
-    guesses = result.document["metrics"]["forecast"]["guesses"]
+    numbers = result.document["metrics"]["forecast"]
+    guesses = numbers["guesses"]
     assert guesses["model"]["accuracy"] > 0.9
     assert guesses["model"]["log_loss"] < guesses["what mostly comes"]["log_loss"]
-    assert "forecast: the next mode" in result.text
+    assert (numbers["changes"], numbers["streams"]) == (9, 9)
+    assert numbers["gain"]["interval_90"][0] > 0
+    assert "no better" not in result.text
     model = Registry(tmp_path).load(result.version)
+    assert model.spec.trust == numbers["trust"] > 0.3
     predictor, forecaster = Registry(tmp_path).predictor(), Forecaster(model)
     _, h = predictor.step(np.full((1, 2), 3.0, np.float32), predictor.initial(1))
     best = forecaster.beam(h, 3)[0][0]
     assert set(best.modes) <= set(predictor.classes)
+
+
+def test_where_nothing_can_be_foreseen_the_guess_is_what_mostly_comes_and_the_text_says_so(tmp_path, rng):
+    archive_of_lives(tmp_path, rng, early=0.0)
+    quick = replace(
+        SMALL, epochs=30, folds=3, structure_offset=0.0, structure_drop=0.0, noise=0.05, hidden=12, chunk=30
+    )
+    result = train(TrainRequest(tmp_path, Config(), quick), say=lambda _: None, warn=lambda _: None)
+    numbers = result.document["metrics"]["forecast"]
+    assert numbers["guesses"]["model"]["log_loss"] < numbers["guesses"]["what mostly comes"]["log_loss"] + 0.05
+    assert numbers["trust"] < 0.3
+    assert "no better than the best naive guess" in result.text
+
+
+def test_without_anything_held_back_the_decoder_is_trusted_little_and_that_is_said(tmp_path, rng):
+    archive_of_lives(tmp_path, rng)
+    said = []
+    result = train(
+        TrainRequest(tmp_path, Config(), replace(SMALL, epochs=3), split="none"), say=said.append, warn=said.append
+    )
+    assert Registry(tmp_path).load(result.version).spec.trust == UNTRIED[1]
+    assert any("how far it is to be believed" in line for line in said)
 
 
 def test_recordings_of_one_condition_each_have_no_future(tmp_path, rng):

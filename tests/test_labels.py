@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -17,8 +18,11 @@ from model_world import table
 from models.dataset import DatasetSpec, build
 from models.labelling import WEIGHT, apply_labels, report_of
 from pipeline.commands import labels as labels_command
+from pipeline.commands.label_rows import never_seen
+from pipeline.config import Config
 from pipeline.core.records import StreamKey
 from pipeline.edges.labels import LabelEvent, LabelFile, active, to_ns
+from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.errors import ThrumcastError
 
 
@@ -248,6 +252,33 @@ def test_the_command_adds_lists_retracts_exports_and_imports(tmp_path: Path) -> 
     assert run("import", str(tmp_path / "cmms.csv"))["labels"][0]["mode"] == "unbalance"
     assert run("import", str(tmp_path / "cmms.csv"))["new"] == 0
     assert run("import", str(tmp_path / "l.csv"))["new"] == 0  # its own export has the tokens
+
+
+def test_a_label_of_a_machine_that_nobody_has_seen_is_kept_with_a_warning_that_names_near_ones(tmp_path: Path) -> None:
+    MachinesFile(tmp_path / MACHINES_NAME).update_all({StreamKey(name, "de"): {} for name in ("pump-01", "fan-02")})
+    span = ("--from", "2026-05-01T10:00:00Z", "--to", "2026-05-01T12:00:00Z", "--data", str(tmp_path))
+
+    def said(*arguments: str) -> tuple[list[str], str]:
+        result = CliRunner().invoke(labels_command.command, ["add", *arguments, "unbalance", *span, "--json"])
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)["never_seen"], result.stderr
+
+    assert said("pump-01") == ([], "")
+    assert said("pump-01", "--point", "de") == ([], "")
+    names, warning = said("pump-1")
+    assert names == ["pump-1"]
+    assert "did you mean pump-01?" in warning
+    names, warning = said("pump-01", "--point", "nde")
+    assert names == ["pump-01/nde"]
+    assert "did you mean de?" in warning
+    assert "there are fan-02, pump-01" in said("zzz")[1]
+    assert len(LabelFile(tmp_path).events()) == 5
+
+
+def test_a_machine_of_the_configuration_is_no_stranger(tmp_path: Path) -> None:
+    config = msgspec.convert({"data": {"dir": str(tmp_path)}, "machines": {"mill-03": {}}}, Config)
+    assert never_seen(config, [label("a", 0, 1, machine="mill-03", point="de")]) == {}
+    assert never_seen(config, [label("a", 0, 1)]) == {"pump-01": "there are mill-03"}
 
 
 def test_a_bad_row_of_a_csv_is_named_and_none_of_the_file_is_taken(tmp_path: Path) -> None:

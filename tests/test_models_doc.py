@@ -40,7 +40,7 @@ def test_the_examples_run_one_after_the_other(tmp_path, rng, monkeypatch):
     train_values(TrainRequest(data, Config(), life), say=quiet, warn=quiet)
     names: dict[str, object] = {}
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         exec(block, names)
     assert names["seconds"].shape == (1, 1)  # type: ignore[attr-defined]

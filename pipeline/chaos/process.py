@@ -158,10 +158,18 @@ class Service:
 
     def rss_bytes(self) -> int:
         """Resident memory now; 0 if it does not run."""
+        return self._memory_bytes("VmRSS")
+
+    def anonymous_bytes(self) -> int:
+        """Of that, what no file stands behind: all but code and mapped files; 0 if it does not run."""
+        return self._memory_bytes("RssAnon")
+
+    def _memory_bytes(self, name: str) -> int:
         if self.process is None or not self.running:
             return 0
-        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        found = dict(line.split(":", 1) for line in lines if ":" in line).get(name, "0 kB")
+        return int(found.split()[0]) * 1024
 
     def open_files(self) -> int:
         """File handles now."""

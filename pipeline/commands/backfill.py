@@ -38,7 +38,7 @@ def command(
     if workers != 1:
         prepare()  # before this process loads what it needs itself
 
-    from pipeline.commands.compose import MakeWorker, folder, opened, predictor
+    from pipeline.commands.compose import MakeWorker, folder, model, opened
     from pipeline.drivers.backfill import Done, Job, backfill
     from pipeline.edges.recordings import find_recordings, parse_channels
     from pipeline.errors import RecordingError
@@ -46,12 +46,16 @@ def command(
 
     config = console.config(**{"data.dir": data_dir})
     channel_map = parse_channels(channels) if channels else None
-    model = predictor(config, version)
-    context = f"{feature_spec(config).schema} {config.window} {model.version if model else 'no model'}"
+    bundle = model(config, version)
+    serves, wanted = None if bundle is None else bundle.spec.version, config.model.forecast_modes
+    context = f"{feature_spec(config).schema} {config.window} {serves or 'no model'}"
+    if bundle is not None and wanted:
+        if bundle.spec.decoder:
+            context += " forecast"
+        else:
+            console.warn(f"no forecasts: {serves} was trained to make none; train it with --set forecast={wanted}")
     jobs = [Job(path, channel_map, rate_hz, context, str(config.window)) for path in find_recordings(inputs)]
-    console.say(
-        f"{len(jobs)} recordings -> {folder(config.data.path)}, model: {model.version if model else 'none yet'}"
-    )
+    console.say(f"{len(jobs)} recordings -> {folder(config.data.path)}, model: {serves or 'none yet'}")
 
     def show(done: Done) -> None:
         bar.advance()
@@ -59,7 +63,7 @@ def command(
             console.warn(f"skipped {done.path}: {done.error}")
 
     with opened(config) as (journal, archive), console.progress(len(jobs), "recordings") as bar:
-        make_worker = MakeWorker(config, model.version if model else None, journal.inputs_done())
+        make_worker = MakeWorker(config, serves, journal.inputs_done())
         report = backfill(
             jobs,
             make_worker,
@@ -74,25 +78,49 @@ def command(
             f"{config.window.length_s:g} s (for snapshots of 0.1 s: THRUMCAST_WINDOW__LENGTH_S=0.1 "
             "THRUMCAST_WINDOW__HOP_S=0.1, or [window] in config.toml)"
         )
+    known = report.made - report.windows
     document = {
         "inputs": report.inputs,
         "already_done": report.known,
         "streams": len(report.streams),
         "windows": report.windows,
+        "windows_known": known,
         "windows_not_judged": report.incomplete,
-        "predictions": report.predictions,
+        "predictions": report.kept["predictions"],
+        "forecast_rows": report.kept["forecast"],
         "seconds": round(seconds, 3),
-        "windows_per_s": round(report.windows / seconds, 1),
-        "model": model.version if model else None,
+        "windows_per_s": round(report.made / seconds, 1),
+        "model": serves,
         "without_windows": report.empty,
         "skipped": [{"input": path, "reason": why} for path, why in report.skipped.items()],
     }
     text = (
         f"{report.windows} windows of {len(report.streams)} streams in {seconds:.1f} s, "
-        f"{report.predictions} predictions; {report.known} recordings were done before, {len(report.skipped)} skipped"
+        f"{report.kept['predictions']} predictions; {report.known} recordings were done before, "
+        f"{len(report.skipped)} skipped" + (f"; {known} windows were there already, and stay as they are" * bool(known))
     )
+    if known and report.kept.total() == 0:
+        console.warn(
+            "nothing was kept: a window is known by machine, point, session and number, whatever its channels are "
+            "called now; use another --data for other names"
+        )
     console.result(document, text)
     if len(report.skipped) == report.inputs:
         msg = f"at least one readable recording expected, found: {len(report.skipped)} that cannot be read"
         raise RecordingError(msg, hint="the reasons are above", reported=True)
-    console.say(f"next: thrumcast train --data {folder(config.data.path)}")
+    console.say(_next(config.data.path, folder(config.data.path)))
+
+
+def _next(data_dir: Path, shown: str) -> str:
+    """Training needs to know what was wrong: the recordings say so, or somebody does."""
+    import pyarrow.compute as pc
+
+    from pipeline.edges.archive_read import read_features
+    from pipeline.edges.labels import LabelFile
+
+    train = f"thrumcast train --data {shown}"
+    rows = read_features(data_dir, columns=("machine", "truth"))
+    if not rows.num_rows or LabelFile(data_dir).active() or pc.any(pc.is_valid(rows["truth"])).as_py():
+        return f"next: {train}"
+    label = f"thrumcast labels add {rows['machine'][0]} MODE --from ... --to ... --data {shown}"
+    return f"nothing says yet which windows show what\nnext: {label} (or `labels import`), then {train}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from pipeline.core.engine import Engine
 from pipeline.core.features.table import FEATURES
 from pipeline.core.iso import floor
 from pipeline.core.quality import Quality
+from pipeline.drivers.serving import Extra, Serving
 from pipeline.edges.archive import Archive
 from pipeline.edges.archive_schema import FeatureSchema
 from pipeline.edges.journal import Journal
@@ -19,8 +20,10 @@ from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.specs import feature_spec, stream_specs
 
 if TYPE_CHECKING:
-    from models.predictor import NumpyPredictor
+    from models.bundle import Bundle
     from pipeline.config import Config
+    from pipeline.core.records import StreamKey
+    from pipeline.core.state import StreamSpec
     from pipeline.drivers.backfill import Worker
 
 
@@ -42,9 +45,8 @@ def opened(config: Config) -> Iterator[tuple[Journal, Archive]]:
         yield journal, Archive(config.data.path, journal, feature_schema(config))
 
 
-def predictor(config: Config, version: str | None = None) -> NumpyPredictor | None:
+def model(config: Config, version: str | None = None) -> Bundle | None:
     """A version or alias, else the model that serves, if any; checked against the feature schema."""
-    from models.predictor import NumpyPredictor
     from models.registry import Registry
 
     registry = Registry(config.data.path)
@@ -52,7 +54,32 @@ def predictor(config: Config, version: str | None = None) -> NumpyPredictor | No
         return None
     bundle = registry.load(version or config.model.alias)
     bundle.check_fits(feature_spec(config).schema)
-    return NumpyPredictor(bundle)
+    return bundle
+
+
+def serving(config: Config, bundle: Bundle) -> Serving:
+    """A version with all that it says: modes, what is unknown to it, and what comes next if that is wanted."""
+    from models.predictor import NumpyPredictor
+    from models.unknown import detector
+
+    modes = config.model.forecast_modes
+    foretell = None
+    if modes and bundle.spec.decoder:
+        from models.forecast import Forecaster
+
+        forecaster = Forecaster(bundle)
+        foretell = Extra(lambda h: forecaster.beam(h, modes))
+    return Serving(NumpyPredictor(bundle), detector(bundle), foretell=foretell)
+
+
+def engine(config: Config, models: Serving, spec_of: Callable[[StreamKey], StreamSpec]) -> Engine:
+    """The engine of the service and of a backfill: the same answers to the same readings."""
+    plain = Engine(
+        spec_of,
+        zone_of=lambda row: floor(row, spec_of(row.key).limits),
+        foretell_every=config.model.forecast_every_windows,
+    )
+    return models.on(plain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +94,13 @@ class MakeWorker:
         """In the worker process."""
         from pipeline.drivers.backfill import Worker
 
-        model = None if self.version is None else predictor(self.config, self.version)
+        bundle = None if self.version is None else model(self.config, self.version)
+        models = Serving(None) if bundle is None else serving(self.config, bundle)
         known = MachinesFile(self.config.data.path / MACHINES_NAME).load()
         spec_of = stream_specs(self.config, known)
-        engine = Engine(spec_of, model, zone_of=lambda row: floor(row, spec_of(row.key).limits))  # as the service
-        return Worker(engine, self.config.modes.resolve, self.finished, feature_schema(self.config))
+        return Worker(
+            engine(self.config, models, spec_of), self.config.modes.resolve, self.finished, feature_schema(self.config)
+        )
 
 
 def folder(path: Path) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.commands.common import Console, with_console
+from pipeline.commands.memory import frugal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +45,7 @@ def command(
 
     Half of the machines develop a fault within the first minute or two. All that is written lies in ./demo-data.
     """
+    frugal()
     import signal
     import sys
     import time

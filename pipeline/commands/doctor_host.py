@@ -78,9 +78,11 @@ def look_at_data(config: Config) -> list[Finding]:
     except ThrumcastError as error:
         findings.append(Finding("data:journal", "fail", error.message, error.hint or ""))
     try:
-        from pipeline.commands.compose import predictor
+        from pipeline.commands.compose import model as served
+        from pipeline.commands.compose import serving
 
-        model = predictor(config)
+        bundle = served(config)
+        model = None if bundle is None else serving(config, bundle).predictor
         advice = "features are archived all the same; `thrumcast train` makes a model"
         status = "warn" if model is None else "pass"
         shown = f"no {config.model.alias}" if model is None else f"{config.model.alias} is {model.version}"

@@ -168,7 +168,24 @@ def _document(
             }
             for f in order
         ],
+        "unknown": _strangeness(model, x),
         "families": dict(sorted(explained.by_family.items(), key=lambda item: -abs(item[1]))),
+    }
+
+
+def _strangeness(model: Bundle, x: Any) -> dict[str, Any] | None:
+    """How far a window is from all that the version knows, and in what; None where the version cannot say."""
+    from models.unknown import detector
+
+    strange = detector(model)
+    if strange is None:
+        return None
+    distance, adds = strange.explain(x)
+    return {
+        "is": distance > strange.threshold,
+        "distance": distance,
+        "threshold": strange.threshold,
+        "quantities": dict(sorted(adds.items(), key=lambda item: -item[1])),
     }
 
 
@@ -202,6 +219,12 @@ def _text(document: dict[str, Any]) -> str:
         )
     if document["confirmed"] is not None:
         lines.append(f"envelope lines {'confirm' if document['confirmed'] else 'do not confirm'} {document['mode']}")
+    if (strange := document["unknown"]) is not None:
+        most = ", ".join(list(strange["quantities"])[:3])
+        verdict = f"unknown, most by {most}" if strange["is"] else "known"
+        lines.append(
+            f"{strange['distance']:.2f} from the nearest mode, unknown above {strange['threshold']:.2f}: {verdict}"
+        )
     likely = sorted(document["probabilities"].items(), key=lambda item: -item[1])[:4]
     lines += [", ".join(f"{name} {value:.3f}" for name, value in likely), ""]
     lines.append(

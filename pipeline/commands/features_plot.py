@@ -70,7 +70,7 @@ def piece(
 
     Raises:
         RecordingError: unreadable, no such channel, or it ends before `at_s`.
-        ConfigError: no such bearing in the catalogue.
+        ThrumcastError: no such bearing in the catalogue.
     """
     from pipeline.core.bearings import find
     from pipeline.edges.recordings import open_recording, parse_channels, streams

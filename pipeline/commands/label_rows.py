@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import difflib
 import getpass
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.edges.labels import CERTAINTY, LabelEvent, new_id, now_iso, to_ns
+from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.errors import ThrumcastError
 
 if TYPE_CHECKING:
@@ -125,6 +127,29 @@ def coverage(data_dir: Path, labels: Sequence[LabelEvent]) -> dict[str, int]:
     except ArchiveError:  # labels may be written down before there is any window
         return {label.id: 0 for label in labels}
     return {label.id: report_of(apply_labels(rows, [label]))["used"].get(label.id, 0) for label in labels}
+
+
+def never_seen(config: Config, labels: Sequence[LabelEvent]) -> dict[str, str]:
+    """Machines, and points of machines, of which nothing was ever archived, and what may have been meant instead."""
+    points: dict[str, set[str]] = {name: set() for name in config.machines}
+    for key in MachinesFile(config.data.path / MACHINES_NAME).load():
+        points.setdefault(key.machine, set()).add(key.point)
+    found = {}
+    for label in labels:
+        if label.machine not in points:
+            found[label.machine] = _instead(label.machine, points)
+        elif label.point and points[label.machine] and label.point not in points[label.machine]:
+            found[f"{label.machine}/{label.point}"] = _instead(label.point, points[label.machine])
+    return found
+
+
+def _instead(name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, sorted(known), n=3)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return (
+        f"there are {', '.join(sorted(known)[:8])}{', ...' if len(known) > 8 else ''}" if known else "there is none yet"
+    )
 
 
 def not_in_model(config: Config, labels: Sequence[LabelEvent]) -> list[str]:

@@ -160,14 +160,18 @@ def _config(console: Console, data_dir: Path | None) -> Config:
 
 def _save(console: Console, config: Config, events: list[LabelEvent], told: Callable[[LabelEvent], str]) -> None:
     """Write events and say what they cover."""
-    from pipeline.commands.label_rows import coverage
+    from pipeline.commands.label_rows import coverage, never_seen
     from pipeline.edges.labels import LabelFile
 
     stored = LabelFile(config.data.path).add(events)
     new = [event for event, kept in zip(events, stored, strict=True) if event is kept]
-    covered = coverage(config.data.path, [event for event in stored if event.op == "add"])
+    added = [event for event in stored if event.op == "add"]
+    covered = coverage(config.data.path, added)
+    strangers = never_seen(config, [event for event in added if not covered[event.id]])
     lines = [told(event) + (f": {covered[event.id]} windows" if event.id in covered else "") for event in stored]
     if len(new) < len(events):
         lines.append(f"{len(events) - len(new)} of them were there already")
     document = {"labels": [asdict(event) for event in stored], "new": len(new), "windows": covered}
-    console.result(document, "\n".join(lines) or "nothing to add")
+    console.result({**document, "never_seen": list(strangers)}, "\n".join(lines) or "nothing to add")
+    for name, instead in strangers.items():
+        console.warn(f"nothing of {name} was ever archived: the label is kept and waits for it; {instead}")

@@ -10,6 +10,7 @@ import click
 from pipeline.commands.addresses import broker_flags, broker_option
 from pipeline.commands.common import Console, with_console
 from pipeline.commands.logs import log_format_option
+from pipeline.commands.memory import frugal
 
 if TYPE_CHECKING:
     from threading import Event
@@ -34,6 +35,7 @@ def command(
     Stops cleanly on SIGTERM and Ctrl-C: what has arrived is committed and rolled into the archive. Where the disk is
     slow it stays in the journal, and a stop that the disk holds up is cut off after nine seconds; nothing is lost then.
     """
+    frugal()
     import gc
     import signal
     import threading

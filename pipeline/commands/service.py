@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pipeline.commands import compose
 from pipeline.commands.addresses import mqtt_settings
-from pipeline.commands.compose import opened
 from pipeline.commands.reload import Running
 from pipeline.commands.requests import Requests
 from pipeline.commands.serving import RegistryWatch, load_serving, reader
 from pipeline.core.engine import Engine, Step, rehearse
-from pipeline.core.iso import floor
 from pipeline.core.order import REMEMBERED_SESSIONS
 from pipeline.core.records import Block, StreamKey
 from pipeline.core.state import StreamState, from_bytes
@@ -110,18 +109,10 @@ def service(
     model = serving.predictor
     topics = TopicTemplate(config.mqtt.readings_topic)
     machines = MachinesFile(config.data.path / MACHINES_NAME)
-    with opened(config) as (journal, archive):
+    with compose.opened(config) as (journal, archive):
         known = machines.load()
         running = Running(config, known, *(reread or (lambda: config,)))
-        spec_of = running.spec_of
-        engine = Engine(
-            spec_of,
-            model,
-            serving.is_unknown,
-            zone_of=lambda row: floor(row, spec_of(row.key).limits),
-            foretell=serving.foretell,
-            foretell_every=config.model.forecast_every_windows,
-        )
+        engine = compose.engine(config, serving, running.spec_of)
         read_last = reader(config)
         base = config.mqtt.results_topic
         messages_per_commit = max(1, min(config.mqtt.receive_maximum // 2, REMEMBERED_SESSIONS))

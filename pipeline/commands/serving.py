@@ -5,19 +5,18 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from pipeline.commands.compose import model, serving
 from pipeline.commands.reload import Running
 from pipeline.core.features.table import NAMES
-from pipeline.core.records import FeatureRow, Foretell, StreamKey
-from pipeline.drivers.serving import Extra, ReadLast, Serving, Timed
+from pipeline.core.records import FeatureRow, StreamKey
+from pipeline.drivers.serving import ReadLast, Serving, Timed
 from pipeline.edges.archive_rows import last_rows
 from pipeline.errors import ThrumcastError
-from pipeline.specs import feature_spec
 
 if TYPE_CHECKING:
-    from models.bundle import Bundle
     from pipeline.config import Config
 
 log = logging.getLogger("thrumcast.serving")
@@ -32,43 +31,23 @@ def load_serving(config: Config) -> Serving:
         ModelError: the model that is to serve is damaged.
         SchemaError: it speaks another feature schema.
     """
-    from models.predictor import NumpyPredictor
     from models.registry import Registry
-    from models.unknown import detector
 
-    aliases = Registry(config.data.path).aliases()
-    if config.model.alias not in aliases:
+    bundle = model(config)
+    if bundle is None:
         return Serving(None)
-    bundle = _bundle(config, config.model.alias)
+    version, wanted = bundle.spec.version, config.model
+    if wanted.forecast_modes and not bundle.spec.decoder:
+        log.warning("forecast_missing model=%s: train it with --set forecast=%d", version, wanted.forecast_modes)
+    found = serving(config, bundle)
     shadow = None
-    if aliases.get(config.model.shadow, bundle.spec.version) != bundle.spec.version:
+    if Registry(config.data.path).aliases().get(wanted.shadow, version) != version:
         try:
-            shadow = NumpyPredictor(_bundle(config, config.model.shadow))
+            other = model(config, wanted.shadow)
+            shadow = None if other is None else serving(config, other).predictor
         except ThrumcastError as error:
-            log.error("shadow_refused alias=%s err=%s", config.model.shadow, error.message)
-    return Serving(Timed(NumpyPredictor(bundle)), detector(bundle), shadow, _foretell(config, bundle))
-
-
-def _foretell(config: Config, bundle: Bundle) -> Foretell | None:
-    """The most probable futures of streams by their hidden states, if they are wanted and the version can say them."""
-    modes = config.model.forecast_modes
-    if not modes:
-        return None
-    if not bundle.spec.decoder:
-        log.warning("forecast_missing model=%s: train it with --set forecast=%d", bundle.spec.version, modes)
-        return None
-    from models.forecast import Forecaster
-
-    forecaster = Forecaster(bundle)
-    return Extra(lambda h: forecaster.beam(h, modes))
-
-
-def _bundle(config: Config, alias: str) -> Bundle:
-    from models.registry import Registry
-
-    bundle = Registry(config.data.path).load(alias)
-    bundle.check_fits(feature_spec(config).schema)
-    return bundle
+            log.error("shadow_refused alias=%s err=%s", wanted.shadow, error.message)
+    return replace(found, predictor=found.predictor and Timed(found.predictor), shadow=shadow)
 
 
 def reader(config: Config) -> ReadLast:
@@ -115,14 +94,14 @@ class RegistryWatch:
             wanted = self._versions()
             if wanted[0] is None or (wanted == self._wanted and not forced):
                 return None
-            serving = load_serving(self.config)
+            loaded = load_serving(self.config)
         except ThrumcastError as error:
             log.error("model_refused alias=%s err=%s", self.config.model.alias, error.message)
             self.reloads["refused"] += 1
             return None
         self._wanted = wanted
         self.reloads["loaded"] += 1
-        return serving
+        return loaded
 
     @property
     def config(self) -> Config:

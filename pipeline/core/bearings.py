@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 
 from pipeline.core.records import BearingOrders
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, ThrumcastError
 
 MM_PER_INCH = 25.4
 
@@ -121,12 +121,12 @@ def find(name: str) -> Bearing:
     """The catalogue's row of that name.
 
     Raises:
-        ConfigError: there is none; the hint names the nearest.
+        ThrumcastError: there is none; the hint names the nearest.
     """
     found = _NAMES.get(normalised(name))
     if found is None:
         near = difflib.get_close_matches(normalised(name), _NAMES, n=3, cutoff=0.5)
         msg = f"a bearing of the catalogue expected ({', '.join(_NAMES)}), found: {name!r}"
         hint = "give its geometry or orders from the maker's data sheet"
-        raise ConfigError(msg, hint=f"nearest: {', '.join(near)}; or {hint}" if near else hint)
+        raise ThrumcastError(msg, hint=f"nearest: {', '.join(near)}; or {hint}" if near else hint)
     return found

@@ -9,6 +9,7 @@ go on.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
@@ -35,12 +36,17 @@ class Report:
 
     inputs: int = 0
     known: int = 0
-    windows: int = 0
-    predictions: int = 0
+    made: int = 0  # windows
+    kept: Counter[str] = field(default_factory=Counter)  # rows by kind; what the archive has already stays as it is
     incomplete: int = 0  # windows that could not be judged, for lack of samples or of quality
     streams: set[StreamKey] = field(default_factory=set)
     empty: list[str] = field(default_factory=list)  # recordings without a single window
     skipped: dict[str, str] = field(default_factory=dict)  # path -> why
+
+    @property
+    def windows(self) -> int:
+        """That the archive did not have."""
+        return self.kept["features"]
 
     def count(self, done: Done) -> None:
         """One more recording."""
@@ -48,8 +54,7 @@ class Report:
             self.skipped[str(done.path)] = done.error
             return
         self.known += done.known
-        self.windows += done.windows
-        self.predictions += done.predictions
+        self.made += done.windows
         self.incomplete += done.incomplete
         self.streams |= done.facts.keys()
         if not done.windows and not done.known:
@@ -62,6 +67,7 @@ class _Pages:
 
     archive: Archive
     machines: MachinesFile
+    report: Report
     turns: list[Turn] = field(default_factory=list)
     rows: int = 0
     since_s: float = 0.0
@@ -82,7 +88,8 @@ class _Pages:
         if finished:
             self.machines.update_all({key: facts for done in finished for key, facts in done.facts.items()})
             inputs = {name: what for done in finished for name, what in done.inputs.items()}
-            self.archive.append([rows for turn in turns for rows in turn.rows], inputs)
+            for part in self.archive.append([rows for turn in turns for rows in turn.rows], inputs):
+                self.report.kept[part.kind] += part.rows
 
 
 def backfill(
@@ -95,7 +102,7 @@ def backfill(
 ) -> Report:
     """Work through all jobs; `make_worker` must be importable, it is called in every worker process."""
     report = Report(inputs=len(jobs))
-    pages = _Pages(archive, MachinesFile(archive.journal.directory / MACHINES_NAME))
+    pages = _Pages(archive, MachinesFile(archive.journal.directory / MACHINES_NAME), report)
     try:
         for turn in _run(jobs, make_worker, workers):
             pages.add(turn)

@@ -9,11 +9,11 @@ from typing import Any
 
 from pipeline.core.engine import Engine, Step
 from pipeline.core.quality import STOPS
-from pipeline.core.records import Block, FeatureRow, Prediction, StreamKey
+from pipeline.core.records import Block, FeatureRow, Forecast, Prediction, StreamKey
 from pipeline.core.state import StreamState
 from pipeline.edges import recordings
 from pipeline.edges.archive_schema import FeatureSchema
-from pipeline.edges.archive_tables import Rows, feature_tables, packed, prediction_table, unpacked
+from pipeline.edges.archive_tables import Rows, feature_tables, forecast_table, packed, prediction_table, unpacked
 from pipeline.edges.machines import recording_facts
 from pipeline.edges.recordings import ChannelMap, RecordedStream
 from pipeline.errors import RecordingError, ThrumcastError
@@ -75,6 +75,7 @@ def read(worker: Worker, jobs: Sequence[Job]) -> Turn:
     """Several recordings from file to rows."""
     features: list[FeatureRow] = []
     predictions: list[Prediction] = []
+    forecasts: list[Forecast] = []
     done = []
     for job in jobs:
         one = Done(job.path)
@@ -85,11 +86,14 @@ def read(worker: Worker, jobs: Sequence[Job]) -> Turn:
         else:
             features += found.features
             predictions += found.predictions
+            forecasts += found.forecasts
         done.append(one)
     tables = [("features", channels, table) for channels, table in feature_tables(features, worker.schema)]
     if predictions and worker.engine.predictor is not None:
         classes = worker.engine.predictor.classes
         tables.append(("predictions", classes, prediction_table(predictions, classes)))
+    if forecasts:
+        tables.append(("forecast", (), forecast_table(forecasts)))
     return Turn(done, [(kind, extras, packed(table)) for kind, extras, table in tables])
 
 
@@ -111,6 +115,7 @@ def _rows(worker: Worker, job: Job, done: Done) -> Step:
         for step in run_stream(worker.engine, stream, worker.resolve):
             found.features += step.features
             found.predictions += step.predictions
+            found.forecasts += step.forecasts
         done.facts[stream.key] = recording_facts(
             recording.metadata,
             recording.machine,

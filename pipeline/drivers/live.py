@@ -31,7 +31,7 @@ from typing import TypeVar
 from pipeline.core.engine import Engine, Step
 from pipeline.core.records import StreamKey
 from pipeline.core.state import StreamState, to_bytes
-from pipeline.drivers.aside import aside
+from pipeline.drivers.aside import Aside
 from pipeline.drivers.intake import (
     OUTCOMES,
     Account,
@@ -90,6 +90,7 @@ class Live:
     shadow: Shadow | None = None
     acknowledgements: SimpleQueue[tuple[StreamKey, str]] = field(default_factory=SimpleQueue)  # stream, alarm id
     pending_rows: int = 0  # that are committed and not yet in a Parquet part
+    _aside: Aside = field(default_factory=Aside)  # where the disk is written
     _in_hand: int = 0  # messages that are taken and not decided
     _news: Counter[str] = field(default_factory=Counter)  # counters that go with the next commit
     _rolled_s: float = field(default_factory=time.monotonic)
@@ -265,7 +266,7 @@ class Live:
     def _elsewhere(self, action: Callable[[], T]) -> T:
         """What may read or write the disk, done on its thread."""
         found: list[T] = []
-        aside(lambda: found.append(action()), self._keep_alive)
+        self._aside(lambda: found.append(action()), self._keep_alive)
         return found[0]
 
     def _hurried(self, stop: Callable[[], bool]) -> bool:
@@ -277,7 +278,7 @@ class Live:
         failed = 0
         while True:
             try:
-                aside(action, self._keep_alive)
+                self._aside(action, self._keep_alive)
             except ArchiveError as error:
                 failed += 1
                 self.refusal = error.message

@@ -123,33 +123,9 @@ class Archive:
             ArchiveError: the disk is full, read-only or broken; the rows stay in the journal and the next roll tries
                 again.
         """
-
-        def go_on() -> None:
-            if leave():
-                raise _LeftOff
-
         with self._rolling:
-            fault_point("roll_begin")
-            self._settle()
-            view = self.journal.view(KINDS)
-            try:
-                self._widen(view, go_on)
-                if not any(view.pending[kind].ids for kind in KINDS):
-                    return []
-                parts, dropped = self._write(view, {kind: view.pending[kind].tables for kind in KINDS}, go_on)
-                go_on()
-            except _LeftOff:
-                return []
-            except OSError as error:
-                raise storage_error(self.root, error) from error
-            fault_point("roll_before_transaction")
-            with self.journal.transaction() as db:
-                ids = [(number,) for kind in KINDS for number in view.pending[kind].ids]
-                db.executemany("DELETE FROM pending WHERE id = ?", ids)
-                _record(db, view, parts, dropped)
-                fault_point("roll_in_transaction")
-            fault_point("roll_done")
-        give_back()
+            parts = self._roll(leave)
+        give_back()  # here, where nothing holds the rows any more
         return parts
 
     def append(self, rows: Sequence[Rows], inputs: Mapping[str, str]) -> list[Part]:
@@ -180,6 +156,33 @@ class Archive:
                 fault_point("append_in_transaction")
             fault_point("append_done")
         give_back()
+        return parts
+
+    def _roll(self, leave: Callable[[], bool]) -> list[Part]:
+        def go_on() -> None:
+            if leave():
+                raise _LeftOff
+
+        fault_point("roll_begin")
+        self._settle()
+        view = self.journal.view(KINDS)
+        try:
+            self._widen(view, go_on)
+            if not any(view.pending[kind].ids for kind in KINDS):
+                return []
+            parts, dropped = self._write(view, {kind: view.pending[kind].tables for kind in KINDS}, go_on)
+            go_on()
+        except _LeftOff:
+            return []
+        except OSError as error:
+            raise storage_error(self.root, error) from error
+        fault_point("roll_before_transaction")
+        with self.journal.transaction() as db:
+            ids = [(number,) for kind in KINDS for number in view.pending[kind].ids]
+            db.executemany("DELETE FROM pending WHERE id = ?", ids)
+            _record(db, view, parts, dropped)
+            fault_point("roll_in_transaction")
+        fault_point("roll_done")
         return parts
 
     def _widen(self, view: JournalView, go_on: Callable[[], None] = _go_on) -> None:

@@ -115,7 +115,7 @@ def _whole(root: Path, part: Part, *, settled: bool) -> pa.Table:
         if settled and hashlib.sha256(content).hexdigest() != part.sha256:
             msg = f"expected the content that was written (sha256 {part.sha256[:12]}), found another: {part.relative}"
             raise ArchiveError(msg, hint="restore it from a backup; `thrumcast archive verify` names every such file")
-        table = pq.read_table(pa.BufferReader(content), partitioning=None)
+        table = pq.read_table(pa.BufferReader(content), partitioning=None, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         msg = f"expected a readable part, found {part.relative}: {error}"
         raise ArchiveError(msg, hint="restore it from a backup, see `thrumcast archive verify`") from error

@@ -38,7 +38,7 @@ def without_known(root: Path, view: JournalView, kind: str, date: str, rows: pa.
     before = sum(table.num_rows for table in known)
     together = pa.concat_tables([*known, rows.select(keys).replace_schema_metadata(None)])
     together = together.append_column("place", pa.array(np.arange(together.num_rows)))
-    groups = together.group_by(keys).aggregate([("place", "min")])
+    groups = together.group_by(keys, use_threads=False).aggregate([("place", "min")])
     if groups.num_rows == together.num_rows:
         return rows
     firsts = np.sort(groups["place_min"].to_numpy())
@@ -64,7 +64,7 @@ def read_part(path: Path) -> pa.Table:
         ArchiveError: it cannot be read.
     """
     with _opened(path) as file:
-        return file.read().replace_schema_metadata(None)
+        return file.read(use_threads=False).replace_schema_metadata(None)
 
 
 def _read_keys(path: Path, keys: list[str], machines: pa.Array) -> pa.Table:
@@ -80,5 +80,5 @@ def _read_keys(path: Path, keys: list[str], machines: pa.Array) -> pa.Table:
             found = column.statistics if column.path_in_schema == "machine" else None
             if found is None or not found.has_min_max or (found.min <= last and found.max >= first):
                 groups.append(group)
-        table = file.read_row_groups(groups, columns=keys).replace_schema_metadata(None)
+        table = file.read_row_groups(groups, columns=keys, use_threads=False).replace_schema_metadata(None)
     return table.filter(pc.is_in(table["machine"], machines))

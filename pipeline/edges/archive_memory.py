@@ -1,4 +1,8 @@
-"""Memory that rows took on their way into a file goes back to the system; allocators would keep most of it."""
+"""Memory that rows took on their way into a file goes back to the system; allocators would keep most of it.
+
+What still holds rows holds their memory, so this comes after the last name of them. Allocators keep pieces for each
+thread: rolls and merges read with `use_threads=False`, so that each leaves its pieces where it finds them again.
+"""
 
 from __future__ import annotations
 
