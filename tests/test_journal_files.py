@@ -118,6 +118,14 @@ def test_a_name_or_a_number_that_is_not_the_one_that_was_written_is_refused(tmp_
     assert (tmp_path / "journal.db").read_bytes() == content
 
 
+def test_a_feature_table_that_is_known_is_not_written_again(tmp_path):
+    for changes in (True, False):
+        with Journal(tmp_path) as journal:
+            before = journal._db.total_changes
+            journal.bind(SCHEMA)
+            assert (journal._db.total_changes > before) == changes
+
+
 def test_a_flipped_bit_in_a_pending_entry_is_named(tmp_path):
     with Journal(tmp_path) as journal:
         journal.bind(SCHEMA)
