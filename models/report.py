@@ -141,8 +141,10 @@ def forecast_text(numbers: Numbers) -> str:
     skill = f"its log loss is {less} below that of '{gain['over']}'"  # never -0.000
     if between is not None:
         skill += f" (machines resampled: {' to '.join(between_said)})"
-    if between is None or between[0] <= 0:
+    if gain["log_loss"] <= 0:
         skill += ": no better than the best naive guess"
+    elif between is None or between[0] <= 0:
+        skill += ": too few changes to be sure that this beats the best naive guess"
     return "\n".join([*lines, skill])
 
 
