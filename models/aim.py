@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from models.checkpoint import Checkpoints
-from models.crossval import OutOfFold, Watch, cross_validate
+from models.crossval import NotBetter, OutOfFold, Watch, cross_validate
 from models.dataset import UNKNOWN, Dataset
 from models.settings import TrainSettings
 from models.splits import Split
@@ -35,6 +35,7 @@ class Aimed:
     held_out: OutOfFold | None
     dataset: Dataset
     settings: TrainSettings
+    interrupted: bool = False  # by Ctrl-C, in whichever of the two
 
 
 def as_asked(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, TrainSettings]:
@@ -61,11 +62,19 @@ def aimed_validation(
     asked = as_asked(dataset, settings)
     held_out = cross_validate(asked[0], split, asked[1], watch, checkpoints=checkpoints)
     folds = len(split.folds)
-    if settings.aim != "auto" or folds < FOLDS_THAT_CONVINCE or held_out is None or held_out.folds_done < folds:
+    if held_out is None or held_out.folds_done < folds:
+        return Aimed(held_out, *asked, interrupted=True)
+    if settings.aim != "auto" or folds < FOLDS_THAT_CONVINCE:
         return Aimed(held_out, *asked)
     known, losses = _for_known(dataset, settings), fold_losses(held_out)
-    rival = cross_validate(known[0], split, known[1], watch, checkpoints=checkpoints, part="known-", to_beat=losses)
-    if rival is None or rival.folds_done < folds or not (fold_losses(rival) < losses).all():
+    try:
+        rival = cross_validate(known[0], split, known[1], watch, checkpoints=checkpoints, part="known-", to_beat=losses)
+    except NotBetter:
+        say("aim: new machines")
+        return Aimed(held_out, *asked)
+    if rival is None or rival.folds_done < folds:
+        return Aimed(held_out, *asked, interrupted=True)
+    if not (fold_losses(rival) < losses).all():
         say("aim: new machines")
         return Aimed(held_out, *asked)
     say(f"aim: known machines, since that is better in all {folds} folds of {split.name}")

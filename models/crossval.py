@@ -39,6 +39,10 @@ Int64 = NDArray[np.int64]
 Watch = Callable[[int | None, EpochReport, float | None], None]
 
 
+class NotBetter(Exception):
+    """A fold did not beat the loss that it was to beat: the others were not trained."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class OutOfFold:
     """Held-out probabilities of every tested sequence, and what they chose."""
@@ -102,8 +106,10 @@ def cross_validate(
 
     With `epochs` given nothing is chosen: every fold is trained that long, and stops where it stopped when they were
     chosen, so that the same data give the same numbers again. Ctrl-C ends it with the folds that are done; without
-    any, the result is None. With `checkpoints` it goes on where it was; their names begin with `part`. Given a loss
-    per fold `to_beat`, it ends with None at the first fold that does not.
+    any, the result is None. With `checkpoints` it goes on where it was; their names begin with `part`.
+
+    Raises:
+        NotBetter: at the first fold that does not beat its loss of `to_beat`.
     """
     split = replace(split, folds=tuple(replace(fold, train=fold.train + dataset.prior) for fold in split.folds))
     schedule = schedule_epochs or epochs
@@ -119,7 +125,7 @@ def cross_validate(
             choice = (split.untested, dataset, settings, checks, schedule, checkpoints)
             done.append(_one_fold(_FoldTraining(number, name, fold, *choice), watch))
             if to_beat is not None and _least_loss(done[-1], split.untested) >= to_beat[number]:
-                return None
+                raise NotBetter
     except KeyboardInterrupt:
         if not done:
             return None

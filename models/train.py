@@ -116,7 +116,7 @@ def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
         if split is not None:
             aimed = aimed_validation(dataset, split, settings, watch, say=say, checkpoints=checkpoints)
         held_out, dataset, settings = aimed.held_out, aimed.dataset, aimed.settings
-        interrupted = split is not None and (held_out is None or held_out.folds_done < len(split.folds))
+        interrupted = aimed.interrupted
         if interrupted:
             warn("interrupted: the remaining folds are left out, the final fit follows (Ctrl-C again to cut it short)")
         elif request.leaky and held_out is not None:

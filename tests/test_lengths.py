@@ -12,3 +12,10 @@ from pipeline.core.lengths import next_fast_length, previous_fast_length
 def test_fast_lengths_are_those_of_scipy(n: int) -> None:
     assert next_fast_length(n) == next_fast_len(n, real=True)
     assert previous_fast_length(n) == prev_fast_len(n, real=True)
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_of_nothing_no_length_is_fast(n: int) -> None:
+    for length in (next_fast_length, previous_fast_length):
+        with pytest.raises(ValueError, match=f"at least 1, found: {n}"):
+            length(n)

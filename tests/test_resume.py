@@ -56,21 +56,25 @@ def test_a_fit_that_goes_on_from_a_saved_state_gives_the_same_weights(rng, tmp_p
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_an_interrupted_training_that_is_resumed_gives_the_version_it_would_have_given(tmp_path, rng, monkeypatch):
+@pytest.mark.parametrize("call", [4, 7], ids=["second fold, second member", "first fold for known machines"])
+def test_an_interrupted_training_that_is_resumed_gives_the_version_it_would_have_given(
+    tmp_path, rng, monkeypatch, call
+):
     archive_of_plant(tmp_path, rng)
     whole = run(tmp_path)
     member = crossval._one_member
     calls = []
 
-    def third_is_interrupted(*arguments):
+    def interrupted(*arguments):
         calls.append(arguments)
-        if len(calls) == 4:  # the second member of the second fold
+        if len(calls) == call:
             raise KeyboardInterrupt
         return member(*arguments)
 
-    monkeypatch.setattr(crossval, "_one_member", third_is_interrupted)
+    monkeypatch.setattr(crossval, "_one_member", interrupted)
     cut = run(tmp_path)
     monkeypatch.undo()
+    assert len(calls) == call
     assert cut.document["interrupted"]
     resumed = run(tmp_path, resume="last", settings=TrainSettings())
     assert resumed.document["run"] == cut.document["run"]

@@ -10,6 +10,7 @@ PRIMES = (2, 3, 5)
 
 def next_fast_length(n: int) -> int:
     """The smallest such length that is not below n >= 1."""
+    _check(n)
     while not _is_fast(n):
         n += 1
     return n
@@ -17,9 +18,17 @@ def next_fast_length(n: int) -> int:
 
 def previous_fast_length(n: int) -> int:
     """The largest such length that is not above n >= 1."""
+    _check(n)
     while not _is_fast(n):
         n -= 1
     return n
+
+
+def _check(n: int) -> None:
+    """Of nothing no length is fast, and the search for one would never end."""
+    if n < 1:
+        msg = f"expected a length of at least 1, found: {n}"
+        raise ValueError(msg)
 
 
 def _is_fast(n: int) -> bool:
