@@ -6,7 +6,8 @@ Held-out machines say both. With p the decoder's probabilities, given the true m
                                                         DOUBTS changes more that speak for u
 
 So few changes, or a decoder that is sure of what does not come, leave the naive guess. What is printed of a fold is
-said with the steps and the trust that the other folds chose: nobody is scored by a choice that has seen the answer.
+said with the steps and the trust that the other folds chose, or with UNTRIED where there is no other: nobody is scored
+by a choice that has seen the answer.
 Every change counts once, however many windows lie ahead of it.
 """
 
@@ -21,8 +22,9 @@ from numpy.typing import NDArray
 
 from models.events import interval_90
 from models.forecast import Forecaster
-from models.forecast_training import MASKED, Futures
+from models.forecast_training import CHECKS, MASKED, Futures
 
+UNTRIED = CHECKS[2], 0.25  # steps and trust where nothing is held back: about what simulated plants have chosen
 DOUBTS = 3.0
 FIT_STEPS = 100  # of expectation and maximisation
 LEAST = 1e-9  # a probability of 0 would cost everything
@@ -87,7 +89,8 @@ def score(trials: Sequence[Trial]) -> dict[str, Any]:
     evidence = [{steps: trial.evidence(steps) for steps in trial.decoders} for trial in trials]
     tallies: dict[str, list[Float64]] = {}
     for number, trial in enumerate(trials):
-        steps, trust = choose(evidence[:number] + evidence[number + 1 :] or evidence)
+        others = evidence[:number] + evidence[number + 1 :]
+        steps, trust = choose(others) if others else UNTRIED
         p, usual = trial.parts(steps)
         guesses = {MODEL: trust * p + (1 - trust) * usual, DECODER: p, **_naive(trial.known, trial.test, usual)}
         for who, guess in guesses.items():

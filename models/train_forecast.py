@@ -14,13 +14,11 @@ from models.crossval import OutOfFold
 from models.dataset import Dataset
 from models.finalfit import final_fit
 from models.forecast import Forecaster
-from models.forecast_scoring import Trial, score
-from models.forecast_training import CHECKS, Facts, Futures, fit_decoder, futures
+from models.forecast_scoring import UNTRIED, Trial, score
+from models.forecast_training import Facts, Futures, fit_decoder, futures
 from models.settings import TrainSettings
 from models.splits import Fold, Split
 from pipeline.errors import ThrumcastError
-
-UNTRIED = CHECKS[2], 0.25  # steps and trust where nothing is held back: about what simulated plants have chosen
 
 
 def with_forecast(

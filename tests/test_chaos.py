@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ from pipeline.commands.compose import opened
 from pipeline.config_sources import load
 from pipeline.core.engine import Engine
 from pipeline.edges.journal import Commit
-from pipeline.edges.mqtt import Claim
+from pipeline.edges.mqtt import Claim, alone_here
+from pipeline.edges.mqtt.settings import MqttSettings
+from pipeline.errors import ConfigError
 from pipeline.specs import stream_specs
 
 PLANT = Plant(streams=2, messages=80)
@@ -214,12 +217,32 @@ def test_the_soak_sees_a_leak_that_other_pages_hide_and_one_in_steps() -> None:
     assert soaked(lambda i: 150 + 20 * (i < 60)).kept  # in the warm-up
 
 
+def test_a_fit_that_is_too_rough_for_the_promise_still_sees_a_leak_far_beyond_it() -> None:
+    steps, wobble = soaked(lambda i: 302 + 12 * (i >= 180) + 12 * (i >= 290)), soaked(lambda i: 150 + 3 * (i // 40 % 2))
+    assert min(steps.resident.error, wobble.resident.error) > 1
+    assert not steps.kept
+    assert wobble.kept
+    few = judge([Sample(10.0 * i, 150 + i, 90.0, 20, 3, 16, 0.6, 1.0) for i in range(4)])
+    assert np.isnan(few.resident.error)
+    assert few.resident.kept
+
+
 def test_the_error_of_a_slope_counts_samples_that_resemble_their_neighbours_as_few() -> None:
     noisy, stepped = soaked(lambda i: 150.0).resident, soaked(lambda i: 150 + (i // 120) % 2).resident
     hours = np.arange(108, 360) / 360
     _, covariance = np.polyfit(hours, (np.arange(108, 360) // 120) % 2, 1, cov=True)
     assert stepped.error > 3 * np.sqrt(covariance[0, 0])
     assert noisy.error < 0.05
+
+
+def test_whoever_is_refused_a_client_id_is_told_the_process_that_has_it_every_time() -> None:
+    settings = MqttSettings(client_id="test_chaos_alone_here", port=18830)
+    with alone_here(settings):
+        for _ in range(4):  # as by a supervisor that tries again and again
+            with pytest.raises(ConfigError, match=f"held by process: {os.getpid()}"), alone_here(settings):
+                pass
+    with alone_here(settings):
+        pass
 
 
 def test_of_two_claims_the_newer_stands_and_a_new_process_comes_out_above_whatever_it_finds() -> None:

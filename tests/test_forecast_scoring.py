@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.forecast_scoring import DECODER, MODEL, NAMED, NOTHING, TRUE, USUAL, Trial, choose, score
+from models.forecast_scoring import DECODER, MODEL, NAMED, NOTHING, TRUE, UNTRIED, USUAL, Trial, choose, score
 from models.forecast_training import MASKED, Futures
 from models.report import forecast_text
 
@@ -75,6 +75,16 @@ def test_no_fold_is_scored_by_a_choice_that_has_seen_its_answers():
     assert numbers["guesses"][MODEL]["log_loss"] > numbers["guesses"][USUAL]["log_loss"] + 0.2
     assert numbers["trust"] < 0.7
     assert "best naive guess" in forecast_text(numbers)
+
+
+def test_a_fold_that_is_alone_is_not_scored_by_its_own_choice_either():
+    """As with `--split time`: its own choice would leave the guess to a decoder that is wrong, and look no worse."""
+    wrong = futures([1] * 40)
+    steps, trust = UNTRIED
+    numbers = score([Trial(wrong, wrong, {steps: Says((0.98, 0.01, 0.01))})])
+    assert numbers["trust"] < 1e-6
+    said = trust * 0.01 + (1 - trust) / 3
+    assert numbers["guesses"][MODEL]["log_loss"] == pytest.approx(-np.log(said), rel=1e-5)
 
 
 def test_numbers_are_per_step_and_every_change_counts_once():

@@ -67,8 +67,10 @@ class Slope:
 
     @property
     def kept(self) -> bool:
-        """Whether both are below what is promised; a run too short to tell breaks no promise."""
-        return not self.error < MOST_MB_PER_H or max(self.least_squares, self.theil_sen) < MOST_MB_PER_H
+        """Whether both are below what is promised; a fit too rough for that breaks it only beyond its own error."""
+        if self.error < MOST_MB_PER_H:
+            return max(self.least_squares, self.theil_sen) < MOST_MB_PER_H
+        return not self.least_squares - 2 * self.error > MOST_MB_PER_H  # NaN: too few samples to say anything
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ def alone_here(settings: MqttSettings) -> Iterator[None]:
             msg = f"mqtt.client_id: expected one service under {settings.client_id!r}, found {found}"
             hint = "stop that process, or give this service another id and another data.dir"
             raise ConfigError(msg, hint=hint) from error
-        lock.listen(1)
+        lock.listen(socket.SOMAXCONN)  # everyone who asks for the holder takes a place: nobody is let in
         yield
 
 
