@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -12,8 +13,10 @@ from pathlib import Path
 import pytest
 from journal_rows import KEY, SCHEMA, whole_commit
 
+from pipeline import cli
 from pipeline.edges.faults import KILLED
 from pipeline.edges.journal import Commit, Journal
+from pipeline.edges.journal_files import DirectoryHeld, set_aside
 from pipeline.edges.journal_read import view_journal
 from pipeline.errors import ArchiveError
 
@@ -178,6 +181,31 @@ def test_a_damaged_journal_is_named_and_never_started_over(tmp_path, damage):
         Journal(tmp_path)
     assert caught.value.hint is not None
     assert path.read_bytes() == now
+
+
+def test_a_damaged_journal_is_put_aside_as_it_is_and_the_next_start_begins_anew(tmp_path, capsys):
+    with Journal(tmp_path) as journal:
+        journal.bind(SCHEMA)
+        journal.commit(whole_commit(1))
+    path = tmp_path / "journal.db"
+    damaged = b"not a database at all" * 500
+    path.write_bytes(damaged)
+    with pytest.raises(ArchiveError) as caught:
+        Journal(tmp_path)
+    assert "thrumcast state set-aside --yes" in str(caught.value.hint)
+    assert cli.run(["state", "set-aside", "--data", str(tmp_path)]) == 2
+    assert path.read_bytes() == damaged
+    assert cli.run(["state", "set-aside", "--data", str(tmp_path), "--yes", "--json"]) == 0
+    aside = Path(json.loads(capsys.readouterr().out)["aside"])
+    assert (aside / "journal.db").read_bytes() == damaged
+    assert not list(tmp_path.glob("journal.db*"))
+    with Journal(tmp_path) as journal:
+        assert journal.pending_rows() == 0
+        with pytest.raises(DirectoryHeld):
+            set_aside(tmp_path, "held")
+    assert set_aside(tmp_path, "sound").is_dir()
+    with pytest.raises(ArchiveError, match="found none"):
+        set_aside(tmp_path, "none")
 
 
 def test_a_place_that_cannot_be_written_is_an_error_with_a_hint(tmp_path):

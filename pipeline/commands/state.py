@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group(name="state")
 def command() -> None:
-    """Look at what is remembered between two blocks."""
+    """Look at what is remembered between two blocks, or put it aside where it is damaged."""
 
 
 @command.command()
@@ -56,6 +56,30 @@ def show(console: Console, machine: str | None, point: str | None, data_dir: Pat
         for row in rows
     ]
     console.result({"streams": rows}, table(head, cells) if rows else f"no stream states in {config.data.path}")
+
+
+@command.command(name="set-aside")
+@click.option("--yes", is_flag=True, help="Do it; without --yes nothing is moved.")
+@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@with_console
+def set_aside(console: Console, yes: bool, data_dir: Path | None) -> None:
+    """Begin with an empty journal, where the present one is damaged and there is no backup of it.
+
+    It is moved to DIR/aside, never removed. With it go what streams remember and the rows that are in no Parquet part
+    yet; the archive, models, labels and the facts of machines stay. No service may run meanwhile.
+    """
+    from datetime import UTC, datetime
+
+    from pipeline.edges.journal_files import set_aside as move
+
+    if not yes:
+        msg = "expected --yes: stream states, and rows that are in no Parquet part yet, are put aside with the journal"
+        raise click.UsageError(msg)
+    directory = console.config(**{"data.dir": data_dir and str(data_dir)}).data.path
+    place = move(directory, datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ"))
+    console.result(
+        {"data": str(directory), "aside": str(place)}, f"the journal is in {place}; the next start begins anew"
+    )
 
 
 def _row(key: StreamKey, state: StreamState, size: int) -> dict[str, Any]:

@@ -212,8 +212,8 @@ def damaged(path: Path, error: Exception) -> ArchiveError:
     """The database file is not what SQLite or Arrow can read."""
     msg = f"expected a readable journal, found {path} damaged: {error}"
     hint = (
-        f"restore {path.name} from a backup, or move it away together with its -wal and -shm files; "
-        "finished Parquet parts stay readable, rows not yet in them and stream states are lost"
+        f"restore {path.name} from a backup, or begin a new one with `thrumcast state set-aside --yes`, which keeps this "
+        "one; finished Parquet parts stay readable, rows not yet in them and stream states are lost"
     )
     return ArchiveError(msg, hint=hint)
 
