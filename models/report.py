@@ -137,11 +137,14 @@ def forecast_text(numbers: Numbers) -> str:
         table(("guess", "accuracy", "log loss", *(f"mode {step + 1}" for step in steps)), rows),
         f"its decoder is trusted by {numbers['trust']:.0%}, the rest is what mostly comes",
     ]
-    skill = f"its log loss is {gain['log_loss']:.3f} below that of '{gain['over']}'"
+    less, *between_said = (f"{round(number, 3) + 0.0:.3f}" for number in (gain["log_loss"], *(between or ())))
+    skill = f"its log loss is {less} below that of '{gain['over']}'"  # never -0.000
     if between is not None:
-        skill += f" (machines resampled: {between[0]:.3f} to {between[1]:.3f})"
-    if between is None or between[0] <= 0:
+        skill += f" (machines resampled: {' to '.join(between_said)})"
+    if gain["log_loss"] <= 0:
         skill += ": no better than the best naive guess"
+    elif between is None or between[0] <= 0:
+        skill += ": too few changes to be sure that this beats the best naive guess"
     return "\n".join([*lines, skill])
 
 

@@ -75,6 +75,57 @@ def test_a_journal_of_version_1_is_brought_up_to_date_with_all_that_stands_in_it
         assert len(journal.view(("features",)).pending["features"].tables) == 2
 
 
+def test_a_journal_of_version_2_is_sealed_when_its_owner_opens_it(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.commit(Commit(counters={"received": 1}))
+    with sqlite3.connect(tmp_path / "journal.db") as db:
+        db.execute("DELETE FROM meta WHERE key = 'seal'")
+        db.execute("UPDATE meta SET value = '2' WHERE key = 'journal_version'")
+    db.close()
+    assert view_journal(tmp_path).counters == {"received": 1}, "there was no seal: it can be read all the same"
+    with Journal(tmp_path) as journal:
+        journal.commit(Commit(counters={"received": 1}))
+    with Journal(tmp_path) as journal:
+        assert journal.counters() == {"received": 2}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE counters SET value = value + 1",
+        "UPDATE states SET machine = 'pumq-01'",
+        "DELETE FROM states",
+        "UPDATE extras SET position = 7",
+        "UPDATE pending SET kind = 'alarms' WHERE kind = 'features'",
+        "INSERT INTO inputs VALUES ('x', 'y')",
+        "UPDATE open_alarms SET mode = 'looseness'",
+        "DELETE FROM meta WHERE key = 'feature_schema'",
+        "DELETE FROM meta WHERE key = 'seal'",
+    ],
+)
+def test_a_name_or_a_number_that_is_not_the_one_that_was_written_is_refused(tmp_path, damage):
+    with Journal(tmp_path) as journal:
+        journal.bind(SCHEMA)
+        journal.commit(whole_commit(1))
+    with sqlite3.connect(tmp_path / "journal.db") as db:
+        assert db.execute(damage).rowcount > 0, "nothing to damage"
+    db.close()
+    content = (tmp_path / "journal.db").read_bytes()
+    with pytest.raises(ArchiveError, match="another checksum"):
+        view_journal(tmp_path)
+    with pytest.raises(ArchiveError, match="another checksum"):
+        Journal(tmp_path)
+    assert (tmp_path / "journal.db").read_bytes() == content
+
+
+def test_a_feature_table_that_is_known_is_not_written_again(tmp_path):
+    for changes in (True, False):
+        with Journal(tmp_path) as journal:
+            before = journal._db.total_changes
+            journal.bind(SCHEMA)
+            assert (journal._db.total_changes > before) == changes
+
+
 def test_a_flipped_bit_in_a_pending_entry_is_named(tmp_path):
     with Journal(tmp_path) as journal:
         journal.bind(SCHEMA)
@@ -94,9 +145,9 @@ def test_another_journal_version_is_refused_and_left_alone(tmp_path):
     with sqlite3.connect(tmp_path / "journal.db") as db:
         db.execute("UPDATE meta SET value = '99' WHERE key = 'journal_version'")
     db.close()
-    with pytest.raises(ArchiveError, match=r"expected journal version 2, found.*99"):
+    with pytest.raises(ArchiveError, match=r"expected journal version 3, found.*99"):
         Journal(tmp_path)
-    with pytest.raises(ArchiveError, match=r"expected journal version 2, found.*99"):
+    with pytest.raises(ArchiveError, match=r"expected journal version 3, found.*99"):
         view_journal(tmp_path)
 
 

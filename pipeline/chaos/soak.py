@@ -240,7 +240,7 @@ def plot(samples: list[Sample], path: Path) -> None:
         axis.set_ylabel(label)
         axis.grid(visible=True, alpha=0.3)
     axes[4].plot(minutes, [s.p50_s for s in samples], color="tab:orange", label="p50")
-    axes[4].legend(loc="upper right")
+    axes[4].legend(loc="lower left", ncols=2)
     for axis in (axes[2], axes[4]):
         axis.set_ylim(bottom=0)
     axes[4].set_xlabel("minutes at 80 messages/s of 1,024 x 3 float32")

@@ -65,7 +65,7 @@ def refusing_disk(
     kept = result.clean and status == 0 and service.starts == 1 and resumed_s < RESUME_WITHIN_S and quick
     kept = kept and not seen["unreadable"] and grown < 50 * 2**20 and told <= committed
     figures = (
-        f"{name} for {seconds:g} s: {committed - third} of {middle.messages} committed meanwhile, "
+        f"{name} for {seconds:.2g} s: {committed - third} of {middle.messages} committed meanwhile, "
         f"{f'{max(0, told - committed)} acknowledged beyond that, ' if acknowledged else ''}/readyz 503 after "
         f"{'-' if unready_s is None else f'{unready_s:.1f}'} s, resumed after {resumed_s:.1f} s, memory "
         f"{grown / 2**20:+.0f} MB: {result.text()}; {len(seen['unreadable'])} unreadable files"

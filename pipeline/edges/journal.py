@@ -95,6 +95,8 @@ class Journal:
         if self._schema is not None and self._schema.features != schema.features:
             differ = sorted(set(self._schema.features) ^ set(schema.features)) or ["their order"]
             raise schema_error(schema.name, f"{self._schema.name} with other features ({differ[0]})", str(self.path))
+        if self._schema == schema:  # a start on a slow disk waits for every transaction
+            return
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO meta VALUES ('feature_schema', ?)", (json.dumps(asdict(schema)),))
         self._schema = schema
@@ -198,6 +200,8 @@ class Journal:
                 self._db.execute("BEGIN IMMEDIATE")
                 changes = self._db.total_changes
                 yield self._db
+                if self._db.total_changes > changes:
+                    read.write_seal(self._db)
                 began_s = time.monotonic()
                 self._db.execute("COMMIT")
                 if self._db.total_changes > changes:  # else nothing was synced

@@ -82,12 +82,14 @@ def create_or_open(path: Path) -> sqlite3.Connection:
                 db.execute(statement)
             facts = [("journal_version", str(read.JOURNAL_VERSION)), ("part_number", "1")]
             db.executemany("INSERT INTO meta VALUES (?, ?)", facts)
+            read.write_seal(db)
             db.execute("COMMIT")
         elif read.read_meta(db, "journal_version") in read.OLDER:
             _migrate(db)
-        found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        found = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
             raise read.damaged(path, ValueError(found))
+        read.check_seal(db, path)
     except sqlite3.Error as error:
         if db is not None:
             db.close()
@@ -100,12 +102,14 @@ def create_or_open(path: Path) -> sqlite3.Connection:
 
 
 def _migrate(db: sqlite3.Connection) -> None:
-    """Version 1 had no checksums of pending entries: they get one, for what stands there now."""
+    """Checksums that older versions did not have are made for what stands there now."""
     db.execute("BEGIN IMMEDIATE")
-    db.execute("ALTER TABLE pending ADD COLUMN crc INTEGER NOT NULL DEFAULT 0")
-    db.create_function("crc32", 1, zlib.crc32, deterministic=True)
-    db.execute("UPDATE pending SET crc = crc32(batch)")
+    if read.read_meta(db, "journal_version") == "1":
+        db.execute("ALTER TABLE pending ADD COLUMN crc INTEGER NOT NULL DEFAULT 0")
+        db.create_function("crc32", 1, zlib.crc32, deterministic=True)
+        db.execute("UPDATE pending SET crc = crc32(batch)")
     db.execute("UPDATE meta SET value = ? WHERE key = 'journal_version'", (str(read.JOURNAL_VERSION),))
+    read.write_seal(db)
     db.execute("COMMIT")
 
 

@@ -22,11 +22,25 @@ from pipeline.edges.archive_schema import KINDS, FeatureSchema, Part, arrow_sche
 from pipeline.edges.archive_tables import unpacked
 from pipeline.errors import ArchiveError
 
-JOURNAL_VERSION = 2
-OLDER = ("1",)  # pending entries had no checksum: can be read, and brought up to date when the owner opens it
+JOURNAL_VERSION = 3
+# Can be read, and are brought up to date when the owner opens them. 1: pending entries had no checksum; 2: no seal.
+OLDER = ("1", "2")
 JOURNAL_NAME = "journal.db"
 # What Arrow, JSON and our own unpacking make of flipped bits that SQLite does not see.
 UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError)
+
+
+# Names, counters and lists: what no checksum of its own covers. Read from the tables, not from their indexes.
+_SEALED = (
+    "SELECT key, value FROM meta NOT INDEXED WHERE key != 'seal' ORDER BY key",
+    "SELECT machine, point, length(state) FROM states NOT INDEXED ORDER BY machine, point",
+    "SELECT id, kind, rows, crc FROM pending NOT INDEXED ORDER BY id",
+    "SELECT kind, name, position FROM extras NOT INDEXED ORDER BY kind, name",
+    "SELECT * FROM parts NOT INDEXED ORDER BY kind, date, number",
+    "SELECT * FROM open_alarms NOT INDEXED ORDER BY id",
+    "SELECT * FROM counters NOT INDEXED ORDER BY name",
+    "SELECT * FROM inputs NOT INDEXED ORDER BY id",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +87,7 @@ def view_journal(directory: Path, kinds: Sequence[str] = KINDS) -> JournalView |
             if not has_tables(db):
                 return None
             check_version(db, path)
+            check_seal(db, path)
             return JournalView(
                 schema=read_schema(db),
                 extras={kind: read_extras(db, kind) for kind in KINDS},
@@ -117,6 +132,23 @@ def check_version(db: sqlite3.Connection, path: Path) -> None:
         raise ArchiveError(msg, hint="use a new data directory, or the version of thrumcast that wrote this one")
 
 
+def seal(db: sqlite3.Connection) -> str:
+    """Checksum of everything that has none of its own."""
+    return str(zlib.crc32(repr([db.execute(query).fetchall() for query in _SEALED]).encode()))
+
+
+def check_seal(db: sqlite3.Connection, path: Path) -> None:
+    """Refuses a journal in which a name, a number or a row is not the one that was written."""
+    if read_meta(db, "journal_version") not in OLDER and read_meta(db, "seal") != seal(db):
+        msg = "names, counters or the list of parts have another checksum than the one written with them"
+        raise damaged(path, ValueError(msg))
+
+
+def write_seal(db: sqlite3.Connection) -> None:
+    """As the last thing in a transaction."""
+    db.execute("INSERT OR REPLACE INTO meta VALUES ('seal', ?)", (seal(db),))
+
+
 def read_meta(db: sqlite3.Connection, key: str) -> str | None:
     """One value of the table of facts about the journal itself."""
     row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
@@ -152,7 +184,7 @@ def read_parts(db: sqlite3.Connection) -> tuple[Part, ...]:
 
 def read_pending(db: sqlite3.Connection, kind: str) -> Pending:
     """Rows not yet in Parquet, as they were committed."""
-    crc = "NULL" if read_meta(db, "journal_version") in OLDER else "crc"
+    crc = "NULL" if read_meta(db, "journal_version") == "1" else "crc"
     rows = db.execute(f"SELECT id, {crc}, batch FROM pending WHERE kind = ? ORDER BY id", (kind,)).fetchall()
     for number, crc, blob in rows:
         if crc is not None and zlib.crc32(blob) != crc:  # Arrow would take a flipped bit of a number for another number
@@ -200,6 +232,7 @@ def view_states(directory: Path) -> dict[StreamKey, bytes]:
             if not has_tables(db):
                 return {}
             check_version(db, path)
+            check_seal(db, path)
             rows = db.execute("SELECT machine, point, state FROM states ORDER BY machine, point")
             return {StreamKey(machine, point): state for machine, point, state in rows}
     except sqlite3.Error as error:
