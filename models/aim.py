@@ -7,8 +7,9 @@
     auto   new, unless known is better in every fold of a split of three or more
 
 What is held out says what the model is for, so nothing else needs to be asked: held out by load, the machines are known
-ones; held out by bearing or rig, they are new. That every fold must agree keeps a choice from being made by chance; in
-most trainings the first fold disagrees and the others are never trained.
+ones; held out by bearing or rig, they are new. The folds that choose are those that are reported, so every one must
+agree: of two equals the luckier is then taken once in 2^folds. In most trainings the first fold disagrees and the
+others are never trained.
 """
 
 from __future__ import annotations

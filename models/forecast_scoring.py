@@ -95,7 +95,7 @@ def score(trials: Sequence[Trial]) -> dict[str, Any]:
         guesses = {MODEL: trust * p + (1 - trust) * usual, DECODER: p, **_naive(trial.known, trial.test, usual)}
         for who, guess in guesses.items():
             tallies.setdefault(who, []).append(_tally(guess, trial.test))
-    pooled = {who: np.concatenate(each) for who, each in tallies.items()}  # (streams, k, 3)
+    pooled = {who: np.concatenate(each) for who, each in tallies.items()}  # (machines, k, 3)
     guesses_said = {who: _said(each.sum(axis=0)) for who, each in pooled.items()}
     naive = min(NAIVE, key=lambda who: float(guesses_said[who]["log_loss"]))
     pairs = list(zip(pooled[naive].sum(axis=1), pooled[MODEL].sum(axis=1), strict=True))
@@ -109,7 +109,7 @@ def score(trials: Sequence[Trial]) -> dict[str, Any]:
         "trust": trust,
         "windows": sum(len(trial.test.tokens) for trial in trials),
         "changes": sum(len(np.unique(trial.test.change)) for trial in trials),
-        "streams": len(pairs),
+        "machines": len(pairs),
         "guesses": guesses_said,
         "gain": {"over": naive, "log_loss": gain(pairs), "interval_90": interval_90(pairs, gain)},
     }
@@ -142,11 +142,11 @@ def _of_truth(p: Float64, tokens: Int64) -> Float64:
 
 
 def _tally(p: Float64, test: Futures) -> Float64:
-    """Per stream and step: weight, hits, loss."""
+    """Per machine and step: weight, hits, loss. Points of one machine see the same changes: together they are one."""
     weight = np.where(test.tokens == MASKED, 0.0, test.weight[:, None])
     hits, losses = p.argmax(axis=2) == test.tokens, -np.log(_of_truth(p, test.tokens))
     each = np.stack([weight, weight * hits, weight * losses], axis=2)  # (N, k, 3)
-    return np.stack([each[test.stream == stream].sum(axis=0) for stream in np.unique(test.stream)])
+    return np.stack([each[test.machine == machine].sum(axis=0) for machine in np.unique(test.machine)])
 
 
 def _said(tally: Float64) -> dict[str, Any]:

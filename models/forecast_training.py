@@ -93,7 +93,7 @@ class Futures:
     present: Int64  # (N,) mode
     tokens: Int64  # (N, k)
     named: Float32  # (N, K) what the network says of the window
-    stream: Int64  # (N,) number of the stream
+    machine: Int64  # (N,) number of the machine
     change: Int64  # (N,) number of the change that lies ahead; windows ahead of one change have one future
 
     @property
@@ -120,7 +120,7 @@ class Futures:
         mine = known[:, 0]
         tokens = np.where(known, self.tokens, MASKED)[mine]
         return Futures(
-            self.states[mine], self.present[mine], tokens, self.named[mine], self.stream[mine], self.change[mine]
+            self.states[mine], self.present[mine], tokens, self.named[mine], self.machine[mine], self.change[mine]
         )
 
 
@@ -133,7 +133,7 @@ def futures(bundle: Bundle, sequences: Sequence[WindowSequence], facts: Facts, h
     spec = bundle.spec
     recurrence = Recurrence(spec.cell, spec.hidden, spec.layers, spec.members, bundle.weights)
     states, present, tokens, named = [], [], [], []
-    places: list[tuple[StreamKey, int]] = []  # of each window: its stream, and the change ahead of it
+    places: list[tuple[str, int]] = []  # of each window: its machine, and the change ahead of it
     changes = 0
     for sequence in sequences:
         ended = bool(facts.get(sequence.key, {}).get("run_to_failure"))
@@ -151,17 +151,17 @@ def futures(bundle: Bundle, sequences: Sequence[WindowSequence], facts: Facts, h
             present.append(now[0])
             tokens.append(ahead[t])
             named.append(softmax(outputs[0] / np.float32(spec.temperature)))
-            places.append((sequence.key, changes - 1))
+            places.append((sequence.key.machine, changes - 1))
     if not tokens:
         msg = "forecast: expected sequences in which one mode follows another, found: none"
         raise ThrumcastError(msg, hint="recordings of one condition each have no future; live data and labels do")
-    streams = {key: number for number, key in enumerate(dict.fromkeys(key for key, _ in places))}
+    machines = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in places))}
     return Futures(
         np.stack(states),
         np.array(present, np.int64),
         np.stack(tokens),
         np.stack(named),
-        np.array([streams[key] for key, _ in places], np.int64),
+        np.array([machines[name] for name, _ in places], np.int64),
         np.array([change for _, change in places], np.int64),
     )
 

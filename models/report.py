@@ -132,7 +132,7 @@ def forecast_text(numbers: Numbers) -> str:
     ]
     gain, between = numbers["gain"], numbers["gain"]["interval_90"]
     lines = [
-        f"forecast: {numbers['changes']} held-out changes of mode on {numbers['streams']} streams,"
+        f"forecast: {numbers['changes']} held-out changes of mode on {numbers['machines']} machines,"
         f" ahead of which {numbers['windows']} windows lie; every change counts once",
         table(("guess", "accuracy", "log loss", *(f"mode {step + 1}" for step in steps)), rows),
         f"its decoder is trusted by {numbers['trust']:.0%}, the rest is what mostly comes",

@@ -10,12 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_world import archive_of_lives, bundle
+from model_world import archive_of_lives, bundle, sequence
 
 from models.bundle import load
 from models.dataset import UNKNOWN
 from models.forecast import Forecaster
-from models.forecast_training import MASKED, Decoder, Futures, fit_decoder, fit_joint, flat, next_modes
+from models.forecast_training import MASKED, Decoder, Futures, fit_decoder, fit_joint, flat, futures, next_modes
 from models.network import NetworkConfig
 from models.registry import Registry
 from models.settings import TrainSettings
@@ -23,6 +23,7 @@ from models.spec import ModelSpec, check_weights, decoder_shapes
 from models.train import TrainRequest, train
 from models.train_forecast import UNTRIED
 from pipeline.config import Config
+from pipeline.core.records import StreamKey
 from pipeline.errors import ModelError, ThrumcastError
 
 OLD_NETWORK = {"cell": "gru", "hidden": 4, "layers": 1, "members": 1, "decoder": 8, "horizon": 2}
@@ -38,7 +39,7 @@ def forecasting(rng, *, members: int = 2, layers: int = 1, cell: str = "gru"):
 
 
 def futures_of(rng, tokens: np.ndarray) -> Futures:
-    """Windows of one stream each, with the modes ahead of them given."""
+    """Windows of one machine each, with the modes ahead of them given."""
     count = len(tokens)
     drawn = rng.normal(0, 1, (count, 6)).astype(np.float32)
     one = np.full((count, 3), 1 / 3, np.float32)
@@ -195,6 +196,14 @@ def test_a_version_keeps_how_far_its_decoder_is_trusted(rng, tmp_path):
     assert (before.trust, before.usual) == (1.0, ())  # versions of earlier releases say what their decoder says
 
 
+def test_two_points_of_a_machine_are_one_machine_with_changes_of_their_own(rng):
+    one, other = sequence([0, 0, 1], machine="a"), sequence([0, 1, 1], machine="b")
+    nde = replace(one, key=StreamKey("a", "nde"))
+    known = futures(bundle(rng, features=1), [one, nde, other], {}, 2)
+    assert known.machine.tolist() == [0, 0, 0, 0, 1]
+    assert known.change.tolist() == [0, 0, 1, 1, 2]
+
+
 def test_other_states_have_other_futures(rng):
     model = forecasting(rng)
     forecaster = Forecaster(model)
@@ -242,7 +251,7 @@ def test_a_forecast_goes_the_whole_way_to_a_version_and_beats_what_mostly_comes(
     guesses = numbers["guesses"]
     assert guesses["model"]["accuracy"] > 0.9
     assert guesses["model"]["log_loss"] < guesses["what mostly comes"]["log_loss"]
-    assert (numbers["changes"], numbers["streams"]) == (9, 9)
+    assert (numbers["changes"], numbers["machines"]) == (9, 9)
     assert numbers["gain"]["interval_90"][0] > 0
     assert "best naive guess" not in result.text
     model = Registry(tmp_path).load(result.version)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ class Knows(Says):
 
 
 def futures(first: list[int], second: list[int] | None = None, present: int = 0, windows: int = 1) -> Futures:
-    """One stream and one change each; `windows` windows lie ahead of it."""
+    """One machine and one change each; `windows` windows lie ahead of it."""
     tokens = np.array([first, second or [MASKED] * len(first)]).T.repeat(windows, axis=0)
     count, number = len(tokens), np.arange(len(first)).repeat(windows)
     named = np.tile(np.eye(2, dtype=np.float32)[1 - present], (count, 1))  # the network is always wrong
@@ -119,3 +119,19 @@ def test_a_skill_is_only_claimed_where_machines_drawn_again_show_it_too():
         numbers = score([Trial(known, replace(test, states=states), knows)] * 2)
         assert (numbers["gain"]["interval_90"][0] > 0) == shown
         assert ("best naive guess" in forecast_text(numbers)) != shown
+
+
+def test_points_of_one_machine_are_one_machine_when_machines_are_drawn_again():
+    """Else a sensor more on every machine would look like twice the evidence."""
+    known, knows = futures([1, 2] * 15), {30: Knows(())}
+    test = futures([1, 2] * 8)
+    states = test.tokens[:, :1].astype(np.float32)
+    states[12:] = 3 - states[12:]
+    once = replace(test, states=states)
+    rows = np.arange(len(test.tokens)).repeat(2)
+    twice = replace(Futures(*(getattr(once, field.name)[rows] for field in fields(once))), change=np.arange(len(rows)))
+    one, two = (score([Trial(known, each, knows)] * 2) for each in (once, twice))
+    assert (one["machines"], two["machines"]) == (32, 32)
+    assert two["changes"] == 2 * one["changes"]
+    width = [np.diff(numbers["gain"]["interval_90"])[0] for numbers in (one, two)]
+    assert width[1] > 0.85 * width[0]  # as independent streams it would be 0.71

@@ -198,6 +198,24 @@ def test_a_label_is_written_beside_the_connection_and_holds_up_nothing_but_its_o
     assert published_by == {threading.main_thread()}
 
 
+def test_a_label_is_told_before_it_is_noted_as_told_although_the_disk_refuses_what_came_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = Broker()
+    live = asked(tmp_path, broker)
+    made = LabelEvent(
+        new_id(), new_id(), "add", "fan-02", None, LABEL["from"], LABEL["to"], mode="healthy", created=now_iso()
+    )
+    LabelFile(tmp_path).add([made])
+    send(broker, BLOCKS[4:6])
+    refuses = ArchiveError("no space")
+    monkeypatch.setattr(live.journal, "commit", lambda commit: (_ for _ in ()).throw(refuses))
+    assert not live.turn(lambda: True)
+    monkeypatch.undo()
+    assert live.counts["dropped"] == 2
+    assert [topic for topic, *_ in broker.published].count("thrumcast/events/labels") == 1
+
+
 def test_a_label_of_numbers_leaves_a_file_that_can_be_read(tmp_path: Path) -> None:
     broker = Broker()
     live = asked(tmp_path, broker)

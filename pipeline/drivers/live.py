@@ -119,9 +119,10 @@ class Live:
         for look in self.between:
             self._elsewhere(look)
         messages = self._gather(stop)
-        if messages and not self._work_through(messages, stop):
+        decided = not messages or self._work_through(messages, stop)
+        self.tell()  # in any case: the next look notes it as told
+        if not decided:
             return False
-        self.tell()
         if not messages:
             self.committed_s = time.monotonic()
             self._balance()
