@@ -14,9 +14,11 @@ import pytest
 from journal_rows import KEY, SCHEMA, whole_commit
 
 from pipeline import cli
+from pipeline.edges import journal_read
 from pipeline.edges.faults import KILLED
 from pipeline.edges.journal import Commit, Journal
-from pipeline.edges.journal_files import DirectoryHeld, set_aside
+from pipeline.edges.journal_aside import set_aside
+from pipeline.edges.journal_files import DirectoryHeld
 from pipeline.edges.journal_read import view_journal
 from pipeline.errors import ArchiveError
 
@@ -82,7 +84,7 @@ def test_a_journal_of_version_2_is_sealed_when_its_owner_opens_it(tmp_path):
     with Journal(tmp_path) as journal:
         journal.commit(Commit(counters={"received": 1}))
     with sqlite3.connect(tmp_path / "journal.db") as db:
-        db.execute("DELETE FROM meta WHERE key = 'seal'")
+        db.execute("DELETE FROM meta WHERE key LIKE 'seal.%'")
         db.execute("UPDATE meta SET value = '2' WHERE key = 'journal_version'")
     db.close()
     assert view_journal(tmp_path).counters == {"received": 1}, "there was no seal: it can be read all the same"
@@ -103,7 +105,7 @@ def test_a_journal_of_version_2_is_sealed_when_its_owner_opens_it(tmp_path):
         "INSERT INTO inputs VALUES ('x', 'y')",
         "UPDATE open_alarms SET mode = 'looseness'",
         "DELETE FROM meta WHERE key = 'feature_schema'",
-        "DELETE FROM meta WHERE key = 'seal'",
+        "DELETE FROM meta WHERE key = 'seal.parts'",
     ],
 )
 def test_a_name_or_a_number_that_is_not_the_one_that_was_written_is_refused(tmp_path, damage):
@@ -119,6 +121,17 @@ def test_a_name_or_a_number_that_is_not_the_one_that_was_written_is_refused(tmp_
     with pytest.raises(ArchiveError, match="another checksum"):
         Journal(tmp_path)
     assert (tmp_path / "journal.db").read_bytes() == content
+
+
+def test_a_commit_reads_no_list_that_it_has_not_changed(tmp_path, monkeypatch):
+    sealed: list[str] = []
+    seal = journal_read.seal
+    with Journal(tmp_path) as journal:
+        journal.bind(SCHEMA)
+        journal.commit(whole_commit(1))
+        monkeypatch.setattr(journal_read, "seal", lambda db, table: sealed.append(table) or seal(db, table))
+        journal.commit(Commit(counters={"received": 1}))
+    assert sealed == ["counters"]
 
 
 def test_a_feature_table_that_is_known_is_not_written_again(tmp_path):

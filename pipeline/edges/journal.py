@@ -201,7 +201,7 @@ class Journal:
                 changes = self._db.total_changes
                 yield self._db
                 if self._db.total_changes > changes:
-                    read.write_seal(self._db)
+                    read.seal_changes(self._db)
                 began_s = time.monotonic()
                 self._db.execute("COMMIT")
                 if self._db.total_changes > changes:  # else nothing was synced

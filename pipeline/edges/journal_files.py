@@ -11,7 +11,6 @@ import zlib
 from pathlib import Path
 
 from pipeline.edges import journal_read as read
-from pipeline.edges.archive_files import sync_directory
 from pipeline.errors import ArchiveError
 
 _TABLES = (
@@ -65,32 +64,6 @@ class DirectoryLock:
             self._fd = -1
 
 
-def set_aside(directory: Path, name: str) -> Path:
-    """Moves the journal as it is to `DIR/aside/NAME`, so that the next start makes a new one; nothing is removed.
-
-    Raises:
-        ArchiveError: another process holds the directory, there is no journal, or it cannot be moved.
-    """
-    lock, path = DirectoryLock(directory), directory / read.JOURNAL_NAME
-    try:
-        # The database first: a log without its database is of no consequence to SQLite.
-        files = [found for end in ("", "-wal", "-shm") if (found := path.with_name(path.name + end)).exists()]
-        if path not in files:
-            msg = f"expected a journal to set aside, found none: {path}"
-            raise ArchiveError(msg)
-        place = directory / "aside" / name
-        place.mkdir(parents=True)
-        for file in files:
-            file.rename(place / file.name)
-        for folder in (place, directory):
-            sync_directory(folder)
-    except OSError as error:
-        raise storage_error(path, error) from error
-    finally:
-        lock.release()
-    return place
-
-
 def create_or_open(path: Path) -> sqlite3.Connection:
     """The database with all its tables, checked: version, and pages that can be read."""
     if path.exists() and path.stat().st_size == 0 and any((path.parent / "archive").glob("*/date=*/*.parquet")):
@@ -109,14 +82,15 @@ def create_or_open(path: Path) -> sqlite3.Connection:
                 db.execute(statement)
             facts = [("journal_version", str(read.JOURNAL_VERSION)), ("part_number", "1")]
             db.executemany("INSERT INTO meta VALUES (?, ?)", facts)
-            read.write_seal(db)
+            read.write_seals(db)
             db.execute("COMMIT")
         elif read.read_meta(db, "journal_version") in read.OLDER:
             _migrate(db)
         found = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
             raise read.damaged(path, ValueError(found))
-        read.check_seal(db, path)
+        read.check_seals(db, path)
+        read.note_changes(db)
     except sqlite3.Error as error:
         if db is not None:
             db.close()
@@ -136,7 +110,7 @@ def _migrate(db: sqlite3.Connection) -> None:
         db.create_function("crc32", 1, zlib.crc32, deterministic=True)
         db.execute("UPDATE pending SET crc = crc32(batch)")
     db.execute("UPDATE meta SET value = ? WHERE key = 'journal_version'", (str(read.JOURNAL_VERSION),))
-    read.write_seal(db)
+    read.write_seals(db)
     db.execute("COMMIT")
 
 

@@ -10,7 +10,7 @@ import contextlib
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,16 +31,16 @@ UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError)
 
 
 # Names, counters and lists: what no checksum of its own covers. Read from the tables, not from their indexes.
-_SEALED = (
-    "SELECT key, value FROM meta NOT INDEXED WHERE key != 'seal' ORDER BY key",
-    "SELECT machine, point, length(state) FROM states NOT INDEXED ORDER BY machine, point",
-    "SELECT id, kind, rows, crc FROM pending NOT INDEXED ORDER BY id",
-    "SELECT kind, name, position FROM extras NOT INDEXED ORDER BY kind, name",
-    "SELECT * FROM parts NOT INDEXED ORDER BY kind, date, number",
-    "SELECT * FROM open_alarms NOT INDEXED ORDER BY id",
-    "SELECT * FROM counters NOT INDEXED ORDER BY name",
-    "SELECT * FROM inputs NOT INDEXED ORDER BY id",
-)
+_SEALED = {
+    "meta": "SELECT key, value FROM meta NOT INDEXED WHERE key NOT LIKE 'seal.%' ORDER BY key",
+    "states": "SELECT machine, point, length(state) FROM states NOT INDEXED ORDER BY machine, point",
+    "pending": "SELECT id, kind, rows, crc FROM pending NOT INDEXED ORDER BY id",
+    "extras": "SELECT kind, name, position FROM extras NOT INDEXED ORDER BY kind, name",
+    "parts": "SELECT * FROM parts NOT INDEXED ORDER BY kind, date, number",
+    "open_alarms": "SELECT * FROM open_alarms NOT INDEXED ORDER BY id",
+    "counters": "SELECT * FROM counters NOT INDEXED ORDER BY name",
+    "inputs": "SELECT * FROM inputs NOT INDEXED ORDER BY id",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def view_journal(directory: Path, kinds: Sequence[str] = KINDS) -> JournalView |
             if not has_tables(db):
                 return None
             check_version(db, path)
-            check_seal(db, path)
+            check_seals(db, path)
             return JournalView(
                 schema=read_schema(db),
                 extras={kind: read_extras(db, kind) for kind in KINDS},
@@ -132,21 +132,45 @@ def check_version(db: sqlite3.Connection, path: Path) -> None:
         raise ArchiveError(msg, hint="use a new data directory, or the version of thrumcast that wrote this one")
 
 
-def seal(db: sqlite3.Connection) -> str:
-    """Checksum of everything that has none of its own."""
-    return str(zlib.crc32(repr([db.execute(query).fetchall() for query in _SEALED]).encode()))
+def seal(db: sqlite3.Connection, table: str) -> str:
+    """Checksum of what stands in a table."""
+    return str(zlib.crc32(repr(db.execute(_SEALED[table]).fetchall()).encode()))
 
 
-def check_seal(db: sqlite3.Connection, path: Path) -> None:
+def check_seals(db: sqlite3.Connection, path: Path) -> None:
     """Refuses a journal in which a name, a number or a row is not the one that was written."""
-    if read_meta(db, "journal_version") not in OLDER and read_meta(db, "seal") != seal(db):
-        msg = "names, counters or the list of parts have another checksum than the one written with them"
-        raise damaged(path, ValueError(msg))
+    if read_meta(db, "journal_version") in OLDER:
+        return
+    for table in _SEALED:
+        if read_meta(db, f"seal.{table}") != seal(db, table):
+            msg = f"its table {table} has another checksum than the one written with it"
+            raise damaged(path, ValueError(msg))
 
 
-def write_seal(db: sqlite3.Connection) -> None:
-    """As the last thing in a transaction."""
-    db.execute("INSERT OR REPLACE INTO meta VALUES ('seal', ?)", (seal(db),))
+def note_changes(db: sqlite3.Connection) -> None:
+    """From now on this connection knows which tables a transaction has changed; nothing of it is on disk."""
+    db.execute("PRAGMA temp_store = MEMORY")
+    db.execute("CREATE TEMP TABLE changed (name TEXT)")
+    for table in _SEALED:
+        for verb, row in (("INSERT", "NEW"), ("UPDATE", "NEW"), ("DELETE", "OLD")):
+            when = f"WHEN {row}.key NOT LIKE 'seal.%'" if table == "meta" else ""
+            db.execute(
+                f"CREATE TEMP TRIGGER {table}_{verb} AFTER {verb} ON main.{table} {when} "
+                f"BEGIN INSERT INTO changed SELECT '{table}' WHERE '{table}' NOT IN (SELECT name FROM changed); END"
+            )
+
+
+def seal_changes(db: sqlite3.Connection) -> None:
+    """As the last thing in a transaction: a long list that nobody has touched costs nothing."""
+    write_seals(db, [name for (name,) in db.execute("SELECT name FROM temp.changed")])
+    db.execute("DELETE FROM temp.changed")
+
+
+def write_seals(db: sqlite3.Connection, tables: Iterable[str] = tuple(_SEALED)) -> None:
+    """Anew, for what stands in these tables now."""
+    db.executemany(
+        "INSERT OR REPLACE INTO meta VALUES (?, ?)", [(f"seal.{table}", seal(db, table)) for table in tables]
+    )
 
 
 def read_meta(db: sqlite3.Connection, key: str) -> str | None:
@@ -212,8 +236,8 @@ def damaged(path: Path, error: Exception) -> ArchiveError:
     """The database file is not what SQLite or Arrow can read."""
     msg = f"expected a readable journal, found {path} damaged: {error}"
     hint = (
-        f"restore {path.name} from a backup, or begin a new one with `thrumcast state set-aside --yes`, which keeps this "
-        "one; finished Parquet parts stay readable, rows not yet in them and stream states are lost"
+        f"restore {path.name} from a backup, or begin a new one with `thrumcast state set-aside --yes`, which keeps "
+        "this one; finished Parquet parts stay readable, rows not yet in them and stream states are lost"
     )
     return ArchiveError(msg, hint=hint)
 
@@ -232,7 +256,7 @@ def view_states(directory: Path) -> dict[StreamKey, bytes]:
             if not has_tables(db):
                 return {}
             check_version(db, path)
-            check_seal(db, path)
+            check_seals(db, path)
             rows = db.execute("SELECT machine, point, state FROM states ORDER BY machine, point")
             return {StreamKey(machine, point): state for machine, point, state in rows}
     except sqlite3.Error as error:
