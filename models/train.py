@@ -147,7 +147,11 @@ def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
     bundle = Bundle(spec, model.weights, metrics, data_document, train_document, "")
     if settings.forecast:
         say(f"forecast: {settings.forecast} modes ahead, on the states of the network")
-        bundle = with_forecast(bundle, dataset, settings, read_machines(request.source), split, held_out, warn)
+        try:
+            bundle = with_forecast(bundle, dataset, settings, read_machines(request.source), split, held_out, warn)
+        except KeyboardInterrupt:
+            interrupted = train_document["interrupted"] = True
+            warn("interrupted: the version foretells nothing; --resume goes on with its forecast")
     found = diagnose(
         bundle,
         dataset.sequences,

@@ -41,13 +41,13 @@ def with_forecast(
             trials.append(_trial(bundle, dataset, settings, facts, fold, held_out))
         except ThrumcastError:  # a fold in which nothing follows anything has no numbers
             continue
-    steps, trust = UNTRIED
-    if trials:
-        bundle.metrics["forecast"] = numbers = score(trials)
-        steps, trust = numbers["trained_steps"], numbers["trust"]
-    else:
+    numbers = score(trials) if trials else None
+    steps, trust = UNTRIED if numbers is None else (numbers["trained_steps"], numbers["trust"])
+    if numbers is None:
         warn(f"forecast: no held-out change of mode says how far it is to be believed; taken: {trust:.0%}")
     decoded = _decoded(bundle, dataset, settings, facts)[0][steps]
+    if numbers is not None:
+        decoded.metrics["forecast"] = numbers
     return replace(decoded, spec=replace(decoded.spec, trust=trust))
 
 

@@ -284,6 +284,31 @@ def test_without_anything_held_back_the_decoder_is_trusted_little_and_that_is_sa
     assert any("how far it is to be believed" in line for line in said)
 
 
+def test_ctrl_c_during_the_forecast_keeps_the_network_and_a_resumed_training_goes_on_with_it(
+    tmp_path, rng, monkeypatch
+):
+    archive_of_lives(tmp_path, rng)
+    quick = replace(SMALL, aim="new", epochs=3, folds=2)
+
+    def run(resume: str | None = None):
+        request = TrainRequest(tmp_path, Config(), quick, resume=resume)
+        return train(request, say=lambda _: None, warn=lambda _: None)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("models.train.with_forecast", interrupted)
+    cut = run()
+    monkeypatch.undo()
+    assert cut.document["interrupted"]
+    assert Registry(tmp_path).load(cut.version).spec.decoder == 0
+    resumed = run("last")
+    assert not resumed.document["interrupted"]
+    a, b = (Registry(tmp_path).load(each.version) for each in (cut, resumed))
+    assert b.spec.decoder == quick.decoder
+    assert all(np.array_equal(a.weights[name], b.weights[name]) for name in a.weights)
+
+
 def test_recordings_of_one_condition_each_have_no_future(tmp_path, rng):
     from model_world import archive_of_plant
 
