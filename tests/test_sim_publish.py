@@ -12,6 +12,8 @@ from harness.broker import Site, settings, take
 from pipeline.cli import run
 from pipeline.core.codec import decode
 from pipeline.core.records import StreamKey
+from pipeline.edges.journal import Journal
+from pipeline.edges.machines import MachinesFile
 from pipeline.edges.mqtt import MqttPublisher, TopicTemplate
 from pipeline.edges.recordings import open_recording, streams
 from pipeline.errors import ConfigError, RecordingError
@@ -159,6 +161,20 @@ def test_the_command_writes_recordings_and_says_what_is_in_them(
     assert document["machine_seconds"] == 6
     assert {Path(r["file"]).name for r in document["recordings"]} == {p.name for p in (tmp_path / "plant").iterdir()}
     assert [m["id"] for m in document["machines"]] == ["pump-01", "fan-02"]
+
+
+def test_nameplates_say_what_a_sender_knows_and_nothing_of_what_will_become_of_a_machine(tmp_path):
+    command = ["sim", "--machines", "8", "--seed", "7", "--nameplates", str(tmp_path / "plant")]
+    assert run(command) == 0
+    facts = MachinesFile(tmp_path / "plant" / "machines.jsonl").load()
+    teeth = {key.machine for key, known in facts.items() if known.get("gear_teeth")}
+    assert teeth == {"gearbox-04", "gearbox-08"}
+    assert {name for known in facts.values() for name in known} == {"kind", "bearing_id", "simulated", "gear_teeth"}
+    before = (tmp_path / "plant" / "machines.jsonl").read_bytes()
+    assert run(command) == 0
+    assert (tmp_path / "plant" / "machines.jsonl").read_bytes() == before
+    with Journal(tmp_path / "plant"):
+        assert run(command) == 1
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ def command(
         address = {"mqtt.host": broker.host, "mqtt.port": broker.port}
         config = console.config(**{"data.dir": data_dir}, **address)
         console.say(_install_model(config))
+        _read_nameplates(machines, seed, data_dir)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop_soon)
         with service(config, wait=False) as (live, _, model):
@@ -136,13 +137,26 @@ def _install_model(config: Config) -> str:
     return f"model: the one that comes with thrumcast, trained on {shipped.data.get('source', 'simulated machines')}"
 
 
+def _sim(machines: int, seed: int) -> list[str]:
+    """The simulator of this plant."""
+    import sys
+
+    return [sys.executable, "-m", "pipeline", "sim", "--quiet", "--machines", str(machines), "--seed", str(seed)]
+
+
+def _read_nameplates(machines: int, seed: int, data_dir: Path) -> None:
+    """As somebody does who commissions a plant: without the teeth of its gears a model does not see a gear wear."""
+    import subprocess
+
+    subprocess.run([*_sim(machines, seed), "--nameplates", str(data_dir)], check=True, stdout=subprocess.DEVNULL)
+
+
 def _plant(port: int, machines: int, life_s: float, seed: int, data_dir: Path) -> Popen[bytes]:
     """The simulated plant, in a process of its own."""
     import os
     import subprocess
-    import sys
 
-    command = [sys.executable, "-m", "pipeline", "sim", "--quiet", "--machines", str(machines), "--seed", str(seed)]
+    command = _sim(machines, seed)
     command += ["--life-s", f"{life_s:g}", "--onset", "0.1", "0.5", "--broker", f"mqtt://127.0.0.1:{port}"]
     with (data_dir / "sim.log").open("wb") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})

@@ -47,6 +47,12 @@ REPORT_EVERY_S = 5.0
     help="Compute features into this data directory instead.",
 )
 @click.option("--workers", type=click.IntRange(1), default=None, help="Processes for --archive [default: all cores].")
+@click.option(
+    "--nameplates",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Only write what is known of the machines into this data directory, as their senders would tell it.",
+)
 @click.option("--truth", type=click.Path(path_type=Path), default=None, help="Write all that will happen as JSON here.")
 @broker_option
 @with_console
@@ -57,6 +63,7 @@ def command(
     out: Path | None,
     archive: Path | None,
     workers: int | None,
+    nameplates: Path | None,
     truth: Path | None,
     broker: str | None,
     training: bool,
@@ -110,6 +117,9 @@ def command(
     made = plant_of(wanted, axes, start_ns, training=training)
     if into_files is not None and wanted.transport != Scenario().transport:
         console.say("[transport] of the scenario is left out: files have no network")
+    if nameplates is not None:
+        _name(console, made, nameplates)
+        return
     if truth is not None:
         _tell(made, wanted, truth)
     lasts_s = wanted.plant.seconds
@@ -141,6 +151,22 @@ def _tell(made: Plant, wanted: Scenario, path: Path) -> None:
     except OSError as error:
         msg = f"a file that can be written expected, found: {path}: {error}"
         raise ConfigError(msg, hint="its folder must exist") from error
+
+
+def _name(console: Console, made: Plant, directory: Path) -> None:
+    """The facts of every machine, which a service takes up when it starts: a gear's teeth give its mesh frequency."""
+    from pipeline.core.records import StreamKey
+    from pipeline.edges.journal_files import DirectoryLock
+    from pipeline.edges.machines import MACHINES_NAME, MachinesFile
+    from sim.fleet import POINT, about
+
+    lock = DirectoryLock(directory)
+    try:
+        facts = {StreamKey(machine.id, POINT): about(machine) for machine in made.machines}
+        changed = MachinesFile(directory / MACHINES_NAME).update_all(facts)
+    finally:
+        lock.release()
+    console.result({"data": str(directory), "changed": changed}, f"{changed} machines in {directory / MACHINES_NAME}")
 
 
 def _fill(console: Console, config: Config, made: Plant, seconds: float, workers: int) -> None:
