@@ -33,7 +33,7 @@ from models.checkpoint import Checkpoints, fingerprint
 from models.crossval import OutOfFold, cross_validate
 from models.dataset import Dataset, DatasetSpec, build, check_trainable, provenance, read, read_machines
 from models.diagnosis import diagnose
-from models.events import fault_delays
+from models.events import fault_fates
 from models.finalfit import FinalModel, final_fit
 from models.prior import with_simulated
 from models.reference import reference_document
@@ -207,8 +207,8 @@ def _as_it_was(request: TrainRequest) -> TrainRequest:
 def _pictures(version: Path, run: Path, bundle: Bundle, held_out: OutOfFold | None, config: Config, say: Say) -> None:
     """Draw what there are numbers for, into the version."""
     tracks, classes = () if held_out is None else held_out.tracks, bundle.spec.classes
-    delays = fault_delays(tracks, classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
-    made = plots.draw(version / "plots", run / "metrics.jsonl", bundle.metrics, tracks, delays)
+    fates = fault_fates(tracks, classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
+    made = plots.draw(version / "plots", run / "metrics.jsonl", bundle.metrics, tracks, fates)
     say(f"pictures: {', '.join(path.name for path in made)} in {version / 'plots'}")
 
 
