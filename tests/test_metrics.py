@@ -13,6 +13,8 @@ from model_world import sequence
 
 from models import metrics
 from models.events import Track, event_metrics, fault_fates, recording_metrics
+from models.report import metrics_text
+from models.scoring import score
 from pipeline.core.alarm import AlarmSpec
 
 CLASSES = ("healthy", "bearing_outer", "bearing_inner")
@@ -70,6 +72,16 @@ def test_numbers_that_do_not_exist_are_none_and_not_nan():
     assert single["macro_auroc"] is None
     assert single["accuracy"] == 1.0
     assert single["baselines"] == {"chance": 1.0, "majority": 1.0}
+
+
+def test_a_mode_of_which_nothing_was_held_out_has_dashes_and_one_that_is_never_recognised_zeros():
+    y = np.array([0] * 4 + [1] * 4)
+    track = Track(sequence(y.tolist()), one_hot([0] * 8))
+    numbers = score([track], CLASSES, AlarmSpec(), warm_up_windows=0)
+    rows = [line.split() for line in metrics_text(numbers).splitlines()]
+    assert [CLASSES[0], "0.500", "1.000", "0.667", "4"] in rows
+    assert [CLASSES[1], "0.000", "0.000", "0.000", "4"] in rows
+    assert [CLASSES[2], "-", "-", "-", "0"] in rows
 
 
 def test_a_fault_is_detected_after_the_persistence_of_the_alarm():
