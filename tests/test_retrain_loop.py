@@ -81,6 +81,23 @@ def test_a_label_reaches_the_next_version_and_until_then_is_said_to_be_waiting(p
     assert "bearing_inner" not in Registry(plant).load("v0003").data["windows_per_mode"]
 
 
+def test_a_label_outside_of_what_the_archive_has_is_kept_with_a_warning_that_says_what_it_has(plant: Path) -> None:
+    def said(*arguments: str) -> str:
+        result = CliRunner().invoke(group, ["labels", "add", *arguments, "--data", str(plant)])
+        assert result.exit_code == 0, result.output
+        return result.stderr
+
+    inside = ("--from", iso(START_NS), "--to", iso(START_NS + 20 * SECOND_NS))
+    outside = ("--from", "2001-05-01T10:00:00Z", "--to", "2001-05-01T12:00:00Z")
+    assert said("pump-01", "inner_race", *inside) == ""
+    end = START_NS + 149 * SECOND_NS // 2 + SECOND_NS
+    span = f"pump-01/de {iso(START_NS)[:19]}Z to {iso(end)[:19]}Z"
+    for place in (("pump-01",), ("pump-01", "--point", "de")):
+        warning = said(*place, "inner_race", *outside)
+        assert "covers no archived window: the label is kept and waits for some; there is " + span in warning
+    assert len(run(plant, "labels", "ls")["labels"]) == 3
+
+
 HEALTHY = ("pump-00", "pump-02", "pump-04")
 
 
