@@ -54,6 +54,15 @@ class _Span:
         return self.start_ns < other.end_ns and other.start_ns < self.end_ns
 
 
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What became of a fault episode."""
+
+    mode: str
+    name: str  # detected, misdiagnosed, too_short or missed
+    delay_s: float | None = None  # of a detected one
+
+
 @dataclass(slots=True)
 class _Tally:
     """What was counted on some machines."""
@@ -115,23 +124,28 @@ def _tally(track: Track, classes: Sequence[str], spec: AlarmSpec, warm_up_window
     healthy = [span for span in episodes if span.mode == HEALTHY]
     found.healthy_s = sum(span.end_ns - span.start_ns for span in healthy) / SECOND_NS
     judged = track.sequence.start_ns[warm_up_windows:]
-    for fault in faults:
-        met = [alarm for alarm in alarms if alarm.meets(fault)]
-        right = [alarm for alarm in met if alarm.mode == fault.mode]
-        inside = judged[(judged >= fault.start_ns) & (judged < fault.end_ns)]
-        if right:
-            found.detected += 1
-            found.delays_s.append(max(0, right[0].start_ns - fault.start_ns) / SECOND_NS)
-        elif met:
-            found.misdiagnosed += 1
-        elif inside.size == 0 or fault.end_ns - inside[0] < spec.enter_s * SECOND_NS:
-            found.too_short += 1  # over before an alarm can be raised, whatever the network says
-        else:
-            found.missed += 1
+    for fate in (_fate(fault, alarms, judged, spec) for fault in faults):
+        setattr(found, fate.name, getattr(found, fate.name) + 1)
+        if fate.delay_s is not None:
+            found.delays_s.append(fate.delay_s)
     in_fault = {alarm.id for alarm in alarms if any(alarm.meets(fault) for fault in faults)}
     in_health = {alarm.id for alarm in alarms if any(alarm.meets(span) for span in healthy)}
     found.false_alarms = len(in_health - in_fault)  # by id: an alarm that comes back is one episode
     return found
+
+
+def _fate(fault: _Span, alarms: Sequence[_Span], judged: NDArray[np.int64], spec: AlarmSpec) -> Fate:
+    """Of one episode; judged = starts of the windows after warm-up."""
+    met = [alarm for alarm in alarms if alarm.meets(fault)]
+    right = [alarm for alarm in met if alarm.mode == fault.mode]
+    inside = judged[(judged >= fault.start_ns) & (judged < fault.end_ns)]
+    if right:
+        return Fate(fault.mode, "detected", max(0, right[0].start_ns - fault.start_ns) / SECOND_NS)
+    if met:
+        return Fate(fault.mode, "misdiagnosed")
+    if inside.size == 0 or fault.end_ns - inside[0] < spec.enter_s * SECOND_NS:
+        return Fate(fault.mode, "too_short")  # over before an alarm can be raised, whatever the network says
+    return Fate(fault.mode, "missed")
 
 
 def _intervals(machines: Sequence[_Tally]) -> dict[str, list[float] | None]:
@@ -157,19 +171,17 @@ def interval_90(machines: Sequence[T], number: Callable[[list[T]], float]) -> li
     return [float(np.quantile(found, share)) for share in (0.05, 0.95)]
 
 
-def fault_delays(
+def fault_fates(
     tracks: Sequence[Track], classes: Sequence[str], spec: AlarmSpec, *, warm_up_windows: int = 0
-) -> dict[str, list[float | None]]:
-    """Seconds from the start of every fault to the first alarm of the right mode, by mode; None = there was none."""
-    delays: dict[str, list[float | None]] = {}
+) -> list[Fate]:
+    """What became of every fault, as `event_metrics` counts them."""
+    fates = []
     for track in tracks:
         alarms = _alarms(track, classes, spec, warm_up_windows)
-        for fault in _truth_spans(track.sequence, classes):
-            if fault.mode != HEALTHY:
-                right = [alarm for alarm in alarms if alarm.mode == fault.mode and alarm.meets(fault)]
-                first = max(0, right[0].start_ns - fault.start_ns) / SECOND_NS if right else None
-                delays.setdefault(fault.mode, []).append(first)
-    return delays
+        judged = track.sequence.start_ns[warm_up_windows:]
+        faults = [span for span in _truth_spans(track.sequence, classes) if span.mode != HEALTHY]
+        fates += [_fate(fault, alarms, judged, spec) for fault in faults]
+    return fates
 
 
 def recording_metrics(tracks: Sequence[Track], classes: Sequence[str]) -> dict[str, Any]:

@@ -124,6 +124,28 @@ class Futures:
         )
 
 
+def check_foreseeable(sequences: Sequence[WindowSequence], facts: Facts, horizon: int) -> None:
+    """Refuse a forecast of data in which nothing follows anything, before a network is trained on them.
+
+    Raises:
+        ThrumcastError: a forecast is asked for, and no mode ever follows another.
+    """
+    if horizon and not any((_ahead(each, facts, horizon, 0)[:, 0] != MASKED).any() for each in sequences):
+        raise _no_future()
+
+
+def _ahead(sequence: WindowSequence, facts: Facts, horizon: int, end: int) -> Int64:
+    ended = bool(facts.get(sequence.key, {}).get("run_to_failure"))
+    return next_modes(sequence.y, horizon, end, ended=ended)
+
+
+def _no_future() -> ThrumcastError:
+    return ThrumcastError(
+        "forecast: expected sequences in which one mode follows another, found: none",
+        hint="recordings of one condition each have no future; live data and labels do",
+    )
+
+
 def futures(bundle: Bundle, sequences: Sequence[WindowSequence], facts: Facts, horizon: int) -> Futures:
     """Step the network that serves through the sequences; keep the windows whose next mode is known.
 
@@ -136,8 +158,7 @@ def futures(bundle: Bundle, sequences: Sequence[WindowSequence], facts: Facts, h
     places: list[tuple[str, int]] = []  # of each window: its machine, and the change ahead of it
     changes = 0
     for sequence in sequences:
-        ended = bool(facts.get(sequence.key, {}).get("run_to_failure"))
-        ahead = next_modes(sequence.y, horizon, len(spec.classes), ended=ended)
+        ahead = _ahead(sequence, facts, horizon, len(spec.classes))
         h = np.zeros((1, *spec.state_shape), np.float32)
         z = spec.scaler.apply(sequence.x)
         before = None
@@ -153,8 +174,7 @@ def futures(bundle: Bundle, sequences: Sequence[WindowSequence], facts: Facts, h
             named.append(softmax(outputs[0] / np.float32(spec.temperature)))
             places.append((sequence.key.machine, changes - 1))
     if not tokens:
-        msg = "forecast: expected sequences in which one mode follows another, found: none"
-        raise ThrumcastError(msg, hint="recordings of one condition each have no future; live data and labels do")
+        raise _no_future()
     machines = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in places))}
     return Futures(
         np.stack(states),

@@ -3,7 +3,7 @@
     learning.png      loss on the training side and on machines held out, pass by pass
     confusion.png     truth against prediction, in shares of the truth, held out
     reliability.png   how often right against how sure, held out; bars say how many windows
-    delay.png         seconds from the start of every fault to the first alarm of the right mode; number of missed ones
+    delay.png         seconds from the start of every fault to the first alarm of the right mode; the others by number
 
 All numbers are in metrics.json and metrics.jsonl as well: without matplotlib nothing else is missing.
 """
@@ -11,6 +11,7 @@ All numbers are in metrics.json and metrics.jsonl as well: without matplotlib no
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from models.dataset import UNKNOWN
-from models.events import Track
+from models.events import Fate, Track
 from models.metrics import reliability
 
 SIZE = (6.4, 4.6)
@@ -34,7 +35,7 @@ def available() -> bool:
 
 
 def draw(
-    directory: Path, log: Path, metrics: dict[str, Any], tracks: Sequence[Track], delays: dict[str, list[float | None]]
+    directory: Path, log: Path, metrics: dict[str, Any], tracks: Sequence[Track], fates: Sequence[Fate]
 ) -> list[Path]:
     """Write all pictures that there are numbers for; return their paths.
 
@@ -43,15 +44,15 @@ def draw(
         log: metrics.jsonl of the run.
         metrics: as in metrics.json.
         tracks: held-out probabilities.
-        delays: seconds per fault, None = missed, by mode.
+        fates: of all held-out faults.
     """
     directory.mkdir(parents=True, exist_ok=True)
     made = [_save(directory / "learning.png", _learning(log))]
     if metrics:
         made.append(_save(directory / "confusion.png", _confusion(metrics["confusion"])))
         made.append(_save(directory / "reliability.png", _reliability(tracks, metrics["ece"])))
-    if delays:
-        made.append(_save(directory / "delay.png", _delay(delays)))
+    if fates:
+        made.append(_save(directory / "delay.png", _delay(fates)))
     return made
 
 
@@ -135,20 +136,21 @@ def _reliability(tracks: Sequence[Track], ece: float | None) -> Any:
     return figure
 
 
-def _delay(delays: dict[str, list[float | None]]) -> Any:
-    modes = sorted(delays)
+def _delay(fates: Sequence[Fate]) -> Any:
+    modes = sorted({fate.mode for fate in fates})
     figure, axes = _figure((SIZE[0], 1.8 + 0.5 * len(modes)))
-    seen = [delay for each in delays.values() for delay in each if delay is not None]
+    seen = [fate.delay_s for fate in fates if fate.delay_s is not None]
     edge = 1.15 * max(seen, default=1.0) + 1.0
     for row, mode in enumerate(modes):
-        found = [delay for delay in delays[mode] if delay is not None]
-        missed = len(delays[mode]) - len(found)
+        found = [fate.delay_s for fate in fates if fate.mode == mode and fate.delay_s is not None]
+        others = Counter(fate.name.replace("_", " ") for fate in fates if fate.mode == mode and fate.delay_s is None)
         jitter = np.linspace(-0.18, 0.18, len(found)) if len(found) > 1 else np.zeros(len(found))
         axes.plot(found, row + jitter, "o", color=HELD_OUT, ms=4, alpha=0.7)
         if found:
             axes.plot([float(np.median(found))] * 2, [row - 0.28, row + 0.28], color=TRAINED, lw=2)
-        if missed:
-            axes.text(edge, row, f"{missed} missed", color=MISSED, ha="right", va="center", fontsize=9)
+        if others:
+            text = ", ".join(f"{count} {name}" for name, count in sorted(others.items()))
+            axes.text(edge, row, text, color=MISSED, ha="right", va="center", fontsize=9)
     axes.set_yticks(range(len(modes)), modes)
     axes.set(xlabel="delay of the first right alarm [s]", xlim=(-0.02 * edge, edge), ylim=(len(modes) - 0.5, -0.5))
     axes.set_title("Delay per fault; the line is the median")

@@ -38,7 +38,7 @@ class Verdict:
 def promote(
     data_dir: Path, version: str, *, why: str, force: bool = False, recall_drop: float = RECALL_DROP
 ) -> tuple[str | None, str]:
-    """Make a version the champion; return the old champion and the new one.
+    """Make a version the champion; return the old champion and the new one, the same if it is champion already.
 
     With `force` the numbers do not count and the history says so.
 
@@ -49,6 +49,8 @@ def promote(
     registry = Registry(data_dir)
     model = registry.load(version)
     _check_alive(model)
+    if registry.aliases().get(CHAMPION) == model.spec.version:
+        return model.spec.version, model.spec.version  # nothing moves, so nothing is written
     problems = judge(registry, model, recall_drop).problems
     if problems and not force:
         found = "; ".join(problems)

@@ -64,15 +64,18 @@ def metrics_text(numbers: Numbers) -> str:
         "",
         table(
             ("mode", "precision", "recall", "F1", "windows"),
-            [
-                (mode, f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{row['f1']:.3f}", str(row["support"]))
-                for mode, row in numbers["per_class"].items()
-            ],
+            [_class_row(mode, row) for mode, row in numbers["per_class"].items()],
         ),
         "",
         confusion_text(numbers["confusion"]["labels"], numbers["confusion"]["matrix"]),
     ]
     return "\n".join(lines)
+
+
+def _class_row(mode: str, row: Numbers) -> tuple[str, ...]:
+    """Of a mode without held-out windows nothing is known, and 0 would say that it is never recognised."""
+    scores = (_number(row[key] if row["support"] else None, 3) for key in ("precision", "recall", "f1"))
+    return (mode, *scores, str(row["support"]))
 
 
 def _between(events: Numbers, name: str, digits: int) -> str:

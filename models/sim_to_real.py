@@ -28,7 +28,7 @@ from models import unknown
 from models.augment import Augmentation
 from models.crossval import config_of, cross_validate, examples_of, fit_scaler
 from models.dataset import UNKNOWN, Dataset, WindowSequence, read_machines
-from models.events import Track, fault_delays
+from models.events import Track, fault_fates
 from models.finalfit import final_fit
 from models.metrics import macro_auroc, softmax
 from models.network import RecurrentNetwork
@@ -163,12 +163,13 @@ def _windows(data: Dataset, scaler: Scaler, some: Quantities) -> tuple[np.ndarra
 
 def delays(tracks: Sequence[Track], data: Dataset, config: Config) -> list[dict[str, Any]]:
     """Seconds from the moment a fault is detectable to its alarm, by mode, of lives that grow within the run."""
-    found = fault_delays(tracks, data.classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
+    fates = fault_fates(tracks, data.classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
     rows = []
-    for mode, seconds in found.items():
-        seen = [s for s in seconds if s is not None]
+    for mode in dict.fromkeys(fate.mode for fate in fates):
+        mine = [fate for fate in fates if fate.mode == mode]
+        seen = [fate.delay_s for fate in mine if fate.delay_s is not None]
         median = float(np.median(seen)) if seen else None
-        rows.append({"mode": mode, "faults": len(seconds), "detected": len(seen), "median_s": median})
+        rows.append({"mode": mode, "faults": len(mine), "detected": len(seen), "median_s": median})
     return rows
 
 

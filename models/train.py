@@ -33,8 +33,9 @@ from models.checkpoint import Checkpoints, fingerprint
 from models.crossval import OutOfFold, cross_validate
 from models.dataset import Dataset, DatasetSpec, build, check_trainable, provenance, read, read_machines
 from models.diagnosis import diagnose
-from models.events import fault_delays
+from models.events import fault_fates
 from models.finalfit import FinalModel, final_fit
+from models.forecast_training import check_foreseeable
 from models.prior import with_simulated
 from models.reference import reference_document
 from models.registering import register, summary
@@ -105,6 +106,7 @@ def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
     if settings.task == "sequence":
         dataset = one_mode_per_sequence(dataset)
         say(f"one mode per sequence: {len(dataset.sequences)} sequences")
+    check_foreseeable(dataset.sequences, read_machines(request.source), settings.forecast)
     split = choose_split(dataset, request, warn)
     run = run_directory(request)
     checkpoints = Checkpoints(run)
@@ -140,7 +142,8 @@ def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
         "largest_gradient": model.largest_gradient if np.isfinite(model.largest_gradient) else None,
         "packages": packages(),
     }
-    data_document = {**dataset.facts.document(), "feature_schema": dataset.feature_schema, "remarks": _remarks(split)}
+    remarks = ["nothing was held back"] if split is None else list(split.remarks)
+    data_document = {**dataset.facts.document(), "feature_schema": dataset.feature_schema, "remarks": remarks}
     data_document |= provenance(request.source)
     data_document |= reference_document(dataset, split, model.scaler, say)
     spec = _spec(dataset, config, settings, model, 1.0 if held_out is None else held_out.temperature)
@@ -207,8 +210,8 @@ def _as_it_was(request: TrainRequest) -> TrainRequest:
 def _pictures(version: Path, run: Path, bundle: Bundle, held_out: OutOfFold | None, config: Config, say: Say) -> None:
     """Draw what there are numbers for, into the version."""
     tracks, classes = () if held_out is None else held_out.tracks, bundle.spec.classes
-    delays = fault_delays(tracks, classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
-    made = plots.draw(version / "plots", run / "metrics.jsonl", bundle.metrics, tracks, delays)
+    fates = fault_fates(tracks, classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
+    made = plots.draw(version / "plots", run / "metrics.jsonl", bundle.metrics, tracks, fates)
     say(f"pictures: {', '.join(path.name for path in made)} in {version / 'plots'}")
 
 
@@ -251,10 +254,6 @@ def choose_split(dataset: Dataset, request: TrainRequest, warn: Say) -> Split | 
 def _metrics(held_out: OutOfFold, dataset: Dataset, config: Config) -> dict[str, Any]:
     numbers = score(held_out.tracks, dataset.classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
     return {**numbers, "likelihood": [list(pair) for pair in held_out.likelihood]}
-
-
-def _remarks(split: Split | None) -> list[str]:
-    return ["nothing was held back"] if split is None else list(split.remarks)
 
 
 def _spec(

@@ -32,6 +32,7 @@ from pipeline.core.records import AlarmChange, FeatureRow, StreamKey, changed
 from pipeline.core.veto import UNCONFIRMED, shown_mode
 from pipeline.drivers.results import Results
 from pipeline.drivers.serving import Serving
+from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 
 INPUTS = ("x.kurtosis", "x.crest", "x.band_01", "x.band_02", "y.kurtosis")
 PUMP = StreamKey("pump-01", "de")
@@ -121,7 +122,8 @@ def test_an_explanation_says_whether_a_window_is_unknown_and_in_what(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--machine", "nobody"), "expected a point of nobody"),
+        (("--machine", "nobody"), "expected a machine with archived windows, found: nobody"),
+        (("--machine", "pump-01", "--point", "nde"), "expected a point of pump-01 with archived windows, found: nde"),
         (("--machine", "pump-01", "--window", "9999"), "expected an archived window 9999"),
         (("--machine", "pump-01", "--mode", "rust"), "expected a mode that v0002 knows, found: rust"),
     ],
@@ -130,6 +132,12 @@ def test_what_cannot_be_explained_is_said(plant: Path, arguments: tuple[str, ...
     result = CliRunner().invoke(explain_command.command, [*arguments, "--data", str(plant)])
     assert result.exit_code == 1
     assert expected in str(result.exception)
+
+
+def test_an_unknown_machine_is_answered_with_the_names_that_come_near(plant: Path) -> None:
+    MachinesFile(plant / MACHINES_NAME).update_all({StreamKey(name, "de"): {} for name in ("pump-01", "fan-02")})
+    result = CliRunner().invoke(explain_command.command, ["--machine", "pump-1", "--data", str(plant)])
+    assert result.exception.hint == "did you mean pump-01?"
 
 
 def test_withholding_finds_the_input_that_the_network_listens_to() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from model_world import sequence
 
 from models import metrics
-from models.events import Track, event_metrics, recording_metrics
+from models.events import Track, event_metrics, fault_fates, recording_metrics
+from models.report import metrics_text
+from models.scoring import score
 from pipeline.core.alarm import AlarmSpec
 
 CLASSES = ("healthy", "bearing_outer", "bearing_inner")
@@ -71,6 +74,16 @@ def test_numbers_that_do_not_exist_are_none_and_not_nan():
     assert single["baselines"] == {"chance": 1.0, "majority": 1.0}
 
 
+def test_a_mode_of_which_nothing_was_held_out_has_dashes_and_one_that_is_never_recognised_zeros():
+    y = np.array([0] * 4 + [1] * 4)
+    track = Track(sequence(y.tolist()), one_hot([0] * 8))
+    numbers = score([track], CLASSES, AlarmSpec(), warm_up_windows=0)
+    rows = [line.split() for line in metrics_text(numbers).splitlines()]
+    assert [CLASSES[0], "0.500", "1.000", "0.667", "4"] in rows
+    assert [CLASSES[1], "0.000", "0.000", "0.000", "4"] in rows
+    assert [CLASSES[2], "-", "-", "-", "0"] in rows
+
+
 def test_a_fault_is_detected_after_the_persistence_of_the_alarm():
     labels = [0] * 20 + [1] * 40
     track = Track(sequence(labels), one_hot(labels))
@@ -98,6 +111,21 @@ def test_a_fault_that_is_over_before_an_alarm_can_be_raised_is_too_short_and_not
             assert found["missed"] == (found["episodes"] if said == 0 else 0)
     cold = Track(sequence([1] * 3), one_hot([1] * 3))
     assert event_metrics([cold], CLASSES, spec, warm_up_windows=5)["too_short"] == 1
+
+
+def fates_of_five():
+    """One fault each that is detected, misdiagnosed and missed, and two that are too short; windows are 0.5 s apart."""
+    said = ((40, 1), (40, 2), (40, 0), (2, 1), (3, 0))
+    return [Track(sequence([1] * n), one_hot([k] * n)) for n, k in said]
+
+
+def test_the_fates_of_faults_are_what_the_event_metrics_count():
+    fates = fault_fates(fates_of_five(), CLASSES, AlarmSpec(enter_s=3.0))
+    found = event_metrics(fates_of_five(), CLASSES, AlarmSpec(enter_s=3.0))
+    count = Counter(fate.name for fate in fates)
+    assert count == {"detected": 1, "misdiagnosed": 1, "missed": 1, "too_short": 2}
+    assert [found[name] for name in ("detections", "misdiagnosed", "missed", "too_short")] == [1, 1, 1, 2]
+    assert [fate.delay_s for fate in fates if fate.name == "detected"] == [found["detection_delay_s"]["median"]]
 
 
 def test_intervals_resample_machines_and_need_two_of_them():

@@ -8,6 +8,7 @@ from model_world import archive_of_plant
 
 from models import plots
 from models.bundle import load
+from models.events import Fate
 from models.metrics import ece, reliability
 from models.settings import TrainSettings
 from models.train import TrainRequest, train
@@ -49,3 +50,11 @@ def test_the_reliability_table_adds_up_to_the_calibration_error(rng):
     total = sum(row["windows"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / 500
     assert total == pytest.approx(ece(y, p))
     assert reliability(np.empty(0, np.int64), np.empty((0, 3))) == []
+
+
+def test_the_picture_of_delays_calls_missed_only_what_the_numbers_call_missed():
+    pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
+    outer = [Fate("outer", "detected", 4.0), Fate("outer", "too_short"), Fate("outer", "too_short")]
+    inner = [Fate("inner", "missed"), Fate("inner", "misdiagnosed"), Fate("inner", "too_short")]
+    (axes,) = plots._delay([*outer, *inner]).axes
+    assert [text.get_text() for text in axes.texts] == ["1 misdiagnosed, 1 missed, 1 too short", "2 too short"]

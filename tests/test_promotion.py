@@ -87,6 +87,13 @@ def test_a_version_that_is_no_worse_passes(
     assert promote(tmp_path, "v0002", why="newer") == ("v0001", "v0002")
 
 
+def test_promoting_the_champion_to_itself_says_so_and_writes_nothing(tmp_path: Path, registry: Registry) -> None:
+    history = registry.history()
+    result = CliRunner().invoke(promote_command.command, ["champion", "--data", str(tmp_path)])
+    assert (result.exit_code, result.stdout) == (0, "v0001 is champion already\n")
+    assert registry.history() == history
+
+
 def test_a_model_that_says_values_cannot_become_champion(
     tmp_path: Path, registry: Registry, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,11 +44,11 @@ def plant(tmp_path: Path, rng: np.random.Generator) -> Path:
     return tmp_path
 
 
-def later(data: Path, rng: np.random.Generator, levels: dict[str, float]) -> None:
+def later(data: Path, rng: np.random.Generator, levels: dict[str, float], windows: int = 150) -> None:
     """The healthy machines a day after: kurtosis and crest around another level."""
     rows = []
     for machine, level in levels.items():
-        for window in range(150):
+        for window in range(windows):
             start = START_NS + DAY_NS + window * SECOND_NS // 2
             values = np.array([[1.0, level, level + 1]]) + rng.normal(0, 0.4, (1, 3))
             rows.append(
@@ -79,6 +79,23 @@ def test_a_label_reaches_the_next_version_and_until_then_is_said_to_be_waiting(p
     run(plant, "labels", "retract", label["id"])
     teach(plant)
     assert "bearing_inner" not in Registry(plant).load("v0003").data["windows_per_mode"]
+
+
+def test_a_label_outside_of_what_the_archive_has_is_kept_with_a_warning_that_says_what_it_has(plant: Path) -> None:
+    def said(*arguments: str) -> str:
+        result = CliRunner().invoke(group, ["labels", "add", *arguments, "--data", str(plant)])
+        assert result.exit_code == 0, result.output
+        return result.stderr
+
+    inside = ("--from", iso(START_NS), "--to", iso(START_NS + 20 * SECOND_NS))
+    outside = ("--from", "2001-05-01T10:00:00Z", "--to", "2001-05-01T12:00:00Z")
+    assert said("pump-01", "inner_race", *inside) == ""
+    end = START_NS + 149 * SECOND_NS // 2 + SECOND_NS
+    span = f"pump-01/de {iso(START_NS)[:19]}Z to {iso(end)[:19]}Z"
+    for place in (("pump-01",), ("pump-01", "--point", "de")):
+        warning = said(*place, "inner_race", *outside)
+        assert "covers no archived window: the label is kept and waits for some; there is " + span in warning
+    assert len(run(plant, "labels", "ls")["labels"]) == 3
 
 
 HEALTHY = ("pump-00", "pump-02", "pump-04")
@@ -113,6 +130,19 @@ def test_one_machine_that_moves_is_not_a_reason_to_train(plant: Path, rng: np.ra
     assert verdict["fleet"] == []
     assert set(verdict["machines"]) == {"pump-02"}
     assert "look at the machine" in verdict["suggestion"]
+
+
+@pytest.mark.parametrize(("machines", "trained"), [(6, "450 healthy"), (2, "all 300")])
+def test_drift_says_which_windows_it_compares_and_how_many_it_would_need(
+    tmp_path: Path, rng: np.random.Generator, machines: int, trained: str
+) -> None:
+    archive_of_plant(tmp_path, rng, machines=machines, windows=150)
+    teach(tmp_path)
+    later(tmp_path, rng, {"pump-00": 3.0}, windows=20)
+    head, *rest = CliRunner().invoke(group, ["drift", "--data", str(tmp_path)]).stdout.splitlines()
+    assert head.startswith("v0001: 20 good windows without a known fault, of 1 machine, since ")
+    assert head.endswith(f" UTC; against {trained} training windows")
+    assert "too few windows to say anything: it takes 100 of a machine" in rest
 
 
 def test_drift_says_when_there_is_nothing_after_the_training(plant: Path) -> None:

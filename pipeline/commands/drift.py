@@ -41,8 +41,9 @@ def command(
 ) -> None:
     """Compare the inputs of VERSION [default: the champion] now with its training data, per feature and speed regime.
 
-    Says which inputs moved on most machines, where training again helps, and which on one machine alone, where it is
-    that machine or its sensor. Only suggests; nothing is trained.
+    Windows count that are good and in which no fault is known, whatever the model called them. Says which inputs moved
+    on most machines, where training again helps, and which on one machine alone, where it is that machine or its
+    sensor. Only suggests; nothing is trained.
     """
     config = console.config(**{"data.dir": data_dir and str(data_dir)})
 
@@ -108,12 +109,16 @@ def _by_machine(
 
 
 def _text(document: dict[str, Any], shifts: dict[str, list[Shift]]) -> str:
+    from models.drift import FEWEST_WINDOWS
     from pipeline.commands.tables import table
 
-    judged = document["verdict"]
+    judged, machines, reference = document["verdict"], len(document["machines"]), document["reference"]
+    since = f"{datetime.fromisoformat(document['from']):%Y-%m-%d %H:%M:%S} UTC"
+    count, of = reference["windows"], reference["of"]
+    trained = f"all {count}" if of == "all" else f"{count} {of}"
     lines = [
-        f"{document['version']}: {document['windows']} windows of {len(document['machines'])} machines since "
-        f"{document['from']}, against {document['reference']['windows']} {document['reference']['of']} training windows"
+        f"{document['version']}: {document['windows']} good windows without a known fault, of {machines} "
+        f"machine{'' if machines == 1 else 's'}, since {since}; against {trained} training windows"
     ]
     for name, some in shifts.items():
         worst = sorted(some, key=lambda s: s.psi if s.psi is not None else s.outside, reverse=True)[:SHOWN]
@@ -125,7 +130,8 @@ def _text(document: dict[str, Any], shifts: dict[str, list[Shift]]) -> str:
             )
             for s in worst
         ]
-        lines += ["", name, table(head, cells) if cells else "too few windows to say anything"]
+        few = f"too few windows to say anything: it takes {FEWEST_WINDOWS} of a machine"
+        lines += ["", name, table(head, cells) if cells else few]
     if judged["suggestion"]:
         lines += ["", f"suggestion: {judged['suggestion']}"]
     elif any(shifts.values()):

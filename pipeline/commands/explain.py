@@ -52,13 +52,20 @@ def command(
     from models.explain import explain
     from models.predictor import NumpyPredictor
     from models.registry import CHAMPION, Registry
+    from pipeline.commands.label_rows import instead
     from pipeline.core.engine import inputs
     from pipeline.core.features.table import NAMES
     from pipeline.edges.archive_read import read_features, read_predictions
     from pipeline.edges.archive_rows import rows_of
+    from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 
     path = config.data.path
-    rows = _of_point(rows_of(read_features(path, machines=[machine]), NAMES), machine, point)
+    streams = rows_of(read_features(path, machines=[machine]), NAMES)
+    if not streams:
+        known = {key.machine for key in MachinesFile(path / MACHINES_NAME).load()}
+        msg = f"expected a machine with archived windows, found: {machine}"
+        raise ThrumcastError(msg, hint=instead(machine, known - {machine}))
+    rows = _of_point(streams, machine, point)
     target = _target(rows, machine, window, session)
     said = [row for row in read_predictions(path, machines=[machine]).to_pylist() if row["point"] == target.key.point]
     registry = Registry(path)
@@ -97,9 +104,9 @@ def _of_point(streams: dict[Any, list[FeatureRow]], machine: str, point: str | N
     for key, rows in streams.items():
         if key.point == point:
             return rows
-    found = ", ".join(points) or "none"
+    found = ", ".join(points)
     msg = f"expected a point of {machine} with archived windows, found: {point or found}"
-    raise ThrumcastError(msg, hint=f"--point is one of {found}" if points else "see `thrumcast archive ls`")
+    raise ThrumcastError(msg, hint=f"--point is one of {found}")
 
 
 def _target(rows: list[FeatureRow], machine: str, window: int | None, session: int | None) -> FeatureRow:

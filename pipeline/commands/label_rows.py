@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.errors import ThrumcastError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pipeline.config import Config
 
 FIELDS = tuple(field.name for field in dataclasses.fields(LabelEvent))
@@ -116,17 +119,48 @@ def write_parquet(labels: Sequence[LabelEvent], path: Path) -> None:
 def coverage(data_dir: Path, labels: Sequence[LabelEvent]) -> dict[str, int]:
     """Label id -> archived windows that it covers by half; nothing where there is no archive yet."""
     from models.labelling import apply_labels, report_of
+
+    rows = _archived(data_dir, labels)
+    if rows is None:
+        return {label.id: 0 for label in labels}
+    return {label.id: report_of(apply_labels(rows, [label]))["used"].get(label.id, 0) for label in labels}
+
+
+def out_of_archive(data_dir: Path, labels: Sequence[LabelEvent]) -> dict[str, str]:
+    """Label id -> from when to when the archive has windows of what it names; for labels that cover none of them."""
+    rows = _archived(data_dir, labels)
+    if rows is None:
+        return {}
+    spans = rows.group_by(["machine", "point"]).aggregate([("start", "min"), ("end", "max")]).to_pylist()
+    spans.sort(key=lambda span: (span["machine"], span["point"]))
+    found = {}
+    for label in labels:
+        there = [
+            f"{span['machine']}/{span['point']} {_utc(span['start_min'])} to {_utc(span['end_max'])}"
+            for span in spans
+            if span["machine"] == label.machine and label.point in (None, span["point"])
+        ]
+        if there:
+            found[label.id] = ", ".join(there)
+    return found
+
+
+def _archived(data_dir: Path, labels: Sequence[LabelEvent]) -> pa.Table | None:
+    """The windows of the machines of labels; None: labels may be written down before there is any window."""
     from pipeline.edges.archive_read import read_features
     from pipeline.errors import ArchiveError
 
-    if not labels:
-        return {}
     columns = ("machine", "point", "start", "end", "truth")
     try:
-        rows = read_features(data_dir, columns=columns, machines={label.machine for label in labels})
-    except ArchiveError:  # labels may be written down before there is any window
-        return {label.id: 0 for label in labels}
-    return {label.id: report_of(apply_labels(rows, [label]))["used"].get(label.id, 0) for label in labels}
+        return (
+            read_features(data_dir, columns=columns, machines={label.machine for label in labels}) if labels else None
+        )
+    except ArchiveError:
+        return None
+
+
+def _utc(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def never_seen(config: Config, labels: Sequence[LabelEvent]) -> dict[str, str]:
@@ -137,13 +171,14 @@ def never_seen(config: Config, labels: Sequence[LabelEvent]) -> dict[str, str]:
     found = {}
     for label in labels:
         if label.machine not in points:
-            found[label.machine] = _instead(label.machine, points)
+            found[label.machine] = instead(label.machine, points)
         elif label.point and points[label.machine] and label.point not in points[label.machine]:
-            found[f"{label.machine}/{label.point}"] = _instead(label.point, points[label.machine])
+            found[f"{label.machine}/{label.point}"] = instead(label.point, points[label.machine])
     return found
 
 
-def _instead(name: str, known: Collection[str]) -> str:
+def instead(name: str, known: Collection[str]) -> str:
+    """What may have been meant by a name that is not there."""
     near = difflib.get_close_matches(name, sorted(known), n=3)
     if near:
         return f"did you mean {' or '.join(near)}?"

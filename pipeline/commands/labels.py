@@ -160,14 +160,15 @@ def _config(console: Console, data_dir: Path | None) -> Config:
 
 def _save(console: Console, config: Config, events: list[LabelEvent], told: Callable[[LabelEvent], str]) -> None:
     """Write events and say what they cover."""
-    from pipeline.commands.label_rows import coverage, never_seen
+    from pipeline.commands.label_rows import coverage, never_seen, out_of_archive
     from pipeline.edges.labels import LabelFile
 
     stored = LabelFile(config.data.path).add(events)
     new = [event for event, kept in zip(events, stored, strict=True) if event is kept]
     added = [event for event in stored if event.op == "add"]
     covered = coverage(config.data.path, added)
-    strangers = never_seen(config, [event for event in added if not covered[event.id]])
+    idle = [event for event in added if not covered[event.id]]
+    strangers = never_seen(config, idle)
     lines = [told(event) + (f": {covered[event.id]} windows" if event.id in covered else "") for event in stored]
     if len(new) < len(events):
         lines.append(f"{len(events) - len(new)} of them were there already")
@@ -175,3 +176,5 @@ def _save(console: Console, config: Config, events: list[LabelEvent], told: Call
     console.result({**document, "never_seen": list(strangers)}, "\n".join(lines) or "nothing to add")
     for name, instead in strangers.items():
         console.warn(f"nothing of {name} was ever archived: the label is kept and waits for it; {instead}")
+    for label_id, there in out_of_archive(config.data.path, idle).items():
+        console.warn(f"{label_id} covers no archived window: the label is kept and waits for some; there is {there}")

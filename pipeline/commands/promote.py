@@ -29,4 +29,5 @@ def command(console: Console, version: str, data_dir: Path | None, why: str, for
     from models.promotion import promote
 
     old, new = promote(config.data.path, version, why=why, force=force, recall_drop=recall_drop)
-    console.result({"champion": new, "before": old, "why": why}, f"champion: {old or 'none'} -> {new}")
+    text = f"{new} is champion already" if old == new else f"champion: {old or 'none'} -> {new}"
+    console.result({"champion": new, "before": old, "why": why}, text)
