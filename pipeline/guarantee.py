@@ -44,7 +44,7 @@ class Guarantee:
     load_ratio: float  # of the present rate to that
     outage_s: float  # how long we may be away before the broker drops messages; inf if its queue has no limit
     repeated: int  # messages that come again at most after a crash, and are recognised
-    latency_s: float  # from the last sample of a window to its prediction, when nothing is missing; at most
+    latency_s: float  # from a sample to its prediction, when nothing is missing and the load is below 1; at most
     latency_worst_s: float  # ... when a block is missing
 
 
@@ -60,8 +60,8 @@ def guarantee(site: Site) -> Guarantee:
         sustainable = site.in_flight / (site.commit_interval_s + site.commit_s(site.in_flight))
     kept = site.in_flight + site.queue_messages
     queue_s = kept / site.rate_per_s if site.rate_per_s > 0 else math.inf
-    in_a_turn = min(site.batch, site.rate_per_s * site.commit_interval_s)
-    latency_s = site.block_s + site.commit_interval_s + site.commit_s(in_a_turn)
+    # A message may come just when the largest commit begins, and be in another as large after that.
+    latency_s = site.block_s + site.commit_interval_s + 2 * site.commit_s(min(site.batch, site.in_flight))
     return Guarantee(
         sustainable_per_s=sustainable,
         load_ratio=site.rate_per_s / sustainable,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -109,7 +109,7 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "note_resumed": ("warning", "machines.jsonl was written at last"),
     "roll_failed": ("error", "the disk refused a Parquet part; its rows stay in the journal"),
     "roll_resumed": ("warning", "the part was written at last"),
-    "quarantined": ("warning", "messages of a turn were refused, by reason"),
+    "quarantined": ("warning", "messages of a turn were refused, by reason; some of their topics"),
     "gaps": ("warning", "pieces of streams never came"),
     "no_window": ("warning", "a stream's records are all shorter than a window"),
     "reloaded": ("info", "SIGHUP: these keys have new values from the next turn on"),
@@ -138,6 +138,12 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "upkeep_failed": ("error", "a request for archive upkeep, or the compaction of the service itself, failed"),
     "manager_unreachable": ("debug", "NOTIFY_SOCKET cannot be reached"),
 }
+
+
+def few(names: Sequence[str], most: int = 5) -> str:
+    """The first of them, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 @dataclass(slots=True)

@@ -43,7 +43,7 @@ def test_a_full_window_is_committed_half_by_half() -> None:
     assert found.sustainable_per_s == pytest.approx(512 / (0.01 + 0.512))
     assert found.outage_s == pytest.approx(3000 / 100)
     assert found.repeated == 2000
-    assert found.latency_s == pytest.approx(0.25 + 1.0 + 0.01 + 0.1)
+    assert found.latency_s == pytest.approx(0.25 + 1.0 + 2 * (0.01 + 0.512))
     assert found.latency_worst_s == pytest.approx(found.latency_s + 2.0 + 0.25)
 
 
@@ -51,6 +51,15 @@ def test_a_broker_with_a_small_window_gives_one_window_per_interval() -> None:
     found = guarantee(replace(SITE, in_flight=20))
     assert found.sustainable_per_s == pytest.approx(20 / (1.0 + 0.03))  # mosquitto's default is a trap
     assert found.load_ratio > 1
+
+
+@pytest.mark.parametrize("rate_per_s", [0.0, 1.0, 300.0])
+@pytest.mark.parametrize("in_flight", [20, 2000])
+def test_no_prediction_is_promised_sooner_than_a_commit_takes(rate_per_s: float, in_flight: int) -> None:
+    site = replace(SITE, rate_per_s=rate_per_s, in_flight=in_flight, per_message_s=1.657 / 512)
+    under_way_s = site.commit_s(min(in_flight, site.batch))  # also where nothing came while the doctor listened
+    assert guarantee(site).latency_s >= site.commit_interval_s + 2 * under_way_s
+    assert guarantee(site).latency_worst_s > guarantee(site).latency_s
 
 
 def test_an_outage_is_never_covered_longer_than_the_session_lives() -> None:

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,14 @@ def test_each_thing_that_is_wrong_fails_its_own_check_and_no_other(vitals: Vital
     failed = [check.name for check in ready_checks(vitals) if check.status == "fail"]
     assert failed == ([failing] if failing else [])
     assert (worst(ready_checks(vitals)) == "fail") == bool(failing)
+
+
+def test_of_many_silent_machines_some_are_named_and_all_are_counted() -> None:
+    silent = tuple(f"pump-{n:02d}" for n in range(1, 41))
+    said = {check.name: check.output for check in ready_checks(replace(READY, silent_machines=silent))}
+    assert said["machines:heard"] == "silent: pump-01, pump-02, pump-03, pump-04, pump-05 and 35 more"
+    said = {check.name: check.output for check in ready_checks(replace(READY, silent_machines=silent[:5]))}
+    assert said["machines:heard"] == "silent: pump-01, pump-02, pump-03, pump-04, pump-05"
 
 
 def test_a_lost_broker_or_a_full_disk_does_not_restart_the_process() -> None:

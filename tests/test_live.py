@@ -11,15 +11,17 @@ import pytest
 from test_laws import ENGINE, SPEC, recording
 
 from pipeline.core.codec import encode
+from pipeline.core.engine import Step
 from pipeline.core.records import Block, StreamKey
 from pipeline.core.state import from_bytes
-from pipeline.drivers.intake import Intake
+from pipeline.drivers.intake import Batch, Intake, log_troubles
 from pipeline.drivers.live import Live
 from pipeline.drivers.results import Results
 from pipeline.drivers.rhythm import Rhythm
 from pipeline.edges.archive import Archive
 from pipeline.edges.archive_read import read_features, read_predictions
 from pipeline.edges.archive_schema import FeatureSchema
+from pipeline.edges.archive_tables import Quarantined
 from pipeline.edges.journal import Journal
 from pipeline.edges.mqtt import TopicTemplate
 from pipeline.edges.ports import LinkEvent, MemoryBroker
@@ -179,6 +181,18 @@ def test_bad_messages_are_quarantined_with_a_reason_and_good_ones_beside_them_go
     reasons = pq.read_table(quarantined[0], columns=["reason"])["reason"].to_pylist()
     assert len(reasons) == 7
     assert {"topic", "unknown_machine", "session"} <= set(reasons)
+
+
+def test_the_log_names_some_topics_of_what_was_refused_and_no_topic_can_forge_a_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    forged, long = "plant/a/x\nERROR commit_failed err=1/de", "plant/b/" + 500 * "y"
+    topics = ["plant/a/pump-01/de/vibration", forged, long, "plant/c/1", "plant/c/2", "plant/c/2"]
+    batch = Batch([], quarantined=[Quarantined(topic, 1, "topic", b"", 0) for topic in topics])
+    with caplog.at_level("WARNING", logger="thrumcast.live"):
+        log_troubles(batch, Step())
+    shown = f"plant/a/pump-01/de/vibration, plant/a/x?ERROR?commit_failed?err?1/de, plant/b/{92 * 'y'} and 2 more"
+    assert caplog.messages == [f"quarantined topic=6 topics={shown}"]
 
 
 def test_a_block_on_which_the_engine_fails_is_quarantined_alone(

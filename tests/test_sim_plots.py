@@ -38,13 +38,14 @@ def test_the_same_seed_draws_the_same_picture(tmp_path: Path) -> None:
     [
         (["life", "--mode", "healthy"], "a life shows a failure mode"),
         (["--mode", "imbalance"], "a failure mode must be one of"),
+        (["--mode", "banana"], "hint: "),
         (["--kind", "turbine"], "a kind of machine must be one of"),
         (["--mode", "gear_wear", "--kind", "fan"], "a fan can have"),
         (["--mode", "bearing_outer", "--rate-hz", "2000"], "rate_hz must be at least"),
     ],
 )
-def test_what_cannot_be_drawn_is_an_error(
+def test_what_cannot_be_drawn_is_an_error_of_usage(
     arguments: list[str], word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["sim", "plot", *arguments, "--out", str(tmp_path)]) == 3
+    assert run(["sim", "plot", *arguments, "--out", str(tmp_path)]) == 2
     assert word in capsys.readouterr().err

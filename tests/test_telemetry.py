@@ -131,6 +131,19 @@ def test_the_keys_of_a_message_become_fields() -> None:
     assert fields("ready") == {"event": "ready"}
 
 
+def test_a_number_is_a_json_number_and_a_name_of_digits_stays_a_name() -> None:
+    made = record("memory_rebuilt duration_s=%.1f streams=%d model=%s spread=%g %s")
+    made.args = (0.14, 40, "0012", 1e-7, "length=3 machine=12b")
+    found = json.loads(JsonLines().format(made))
+    assert found.items() >= {
+        "duration_s": 0.1, "streams": 40, "model": "0012", "spread": 1e-7, "length": 3, "machine": "12b",
+    }.items()  # fmt: skip
+    made = record("model_switched from=%s to=%s shift=%.1f")
+    made.args = ("6", "7", float("nan"))
+    found = json.loads(JsonLines().format(made))
+    assert (found["from"], found["to"], found["shift"]) == ("6", "7", "nan")  # JSON has no number for that
+
+
 @given(st.text(max_size=60))
 def test_every_message_becomes_one_line_of_json(message: str) -> None:
     line = JsonLines().format(record(message.replace("%", "")))

@@ -192,8 +192,9 @@ def rivals(world: Ground, plant: Plant, *, watch_s: float = 6.0) -> Outcome:
         other.wait_for(lambda: total() >= plant.messages, "every message with one or the other")
         other.stop()
     figures = (
-        f"same data directory: refused by name {refused}; same client id: the older one ended {fenced}, "
-        f"{made} connections until then, quiet for {watch_s:g} s after {quiet}; {total()} of {plant.messages} committed"
+        f"same data directory: {'' if refused else 'NOT '}refused by name; same client id: the older one "
+        f"{'ended' if fenced else 'did NOT end'}, {made} connections until then, {'' if quiet else 'NOT '}quiet for "
+        f"{watch_s:g} s after; {total()} of {plant.messages} committed"
     )
     return world.outcome(8, "A second process", refused and fenced and quiet and total() == plant.messages, figures)
 

@@ -20,6 +20,8 @@ from pipeline.commands.common import Console
 
 REPEAT_S: Final = 10.0
 _FIELD: Final = re.compile(r"(\w+)=(.*?)(?= \w+=|$)", re.DOTALL)
+_WORDS: Final = re.compile(r"(\w+)=%[sr]")  # in a format string: keys whose values are words, whatever they look like
+_NUMBER: Final = re.compile(r"-?(0|[1-9]\d{0,17})(\.\d+)?(e[+-]?\d{1,2})?", re.ASCII)
 # syslog's numbers; journald takes `<4>` at the start of a line for the priority.
 _PRIORITY: Final = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
@@ -41,7 +43,7 @@ def fields(message: str) -> dict[str, str]:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object per line: ts, level, logger, event, then the event's own fields."""
+    """One JSON object per line: ts, level, logger, event, then the event's own fields, numbers as numbers."""
 
     def format(self, record: logging.LogRecord) -> str:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -51,6 +53,8 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             **fields(record.getMessage()),
         }
+        words = {*_WORDS.findall(str(record.msg)), "ts", "level", "logger", "event", "detail"}
+        document |= {k: json.loads(v) for k, v in document.items() if k not in words and _NUMBER.fullmatch(v)}
         if (repeated := getattr(record, "repeated", 0)) > 0:
             document["repeated"] = repeated
         if record.exc_info:

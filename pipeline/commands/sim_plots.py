@@ -49,10 +49,12 @@ def plot(
             raise
         msg = "matplotlib for drawing expected, found: none"
         raise ThrumcastError(msg, hint="pip install 'thrumcast[plots]'") from error
-    subject = plots.subject(mode, severity, machine_kind, seed, rate_hz, axis)
     try:
+        subject = plots.subject(mode, severity, machine_kind, seed, rate_hz, axis)
         out.mkdir(parents=True, exist_ok=True)
         written = [plots.draw_picture(kind, subject, out / f"{mode}_{kind}.png") for kind in kinds or KINDS]
+    except ConfigError as error:  # nothing of a picture stands in a configuration: the command line is wrong
+        raise click.UsageError(str(error)) from error
     except OSError as error:
         msg = f"a folder that can be written expected, found: {out}: {error}"
         raise ConfigError(msg) from error

@@ -6,6 +6,7 @@ received = committed + duplicate + late + quarantined + dropped + in_flight
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -19,10 +20,12 @@ from pipeline.edges.archive_tables import Quarantined
 from pipeline.edges.labels import LabelEvent
 from pipeline.edges.ports import Message
 from pipeline.errors import DecodeError
+from pipeline.telemetry import few
 
 log = logging.getLogger("thrumcast.live")
 
 LARGEST_GAP = 2**40  # samples: nine months at 50 kHz; a sender that jumps further has lost its count, not samples
+LONGEST_SHOWN = 100  # characters of a topic in the log
 
 OUTCOMES = ("committed", "duplicate", "late", "quarantined")
 
@@ -199,7 +202,10 @@ def log_troubles(batch: Batch, step: Step) -> None:
     reasons = Counter(q.reason for q in batch.quarantined)
     gaps = [t for t in step.troubles if isinstance(t, Gap)]
     if reasons:
-        log.warning("quarantined %s", " ".join(f"{reason}={n}" for reason, n in reasons.items()))
+        # A topic is what a stranger chose: nothing in it may look like the end of a line or like another key.
+        topics = sorted({re.sub(r"[^\w/.-]", "?", q.topic)[:LONGEST_SHOWN] for q in batch.quarantined})
+        counted = " ".join(f"{reason}={n}" for reason, n in reasons.items())
+        log.warning("quarantined %s topics=%s", counted, few(topics, 3))
     if gaps:
         samples = sum(gap.last - gap.first for gap in gaps)
         streams = sorted({str(gap.key) for gap in gaps})[:5]

@@ -16,7 +16,7 @@ from typing import Literal
 from pipeline import __version__
 from pipeline.drivers.live import Live
 from pipeline.drivers.watch import Watched
-from pipeline.telemetry import Telemetry
+from pipeline.telemetry import Telemetry, few
 from pipeline.web.host import PROBE_WAIT_S, Probe, disk_figures, process_figures
 from pipeline.web.server import Answer, Route
 
@@ -65,7 +65,7 @@ def ready_checks(vitals: Vitals) -> list[Check]:
     late = age_s is not None and age_s > vitals.commit_limit_s
     in_hand = "nothing in hand" if age_s is None else f"oldest message {age_s:.1f} s, limit {vitals.commit_limit_s:g} s"
     trouble = vitals.refusal or vitals.unwritable
-    silent = ", ".join(vitals.silent_machines[:5])
+    silent = few(vitals.silent_machines)
     return [
         *live_checks(vitals),
         Check("mqtt:connection", "pass" if vitals.connected else "fail", "" if vitals.connected else "no broker"),
