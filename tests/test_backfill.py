@@ -218,6 +218,14 @@ def test_a_recording_without_a_rate_and_an_unknown_channel_say_what_to_do(record
     assert "did you mean near" in unknown["skipped"][0]["reason"]
 
 
+def test_columns_of_text_are_left_out_with_a_word_and_without_one_if_the_channels_were_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x,label\n" + "\n".join(f"{i % 7},ok" for i in range(2048)))
+    for channels, told in (((), True), (("--channels", "x"), False)):
+        data = ("--data", str(tmp_path / f"data{told}"), "--rate", "1024", "--workers", "1")
+        with started("backfill", str(tmp_path / "a.csv"), *data, *channels) as process:
+            assert ("a.csv: no number in label, which is left out" in process.communicate()[1]) is told
+
+
 def test_records_shorter_than_a_window_are_named(recordings: Path, tmp_path: Path) -> None:
     document = thrumcast("backfill", str(recordings), "--data", str(tmp_path / "data"), THRUMCAST_WINDOW__LENGTH_S="60")
     assert len(document["without_windows"]) == 3

@@ -172,6 +172,27 @@ def test_a_csv_whose_first_lines_look_like_integers_keeps_its_fractions(tmp_path
     assert joined(stream, 1000.0)[0, -1] == 0.5
 
 
+@pytest.mark.parametrize("at", [0, 1233, 149_999])  # of more than one block
+def test_a_word_among_the_numbers_of_a_csv_is_refused_by_row_and_column_unless_the_column_is_not_wanted(tmp_path, at):
+    rows = [f"{i / 7:.6f},{i / 3:.6f}" for i in range(150_000)]
+    rows[at] = f"abc,{at / 3:.6f}"
+    (tmp_path / "word.csv").write_text("x,y\n" + "\n".join(rows) + "\n")
+    recording = open_recording(tmp_path / "word.csv", rate_hz=1000)
+    assert (recording.channels, recording.samples, recording.left_out) == (("x", "y"), 150_000, ())
+    with pytest.raises(RecordingError, match=f"in column x of .*word.csv, found in row {at + 2}: 'abc'"):
+        joined(streams(recording)[0])
+    (wanted,) = streams(recording, parse_channels("y"))
+    assert joined(wanted).shape == (1, 150_000)
+
+
+def test_columns_of_a_csv_without_a_number_are_left_out_by_name(tmp_path):
+    text = "label,x,when,nothing,time\nok,1,12:00:01,,12:01\nnan,2,12:00:02,,12:02\n"
+    (tmp_path / "a.csv").write_text(text)
+    recording = open_recording(tmp_path / "a.csv", rate_hz=100)
+    assert recording.channels == ("x",)
+    assert recording.left_out == ("label", "when", "nothing")
+
+
 @pytest.mark.parametrize("dtype", ["int16", "int32", "uint8", "float32"])
 def test_wav_codes_become_fractions_of_full_scale(tmp_path, dtype, rng):
     wanted = rng.uniform(-0.9, 0.9, (500, 2))

@@ -61,6 +61,8 @@ def command(
         bar.advance()
         if done.error:
             console.warn(f"skipped {done.path}: {done.error}")
+        if done.left_out:
+            console.warn(f"{done.path}: no number in {', '.join(done.left_out)}, which is left out")
 
     with opened(config) as (journal, archive), console.progress(len(jobs), "recordings") as bar:
         make_worker = MakeWorker(config, serves, journal.inputs_done())

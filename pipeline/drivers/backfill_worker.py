@@ -52,6 +52,7 @@ class Done:
     inputs: dict[str, str] = field(default_factory=dict)  # what is finished with it: ids and what they were
     known: bool = False  # finished in an earlier run
     error: str | None = None
+    left_out: tuple[str, ...] = ()  # columns that hold no number, where nobody chose the channels
     windows: int = 0
     predictions: int = 0
     incomplete: int = 0  # windows that could not be judged, for lack of samples or of quality
@@ -111,6 +112,8 @@ def _rows(worker: Worker, job: Job, done: Done) -> Step:
         done.known = True
         return found
     recording = recordings.open_recording(job.path, job.rate_hz)
+    if job.channels is None:
+        done.left_out = recording.left_out
     for stream in recordings.streams(recording, job.channels):
         for step in run_stream(worker.engine, stream, worker.resolve):
             found.features += step.features
