@@ -226,6 +226,27 @@ def test_columns_of_text_are_left_out_with_a_word_and_without_one_if_the_channel
             assert ("a.csv: no number in label, which is left out" in process.communicate()[1]) is told
 
 
+def test_what_holds_for_many_recordings_is_said_once_and_names_each_path_once(recordings: Path, tmp_path: Path) -> None:
+    (recordings / "torn.parquet").write_bytes(b"PAR1 but not really")
+    data = ("--data", str(tmp_path / "data"), "--workers", "1")
+    with started("backfill", str(recordings), *data, "--channels", "drive_end=x") as process:
+        out, err = process.communicate()
+    assert len(json.loads(out)["skipped"]) == 4
+    first = recordings / "r0.parquet"
+    assert f"skipped 3 files, the first of them: expected a channel of {first}, found: drive_end\n" in err
+    assert err.count("hint: there are near, far: --channels near=x\n") == 1
+    assert err.count("torn.parquet") == 1
+
+
+def test_another_cut_is_refused_in_words(recordings: Path, tmp_path: Path) -> None:
+    data = ("--data", str(tmp_path / "data"), "--workers", "1")
+    thrumcast("backfill", str(recordings), *data)
+    with started("backfill", str(recordings), *data, THRUMCAST_WINDOW__HOP_S="0.5") as process:
+        err = process.communicate()[1]
+    assert "as before, length 0.5 s, hop 0.25 s, found: length 0.5 s, hop 0.5 s" in err
+    assert "WindowConfig" not in err
+
+
 def test_records_shorter_than_a_window_are_named(recordings: Path, tmp_path: Path) -> None:
     document = thrumcast("backfill", str(recordings), "--data", str(tmp_path / "data"), THRUMCAST_WINDOW__LENGTH_S="60")
     assert len(document["without_windows"]) == 3

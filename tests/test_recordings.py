@@ -146,7 +146,7 @@ def test_an_unknown_channel_is_answered_with_those_there_are(tmp_path):
     write_recording(tmp_path / "a.parquet", np.ones((2, 5)), ["drive_end", "base"], METADATA)
     with pytest.raises(RecordingError, match="found: drive_edn") as caught:
         streams(open_recording(tmp_path / "a.parquet"), parse_channels("drive_edn=x"))
-    assert caught.value.hint == "did you mean drive_end? there are drive_end, base"
+    assert caught.value.hint == "did you mean drive_end? there are drive_end, base: --channels drive_end=x"
 
 
 def test_csv_with_and_without_a_header_and_with_decimal_commas(tmp_path):

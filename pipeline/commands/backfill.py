@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
@@ -59,8 +60,6 @@ def command(
 
     def show(done: Done) -> None:
         bar.advance()
-        if done.error:
-            console.warn(f"skipped {done.path}: {done.error}")
         if done.left_out:
             console.warn(f"{done.path}: no number in {', '.join(done.left_out)}, which is left out")
 
@@ -74,6 +73,8 @@ def command(
             on_done=show,
         )
     seconds = time.monotonic() - began_s
+    for remark in _skipped(report.skipped):
+        console.warn(remark)
     if report.empty:
         console.warn(
             f"{len(report.empty)} recordings gave no window: no stretch of them is as long as window.length_s = "
@@ -111,6 +112,16 @@ def command(
         msg = f"at least one readable recording expected, found: {len(report.skipped)} that cannot be read"
         raise RecordingError(msg, hint="the reasons are above", reported=True)
     console.say(_next(config.data.path, folder(config.data.path)))
+
+
+def _skipped(reasons: Mapping[str, str]) -> Iterator[str]:
+    """One remark per reason, which names the first file it holds for."""
+    alike: dict[str, list[str]] = {}
+    for path, why in reasons.items():
+        alike.setdefault(why.replace(path, ""), []).append(path)
+    for first, *others in alike.values():
+        why = reasons[first] if first in reasons[first] else f"{first}: {reasons[first]}"
+        yield f"skipped {len(others) + 1} files, the first of them: {why}" if others else f"skipped: {why}"
 
 
 def _next(data_dir: Path, shown: str) -> str:
