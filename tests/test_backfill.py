@@ -122,12 +122,13 @@ def test_windows_that_are_there_already_are_not_counted_as_new(recordings: Path,
     assert (both["windows"], both["windows_known"]) == (first["windows"], first["windows"])
 
 
-@pytest.mark.parametrize("known", ["truth", "label", "nothing"])
+@pytest.mark.parametrize("known", ["truth", "label", "nothing", "run to failure"])
 def test_training_is_suggested_where_something_is_known_and_labelling_where_nothing_is(
     tmp_path: Path, rng: np.random.Generator, known: str
 ) -> None:
     metadata = {"sample_rate_hz": RATE_HZ, "dataset": "lab", "recording": "r"}
     metadata |= {"fault_class": "normal"} if known == "truth" else {}
+    metadata |= {"fault_class": "run_to_failure", "run_to_failure": True} if known == "run to failure" else {}
     write_recording(tmp_path / "r.parquet", rng.standard_normal((1, 4096)).astype(np.float32), ("x",), metadata)
     data = str(tmp_path / "data")
     if known == "label":
@@ -139,8 +140,29 @@ def test_training_is_suggested_where_something_is_known_and_labelling_where_noth
         f"thrumcast train --data {data}",
         f"thrumcast labels add lab-r MODE --from ... --to ... --data {data}",
     )
-    assert f"next: {label if known == 'nothing' else train}" in err
+    assert f"next: {train if known in ('truth', 'label') else label}" in err
     assert train in err
+
+
+def test_labelling_is_suggested_for_the_machine_that_came_last_and_nothing_where_there_is_no_window(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    data = ("--data", str(tmp_path / "data"), "--workers", "1")
+    samples = rng.standard_normal((1, 4096)).astype(np.float32)
+    for name, length in (("first", 4096), ("second", 4096), ("short", 2)):
+        metadata = {"sample_rate_hz": RATE_HZ, "dataset": "lab", "recording": name}
+        write_recording(tmp_path / f"{name}.parquet", samples[:, :length], ("x",), metadata)
+        with started("backfill", str(tmp_path / f"{name}.parquet"), *data) as process:
+            err = process.communicate()[1]
+        assert ("next:" in err) is (name != "short")
+        assert name == "short" or f"next: thrumcast labels add lab-{name} MODE" in err
+    assert "window.length_s = 0.5 s, 512 samples at 1024 Hz" in err
+    short = ("backfill", str(tmp_path / "short.parquet"), "--data", str(tmp_path / "empty"), "--workers", "1")
+    thrumcast(*short)
+    with started(*short) as process:
+        err = process.communicate()[1]
+    assert "nothing to train on" in err
+    assert "next:" not in err
 
 
 def test_a_backfill_that_was_killed_goes_on_and_ends_as_if_nothing_had_been(recordings: Path, tmp_path: Path) -> None:
@@ -216,6 +238,35 @@ def test_a_recording_without_a_rate_and_an_unknown_channel_say_what_to_do(record
     assert "--rate" in no_rate["skipped"][0]["reason"]
     unknown = thrumcast("backfill", str(recordings), "--data", data, "--channels", "naer=x", rc=1)
     assert "did you mean near" in unknown["skipped"][0]["reason"]
+
+
+def test_columns_of_text_are_left_out_with_a_word_and_without_one_if_the_channels_were_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x,label\n" + "\n".join(f"{i % 7},ok" for i in range(2048)))
+    for channels, told in (((), True), (("--channels", "x"), False)):
+        data = ("--data", str(tmp_path / f"data{told}"), "--rate", "1024", "--workers", "1")
+        with started("backfill", str(tmp_path / "a.csv"), *data, *channels) as process:
+            assert ("a.csv: no number in label, which is left out" in process.communicate()[1]) is told
+
+
+def test_what_holds_for_many_recordings_is_said_once_and_names_each_path_once(recordings: Path, tmp_path: Path) -> None:
+    (recordings / "torn.parquet").write_bytes(b"PAR1 but not really")
+    data = ("--data", str(tmp_path / "data"), "--workers", "1")
+    with started("backfill", str(recordings), *data, "--channels", "drive_end=x") as process:
+        out, err = process.communicate()
+    assert len(json.loads(out)["skipped"]) == 4
+    first = recordings / "r0.parquet"
+    assert f"skipped 3 files, the first of them: expected a channel of {first}, found: drive_end\n" in err
+    assert err.count("hint: there are near, far: --channels near=x\n") == 1
+    assert err.count("torn.parquet") == 1
+
+
+def test_another_cut_is_refused_in_words(recordings: Path, tmp_path: Path) -> None:
+    data = ("--data", str(tmp_path / "data"), "--workers", "1")
+    thrumcast("backfill", str(recordings), *data)
+    with started("backfill", str(recordings), *data, THRUMCAST_WINDOW__HOP_S="0.5") as process:
+        err = process.communicate()[1]
+    assert "as before, length 0.5 s, hop 0.25 s, found: length 0.5 s, hop 0.5 s" in err
+    assert "WindowConfig" not in err
 
 
 def test_records_shorter_than_a_window_are_named(recordings: Path, tmp_path: Path) -> None:

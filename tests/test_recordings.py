@@ -146,7 +146,7 @@ def test_an_unknown_channel_is_answered_with_those_there_are(tmp_path):
     write_recording(tmp_path / "a.parquet", np.ones((2, 5)), ["drive_end", "base"], METADATA)
     with pytest.raises(RecordingError, match="found: drive_edn") as caught:
         streams(open_recording(tmp_path / "a.parquet"), parse_channels("drive_edn=x"))
-    assert caught.value.hint == "did you mean drive_end? there are drive_end, base"
+    assert caught.value.hint == "did you mean drive_end? there are drive_end, base: --channels drive_end=x"
 
 
 def test_csv_with_and_without_a_header_and_with_decimal_commas(tmp_path):
@@ -170,6 +170,27 @@ def test_a_csv_whose_first_lines_look_like_integers_keeps_its_fractions(tmp_path
     (tmp_path / "a.csv").write_text("x\n" + "\n".join(f"{v:g}" for v in values) + "\n")
     (stream,) = streams(open_recording(tmp_path / "a.csv", rate_hz=1000))
     assert joined(stream, 1000.0)[0, -1] == 0.5
+
+
+@pytest.mark.parametrize("at", [0, 1233, 149_999])  # of more than one block
+def test_a_word_among_the_numbers_of_a_csv_is_refused_by_row_and_column_unless_the_column_is_not_wanted(tmp_path, at):
+    rows = [f"{i / 7:.6f},{i / 3:.6f}" for i in range(150_000)]
+    rows[at] = f"abc,{at / 3:.6f}"
+    (tmp_path / "word.csv").write_text("x,y\n" + "\n".join(rows) + "\n")
+    recording = open_recording(tmp_path / "word.csv", rate_hz=1000)
+    assert (recording.channels, recording.samples, recording.left_out) == (("x", "y"), 150_000, ())
+    with pytest.raises(RecordingError, match=f"in column x of .*word.csv, found in row {at + 2}: 'abc'"):
+        joined(streams(recording)[0])
+    (wanted,) = streams(recording, parse_channels("y"))
+    assert joined(wanted).shape == (1, 150_000)
+
+
+def test_columns_of_a_csv_without_a_number_are_left_out_by_name(tmp_path):
+    text = "label,x,when,nothing,time\nok,1,12:00:01,,12:01\nnan,2,12:00:02,,12:02\n"
+    (tmp_path / "a.csv").write_text(text)
+    recording = open_recording(tmp_path / "a.csv", rate_hz=100)
+    assert recording.channels == ("x",)
+    assert recording.left_out == ("label", "when", "nothing")
 
 
 @pytest.mark.parametrize("dtype", ["int16", "int32", "uint8", "float32"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
 import click
@@ -59,8 +60,8 @@ def command(
 
     def show(done: Done) -> None:
         bar.advance()
-        if done.error:
-            console.warn(f"skipped {done.path}: {done.error}")
+        if done.left_out:
+            console.warn(f"{done.path}: no number in {', '.join(done.left_out)}, which is left out")
 
     with opened(config) as (journal, archive), console.progress(len(jobs), "recordings") as bar:
         make_worker = MakeWorker(config, serves, journal.inputs_done())
@@ -72,10 +73,14 @@ def command(
             on_done=show,
         )
     seconds = time.monotonic() - began_s
+    for remark in _skipped(report.skipped):
+        console.warn(remark)
     if report.empty:
+        length_s = config.window.length_s
+        samples = " or ".join(f"{length_s * rate:g} samples at {rate:g} Hz" for rate in sorted(report.empty_rates_hz))
         console.warn(
             f"{len(report.empty)} recordings gave no window: no stretch of them is as long as window.length_s = "
-            f"{config.window.length_s:g} s (for snapshots of 0.1 s: THRUMCAST_WINDOW__LENGTH_S=0.1 "
+            f"{length_s:g} s, {samples} (for snapshots of 0.1 s: THRUMCAST_WINDOW__LENGTH_S=0.1 "
             "THRUMCAST_WINDOW__HOP_S=0.1, or [window] in config.toml)"
         )
     known = report.made - report.windows
@@ -108,19 +113,42 @@ def command(
     if len(report.skipped) == report.inputs:
         msg = f"at least one readable recording expected, found: {len(report.skipped)} that cannot be read"
         raise RecordingError(msg, hint="the reasons are above", reported=True)
-    console.say(_next(config.data.path, folder(config.data.path)))
+    if report.made or report.known:
+        console.say(_next(config.data.path, folder(config.data.path), {key.machine for key in report.streams}))
 
 
-def _next(data_dir: Path, shown: str) -> str:
-    """Training needs to know what was wrong: the recordings say so, or somebody does."""
+def _skipped(reasons: Mapping[str, str]) -> Iterator[str]:
+    """One remark per reason, which names the first file it holds for."""
+    alike: dict[str, list[str]] = {}
+    for path, why in reasons.items():
+        alike.setdefault(why.replace(path, ""), []).append(path)
+    for first, *others in alike.values():
+        why = reasons[first] if first in reasons[first] else f"{first}: {reasons[first]}"
+        yield f"skipped {len(others) + 1} files, the first of them: {why}" if others else f"skipped: {why}"
+
+
+def _next(data_dir: Path, shown: str, machines: Set[str]) -> str:
+    """Training needs to know what was wrong: the recordings say so, or somebody does.
+
+    Of a run to failure nobody knows when the damage began: what its recording says is no truth of its windows.
+    """
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     from pipeline.edges.archive_read import read_features
     from pipeline.edges.labels import LabelFile
+    from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 
     train = f"thrumcast train --data {shown}"
     rows = read_features(data_dir, columns=("machine", "truth"))
-    if not rows.num_rows or LabelFile(data_dir).active() or pc.any(pc.is_valid(rows["truth"])).as_py():
+    if not rows.num_rows:
+        return "nothing to train on: no recording in there was long enough for a window"
+    facts = MachinesFile(data_dir / MACHINES_NAME).load()
+    runs = pa.array({key.machine for key, known in facts.items() if known.get("run_to_failure") is True}, pa.string())
+    told = pc.and_not(pc.is_valid(rows["truth"]), pc.is_in(rows["machine"], value_set=runs))
+    if LabelFile(data_dir).active() or pc.any(told).as_py():
         return f"next: {train}"
-    label = f"thrumcast labels add {rows['machine'][0]} MODE --from ... --to ... --data {shown}"
+    recorded = set(pc.unique(rows["machine"]).to_pylist())
+    machine = min(recorded & machines or recorded)  # any, if all was there already
+    label = f"thrumcast labels add {machine} MODE --from ... --to ... --data {shown}"
     return f"nothing says yet which windows show what\nnext: {label} (or `labels import`), then {train}"

@@ -68,7 +68,10 @@ def command(
     with MqttPublisher(settings).connect() as publisher, console.progress(len(paths), "recordings") as bar:
         for path in paths:
             try:
-                found = streams(open_recording(path, rate_hz), channel_map)
+                recording = open_recording(path, rate_hz)
+                if recording.left_out and channel_map is None:
+                    console.warn(f"{path}: no number in {', '.join(recording.left_out)}, which is left out")
+                found = streams(recording, channel_map)
                 for stream in found:
                     at_s = time.monotonic()
                     for block, due_s in _timed(config, stream, block_s, path.stem if machine_from == "file" else None):

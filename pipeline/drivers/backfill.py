@@ -41,6 +41,7 @@ class Report:
     incomplete: int = 0  # windows that could not be judged, for lack of samples or of quality
     streams: set[StreamKey] = field(default_factory=set)
     empty: list[str] = field(default_factory=list)  # recordings without a single window
+    empty_rates_hz: set[float] = field(default_factory=set)
     skipped: dict[str, str] = field(default_factory=dict)  # path -> why
 
     @property
@@ -59,6 +60,7 @@ class Report:
         self.streams |= done.facts.keys()
         if not done.windows and not done.known:
             self.empty.append(str(done.path))
+            self.empty_rates_hz |= {facts["rate_hz"] for facts in done.facts.values()}
 
 
 @dataclass(slots=True)

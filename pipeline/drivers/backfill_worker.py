@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,6 +53,7 @@ class Done:
     inputs: dict[str, str] = field(default_factory=dict)  # what is finished with it: ids and what they were
     known: bool = False  # finished in an earlier run
     error: str | None = None
+    left_out: tuple[str, ...] = ()  # columns that hold no number, where nobody chose the channels
     windows: int = 0
     predictions: int = 0
     incomplete: int = 0  # windows that could not be judged, for lack of samples or of quality
@@ -105,12 +107,14 @@ def _rows(worker: Worker, job: Job, done: Done) -> Step:
     content = f"cut-{content}"
     before = worker.finished.get(content, job.cut)
     if before != job.cut:
-        msg = f"windows as before expected, {before}, found: {job.cut}"
+        msg = f"expected windows of {job.path} as before, {_in_words(before)}, found: {_in_words(job.cut)}"
         raise RecordingError(msg, hint="a data directory holds a recording cut one way only: use another --data")
     if whole in worker.finished:
         done.known = True
         return found
     recording = recordings.open_recording(job.path, job.rate_hz)
+    if job.channels is None:
+        done.left_out = recording.left_out
     for stream in recordings.streams(recording, job.channels):
         for step in run_stream(worker.engine, stream, worker.resolve):
             found.features += step.features
@@ -128,6 +132,11 @@ def _rows(worker: Worker, job: Job, done: Done) -> Step:
     done.incomplete = sum(row.quality & _STOPS != 0 for row in found.features)
     done.inputs = {whole: str(job.path), content: job.cut}
     return found
+
+
+def _in_words(cut: str) -> str:
+    """`WindowConfig(length_s=1.0, hop_s=0.5)`, as data directories keep it -> `length 1 s, hop 0.5 s`."""
+    return ", ".join(f"{name} {float(value):g} s" for name, value in re.findall(r"(\w+)_s=([^,)]+)", cut)) or cut
 
 
 def run_stream(engine: Engine, stream: RecordedStream, resolve: Callable[[str], str]) -> Iterator[Step]:

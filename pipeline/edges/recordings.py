@@ -65,6 +65,7 @@ class Recording:
     snapshots: bool  # a row of records that are not contiguous
     truth: str | None  # the fault class in the words of the file
     speed_rpm: float | None
+    left_out: tuple[str, ...] = ()  # columns that hold no number, and are no channels
 
     def orders(self, channel: str) -> BearingOrders | None:
         """Defect orders of the bearing at a channel, from `fault_orders_of_shaft`: flat, or by channel name."""
@@ -197,6 +198,7 @@ def open_recording(path: Path, rate_hz: float | None = None) -> Recording:
         snapshots=contents.snapshots,
         truth=truth if isinstance(truth, str) and truth else None,
         speed_rpm=float(speed) if speed is not None and _positive(speed) else None,
+        left_out=contents.left_out,
     )
 
 

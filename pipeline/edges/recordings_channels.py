@@ -63,12 +63,13 @@ def choose(available: Sequence[str], wanted: ChannelMap | None, path: Path) -> C
     """
     if wanted is None:
         return ChannelMap(tuple((name, channel_name(name)) for name in available))
-    for original, _ in wanted.pairs:
+    for original, new in wanted.pairs:
         if original not in available:
             near = difflib.get_close_matches(original, available, 1)
             msg = f"expected a channel of {path}, found: {original}"
             hint = f"did you mean {near[0]}? " if near else ""
-            raise RecordingError(msg, hint=f"{hint}there are {', '.join(available)}")
+            example = f"--channels {(near or available)[0]}={new}"
+            raise RecordingError(msg, hint=f"{hint}there are {', '.join(available)}: {example}")
     return wanted
 
 

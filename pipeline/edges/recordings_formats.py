@@ -6,6 +6,7 @@ Nothing that is read can run code: no pickle, and no MATLAB objects.
 from __future__ import annotations
 
 import json
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,8 @@ SNAPSHOT, TIME_OF_DAY = "snapshot", "time_of_day_s"
 # Columns that say when, not what.
 _NOT_CHANNELS = {SNAPSHOT, TIME_OF_DAY, "time", "time_s", "timestamp", "t", "session", "index", "speed_rpm"}
 _CWRU_NAMES = {"DE": "drive_end", "FE": "fan_end", "BA": "base"}
+# What Arrow says of a cell: columns are counted from 0, rows are lines of the file from 1.
+_BAD_CELL = re.compile(r"In CSV column #(?P<column>\d+): Row #(?P<row>\d+): .* invalid value (?P<cell>.*)", re.DOTALL)
 _MIN_MAT_SAMPLES = 16  # shorter MATLAB arrays are parameters, not signals
 
 
@@ -39,6 +42,7 @@ class Contents:
     rate_hz: float | None
     metadata: dict[str, Any]
     snapshots: bool = False  # whether it is a row of records that are not contiguous
+    left_out: tuple[str, ...] = ()  # columns that hold no number
 
 
 def describe(path: Path) -> Contents:
@@ -80,11 +84,7 @@ def guarded(path: Path, read: Callable[[], Any]) -> Any:
 def _parquet(path: Path) -> Contents:
     file = pq.ParquetFile(path)
     schema, rows = file.schema_arrow, file.metadata.num_rows
-    channels = tuple(
-        field.name
-        for field in schema
-        if (pa.types.is_floating(field.type) or pa.types.is_integer(field.type)) and field.name not in _NOT_CHANNELS
-    )
+    channels = tuple(field.name for field in schema if _is_numeric(field.type) and field.name not in _NOT_CHANNELS)
     metadata = json.loads((schema.metadata or {}).get(b"recording_metadata", b"{}"))
     if not isinstance(metadata, dict):
         msg = f"expected recording_metadata to be a JSON object, found in {path}: {type(metadata).__name__}"
@@ -115,15 +115,25 @@ def _csv_options(path: Path) -> tuple[pa_csv.ReadOptions, pa_csv.ParseOptions, p
 
 
 def _csv(path: Path) -> Contents:
+    """A column is a channel if its first block holds a number: a stray word in it is then refused, not the column."""
     read, parse, convert = _csv_options(path)
     with pa_csv.open_csv(path, read, parse, convert) as reader:
-        channels = tuple(
-            field.name
-            for field in reader.schema
-            if (pa.types.is_floating(field.type) or pa.types.is_integer(field.type)) and field.name not in _NOT_CHANNELS
-        )
-    rows = sum(chunk.shape[1] for chunk in _csv_chunks(path, channels[:1], CHUNK_ROWS)) if channels else 0
-    return Contents(channels, rows, None, {})
+        schema = reader.schema
+    names = [name for name in schema.names if name not in _NOT_CHANNELS]
+    texts = [name for name in names if not _is_numeric(schema.field(name).type)]
+    if texts:
+        convert.include_columns, convert.column_types = texts, dict.fromkeys(texts, pa.string())
+        with pa_csv.open_csv(path, read, parse, convert) as reader:
+            first = next(iter(reader), None)  # none if there is nothing but the header
+        if first is not None:
+            texts = [name for name in texts if not _holds_number(first[name].to_pylist(), convert.decimal_point)]
+    channels = tuple(name for name in names if name not in texts)
+    rows = 0
+    if channels:  # counted as text: what is no number matters only to those who want that channel
+        convert.include_columns, convert.column_types = [channels[0]], {channels[0]: pa.string()}
+        with pa_csv.open_csv(path, read, parse, convert) as reader:
+            rows = sum(batch.num_rows for batch in reader)
+    return Contents(channels, rows, None, {}, left_out=tuple(texts))
 
 
 def _csv_chunks(path: Path, channels: Sequence[str], rows: int) -> Iterator[Float32]:
@@ -131,9 +141,28 @@ def _csv_chunks(path: Path, channels: Sequence[str], rows: int) -> Iterator[Floa
     read, parse, convert = _csv_options(path)
     convert.include_columns = list(channels)
     convert.column_types = dict.fromkeys(channels, pa.float64())  # the first lines may look like integers
-    with pa_csv.open_csv(path, read, parse, convert) as reader:
-        for batch in reader:
-            yield _stack([column.to_numpy(zero_copy_only=False) for column in batch.columns])
+    try:
+        with pa_csv.open_csv(path, read, parse, convert) as reader:
+            for batch in reader:
+                yield _stack([column.to_numpy(zero_copy_only=False) for column in batch.columns])
+    except pa.ArrowInvalid as error:
+        found = _BAD_CELL.search(str(error))
+        if found is None:
+            raise
+        with pa_csv.open_csv(path, read, parse) as reader:
+            name = reader.schema.names[int(found["column"])]
+        msg = f"expected numbers in column {name} of {path}, found in row {found['row']}: {found['cell']}"
+        hint = "correct that cell or leave it empty, or take other channels with --channels"
+        raise RecordingError(msg, hint=hint) from error
+
+
+def _is_numeric(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
+
+
+def _holds_number(cells: Sequence[str], decimal: str) -> bool:
+    texts = (cell.replace(decimal, ".") for cell in cells)
+    return any(_is_number(text) and math.isfinite(float(text)) for text in texts)
 
 
 def _is_number(text: str) -> bool:
