@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from pipeline import cli
 from pipeline.commands import doctor_broker, doctor_host
 from pipeline.commands.doctor_report import duration
+from pipeline.commands.status_ask import Found
 from pipeline.config_sources import load
 from pipeline.core.codec import encode
 from pipeline.core.records import Block, StreamKey
@@ -104,6 +105,25 @@ def test_a_place_that_cannot_be_written_fails(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     findings, _ = doctor_host.look_at_disk(tmp_path / "file" / "below")
     assert [finding.status for finding in findings] == ["fail"]
+
+
+def test_what_is_missing_is_missing_in_a_directory_that_is_named(tmp_path: Path) -> None:
+    config = load(None, {"data.dir": tmp_path}, environment={}).config
+    journal, model = doctor_host.look_at_data(config)
+    assert journal.found == f"no journal yet in {tmp_path}"
+    assert (model.status, model.found) == ("warn", f"no champion in {tmp_path}")
+    assert "thrumcast train" in model.advice
+
+
+@pytest.mark.parametrize(("status", "named"), [("pass", True), ("fail", False)])
+def test_a_service_that_has_a_model_is_told_apart_from_a_directory_that_has_none(
+    status: str, named: bool, tmp_path: Path
+) -> None:
+    config = load(None, {"data.dir": tmp_path}, environment={}).config
+    checks = {"checks": {"model:loaded": [{"status": status, "output": "v0007"}]}}
+    model = doctor_host.look_at_data(config, Found("127.0.0.1:8080", True, checks, {}))[-1]
+    said = "the service at 127.0.0.1:8080 serves v0007: name its data directory with --data"
+    assert (model.advice == said) is named
 
 
 # -- the broker ------------------------------------------------------------------------------------------------------

@@ -48,9 +48,8 @@ def command(
 
     config = console.config(**{"data.dir": data_dir}, **broker_flags(broker))
     findings, fsync_s = host.look_at_disk(config.data.path)
-    findings += host.look_at_data(config)
     service, found = host.look_at_service(config)
-    findings.append(service)
+    findings += [*host.look_at_data(config, found), service]
     unreachable: NotReachable | None = None
     promised: dict[str, Any] = {}
     try:

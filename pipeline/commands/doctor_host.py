@@ -67,13 +67,17 @@ def fsync_time_s(directory: Path) -> float:
     return median(times_s)
 
 
-def look_at_data(config: Config) -> list[Finding]:
-    """The journal, and the model that would serve."""
+def look_at_data(config: Config, service: Found | None = None) -> list[Finding]:
+    """The journal, and the model that would serve; a service that runs may have both in another directory."""
     directory = config.data.path
     findings = []
     try:
         view = view_journal(directory, ()) if (directory / JOURNAL_NAME).exists() else None
-        found = "no journal yet" if view is None else f"{len(view.parts)} files, {sum(p.rows for p in view.parts)} rows"
+        found = (
+            f"no journal yet in {directory}"
+            if view is None
+            else f"{len(view.parts)} files, {sum(p.rows for p in view.parts)} rows"
+        )
         findings.append(Finding("data:journal", "pass", found))
     except ThrumcastError as error:
         findings.append(Finding("data:journal", "fail", error.message, error.hint or ""))
@@ -84,9 +88,13 @@ def look_at_data(config: Config) -> list[Finding]:
         bundle = served(config)
         model = None if bundle is None else serving(config, bundle).predictor
         advice = "features are archived all the same; `thrumcast train` makes a model"
-        status = "warn" if model is None else "pass"
-        shown = f"no {config.model.alias}" if model is None else f"{config.model.alias} is {model.version}"
-        findings.append(Finding("model:loaded", "warn" if status == "warn" else "pass", shown, advice))
+        status, serves = ("", "") if service is None else service.checks.get("model:loaded", ("", ""))
+        if service is not None and status == "pass":
+            advice = f"the service at {service.address} serves {serves}: name its data directory with --data"
+        shown = f"no {config.model.alias} in {directory}"
+        if model is not None:
+            shown = f"{config.model.alias} is {model.version}"
+        findings.append(Finding("model:loaded", "warn" if model is None else "pass", shown, advice))
     except ThrumcastError as error:
         findings.append(Finding("model:loaded", "fail", error.message, error.hint or ""))
     return findings
