@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_live import BLOCKS, Broker, send, service, stop_when_idle
+from test_live import BLOCKS, Broker, send, service, stop_when_idle, uninterrupted
 
 from pipeline.commands.status_ask import ask, parse_metrics
 from pipeline.drivers.live import Live
@@ -37,6 +37,12 @@ class Linked(Broker):
 
     connected = True
     unsent = 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A first start compiles for half a minute and commits nothing meanwhile: rightly not ready, and not meant here."""
+    uninterrupted(tmp_path_factory.mktemp("compiled"), BLOCKS)
 
 
 def watched_service(directory: Path, broker: Linked) -> tuple[Live, Watched, Endpoints]:
