@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from itertools import islice, pairwise
 
@@ -13,23 +12,8 @@ from hypothesis import strategies as st
 
 from sim.fleet import Snapshots, machine_blocks, truth_document
 from sim.life import FAULTS, GROWING, HEALTHY, SHAPES, Course, Life
-from sim.population import MakeUp, draw, faults_of
+from sim.population import faults_of
 from sim.recipe import CURRICULUM, Recipe, plant, training_plant
-
-RATE_HZ = 12_000.0
-BEARING_FAULTS = ("bearing_outer", "bearing_inner", "bearing_ball", "bearing_cage")
-
-
-@functools.cache
-def _make(number: int, kind: str = "motor") -> MakeUp:
-    return draw(kind, np.random.default_rng((77, number)))
-
-
-def _constant(mode: str, severity: float) -> Life:
-    return Life() if severity == 0 else Life((Course(mode, "constant", 0.0, 1.0, severity),))
-
-
-# lives
 
 
 @settings(deadline=None)
