@@ -32,6 +32,7 @@ from pipeline.edges.archive_read import read_kind
 from pipeline.edges.broker import PrivateBroker
 from pipeline.edges.journal import Journal
 from pipeline.edges.labels import LabelEvent, LabelFile, new_id, now_iso
+from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.errors import ArchiveError
 
 PUMP = StreamKey("pump-01", "de")
@@ -223,6 +224,25 @@ def test_a_label_of_numbers_leaves_a_file_that_can_be_read(tmp_path: Path) -> No
     assert ask(live, broker, "label", given)[-1]["ok"]
     (label,) = LabelFile(tmp_path).active()
     assert (label.client_token, label.created, label.note, label.author) == ("5", "6", "7", "8")
+
+
+def test_a_label_of_a_machine_that_nobody_has_seen_is_kept_and_the_answer_and_the_log_say_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    MachinesFile(tmp_path / MACHINES_NAME).update(PUMP, {})
+    broker = Broker()
+    live = asked(tmp_path, broker)
+    assert "warning" not in ask(live, broker, "label", LABEL)[-1]
+    assert "label_waits" not in caplog.text
+    misspelt = ask(live, broker, "label", LABEL | {"machine": "pump-1"})[-1]
+    assert misspelt["ok"]
+    assert "did you mean pump-01?" in misspelt["warning"]
+    assert f"label_waits id={misspelt['id']} of=pump-1 " in caplog.text
+    elsewhere = ask(live, broker, "label", LABEL | {"point": "nde"})[-1]
+    assert "nothing of pump-01/nde was ever archived" in elsewhere["warning"]
+    assert len(LabelFile(tmp_path).active()) == 3
+    assert "warning" not in ask(live, broker, "label", {"op": "retract", "id": misspelt["id"]})[-1]
+    assert live.account.missing == 0
 
 
 @pytest.mark.parametrize("name", ["ack", "shutdown", "response"])
