@@ -27,7 +27,7 @@ from pipeline.edges.recordings import (
     streams,
     write_recording,
 )
-from pipeline.errors import ConfigError, RecordingError
+from pipeline.errors import RecordingError, UsageError
 
 ORDERS = {"bpfi": 5.4152, "bpfo": 3.5848, "ftf": 0.39828, "bsf": 2.35675}
 METADATA = {"sample_rate_hz": 1000, "dataset": "TEST", "recording": "7", "rpm": 1500, "units": "g"}
@@ -137,7 +137,7 @@ def test_channels_with_the_same_new_name_are_streams_of_their_own(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "a=", "=x", "a=x,,b=y", "a=x,a=y", "a=x.y"])
 def test_channels_that_make_no_sense_are_refused(text):
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UsageError) as caught:
         parse_channels(text)
     assert caught.value.hint is not None
 
