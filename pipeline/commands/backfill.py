@@ -135,20 +135,19 @@ def _next(data_dir: Path, shown: str, machines: Set[str]) -> str:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from pipeline.edges.archive_read import read_features
+    from pipeline.edges.archive_read import first_row
     from pipeline.edges.labels import LabelFile
     from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 
     train = f"thrumcast train --data {shown}"
-    rows = read_features(data_dir, columns=("machine", "truth"))
-    if not rows.num_rows:
+    mine = pc.field("machine").isin(pa.array(sorted(machines), pa.string()))
+    row = first_row(data_dir, "features", ("machine",), mine) or first_row(data_dir, "features", ("machine",))
+    if row is None:
         return "nothing to train on: no recording in there was long enough for a window"
     facts = MachinesFile(data_dir / MACHINES_NAME).load()
     runs = pa.array({key.machine for key, known in facts.items() if known.get("run_to_failure") is True}, pa.string())
-    told = pc.and_not(pc.is_valid(rows["truth"]), pc.is_in(rows["machine"], value_set=runs))
-    if LabelFile(data_dir).active() or pc.any(told).as_py():
+    told = pc.field("truth").is_valid() & ~pc.field("machine").isin(runs)
+    if LabelFile(data_dir).active() or first_row(data_dir, "features", ("machine",), told):
         return f"next: {train}"
-    recorded = set(pc.unique(rows["machine"]).to_pylist())
-    machine = min(recorded & machines or recorded)  # any, if all was there already
-    label = f"thrumcast labels add {machine} MODE --from ... --to ... --data {shown}"
+    label = f"thrumcast labels add {row['machine']} MODE --from ... --to ... --data {shown}"
     return f"nothing says yet which windows show what\nnext: {label} (or `labels import`), then {train}"
