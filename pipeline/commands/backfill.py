@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Set
 from pathlib import Path
 
 import click
 
 from pipeline.commands.common import Console, with_console
+from pipeline.commands.inputs import troubles
 
 
 @click.command(name="backfill")
@@ -61,9 +62,15 @@ def command(
     def show(done: Done) -> None:
         bar.advance()
         if done.left_out:
-            console.warn(f"{done.path}: no number in {', '.join(done.left_out)}, which is left out")
+            in_part[str(done.path)] = f"no number in {', '.join(done.left_out)}, which is left out"
+        if done.error is not None:
+            skipped[str(done.path)] = done.error
 
-    with opened(config) as (journal, archive), console.progress(len(jobs), "recordings") as bar:
+    with (
+        troubles(console) as (in_part, skipped),
+        opened(config) as (journal, archive),
+        console.progress(len(jobs), "recordings") as bar,
+    ):
         make_worker = MakeWorker(config, serves, journal.inputs_done())
         report = backfill(
             jobs,
@@ -73,8 +80,6 @@ def command(
             on_done=show,
         )
     seconds = time.monotonic() - began_s
-    for remark in _skipped(report.skipped):
-        console.warn(remark)
     if report.empty:
         length_s = config.window.length_s
         samples = " or ".join(f"{length_s * rate:g} samples at {rate:g} Hz" for rate in sorted(report.empty_rates_hz))
@@ -115,16 +120,6 @@ def command(
         raise RecordingError(msg, hint="the reasons are above", reported=True)
     if report.made or report.known:
         console.say(_next(config.data.path, folder(config.data.path), {key.machine for key in report.streams}))
-
-
-def _skipped(reasons: Mapping[str, str]) -> Iterator[str]:
-    """One remark per reason, which names the first file it holds for."""
-    alike: dict[str, list[str]] = {}
-    for path, why in reasons.items():
-        alike.setdefault(why.replace(path, ""), []).append(path)
-    for first, *others in alike.values():
-        why = reasons[first] if first in reasons[first] else f"{first}: {reasons[first]}"
-        yield f"skipped {len(others) + 1} files, the first of them: {why}" if others else f"skipped: {why}"
 
 
 def _next(data_dir: Path, shown: str, machines: Set[str]) -> str:
