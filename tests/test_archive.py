@@ -28,13 +28,6 @@ from pipeline.edges.journal import Commit, Journal, Quarantined
 from pipeline.errors import ArchiveError, SchemaError
 
 
-@pytest.fixture
-def plant(tmp_path: Path):
-    opened = Plant(tmp_path / "data")
-    yield opened
-    opened.journal.close()
-
-
 @settings(max_examples=20, deadline=None)
 @given(
     windows=st.lists(st.tuples(st.integers(0, 59), st.integers(1, 3)), min_size=1, max_size=30),

@@ -13,13 +13,9 @@ from models.finalfit import final_fit
 from models.registry import Registry
 
 
-@pytest.fixture
-def plant(tmp_path, rng):
+def test_ctrl_c_keeps_the_last_whole_pass_but_makes_no_champion(tmp_path, rng, monkeypatch):
     archive_of_plant(tmp_path, rng)
-    return tmp_path
 
-
-def test_ctrl_c_keeps_the_last_whole_pass_but_makes_no_champion(plant, monkeypatch):
     def cut_short(dataset, settings, held_out, watch, checkpoints):
         def interrupting(fold, seen, likelihood):
             watch(fold, seen, likelihood)
@@ -30,15 +26,16 @@ def test_ctrl_c_keeps_the_last_whole_pass_but_makes_no_champion(plant, monkeypat
 
     assert finalfit.final_fit is final_fit
     monkeypatch.setattr("models.train.final_fit", cut_short)
-    result, said = trained(plant)
+    result, said = trained(tmp_path)
     assert result.document["epochs"] == 3
     assert result.document["interrupted"]
     assert result.document["aliases"] == ["challenger"]
     assert any("interrupted" in line for line in said)
-    assert Registry(plant).predictor("challenger").version == "v0001"
+    assert Registry(tmp_path).predictor("challenger").version == "v0001"
 
 
-def test_ctrl_c_during_the_folds_counts_those_that_are_done(plant, monkeypatch):
+def test_ctrl_c_during_the_folds_counts_those_that_are_done(tmp_path, rng, monkeypatch):
+    archive_of_plant(tmp_path, rng)
     whole, calls = crossval._one_fold, []
 
     def third_is_interrupted(*arguments):
@@ -48,7 +45,7 @@ def test_ctrl_c_during_the_folds_counts_those_that_are_done(plant, monkeypatch):
         return whole(*arguments)
 
     monkeypatch.setattr("models.crossval._one_fold", third_is_interrupted)
-    result, said = trained(plant)
+    result, said = trained(tmp_path)
     assert result.document["interrupted"]
     assert result.document["metrics"]["windows"] < 144
     assert any("the remaining folds are left out" in line for line in said)
@@ -56,8 +53,9 @@ def test_ctrl_c_during_the_folds_counts_those_that_are_done(plant, monkeypatch):
 
 @pytest.mark.parametrize("done", [0, 2, None], ids=["at once", "in the third fold", "never"])
 def test_ctrl_c_during_the_leaky_split_says_how_many_of_its_folds_are_scored_and_costs_nothing_else(
-    plant, monkeypatch, done
+    tmp_path, rng, monkeypatch, done
 ):
+    archive_of_plant(tmp_path, rng)
     quick = replace(QUICK, epochs=4)
     whole, calls = crossval._one_fold, []
 
@@ -68,7 +66,7 @@ def test_ctrl_c_during_the_leaky_split_says_how_many_of_its_folds_are_scored_and
         return whole(training, watch)
 
     monkeypatch.setattr("models.crossval._one_fold", interrupted)
-    result, said = trained(plant, settings=quick, leaky=True)
+    result, said = trained(tmp_path, settings=quick, leaky=True)
     words = f"interrupted: {done} of {quick.folds} folds of the leaky split are scored, the final fit follows"
     assert [line for line in said if "interrupted" in line] == ([] if done is None else [words])
     assert result.document["aliases"] == ["challenger", "champion"]
