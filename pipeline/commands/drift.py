@@ -95,12 +95,13 @@ def _by_machine(
 
     from models.dataset import read
     from models.inputs import columns_matrix
+    from pipeline.core.quality import STOPS
 
     rows = read(config.data.path, start, end)
     names = np.array(rows.column("machine").to_pylist(), object)
     truths = rows.column("truth").to_pylist()
     healthy = np.array([truth is None or config.modes.resolve(truth) == HEALTHY for truth in truths], np.bool_)
-    good = (rows.column("quality").to_numpy() == 0) & healthy
+    good = (rows.column("quality").to_numpy() & int(STOPS) == 0) & healthy
     if machine is not None:
         good &= names == machine
     speed = rows.column("speed_rpm").to_numpy(zero_copy_only=False).astype(np.float64)
