@@ -62,7 +62,10 @@ def command(
     now = _by_machine(config, since, _utc(end), machine, inputs)
     if not now:
         msg = f"expected good windows without a known fault from {since:%Y-%m-%d %H:%M:%S} UTC, found: none"
-        raise ThrumcastError(msg, hint="--from names an earlier time")
+        hint = "--from names an earlier time"
+        if machine is not None:
+            msg, hint = f"{msg} of {machine}", f"{hint}; `thrumcast archive ls` shows which machines there are"
+        raise ThrumcastError(msg, hint=hint)
     own = _by_machine(config, trained[0], min(trained[1], since), machine, inputs)
     shifts: dict[str, list[Shift]] = {}
     for regime in drift.speed_regimes(np.concatenate([x[:, -1] for x in now.values()])):
