@@ -63,9 +63,10 @@ def evaluate(request: EvaluateRequest, *, say: Say, warn: Say) -> Evaluated:
         ThrumcastError: nothing in the archive can be scored.
     """
     registry = Registry(request.data_dir)
-    document = _evaluate_one(registry.load(request.version or _default(registry)), request, say, warn)
-    if request.against is not None:
-        document["against"] = _evaluate_one(registry.load(request.against), request, say, warn)
+    models = [registry.load(name) for name in (request.version or _default(registry), request.against) if name]
+    document, *against = [_evaluate_one(model, request, say, warn) for model in models]
+    if against:
+        document["against"] = against[0]
     return Evaluated(document, report.evaluated_text(document))
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.core.codec import CONTENT_TYPES, REASONS, Encoding, encode
+from pipeline.core.codec_map import NO_FACTS
 from pipeline.core.records import BearingOrders, Block
 from pipeline.errors import DecodeError
 
@@ -44,7 +45,7 @@ def blocks(draw: st.DrawFn, *, finite: bool = False) -> Block:
         about=draw(
             st.none()
             | st.dictionaries(
-                ids,
+                ids.filter(lambda name: name not in (*NO_FACTS, "speed_rpm")),
                 st.text(max_size=500)
                 | st.integers(-(2**53), 2**53)
                 | st.floats(allow_nan=False, allow_infinity=False)

@@ -37,7 +37,9 @@ NAN, INF = float("nan"), float("inf")
           ({"ftf": 1.0}, {"ftf": 0.0, "bpfo": 1.0, "bpfi": 1.0, "bsf": 1.0},
            {"ftf": 1, "bpfo": NAN, "bpfi": 1, "bsf": 1}, {"ftf": 1, "bpfo": INF, "bpfi": 1, "bsf": 1}, [1, 2, 3, 4])],
         *[("about", {"about": value}) for value in
-          (1, {"a b": 1}, {"a": NAN}, {"a": "x" * 501}, {"a": [1]}, {f"k{i}": i for i in range(65)})],
+          (1, {"a b": 1}, {"a": NAN}, {"a": "x" * 501}, {"a": [1]}, {f"k{i}": i for i in range(65)},
+           {"machine": "victim"}, {"point": "nde"}, {"orders": 1.5},
+           *[{"speed_rpm": rpm} for rpm in ("x", True, NAN, -1, 1e7)])],
         *[("truth", {"truth": value}) for value in ("", "not an id", "t" * 65, "..", 1)],
         *[("malformed", {key: ...}) for key in ("session", "index", "t0", "rate_hz", "channels", "unit", "samples")],
     ],

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from pipeline.cli import run
+from pipeline.commands.replay import _timed
+from pipeline.config_sources import load
+from pipeline.core.codec import decode, encode
 from pipeline.edges.broker import PrivateBroker
-from pipeline.edges.recordings import write_recording
+from pipeline.edges.recordings import open_recording, streams, write_recording
 
 
 @pytest.mark.network
@@ -51,3 +54,15 @@ def test_a_replay_that_is_interrupted_says_what_it_had_skipped(
     err = capsys.readouterr().err
     assert f"took in part: {whole}: no number in note, which is left out" in err
     assert f"skipped: expected a readable csv file, found {torn}" in err
+
+
+def test_a_replay_tells_of_a_recording_only_what_a_message_may_say(tmp_path: Path, rng: np.random.Generator) -> None:
+    known = {"note": "long " * 200, "orders": "many", "odd name": 1, "load_hp": 2, "sample_rate_hz": 1024.0}
+    samples = rng.standard_normal((1, 2048)).astype(np.float32)
+    write_recording(tmp_path / "a.parquet", samples, ("x",), known | {f"k{i}": i for i in range(100)})
+    stream = streams(open_recording(tmp_path / "a.parquet"))[0]
+    block, _ = next(_timed(load(None, {}, environment={}).config, stream, 0.5, None))
+    assert block.about is not None
+    assert block.about["load_hp"] == 2
+    again = decode(encode(block), block.key, max_payload_bytes=2**20)
+    assert again.about == block.about

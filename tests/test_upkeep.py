@@ -102,6 +102,7 @@ def test_a_request_that_makes_no_sense_is_answered_and_ends_nothing(
     with pytest.raises(ArchiveError, match="found"):
         ask(plant.data, request_)
     (plant.data / upkeep.FOLDER / "broken.request").write_text("{")
+    (plant.data / upkeep.FOLDER / "deep.request").write_text("[" * 100_000)
     assert ask(plant.data, {"action": "compact"})
     assert serving.is_alive()
 

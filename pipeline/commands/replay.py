@@ -119,14 +119,17 @@ def _timed(
     """Blocks of a stream as of now, and how many seconds after the first sample each is complete."""
     import time
     from dataclasses import replace
+    from itertools import islice
 
+    from pipeline.core.codec_map import MAX_FACTS, is_fact
     from pipeline.core.records import StreamKey
     from pipeline.edges.machines import recording_facts
     from pipeline.edges.recordings_channels import id_text
 
     now_ns = time.time_ns()
     recording = stream.recording
-    about = recording_facts(recording.metadata, recording.machine, rate_hz=recording.rate_hz, unit=recording.unit)
+    facts = recording_facts(recording.metadata, recording.machine, rate_hz=recording.rate_hz, unit=recording.unit)
+    about = dict(islice(filter(is_fact, facts.items()), MAX_FACTS))
     key = stream.key if machine is None else StreamKey(id_text(machine)[:64], stream.key.point)
     for block in stream.blocks(block_s, session=now_ns, t0_ns=now_ns):
         truth = None if block.truth is None else config.modes.resolve(block.truth)

@@ -14,7 +14,13 @@ KINDS = ("waveform", "spectrum", "envelope", "waterfall", "life")
 @click.command(name="plot")
 @click.argument("kinds", nargs=-1, type=click.Choice(KINDS))
 @click.option("--mode", default="bearing_outer", show_default=True, help="Failure mode, or healthy.")
-@click.option("--severity", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="0 = sound, 1 = failed.")
+@click.option(
+    "--severity",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="0 = sound, 1 = failed; a life goes through all.",
+)
 @click.option(
     "--kind", "machine_kind", default=None, help="pump, fan, motor or gearbox [default: one that can fail so]."
 )

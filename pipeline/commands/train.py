@@ -52,8 +52,16 @@ def command(
     """
     from models.settings import TrainSettings
 
+    if start is not None and end is not None and start >= end:
+        msg = f"expected --from before --to, found: {start:%Y-%m-%dT%H:%M:%S} and {end:%Y-%m-%dT%H:%M:%S}"
+        raise click.UsageError(msg)
     settings = TrainSettings.parse(assignments)
     config = console.config(**{"data.dir": data_dir and str(data_dir)})
+
+    if snapshot is not None:
+        from pipeline.edges.archive_snapshot import check_there
+
+        check_there(config.data.path, snapshot)
 
     from models.spec import VALUE_TASKS
     from models.train import TrainRequest, train
