@@ -119,6 +119,7 @@ def trade_off_text(rows: Sequence[Mapping[str, Any]]) -> str:
         "alarms",
         "faults",
         "detected",
+        "standing",
         "wrong mode",
         "missed",
         "too short",
@@ -133,7 +134,7 @@ def trade_off_text(rows: Sequence[Mapping[str, Any]]) -> str:
         events = row["events"]
         delay = events["detection_delay_s"]
         rate = (events["false_alarms_per_machine_day"], events["false_alarms_per_machine_day_upper"])
-        counts = (events[key] for key in ("episodes", "detections", "misdiagnosed", "missed", "too_short"))
+        counts = (events[key] for key in ("episodes", "detections", "standing", "misdiagnosed", "missed", "too_short"))
         late = (_number(delay[key], 1) for key in ("median", "p90"))
         cells.append(
             (row["setting"], *map(str, counts), *late, str(events["false_alarms"]), *(_number(r, 2) for r in rate))

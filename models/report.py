@@ -51,6 +51,7 @@ def metrics_text(numbers: Numbers) -> str:
     lines = [
         f"events      {events['episodes']} faults: {events['detections']} detected,"
         f" {events['misdiagnosed']} misdiagnosed, {events['missed']} missed"
+        + (f", {events['standing']} with an alarm that stood before" if events.get("standing") else "")
         + (f"; {events['too_short']} more too short to judge" if events.get("too_short") else ""),
         f"            delay median {_number(delay['median'], 1)} s{_between(events, 'delay_median_s', 1)},"
         f" 90 % of them below {_number(delay['p90'], 1)} s",
