@@ -6,6 +6,8 @@ detection, and what a false alarm, is said in models/episodes.py: an alarm belon
 Raised in windows known to be healthy it is false, and if it is still up when its fault begins, that fault is *standing*
 and not detected; raised in windows of unknown truth just before its fault it is early. Of the missed, those that were
 over before warm-up and persistence were are *too short*: no alarm could be raised, which says nothing of the model.
+Where a track knows them, `unknown` and the zone take part as in service (models/served.py); held-out predictions of a
+training have neither, so what is said of them is about the network alone.
 Delays count from the first window of the fault, warm-up included: a fault that begins there waits for it in service.
 """
 
@@ -33,14 +35,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Track:
-    """A sequence and the probabilities (T, K) that it was given."""
+    """A sequence and the probabilities (T, K) that it was given, with what the service adds where it is known."""
 
     sequence: WindowSequence
     p: NDArray[np.float64]
+    judged: NDArray[np.bool_] | None = None  # (T,) by the alarms; None: all but the first `warm_up_windows`
+    unknown: NDArray[np.bool_] | None = None  # (T,) None: the detector was not asked
+    zone: Sequence[str | None] | None = None  # (T,) None: no floor under the alarms
 
-    def after(self, windows: int) -> Track:
-        """Without its first windows."""
-        return Track(self.sequence.cut(windows, len(self.sequence)), self.p[windows:])
+    def of_alarms(self, warm_up_windows: int) -> NDArray[np.int64]:
+        """Numbers of the windows that the alarms look at."""
+        asked = np.arange(len(self.sequence)) >= warm_up_windows if self.judged is None else self.judged
+        return np.flatnonzero(asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +132,7 @@ def _tally(track: Track, classes: Sequence[str], spec: AlarmSpec, warm_up_window
 def _fates(
     track: Track, classes: Sequence[str], spec: AlarmSpec, warm_up_windows: int, alarms: Sequence[Up]
 ) -> list[Fate]:
-    judged = track.sequence.start_ns[warm_up_windows:]
+    judged = track.sequence.start_ns[track.of_alarms(warm_up_windows)]
     fates = []
     for fault in _faults(track.sequence, classes):
         name, raised_ns = fate_of(fault, alarms)
@@ -210,10 +216,12 @@ def _alarms(track: Track, classes: Sequence[str], spec: AlarmSpec, warm_up_windo
     sequence, state = track.sequence, AlarmState()
     found: list[Up] = []
     raised: dict[str, AlarmChange] = {}
-    for t in range(warm_up_windows, len(sequence)):
+    for t in track.of_alarms(warm_up_windows).tolist():
         probabilities = dict(zip(classes, track.p[t].tolist(), strict=True))
         start_ns, end_ns = int(sequence.start_ns[t]), int(sequence.end_ns[t])
-        state, changes = judge(spec, state, sequence.key, probabilities, start_ns, end_ns)
+        unknown = track.unknown is not None and bool(track.unknown[t])
+        zone = None if track.zone is None else track.zone[t]
+        state, changes = judge(spec, state, sequence.key, probabilities, start_ns, end_ns, unknown=unknown, zone=zone)
         for change in changes:
             if change.type == "raised":
                 raised[change.id] = change

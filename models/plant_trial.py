@@ -33,6 +33,7 @@ from models.predictor import NumpyPredictor
 from pipeline.commands.sim_archive import steps_of
 from pipeline.config import AlarmConfig, Config, ModelConfig
 from pipeline.core.engine import Engine
+from pipeline.core.iso import floor
 from pipeline.core.records import StreamKey
 from pipeline.specs import stream_specs
 from sim import scenario
@@ -88,7 +89,9 @@ def run(job: tuple[Machine, Plant, float], *, model: Path, config: Config) -> Ru
     """One machine, window by window, as the service would."""
     machine, site, seconds = job
     days, alarms, raised = seconds / DAY_S, list[Up](), dict[str, tuple[str, float]]()
-    engine = Engine(stream_specs(config, {StreamKey(machine.id, POINT): about(machine)}), *_serving(model))
+    spec_of = stream_specs(config, {StreamKey(machine.id, POINT): about(machine)})
+    predictor, is_unknown = _serving(model)
+    engine = Engine(spec_of, predictor, is_unknown, zone_of=lambda row: floor(row, spec_of(row.key).limits))
     for step in steps_of(machine, site, seconds, engine):
         for change in step.alarms:
             at_s = (change.at_ns - site.start_ns) / 1e9
