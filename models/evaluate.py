@@ -31,6 +31,7 @@ from models.scoring import run, score
 from models.served import FLOOR_FEATURES, Zones, as_served, zones_of
 from models.settings import TrainSettings
 from models.splits import make_split
+from models.tasks import one_mode_per_sequence
 from models.train import DEFAULT_SPLIT, alarm_spec, dataset_spec
 from pipeline.config import Config
 from pipeline.core.features.table import NAMES
@@ -136,6 +137,8 @@ def _evaluate_one(model: Bundle, request: EvaluateRequest, say: Say, warn: Say) 
     if dataset.facts.used == 0:
         msg = f"expected windows with a truth that {model.spec.version} knows, found: none of {dataset.facts.windows}"
         raise ThrumcastError(msg, hint=f"it knows {', '.join(model.spec.classes)}")
+    if model.spec.task == "sequence":
+        dataset = one_mode_per_sequence(dataset)
     name = request.split or model.train["split"] or DEFAULT_SPLIT
     if name == "none":
         numbers, remarks = _as_it_is(model, dataset, features, request.config)
@@ -166,7 +169,8 @@ def _evaluate_one(model: Bundle, request: EvaluateRequest, say: Say, warn: Say) 
 def _as_it_is(model: Bundle, dataset: Dataset, features: pa.Table, config: Config) -> tuple[dict[str, Any], list[str]]:
     """Score the serving predictor, with alarms as in service; machines that it was trained on are named."""
     tracks = as_served(run(NumpyPredictor(model), dataset.sequences), model, _zones(features, config))
-    numbers = score(tracks, dataset.classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
+    warm_up = config.model.warm_up_windows
+    numbers = score(tracks, dataset.classes, alarm_spec(config), warm_up_windows=warm_up, task=model.spec.task)
     return numbers, _learned_from(model, set(dataset.facts.machines))
 
 
@@ -220,5 +224,6 @@ def _trained_again(
     )
     if held_out is None or held_out.folds_done < len(split.folds):
         raise KeyboardInterrupt
-    numbers = score(held_out.tracks, dataset.classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
+    warm_up = config.model.warm_up_windows
+    numbers = score(held_out.tracks, dataset.classes, alarm_spec(config), warm_up_windows=warm_up, task=settings.task)
     return numbers, list(split.remarks)
