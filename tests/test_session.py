@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
-from harness.broker import Site, wait_until
+from harness.broker import PATIENCE_S, SUBSCRIPTION, Site, settings, wait_until
+from harness.wire import Wire
 from test_live import BLOCKS, TOPICS
 
+from pipeline import cli
 from pipeline.commands.service import service
 from pipeline.config import CommitConfig, Config, DataConfig, MqttConfig
 from pipeline.core.codec import encode
 from pipeline.edges.broker import PrivateBroker
+from pipeline.edges.mqtt import MqttConnection
 
 pytestmark = [pytest.mark.network, pytest.mark.usefixtures("compiled")]
 KEY = BLOCKS[0].key
@@ -80,3 +89,68 @@ def test_another_client_id_is_a_loss_of_what_is_kept_for_the_former_one_and_says
         "session_lost no session of two: the one before was one's, and what is kept for that one will not come"
     ]
     assert life(site, tmp_path, "two", count=1) == 1
+
+
+# -- who leaves no session behind ------------------------------------------------------------------------------------
+
+
+def sessions_left(broker: PrivateBroker) -> set[str]:
+    """Of all clients that the broker's log has seen come and go: whom it still keeps a session for."""
+    log = (broker.directory / "broker.log").read_text()
+    left = set()
+    for name in set(re.findall(r"New client connected from \S+ as (\S+) \(", log)):
+        with MqttConnection(settings(broker, name), subscriptions=[SUBSCRIPTION], former_id=name) as again:
+            again.connect()
+            if "session_lost" not in {event.kind for event in again.events()}:
+                left.add(name)
+    return left
+
+
+def test_a_service_leaves_its_session_at_the_broker(mosquitto: PrivateBroker, tmp_path: Path) -> None:
+    with Site(mosquitto) as site:
+        life(site, tmp_path, "one", count=1)
+    assert sessions_left(mosquitto) == {"one"}
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda end: end.name)
+def test_a_recorder_leaves_no_session_at_the_broker_however_it_ends(
+    mosquitto: PrivateBroker, tmp_path: Path, end: signal.Signals
+) -> None:
+    command = [sys.executable, "-m", "pipeline", "record", "--broker", f"mqtt://127.0.0.1:{mosquitto.port}"]
+    with subprocess.Popen([*command, "--data", str(tmp_path)], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("recording ")
+        process.send_signal(end)
+        process.communicate(timeout=PATIENCE_S)
+    gone = re.compile(r"Client thrumcast-record-\d+ (disconnected|closed its connection)")
+    wait_until(
+        lambda: gone.search((mosquitto.directory / "broker.log").read_text()) is not None,
+        lambda: time.sleep(0.01),
+        "the end of the recorder's connection",
+    )
+    assert sessions_left(mosquitto) == set()
+
+
+def test_a_recorder_says_when_readings_are_missing(site: Site, tmp_path: Path) -> None:
+    with Wire(site.broker.port) as wire:
+        command = [sys.executable, "-m", "pipeline", "record", "--json", "--broker", f"mqtt://127.0.0.1:{wire.port}"]
+        with subprocess.Popen(
+            [*command, "--data", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stderr is not None
+            assert process.stderr.readline().startswith("recording ")
+            wire.cut()
+            assert process.stderr.readline().startswith("warning: connection lost, readings are missing")
+            process.terminate()
+            out, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, err
+    assert json.loads(out)["connections_lost"] == 1
+
+
+@pytest.mark.parametrize("command", ["doctor --seconds 0.1 --messages 20", "sim --machines 1 --seconds 1"])
+def test_no_command_but_the_service_leaves_a_session_at_the_broker(
+    mosquitto: PrivateBroker, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.run([*command.split(), "--broker", f"mqtt://127.0.0.1:{mosquitto.port}"]) == 0
+    assert sessions_left(mosquitto) == set()
