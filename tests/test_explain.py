@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from harness.live import BLOCKS, Broker, send, stop_when_idle
+from harness.streams import ENGINE, SPEC
 from model_world import bundle
-from test_laws import ENGINE, SPEC
-from test_live import BLOCKS, Broker, send, stop_when_idle
 from test_serving import service
 
 from models import unknown

@@ -164,17 +164,22 @@ def _utc(time: datetime) -> str:
 
 
 def never_seen(config: Config, labels: Sequence[LabelEvent]) -> dict[str, str]:
-    """Machines, and points of machines, of which nothing was ever archived, and what may have been meant instead."""
+    """Name of a machine (or machine/point) of which nothing was ever archived -> what to tell who labels it."""
     points: dict[str, set[str]] = {name: set() for name in config.machines}
     for key in MachinesFile(config.data.path / MACHINES_NAME).load():
         points.setdefault(key.machine, set()).add(key.point)
     found = {}
     for label in labels:
         if label.machine not in points:
-            found[label.machine] = instead(label.machine, points)
+            found[label.machine] = _waits(label.machine, instead(label.machine, points))
         elif label.point and points[label.machine] and label.point not in points[label.machine]:
-            found[f"{label.machine}/{label.point}"] = instead(label.point, points[label.machine])
+            name = f"{label.machine}/{label.point}"
+            found[name] = _waits(name, instead(label.point, points[label.machine]))
     return found
+
+
+def _waits(name: str, near: str) -> str:
+    return f"nothing of {name} was ever archived: the label is kept and waits for it; {near}"
 
 
 def instead(name: str, known: Collection[str]) -> str:

@@ -174,7 +174,7 @@ def _save(console: Console, config: Config, events: list[LabelEvent], told: Call
         lines.append(f"{len(events) - len(new)} of them were there already")
     document = {"labels": [asdict(event) for event in stored], "new": len(new), "windows": covered}
     console.result({**document, "never_seen": list(strangers)}, "\n".join(lines) or "nothing to add")
-    for name, instead in strangers.items():
-        console.warn(f"nothing of {name} was ever archived: the label is kept and waits for it; {instead}")
+    for warning in strangers.values():
+        console.warn(warning)
     for label_id, there in out_of_archive(config.data.path, idle).items():
         console.warn(f"{label_id} covers no archived window: the label is kept and waits for some; there is {there}")

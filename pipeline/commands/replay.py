@@ -10,6 +10,7 @@ import click
 
 from pipeline.commands.addresses import broker_flags, broker_option, mqtt_settings
 from pipeline.commands.common import Console, with_console
+from pipeline.commands.inputs import troubles
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -61,16 +62,19 @@ def command(
     channel_map = parse_channels(channels) if channels else None
     topics = TopicTemplate(config.mqtt.readings_topic)
     paths = find_recordings(inputs)
-    skipped: dict[str, str] = {}
     sent_messages = sent_bytes = sent_streams = 0
     began_s = time.monotonic()
     settings = mqtt_settings(config, f"{config.mqtt.client_id}-replay-{time.time_ns() % 10**9}")
-    with MqttPublisher(settings).connect() as publisher, console.progress(len(paths), "recordings") as bar:
+    with (
+        troubles(console) as (in_part, skipped),
+        MqttPublisher(settings).connect() as publisher,
+        console.progress(len(paths), "recordings") as bar,
+    ):
         for path in paths:
             try:
                 recording = open_recording(path, rate_hz)
                 if recording.left_out and channel_map is None:
-                    console.warn(f"{path}: no number in {', '.join(recording.left_out)}, which is left out")
+                    in_part[str(path)] = f"no number in {', '.join(recording.left_out)}, which is left out"
                 found = streams(recording, channel_map)
                 for stream in found:
                     at_s = time.monotonic()
@@ -85,7 +89,6 @@ def command(
                     sent_streams += 1
             except RecordingError as error:
                 skipped[str(path)] = str(error)
-                console.warn(f"skipped {path}: {error}")
             bar.advance()
         publisher.drain()
         acknowledged = publisher.acknowledged
