@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from harness.broker import PATIENCE_S, SUBSCRIPTION, Site, settings, wait_until
+from harness.live import BLOCKS, TOPICS
 from harness.wire import Wire
-from test_live import BLOCKS, TOPICS
 
 from pipeline import cli
 from pipeline.commands.service import service
