@@ -246,9 +246,10 @@ def markdown(found: Sequence[dict[str, Any]]) -> str:
 def events_markdown(found: Sequence[dict[str, Any]]) -> str:
     """What an operator would have seen: the alarms of the service over the same held-out predictions."""
     lines = [
-        "| protocol | method | faults judged | too short to judge | detected (90 % interval) | misdiagnosed | missed "
-        "| delay, median s (90 % interval) | false alarms | in machine-days | per machine-day, 95 % below |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| protocol | method | faults judged | too short to judge | detected (90 % interval) | standing "
+        "| misdiagnosed | missed | delay, median s (90 % interval) "
+        "| false alarms | in machine-days | per machine-day, 95 % below |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found:
         events = row["events"]
@@ -259,7 +260,7 @@ def events_markdown(found: Sequence[dict[str, Any]]) -> str:
         late = "-" if delay is None else f"{delay:.1f}" + _bracket(between["delay_median_s"], 1)
         upper = events["false_alarms_per_machine_day_upper"]
         cells = [row["protocol"], row["method"], events["episodes"], events["too_short"], detected]
-        cells += [events["misdiagnosed"], events["missed"], late, events["false_alarms"]]
+        cells += [events["standing"], events["misdiagnosed"], events["missed"], late, events["false_alarms"]]
         cells += [f"{events['healthy_machine_days']:.4f}", "-" if upper is None else f"{upper:.0f}"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
