@@ -20,7 +20,7 @@ from models import report
 from models.alarm_replay import archived_tracks, settings_of, trade_off, trade_off_text
 from models.bundle import Bundle
 from models.dataset import Dataset, build, check_trainable, read, read_machines
-from models.diagnosis import diagnose
+from models.diagnosis import diagnose, evidence
 from models.events import Track
 from models.predictor import NumpyPredictor
 from models.prior import with_simulated
@@ -127,7 +127,7 @@ def _evaluate_one(model: Bundle, request: EvaluateRequest, say: Say, warn: Say) 
         numbers, remarks = _trained_again(model, dataset, request, name, say)
     for remark in remarks:
         warn(remark)
-    found = diagnose(model, dataset.sequences)
+    found = diagnose(model, dataset.sequences, **evidence(model))
     for line in found.lines():
         warn(line)
     return {

@@ -32,7 +32,7 @@ from models.cells import DIRECT
 from models.checkpoint import Checkpoints, fingerprint
 from models.crossval import OutOfFold, cross_validate
 from models.dataset import Dataset, DatasetSpec, build, check_trainable, provenance, read, read_machines
-from models.diagnosis import diagnose
+from models.diagnosis import diagnose, evidence
 from models.events import fault_fates
 from models.finalfit import FinalModel, final_fit
 from models.forecast_training import check_foreseeable
@@ -155,13 +155,7 @@ def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
         except KeyboardInterrupt:
             interrupted = train_document["interrupted"] = True
             warn("interrupted: the version foretells nothing; --resume goes on with its forecast")
-    found = diagnose(
-        bundle,
-        dataset.sequences,
-        losses=model.losses,
-        largest_gradient=model.largest_gradient,
-        held_out=None if held_out is None else dict(held_out.likelihood)[held_out.epochs],
-    )
+    found = diagnose(bundle, dataset.sequences, **evidence(bundle))
     bundle.train["diagnosis"] = found.document()
     for line in found.lines():
         warn(line)
