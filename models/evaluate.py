@@ -4,6 +4,7 @@
     --split FIELD   its settings and number of passes, trained again per fold: held-out predictions only. On the archive
                     and with the split that it was made from these are the numbers that `train` has printed
 
+A version that says values is scored as what it is (models/evaluate_values.py).
 With `--against` another version is scored on the same windows and classes, and the differences are shown.
 """
 
@@ -21,13 +22,16 @@ from models.alarm_replay import archived_tracks, settings_of, trade_off, trade_o
 from models.bundle import Bundle
 from models.dataset import Dataset, build, check_trainable, read, read_machines
 from models.diagnosis import diagnose, evidence
+from models.evaluate_values import evaluate_values
 from models.events import Track
 from models.predictor import NumpyPredictor
 from models.prior import with_simulated
 from models.registry import CHAMPION, Registry
-from models.scoring import run, score
+from models.scoring import run, score, train_data, trained_on
 from models.settings import TrainSettings
+from models.spec import VALUE_TASKS
 from models.splits import make_split
+from models.tasks import one_mode_per_sequence
 from models.train import DEFAULT_SPLIT, alarm_spec, dataset_spec
 from pipeline.config import Config
 from pipeline.errors import ThrumcastError
@@ -63,9 +67,26 @@ def evaluate(request: EvaluateRequest, *, say: Say, warn: Say) -> Evaluated:
         ThrumcastError: nothing in the archive can be scored.
     """
     registry = Registry(request.data_dir)
-    document = _evaluate_one(registry.load(request.version or _default(registry)), request, say, warn)
-    if request.against is not None:
-        document["against"] = _evaluate_one(registry.load(request.against), request, say, warn)
+    model = registry.load(request.version or _default(registry))
+    other = None if request.against is None else registry.load(request.against)
+    if other is not None and other.spec.task != model.spec.task:
+        said = f"{other.spec.version} of the task {other.spec.task}"
+        msg = f"--against: expected another version of the task {model.spec.task}, found: {said}"
+        raise ThrumcastError(msg, hint="evaluate them one by one: their numbers are not of the same kind")
+    if model.spec.task in VALUE_TASKS:
+        spec = dataset_spec(request.config, "")
+        each = [
+            evaluate_values(one, request.data_dir, spec, request.split, DEFAULT_SPLIT, say=say, warn=warn)
+            for one in (model, other)
+            if one is not None
+        ]
+        document, texts = each[0][0], [text for _, text in each]
+        if other is not None:
+            document["against"] = each[1][0]
+        return Evaluated(document, "\n\n".join(texts))
+    document = _evaluate_one(model, request, say, warn)
+    if other is not None:
+        document["against"] = _evaluate_one(other, request, say, warn)
     return Evaluated(document, report.evaluated_text(document))
 
 
@@ -117,6 +138,8 @@ def _evaluate_one(model: Bundle, request: EvaluateRequest, say: Say, warn: Say) 
     dataset = build(read(request.data_dir), spec)
     model.check_fits(dataset.feature_schema)
     say(f"{model.spec.version}\n{dataset.facts.text()}")
+    if model.spec.task == "sequence":
+        dataset = one_mode_per_sequence(dataset)
     if dataset.facts.used == 0:
         msg = f"expected windows with a truth that {model.spec.version} knows, found: none of {dataset.facts.windows}"
         raise ThrumcastError(msg, hint=f"it knows {', '.join(model.spec.classes)}")
@@ -137,12 +160,7 @@ def _evaluate_one(model: Bundle, request: EvaluateRequest, say: Say, warn: Say) 
         "split": name,
         "remarks": remarks,
         "data": dataset.facts.document(),
-        "train_data": {
-            "machines": model.data["machines"],
-            "windows": model.data["used"],
-            "from": model.data["from"],
-            "to": model.data["to"],
-        },
+        "train_data": train_data(model),
         "seconds": round(time.monotonic() - started, 3),
     }
 
@@ -151,12 +169,7 @@ def _as_it_is(model: Bundle, dataset: Dataset, config: Config) -> tuple[dict[str
     """Score the serving predictor; machines that it was trained on are named."""
     tracks = run(NumpyPredictor(model), dataset.sequences)
     numbers = score(tracks, dataset.classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
-    seen = sorted(set(model.data["machines"]) & set(dataset.facts.machines))
-    if not seen:
-        return numbers, []
-    some = ", ".join(seen[:5]) + (f" and {len(seen) - 5} more" if len(seen) > 5 else "")
-    known = f"{len(seen)} of {len(dataset.facts.machines)} machines were in the training data of {model.spec.version}"
-    return numbers, [f"{known}, their numbers are too good: {some}"]
+    return numbers, trained_on(model, dataset.facts.machines)
 
 
 def _trained_again(

@@ -99,13 +99,7 @@ def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
     torch.set_num_threads(1)  # the service may share this machine; and one thread gives the same sums every time
     request = _as_it_was(request)
     config, settings = request.config, request.settings
-    dataset = build(read(request.source, request.start, request.end), dataset_spec(config, settings.inputs))
-    say(dataset.facts.text())
-    check_trainable(dataset)
-    dataset = with_simulated(dataset, settings, say)
-    if settings.task == "sequence":
-        dataset = one_mode_per_sequence(dataset)
-        say(f"one mode per sequence: {len(dataset.sequences)} sequences")
+    dataset = asked_data(request, say)
     check_foreseeable(dataset.sequences, read_machines(request.source), settings.forecast)
     split = choose_split(dataset, request, warn)
     run = run_directory(request)
@@ -167,6 +161,24 @@ def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
     else:
         say("no pictures: they need matplotlib (pip install 'thrumcast[plots]')")
     return trained
+
+
+def asked_data(request: TrainRequest, say: Say) -> Dataset:
+    """Read what is asked for and make it what the task is trained on.
+
+    Raises:
+        ThrumcastError: there is nothing to learn from.
+    """
+    settings = request.settings
+    rows = read(request.source, request.start, request.end)
+    dataset = build(rows, dataset_spec(request.config, settings.inputs))
+    say(dataset.facts.text())
+    check_trainable(dataset)
+    dataset = with_simulated(dataset, settings, say)
+    if settings.task == "sequence":
+        dataset = one_mode_per_sequence(dataset)
+        say(f"one mode per sequence: {len(dataset.sequences)} sequences")
+    return dataset
 
 
 def packages() -> dict[str, str]:

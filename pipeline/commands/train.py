@@ -53,9 +53,18 @@ def command(
     from models.settings import TrainSettings
 
     settings = TrainSettings.parse(assignments)
+    from models.spec import VALUE_TASKS
+
+    for option, there in (("--resume", resume is not None), ("--leaky", leaky)):
+        for with_, asked in (
+            ("--compare", compare is not None),
+            (f"task={settings.task}", settings.task in VALUE_TASKS),
+        ):
+            if there and asked:
+                msg = f"{option} cannot be had with {with_}: leave one of them out"
+                raise click.UsageError(msg)
     config = console.config(**{"data.dir": data_dir and str(data_dir)})
 
-    from models.spec import VALUE_TASKS
     from models.train import TrainRequest, train
 
     given = (("split", split), ("snapshot", snapshot))
