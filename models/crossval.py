@@ -26,7 +26,7 @@ from models.objective import Example
 from models.places import direct_weights
 from models.scaling import Scaler
 from models.settings import TrainSettings
-from models.splits import Fold, Split
+from models.splits import Fold, Split, leaky_split
 from models.training import EpochReport, epochs_for, fit, predict
 
 CHECKS = 20  # looks at the held-out side per fold
@@ -54,6 +54,7 @@ class OutOfFold:
     temperature: float
     likelihood: tuple[tuple[int, float], ...]  # (epoch, pooled negative log-likelihood)
     folds_done: int
+    folds: int  # of the split; fewer are done where it was interrupted
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,7 +142,25 @@ def cross_validate(
         for sequence, logits in zip(fold_logits.sequences, fold_logits.at[best], strict=True):
             tracks.append(Track(_tested(sequence, split.untested), softmax(logits, own)))
             fold_of.append(number)
-    return OutOfFold(tuple(tracks), tuple(fold_of), best, schedule, temperature, likelihood, len(done))
+    return OutOfFold(
+        tuple(tracks), tuple(fold_of), best, schedule, temperature, likelihood, len(done), len(split.folds)
+    )
+
+
+def leaky_validation(
+    dataset: Dataset, settings: TrainSettings, held_out: OutOfFold, watch: Watch, warn: Callable[[str], None]
+) -> OutOfFold | None:
+    """What a split says that does not keep machines apart, with the passes that the honest one chose.
+
+    Nothing depends on it, so Ctrl-C costs its remaining folds only; `warn` says so.
+    """
+    split = leaky_split(dataset.sequences, settings.folds, settings.seed)
+    passes, schedule = held_out.epochs, held_out.schedule_epochs
+    leaky = cross_validate(dataset, split, settings, watch, epochs=passes, schedule_epochs=schedule)
+    done = 0 if leaky is None else leaky.folds_done
+    if done < len(split.folds):
+        warn(f"interrupted: {done} of {len(split.folds)} folds of the leaky split are scored, the final fit follows")
+    return leaky
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -93,8 +93,9 @@ def build(table: pa.Table, spec: DatasetSpec) -> Dataset:
     """
     if table.num_rows == 0:
         msg = "expected feature windows in the archive, found: none"
+        hint = "fill it: `thrumcast backfill RECORDING... --data DIR`, or `thrumcast run`"
         raise ThrumcastError(
-            msg, hint="fill it first: `thrumcast backfill RECORDING... --data DIR`, or `thrumcast run`"
+            msg, hint=f"{hint}; if it is filled, `thrumcast archive ls` says what --from and --to miss"
         )
     schemas = sorted(table.column("schema").unique().to_pylist())
     if len(schemas) != 1:

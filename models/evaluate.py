@@ -67,27 +67,23 @@ def evaluate(request: EvaluateRequest, *, say: Say, warn: Say) -> Evaluated:
         ThrumcastError: nothing in the archive can be scored.
     """
     registry = Registry(request.data_dir)
-    model = registry.load(request.version or _default(registry))
-    other = None if request.against is None else registry.load(request.against)
-    if other is not None and other.spec.task != model.spec.task:
-        said = f"{other.spec.version} of the task {other.spec.task}"
-        msg = f"--against: expected another version of the task {model.spec.task}, found: {said}"
+    models = [registry.load(name) for name in (request.version or _default(registry), request.against) if name]
+    task = models[0].spec.task
+    if models[-1].spec.task != task:
+        said = f"{models[-1].spec.version} of the task {models[-1].spec.task}"
+        msg = f"--against: expected another version of the task {task}, found: {said}"
         raise ThrumcastError(msg, hint="evaluate them one by one: their numbers are not of the same kind")
-    if model.spec.task in VALUE_TASKS:
-        spec = dataset_spec(request.config, "")
-        each = [
-            evaluate_values(one, request.data_dir, spec, request.split, DEFAULT_SPLIT, say=say, warn=warn)
-            for one in (model, other)
-            if one is not None
-        ]
-        document, texts = each[0][0], [text for _, text in each]
-        if other is not None:
-            document["against"] = each[1][0]
-        return Evaluated(document, "\n\n".join(texts))
-    document = _evaluate_one(model, request, say, warn)
-    if other is not None:
-        document["against"] = _evaluate_one(other, request, say, warn)
-    return Evaluated(document, report.evaluated_text(document))
+    if task in VALUE_TASKS:
+        spec, at = dataset_spec(request.config, ""), (request.data_dir, request.split, DEFAULT_SPLIT)
+        scored = [evaluate_values(model, spec, *at, say=say, warn=warn) for model in models]
+        text = "\n\n".join(text for _, text in scored)
+        document, *against = [document for document, _ in scored]
+    else:
+        text = ""
+        document, *against = [_evaluate_one(model, request, say, warn) for model in models]
+    if against:
+        document["against"] = against[0]
+    return Evaluated(document, text or report.evaluated_text(document))
 
 
 def replay_alarms(request: EvaluateRequest, given: Sequence[str], *, say: Say, warn: Say) -> Evaluated:

@@ -22,14 +22,14 @@ Say = Callable[[str], None]
 
 
 def evaluate_values(
-    model: Bundle, data_dir: Path, spec: DatasetSpec, field: str | None, default: str, *, say: Say, warn: Say
+    model: Bundle, spec: DatasetSpec, data_dir: Path, field: str | None, default: str, *, say: Say, warn: Say
 ) -> tuple[dict[str, Any], str]:
     """Score a version that says values; return the document and the text.
 
     Args:
         model: the version.
-        data_dir: where features and facts are read.
         spec: how rows become sequences.
+        data_dir: where features and facts are read.
         field: what is held back, `none`, or None for what the version was held out by.
         default: the split of versions that had none.
         say: progress.

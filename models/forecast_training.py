@@ -94,11 +94,11 @@ class Futures:
     tokens: Int64  # (N, k)
     named: Float32  # (N, K) what the network says of the window
     machine: Int64  # (N,) number of the machine
-    change: Int64  # (N,) number of the change that lies ahead; windows ahead of one change have one future
+    change: Int64  # (N,) number of the change of the machine that lies ahead; the windows ahead of it have one future
 
     @property
     def weight(self) -> NDArray[np.float64]:
-        """(N,): all changes weigh 1, however many windows lie ahead of them."""
+        """(N,): all changes weigh 1, however many windows, of however many points, lie ahead of them."""
         return 1.0 / np.bincount(self.change)[self.change]
 
     @property
@@ -122,6 +122,17 @@ class Futures:
         return Futures(
             self.states[mine], self.present[mine], tokens, self.named[mine], self.machine[mine], self.change[mine]
         )
+
+
+@dataclass(slots=True)
+class Wait:
+    """Windows of a stream one after the other that are ahead of one change."""
+
+    machine: str
+    present: int
+    next: int
+    first_ns: int  # start of its first window
+    last_ns: int = 0  # and of its last
 
 
 def check_foreseeable(sequences: Sequence[WindowSequence], facts: Facts, horizon: int) -> None:
@@ -155,8 +166,8 @@ def futures(bundle: Bundle, sequences: Sequence[WindowSequence], facts: Facts, h
     spec = bundle.spec
     recurrence = Recurrence(spec.cell, spec.hidden, spec.layers, spec.members, bundle.weights)
     states, present, tokens, named = [], [], [], []
-    places: list[tuple[str, int]] = []  # of each window: its machine, and the change ahead of it
-    changes = 0
+    places: list[int] = []  # of each window: in which wait it lies
+    waits: list[Wait] = []
     for sequence in sequences:
         ahead = _ahead(sequence, facts, horizon, len(spec.classes))
         h = np.zeros((1, *spec.state_shape), np.float32)
@@ -167,23 +178,39 @@ def futures(bundle: Bundle, sequences: Sequence[WindowSequence], facts: Facts, h
             if ahead[t, 0] == MASKED:
                 continue
             if (now := (int(sequence.y[t]), *ahead[t].tolist())) != before:
-                before, changes = now, changes + 1
+                before = now
+                waits.append(Wait(sequence.key.machine, now[0], now[1], int(sequence.start_ns[t])))
+            waits[-1].last_ns = int(sequence.start_ns[t])
             states.append(h.reshape(-1))
             present.append(now[0])
             tokens.append(ahead[t])
             named.append(softmax(outputs[0] / np.float32(spec.temperature)))
-            places.append((sequence.key.machine, changes - 1))
+            places.append(len(waits) - 1)
     if not tokens:
         raise _no_future()
-    machines = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in places))}
+    machines = {name: number for number, name in enumerate(dict.fromkeys(wait.machine for wait in waits))}
+    change = changes_of(waits)
     return Futures(
         np.stack(states),
         np.array(present, np.int64),
         np.stack(tokens),
         np.stack(named),
-        np.array([machines[name] for name, _ in places], np.int64),
-        np.array([change for _, change in places], np.int64),
+        np.array([machines[waits[place].machine] for place in places], np.int64),
+        change[places],
     )
+
+
+def changes_of(waits: Sequence[Wait]) -> Int64:
+    """Number of the change (W,) that each wait is for: what two points of a machine wait for meanwhile is one."""
+    change = np.zeros(len(waits), np.int64)
+    latest: dict[tuple[str, int, int], tuple[int, int]] = {}  # what is waited for -> until when, and its number
+    for number in sorted(range(len(waits)), key=lambda number: waits[number].first_ns):
+        wait = waits[number]
+        what = (wait.machine, wait.present, wait.next)
+        until_ns, same = latest.get(what, (wait.first_ns, number))
+        change[number] = same if wait.first_ns <= until_ns else number
+        latest[what] = max(until_ns, wait.last_ns), int(change[number])
+    return np.unique(change, return_inverse=True)[1]
 
 
 def fit_decoder(known: Futures, classes: int, settings: TrainSettings) -> dict[int, dict[str, Float32]]:

@@ -117,7 +117,8 @@ def _leaky_text(split: str, honest: Numbers, leaky: Numbers) -> str:
     rows = [(label, _number(honest[key], 3), _number(leaky[key], 3)) for label, key in _WINDOW_ROWS]
     mine, other = (_number(each["recordings"]["accuracy"], 3) for each in (honest, leaky))
     rows.append(("recordings", mine, other))
-    head = ("", split, "leaky: do not quote")
+    part = "" if leaky["folds_done"] == leaky["folds"] else f" ({leaky['folds_done']} of {leaky['folds']} folds)"
+    head = ("", split, f"leaky{part}: do not quote")
     return table(head, rows)
 
 

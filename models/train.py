@@ -30,7 +30,7 @@ from models.aim import Aimed, aimed_validation, as_asked
 from models.bundle import Bundle
 from models.cells import DIRECT
 from models.checkpoint import Checkpoints, fingerprint
-from models.crossval import OutOfFold, cross_validate
+from models.crossval import OutOfFold, leaky_validation
 from models.dataset import Dataset, DatasetSpec, build, check_trainable, provenance, read, read_machines
 from models.diagnosis import diagnose, evidence
 from models.events import fault_fates
@@ -44,7 +44,7 @@ from models.runlog import RunLog
 from models.scoring import score
 from models.settings import TrainSettings
 from models.spec import ModelSpec
-from models.splits import Split, leaky_split, make_split
+from models.splits import Split, make_split
 from models.tasks import one_mode_per_sequence
 from models.train_forecast import with_forecast
 from pipeline import specs
@@ -116,11 +116,11 @@ def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
         if interrupted:
             warn("interrupted: the remaining folds are left out, the final fit follows (Ctrl-C again to cut it short)")
         elif request.leaky and held_out is not None:
-            leaky = _leaky(dataset, settings, held_out, watch)
+            leaky = leaky_validation(dataset, settings, held_out, dataclasses.replace(watch, split="leaky"), warn)
         model = final_fit(dataset, settings, held_out, watch, checkpoints)
     metrics = {} if held_out is None else _metrics(held_out, dataset, config)
     if leaky is not None:
-        metrics["leaky"] = _metrics(leaky, dataset, config)
+        metrics["leaky"] = _metrics(leaky, dataset, config) | {"folds_done": leaky.folds_done, "folds": leaky.folds}
     interrupted = interrupted or model.cut_short
     seconds = time.monotonic() - started
     train_document = {
@@ -219,14 +219,6 @@ def _pictures(version: Path, run: Path, bundle: Bundle, held_out: OutOfFold | No
     fates = fault_fates(tracks, classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
     made = plots.draw(version / "plots", run / "metrics.jsonl", bundle.metrics, tracks, fates)
     say(f"pictures: {', '.join(path.name for path in made)} in {version / 'plots'}")
-
-
-def _leaky(dataset: Dataset, settings: TrainSettings, held_out: OutOfFold, watch: RunLog) -> OutOfFold | None:
-    """Score what a split says that does not keep machines apart, with the passes that the honest one chose."""
-    split = leaky_split(dataset.sequences, settings.folds, settings.seed)
-    watch = dataclasses.replace(watch, split=split.name)
-    passes, schedule = held_out.epochs, held_out.schedule_epochs
-    return cross_validate(dataset, split, settings, watch, epochs=passes, schedule_epochs=schedule)
 
 
 def dataset_spec(config: Config, inputs: str) -> DatasetSpec:

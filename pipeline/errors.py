@@ -1,7 +1,8 @@
 """Every error thrumcast raises on purpose, in one tree.
 
     ThrumcastError              exit 1   something failed; the message says what, the hint says what to do
-    ├── ConfigError             exit 3   config.toml, an environment variable or a flag is wrong
+    ├── UsageError              exit 2   the command line asks for what cannot be
+    ├── ConfigError             exit 3   a configuration file, or what stands for one of its keys
     ├── DecodeError             (never leaves the driver: the message goes to quarantine)
     ├── RecordingError          exit 1   a recording cannot be read
     ├── ArchiveError            exit 1   the data directory is full, read-only, damaged or held by another process
@@ -29,6 +30,12 @@ class ThrumcastError(Exception):
 
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message}\nhint: {self.hint}"
+
+
+class UsageError(ThrumcastError):
+    """A value on the command line that cannot be used, where no configuration has a key for it."""
+
+    exit_code = 2
 
 
 class ConfigError(ThrumcastError):

@@ -127,6 +127,7 @@ EVENTS: Mapping[str, tuple[str, str]] = {
         "error",
         "labels.jsonl has a line that is no label; what is new in it is neither published nor counted",
     ),
+    "label_waits": ("warning", "a label asked for over MQTT is kept, and nothing of its machine was ever archived"),
     "ready": ("info", "/readyz turned to 200"),
     "not_ready": ("warning", "/readyz turned to 503; the failing checks"),
     "web_listening": ("info", "the page and its endpoints are served"),

@@ -31,6 +31,7 @@ from sim.signals import G_MM_S2, TURN_RAD, Float32
 SECONDS = 4.0
 RUN_UP_S = 40.0
 LIFE_POINTS = 80
+SMOOTHED = 65  # lines of a spectrum, for its shape
 _INK, _SOUND, _MARK, _MARK_2 = "#1f3b57", "#9db4c8", "#c2410c", "#15803d"
 _FAMILY = {"bearing_outer": "BPFO", "bearing_inner": "BPFI", "bearing_ball": "2 BSF", "bearing_cage": "FTF"}
 
@@ -99,17 +100,18 @@ def draw_spectrum(who: Subject, figure: Figure) -> None:
         hz, g = amplitudes(x, rate_hz)
         colour = _SOUND if name == "sound" else _INK
         low = (hz > 0.15 * who.speed_hz) & (hz < 10.5 * who.speed_hz)
-        over = 3 if name == "sound" else 2
+        over, width = (3, 0.7) if name == "sound" else (2, 1.6)  # a thin line on a thick one: both are seen
         left.plot(
             hz[low] / who.speed_hz,
             g[low] * G_MM_S2 / (TURN_RAD * hz[low] * math.sqrt(2)),
             color=colour,
+            linewidth=width,
             label=name,
             zorder=over,
         )
-        smooth = np.convolve(g**2, np.ones(9) / 9, "same")
+        smooth = np.convolve(g**2, np.ones(SMOOTHED) / SMOOTHED, "same")
         right.plot(
-            hz[1:] / 1000, 10 * np.log10(smooth[1:] + 1e-14), color=colour, linewidth=0.6, label=name, zorder=over
+            hz[1:] / 1000, 10 * np.log10(smooth[1:] + 1e-14), color=colour, linewidth=width, label=name, zorder=over
         )
     left.set_xlabel("orders of the shaft")
     left.set_ylabel("mm/s rms per line")
@@ -150,7 +152,7 @@ def draw_envelope(who: Subject, figure: Figure) -> None:
     axes.set_xlabel("orders of the shaft")
     axes.set_ylabel("dB over the median")
     axes.set_ylim(bottom=-15)
-    axes.legend(frameon=False, ncols=2)
+    axes.legend(frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.0)
 
 
 def draw_waterfall(who: Subject, figure: Figure) -> None:
@@ -205,9 +207,12 @@ def draw_life(who: Subject, figure: Figure) -> None:
         axes.axvline(30 * base.detectable_s() / months, color=_MARK, linestyle="--", label="detectable in principle")
         axes.set_ylabel(name, fontsize=8)
         low, high = values.min(), np.percentile(values, 97)  # a knock from outside must not flatten the rest
-        axes.set_ylim(low - 0.1 * (high - low), high + 0.2 * (high - low))
+        top = high + 0.2 * (high - low)
+        axes.set_ylim(low - 0.1 * (high - low), top)
+        beyond = values > top
+        axes.plot(30 * times[beyond], np.full(beyond.sum(), top - 0.06 * (high - low)), "^", color=_MARK, markersize=4)
     panels[0].legend(frameon=False, fontsize=8)
-    panels[-1].set_xlabel("days")
+    panels[-1].set_xlabel("days (a triangle: beyond the scale)")
 
 
 DRAWN: dict[str, Callable[[Subject, Figure], None]] = {

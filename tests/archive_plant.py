@@ -67,6 +67,21 @@ class Plant:
         self.journal.close()
 
 
+def fill(plant: Plant, turns: int = 6, rows: int = 10) -> None:
+    """One part a turn and day; window 30 is midnight, so both days get parts. Channels come later, too."""
+    for turn in range(turns):
+        windows = range(turn * rows, (turn + 1) * rows)
+        channels = ("x", "y") if turn == turns - 1 else ("x",)
+        plant.journal.commit(
+            Commit(
+                features=[feature_row(w, n, channels) for w in windows for n in (1, 2)],
+                predictions=[prediction(w) for w in windows],
+                classes=("healthy", "unbalance"),
+            )
+        )
+        plant.archive.roll()
+
+
 def run_turns(data: Path) -> None:
     """Four commits with a roll after each; takes up where a killed run ended.
 

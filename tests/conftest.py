@@ -11,6 +11,7 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
+from archive_plant import Plant
 from harness.broker import Site
 
 from pipeline.chaos.ground import Ground, ground
@@ -62,6 +63,22 @@ def world(tmp_path: Path) -> Callable[..., AbstractContextManager[Ground]]:
     if not is_available("mosquitto"):
         pytest.skip("mosquitto is not installed")
     return functools.partial(ground, tmp_path / "trial")
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> Iterator[Plant]:
+    """A journal with its archive under tmp_path/data."""
+    opened = Plant(tmp_path / "data")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def no_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A working directory of its own, and nothing said by a file or by the service manager."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.config_sources.SEARCHED_FILES", (Path("config.toml"),))
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core import alarm
-from pipeline.core.alarm import AlarmSpec, AlarmState, acknowledge, judge, kept_for_another_model
+from pipeline.core.alarm import AlarmSpec, AlarmState, acknowledge, judge, waits_begin_anew
 from pipeline.core.records import AlarmChange, StreamKey
 
 SPEC = AlarmSpec(enter_p=0.8, leave_p=0.5, enter_s=2.0, leave_s=3.0)
@@ -107,7 +107,7 @@ def test_the_severity_is_a_floor_zone_d_alarms_whatever_the_network_says() -> No
 def test_another_model_does_not_clear_what_the_one_before_raised() -> None:
     _, state = run("uuhh")
     assert state.open[0].low_since_ns == 2 * SECOND
-    kept = kept_for_another_model(state)
+    kept = waits_begin_anew(state)
     changes, _ = run("h", state=kept, at=4)
     assert changes == []
     stranger = {"healthy": 0.1, "cavitation": 0.9}  # it does not know unbalance: what is not healthy holds the alarm

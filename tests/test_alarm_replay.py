@@ -126,7 +126,7 @@ class _Named:
     """The reference network under the name of the first version of a registry."""
 
     def __init__(self) -> None:
-        from test_laws import ENGINE
+        from harness.streams import ENGINE
 
         self.inner, self.version = ENGINE.predictor, "v0001"
         self.classes, self.inputs, self.hidden_shape = self.inner.classes, self.inner.inputs, self.inner.hidden_shape

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from archive_plant import MIDNIGHT_NS, SCHEMA, Plant, addresses, feature_row, key_of, parts_of, prediction
@@ -21,17 +22,10 @@ from pipeline.core.records import AlarmChange
 from pipeline.edges.archive import DUPLICATE_ROWS, Archive
 from pipeline.edges.archive_check import verify
 from pipeline.edges.archive_files import encode_part
-from pipeline.edges.archive_read import read_features, read_kind, read_predictions
+from pipeline.edges.archive_read import first_row, read_features, read_kind, read_predictions
 from pipeline.edges.archive_tables import FeatureSchema
 from pipeline.edges.journal import Commit, Journal, Quarantined
 from pipeline.errors import ArchiveError, SchemaError
-
-
-@pytest.fixture
-def plant(tmp_path: Path):
-    opened = Plant(tmp_path / "data")
-    yield opened
-    opened.journal.close()
 
 
 @settings(max_examples=20, deadline=None)
@@ -53,6 +47,33 @@ def test_every_window_is_there_once_however_often_it_came_and_whenever_it_was_ro
     assert report.problems == ()
     assert report.rows == len(expected)
     assert plant_counter(plant.data) == len(windows) - len(expected)
+
+
+def test_the_first_row_for_which_something_holds_is_found_in_parts_and_journal(plant):
+    plant.add(*(feature_row(window) for window in range(3)))
+    plant.archive.roll()
+    plant.add(feature_row(7, number=2))
+    columns = ("machine", "window")
+    assert first_row(plant.data, "features", columns, pc.field("window") == 2) == {"machine": "pump-01", "window": 2}
+    assert first_row(plant.data, "features", columns, pc.field("window") > 2) == {"machine": "pump-02", "window": 7}
+    assert first_row(plant.data, "features", columns, pc.field("window") > 7) is None
+    assert first_row(plant.data, "features", columns) in [{"machine": "pump-01", "window": w} for w in range(3)]
+    assert first_row(plant.data, "predictions", ("machine",)) is None
+
+
+def test_looking_for_a_row_reads_no_part_that_its_statistics_rule_out_and_none_after_the_first_hit(plant):
+    for number in (1, 2):
+        plant.add(feature_row(40, number))
+        plant.archive.roll()
+    second = parts_of(plant.data)[1]
+    content = second.read_bytes()
+    footer = int.from_bytes(content[-8:-4], "little") + 8
+    second.write_bytes(b"PAR1" + bytes(len(content) - footer - 4) + content[-footer:])  # its rows cannot be read
+    with pytest.raises((ArchiveError, OSError)):
+        read_features(plant.data)
+    assert first_row(plant.data, "features", ("machine",)) == {"machine": "pump-01"}
+    assert first_row(plant.data, "features", ("machine",), pc.field("truth").is_valid()) is None
+    assert first_row(plant.data, "features", ("machine",), pc.field("machine") == "pump-03") is None
 
 
 def plant_counter(data: Path) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -22,13 +21,6 @@ ROOT = Path(__file__).parent.parent
 POINTS = (*APPEND_FAULT_POINTS, "after_staging", "after_rename", "after_directory_fsync", "after_rewrite_rename")
 # The second append crosses midnight, the third and fourth widen older parts.
 CRASHES = [(name, 1) for name in POINTS] + [("after_rename", 4), ("append_before_transaction", 3)]
-
-
-@pytest.fixture
-def plant(tmp_path: Path) -> Iterator[Plant]:
-    opened = Plant(tmp_path / "data")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="module")

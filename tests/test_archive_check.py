@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from archive_plant import Plant, feature_row, parts_of
+from archive_plant import feature_row, parts_of
 from click.testing import CliRunner
 
 from pipeline.commands import archive as archive_command
 from pipeline.edges.archive_check import survey, verify
 from pipeline.errors import ArchiveError
-
-
-@pytest.fixture
-def plant(tmp_path: Path):
-    opened = Plant(tmp_path / "data")
-    yield opened
-    opened.journal.close()
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "missing", "foreign", "unlisted", "moved"])

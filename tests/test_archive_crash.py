@@ -21,13 +21,6 @@ from pipeline.errors import ArchiveError
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture
-def plant(tmp_path: Path):
-    opened = Plant(tmp_path / "data")
-    yield opened
-    opened.journal.close()
-
-
 def test_a_reader_beside_a_rolling_writer_never_sees_a_row_twice_or_loses_one(plant):
     """Counts may only grow by whole commits, in order: a row is in the journal or in a listed file, never in both."""
     done = threading.Event()

@@ -1,4 +1,4 @@
-"""Compaction, pruning and snapshots: the same rows for every reader at every moment, also after a crash anywhere."""
+"""Compaction and pruning: the same rows for every reader at every moment, also after a crash anywhere."""
 
 from __future__ import annotations
 
@@ -7,54 +7,25 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from archive_plant import Plant, feature_row, prediction
+from archive_plant import Plant, feature_row, fill, parts_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.edges import archive_compact, archive_swap
 from pipeline.edges.archive_check import survey, verify
 from pipeline.edges.archive_compact import compact, mergeable, prune
-from pipeline.edges.archive_read import read_features, read_kind
+from pipeline.edges.archive_read import read_features
 from pipeline.edges.archive_rows import rows_of
 from pipeline.edges.archive_schema import Part
-from pipeline.edges.archive_snapshot import snapshot
 from pipeline.edges.faults import KILLED, UPKEEP_FAULT_POINTS
-from pipeline.edges.journal import Commit
 from pipeline.errors import ArchiveError
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def plant(tmp_path: Path) -> Iterator[Plant]:
-    opened = Plant(tmp_path / "data")
-    yield opened
-    opened.journal.close()
-
-
-def fill(plant: Plant, turns: int = 6, rows: int = 10) -> None:
-    """One part a turn and day; window 30 is midnight, so both days get parts. Channels come later, too."""
-    for turn in range(turns):
-        windows = range(turn * rows, (turn + 1) * rows)
-        channels = ("x", "y") if turn == turns - 1 else ("x",)
-        plant.journal.commit(
-            Commit(
-                features=[feature_row(w, n, channels) for w in windows for n in (1, 2)],
-                predictions=[prediction(w) for w in windows],
-                classes=("healthy", "unbalance"),
-            )
-        )
-        plant.archive.roll()
-
-
-def listed(data: Path, kind: str = "features") -> list[Path]:
-    return sorted((data / "archive" / kind).rglob("*.parquet"))
 
 
 def nothing_left(data: Path) -> bool:
@@ -72,12 +43,12 @@ def test_compaction_changes_no_row_for_any_reader(
         plant.add(*(feature_row(w) for w in range(first, first + size)))
         plant.archive.roll()
         first += size
-    before, parts = read_features(plant.data), len(listed(plant.data))
+    before, parts = read_features(plant.data), len(parts_of(plant.data))
     done = list(compact(plant.archive, least=least))
     assert read_features(plant.data).equals(before)
     frame = pd.read_parquet(plant.data / "archive" / "features")
     assert sorted(frame["window"]) == sorted(before["window"].to_pylist())
-    days = [path.parent.name for path in listed(plant.data)]
+    days = [path.parent.name for path in parts_of(plant.data)]
     assert least > 2 or all(days.count(day) == 1 for day in set(days))
     assert len(days) == parts - sum(one.parts - 1 for one in done)
     assert verify(plant.data).problems == ()
@@ -114,10 +85,10 @@ def test_a_channel_with_a_dot_in_its_name_comes_back_as_a_row(plant: Plant) -> N
 def test_a_day_of_small_parts_becomes_one_and_new_parts_come_after_it(plant: Plant) -> None:
     fill(plant)
     before = read_features(plant.data)
-    assert len(listed(plant.data)) == 7  # the third turn ends after midnight
+    assert len(parts_of(plant.data)) == 7  # the third turn ends after midnight
     done = {(one.kind, one.date): one for one in compact(plant.archive)}
     assert done["features", "2023-12-31"].parts == 3
-    assert len(listed(plant.data)) == len(listed(plant.data, "predictions")) == 2
+    assert len(parts_of(plant.data)) == len(parts_of(plant.data, "predictions")) == 2
     plant.add(feature_row(90))
     plant.archive.roll()
     assert read_features(plant.data).num_rows == before.num_rows + 1
@@ -154,7 +125,7 @@ def test_large_parts_are_left_alone(plant: Plant, monkeypatch: pytest.MonkeyPatc
 
 def test_a_damaged_part_is_named_and_not_merged_into_something_that_looks_whole(plant: Plant) -> None:
     fill(plant)
-    damaged = listed(plant.data)[0]
+    damaged = parts_of(plant.data)[0]
     content = bytearray(damaged.read_bytes())
     content[60] ^= 1
     damaged.write_bytes(content)
@@ -279,62 +250,3 @@ def test_a_death_at_any_step_of_upkeep_loses_and_doubles_nothing(tmp_path: Path,
 def test_upkeep_passes_every_fault_point() -> None:
     source = (ROOT / "pipeline" / "edges" / "archive_swap.py").read_text()
     assert all(f'fault_point("{name}")' in source for name in UPKEEP_FAULT_POINTS)
-
-
-# -- snapshots -------------------------------------------------------------------------------------------------------
-
-
-def test_a_snapshot_is_a_data_directory_that_upkeep_does_not_touch(plant: Plant) -> None:
-    fill(plant)
-    before = read_features(plant.data)
-    plant.add(feature_row(90))
-    made = snapshot(plant.data, "before-cleaning")
-    assert (made.rows["features"], made.pending_rows) == (before.num_rows, 1)
-    plant.archive.roll()
-    list(compact(plant.archive))
-    list(prune(plant.archive, date(2024, 1, 2)))
-    assert read_features(made.path).equals(before)
-    assert read_kind(made.path, "predictions").num_rows == 60
-    assert verify(made.path).problems == ()
-    assert len(read_features(plant.data)) == 0
-
-
-def test_a_snapshot_that_is_not_as_it_was_is_named(plant: Plant) -> None:
-    fill(plant)
-    made = snapshot(plant.data, "one")
-    changed, missing = listed(made.path)[:2]
-    other = listed(made.path)[2].read_bytes()  # a whole file, with the right columns, and not the one that was kept
-    changed.unlink()
-    changed.write_bytes(other)
-    missing.unlink()
-    problems = "\n".join(verify(made.path).problems)
-    assert f"{changed.name}: not the content of the snapshot" in problems
-    assert f"{missing.name}: No such file" in problems
-    assert verify(plant.data).problems == ()
-
-
-def test_a_snapshot_costs_no_space_and_needs_no_lock(plant: Plant) -> None:
-    fill(plant)
-    code = "import sys\nfrom pathlib import Path\nfrom pipeline.edges.archive_snapshot import snapshot\n"
-    code += "print(snapshot(Path(sys.argv[1]), 'one').files)"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(plant.data)], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == str(len(plant.journal.view(()).parts))
-    for path in listed(plant.data):
-        assert path.stat().st_nlink == 2
-
-
-@pytest.mark.parametrize("name", ["../x", "a b", "a/b", "x" * 65])
-def test_a_snapshot_has_a_name_that_is_an_id(plant: Plant, name: str) -> None:
-    fill(plant, turns=1)
-    with pytest.raises(ArchiveError, match="name"):
-        snapshot(plant.data, name)
-    assert snapshot(plant.data).files == 2  # without one it is called after the time
-
-
-def test_a_snapshot_is_never_written_over(plant: Plant) -> None:
-    fill(plant, turns=1)
-    snapshot(plant.data, "one")
-    with pytest.raises(ArchiveError, match="found one of that name"):
-        snapshot(plant.data, "one")

@@ -242,10 +242,12 @@ def test_a_recording_without_a_rate_and_an_unknown_channel_say_what_to_do(record
 
 def test_columns_of_text_are_left_out_with_a_word_and_without_one_if_the_channels_were_named(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("x,label\n" + "\n".join(f"{i % 7},ok" for i in range(2048)))
+    (tmp_path / "b.csv").write_bytes((tmp_path / "a.csv").read_bytes())
     for channels, told in (((), True), (("--channels", "x"), False)):
         data = ("--data", str(tmp_path / f"data{told}"), "--rate", "1024", "--workers", "1")
-        with started("backfill", str(tmp_path / "a.csv"), *data, *channels) as process:
-            assert ("a.csv: no number in label, which is left out" in process.communicate()[1]) is told
+        with started("backfill", str(tmp_path / "a.csv"), str(tmp_path / "b.csv"), *data, *channels) as process:
+            said = f"2 files, the first of them: {tmp_path / 'a.csv'}: no number in label, which is left out"
+            assert (said in process.communicate()[1]) is told
 
 
 def test_what_holds_for_many_recordings_is_said_once_and_names_each_path_once(recordings: Path, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from harness.live import TOPICS, Broker, send, stop_when_idle
 from model_world import bundle
-from test_live import TOPICS, Broker, send, stop_when_idle
 
 from models import unknown
 from models.registry import Registry

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline import __version__, cli
 from pipeline.commands.common import Console, with_console
-from pipeline.errors import ArchiveError, ConfigError, GateRefused, NotReachable
+from pipeline.errors import ArchiveError, ConfigError, GateRefused, NotReachable, UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -83,6 +83,7 @@ def test_a_wrong_command_line_exits_with_2_and_says_why(
     ("error", "code"),
     [
         (ArchiveError("disk full"), 1),
+        (UsageError("no such bearing"), 2),
         (ConfigError("window.hop: unknown key"), 3),
         (NotReachable("no broker"), 4),
         (GateRefused("worse than the champion"), 5),

@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from harness.config import resolved
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -15,29 +16,13 @@ from pipeline import cli
 from pipeline.config import Config
 from pipeline.config_keys import dotted, known_keys
 from pipeline.config_machines import BearingConfig
-from pipeline.config_sources import Resolved, load
+from pipeline.config_sources import load
 from pipeline.core.iso import Limits
 from pipeline.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_FILE = ROOT / "config.toml"
-
-
-@pytest.fixture(autouse=True)
-def _a_place_without_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipeline.config_sources.SEARCHED_FILES", (Path("config.toml"),))
-    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
-
-
-def written(text: str) -> Path:
-    path = Path("given.toml")
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def resolved(text: str = "", flags: dict[str, object] | None = None, **environment: str) -> Resolved:
-    return load(written(text), flags, environment=environment)
+pytestmark = pytest.mark.usefixtures("no_configuration")
 
 
 def refusal(text: str = "", flags: dict[str, object] | None = None, **environment: str) -> ConfigError:

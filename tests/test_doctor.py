@@ -109,10 +109,19 @@ def test_a_place_that_cannot_be_written_fails(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_missing_in_a_directory_that_is_named(tmp_path: Path) -> None:
     config = load(None, {"data.dir": tmp_path}, environment={}).config
-    journal, model = doctor_host.look_at_data(config)
+    journal, machines, model = doctor_host.look_at_data(config)
     assert journal.found == f"no journal yet in {tmp_path}"
+    assert machines.found == "facts of 0 streams"
     assert (model.status, model.found) == ("warn", f"no champion in {tmp_path}")
     assert "thrumcast train" in model.advice
+
+
+def test_facts_of_machines_with_which_no_service_starts_are_named(tmp_path: Path) -> None:
+    config = load(None, {"data.dir": tmp_path}, environment={}).config
+    (tmp_path / "machines.jsonl").write_text('{"machine": "pump-01", "point": "de", "orders": 1.5}\n')
+    machines = doctor_host.look_at_data(config)[1]
+    assert (machines.check, machines.status) == ("data:machines", "fail")
+    assert "line 1" in machines.found
 
 
 @pytest.mark.parametrize(("status", "named"), [("pass", True), ("fail", False)])

@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from harness.live import BLOCKS, Broker, send, stop_when_idle
+from harness.streams import ENGINE, SPEC
 from model_world import bundle
-from test_laws import ENGINE, SPEC
-from test_live import BLOCKS, Broker, send, stop_when_idle
 from test_serving import service
 
 from models import unknown
@@ -213,3 +213,25 @@ def test_states_are_shown_beside_whoever_holds_the_directory(plant: Path, monkey
     assert pump["hidden_shape"] == [1, 7]
     assert run(state_command.command, plant, "show", "--machine", "fan-02")["streams"] == streams[:1]
     assert run(state_command.command, plant / "empty", "show") == {"streams": []}
+
+
+def test_a_window_that_no_version_judged_is_explained_from_where_the_service_would_have_begun(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    registry.add(model(0)), registry.add(model(1))
+    registry.point("champion", "v0002", why="")
+    broker = Broker()
+    live = service(tmp_path, broker, windows=4)
+    live.engine = dataclasses.replace(ENGINE, predictor=NumpyPredictor(registry.load("v0002")))
+    hour_ns = 3600 * 10**9
+    later = [
+        dataclasses.replace(block, session=block.session + 1, t0_ns=block.t0_ns + hour_ns)
+        for block in BLOCKS[: len(BLOCKS) // 2]
+    ]
+    send(broker, [*BLOCKS, *later])
+    live.run(stop_when_idle(broker))
+    live.journal.close()
+    served = run(explain_command.command, tmp_path, "--machine", "pump-01")
+    other = run(explain_command.command, tmp_path, "--machine", "pump-01", "--model", "v0001")
+    assert served["archived"]["same"] is True
+    assert other["archived"] is None
+    assert other["stepped_windows"] == served["stepped_windows"] == served["archived"]["state_age"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import contract
 import numpy as np
 import pytest
-from test_laws import SPEC, recording, with_a_gap
+from harness.streams import SPEC, recording, with_a_gap
 
 from pipeline.core import stream
 from pipeline.core.engine import Engine

@@ -61,7 +61,7 @@ def test_explain_takes_a_name_with_or_without_its_channel(name: str, capsys: pyt
 
 
 def test_explain_refuses_an_unknown_name_and_offers_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["features", "explain", "x.env_bpof"]) == 1
+    assert cli.run(["features", "explain", "x.env_bpof"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "env_bpfo" in captured.err
@@ -139,7 +139,7 @@ def test_plot_draws_a_piece_with_its_evidence(tmp_path: Path, capsys: pytest.Cap
     [
         (["--at", "9"], 1, "found the end of"),
         (["--channel", "z"], 1, "z"),
-        (["--bearing", "6299"], 1, "a bearing of the catalogue expected"),
+        (["--bearing", "6299"], 2, "a bearing of the catalogue expected"),
         (["--out", "nowhere/p.png"], 1, "expected to write"),
         (["--seconds", "0"], 2, "--seconds"),
     ],

@@ -192,12 +192,22 @@ def test_a_version_keeps_how_far_its_decoder_is_trusted(rng, tmp_path):
     assert (before.trust, before.usual) == (1.0, ())  # versions of earlier releases say what their decoder says
 
 
-def test_two_points_of_a_machine_are_one_machine_with_changes_of_their_own(rng):
+def test_a_change_that_two_points_of_a_machine_see_is_one_change_and_another_machine_has_its_own(rng):
     one, other = sequence([0, 0, 1], machine="a"), sequence([0, 1, 1], machine="b")
-    nde = replace(one, key=StreamKey("a", "nde"))
+    nde = replace(sequence([0, 0, 0, 1], machine="a"), key=StreamKey("a", "nde"))  # it tells a window later
     known = futures(bundle(rng, features=1), [one, nde, other], {}, 2)
-    assert known.machine.tolist() == [0, 0, 0, 0, 1]
-    assert known.change.tolist() == [0, 0, 1, 1, 2]
+    assert known.machine.tolist() == [0, 0, 0, 0, 0, 1]
+    assert known.change.tolist() == [0, 0, 0, 0, 0, 1]
+    np.testing.assert_allclose(known.weight, [1 / 5] * 5 + [1])
+    np.testing.assert_allclose(known.usual(3), np.array([0, 2 + 1, 0, 0]) / 3)  # 2 changes, and once for having come
+
+
+def test_the_same_change_at_another_time_or_to_another_mode_is_another_change(rng):
+    y = [0, 0, 1, 0, 0, 1, 1]  # windows of 1 s every 0.5 s: those before and after the first change overlap
+    de, nde = (replace(sequence(y, machine="a"), key=StreamKey("a", point)) for point in ("de", "nde"))
+    elsewhere = replace(sequence([0, 0, 2], machine="a"), key=StreamKey("a", "gear"))
+    known = futures(bundle(rng, features=1), [de, nde, elsewhere], {}, 1)
+    assert known.change.tolist() == [*[0, 0, 1, 2, 2], *[0, 0, 1, 2, 2], *[3, 3]]
 
 
 def test_other_states_have_other_futures(rng):

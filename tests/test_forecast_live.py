@@ -15,9 +15,9 @@ import paho.mqtt.client as paho
 import pytest
 from click.testing import CliRunner
 from harness.broker import PATIENCE_S, wait_until
+from harness.live import BLOCKS, Broker, send, service, stop_when_idle
+from harness.streams import ENGINE, SPEC
 from model_world import bundle
-from test_laws import ENGINE, SPEC
-from test_live import BLOCKS, Broker, send, service, stop_when_idle
 
 from models.forecast import Forecaster
 from models.registry import Registry

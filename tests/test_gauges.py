@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from harness.live import BLOCKS, send, service, stop_when_idle
+from harness.streams import ENGINE, recording
+from harness.watched import Linked
 from test_labels import label, retraction
-from test_laws import ENGINE, recording
-from test_live import BLOCKS, Broker, send, service, stop_when_idle
 
 from pipeline.commands.observe import LabelCounts
 from pipeline.core.engine import Engine, Step
@@ -23,11 +24,6 @@ from pipeline.edges.archive_read import read_predictions
 from pipeline.edges.labels import LabelFile
 from pipeline.telemetry import MAX_LABELS, Telemetry
 from pipeline.web.streams import STATES, StreamGauges
-
-
-class Linked(Broker):
-    connected = True
-    unsent = 0
 
 
 def test_a_scrape_shows_state_probabilities_and_velocity_of_every_streams_newest_window(tmp_path: Path) -> None:

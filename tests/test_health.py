@@ -1,58 +1,36 @@
-"""Health over HTTP and towards systemd: judged by what is committed, fed by the loop itself, closed to strangers."""
+"""Health, for scrapers and for systemd: judged by what is committed, fed by the loop itself."""
 
 from __future__ import annotations
 
 import errno
-import http.client
-import json
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from test_live import BLOCKS, Broker, send, service, stop_when_idle, uninterrupted
+from harness.live import BLOCKS, send, stop_when_idle, uninterrupted
+from harness.watched import Linked, watched_service
 
-from pipeline.commands.status_ask import ask, parse_metrics
-from pipeline.drivers.live import Live
+from pipeline.commands.status_ask import parse_metrics
 from pipeline.drivers.watch import Watched
 from pipeline.edges.systemd import Notifier
-from pipeline.errors import ArchiveError, NotReachable
+from pipeline.errors import ArchiveError
 from pipeline.telemetry import Telemetry
 from pipeline.web import health, host
 from pipeline.web.health import Endpoints, Vitals, live_checks, ready_checks, worst
 from pipeline.web.host import Probe
-from pipeline.web.server import Answer, WebServer, host_is_known, split_bind
 
 READY = Vitals(model="v0001")
-
-
-class Linked(Broker):
-    """The broker in memory, as a connection that is made and sends results."""
-
-    connected = True
-    unsent = 0
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A first start compiles for half a minute and commits nothing meanwhile: rightly not ready, and not meant here."""
     uninterrupted(tmp_path_factory.mktemp("compiled"), BLOCKS)
-
-
-def watched_service(directory: Path, broker: Linked) -> tuple[Live, Watched, Endpoints]:
-    live = service(directory, broker)
-    telemetry = Telemetry()
-    watched = Watched(broker, telemetry)
-    endpoints = Endpoints(live, watched, telemetry, directory, capacity=100)
-    live.source = watched
-    live.on_turn = (watched.told,)
-    return live, watched, endpoints
 
 
 def scraped(endpoints: Endpoints) -> dict[str, float]:
@@ -216,89 +194,3 @@ def test_without_a_manager_or_with_one_that_is_gone_nothing_happens(tmp_path: Pa
     assert (
         Notifier.from_environment({"WATCHDOG_USEC": "1", "WATCHDOG_PID": "1"}).watchdog_s is None
     )  # meant for another
-
-
-# -- HTTP ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def server() -> Iterator[WebServer]:
-    routes: dict[str, Callable[[], Answer]] = {
-        "/livez": lambda: Answer(b'{"checks":{}}'),
-        "/metrics": lambda: Answer(b""),
-    }
-    with WebServer("127.0.0.1:0", routes, ["plant.example"]) as made:
-        yield made
-
-
-def get(port: int, path: str, host: str = "localhost", method: str = "GET") -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request(method, path, headers={"Host": host})
-    response = connection.getresponse()
-    body = response.read()
-    connection.close()
-    return response.status, body
-
-
-def test_it_answers_under_addresses_and_known_names_only(server: WebServer) -> None:
-    for name in (
-        "localhost",
-        f"localhost:{server.port}",
-        "127.0.0.1",
-        "[::1]:80",
-        "Plant.Example",
-        socket.gethostname(),
-    ):
-        assert get(server.port, "/livez?x=1", name)[0] == 200, name
-    for name in ("evil.example", "localhost.evil.example", "", "127.0.0.1.evil.example", "["):
-        assert get(server.port, "/livez", name)[0] == 421, name
-
-
-def test_other_paths_and_methods_are_refused(server: WebServer) -> None:
-    assert get(server.port, "/../etc/passwd")[0] == 404
-    assert get(server.port, "/livez", method="POST")[0] == 501
-    assert get(server.port, "/livez", method="HEAD") == (200, b"")
-
-
-def test_a_route_with_a_bug_is_an_answer_and_an_event(caplog: pytest.LogCaptureFixture) -> None:
-    def broken() -> Answer:
-        raise ZeroDivisionError
-
-    with WebServer("127.0.0.1:0", {"/x": broken, "/livez": lambda: Answer(b"")}) as made:
-        assert get(made.port, "/x")[0] == 500
-        assert get(made.port, "/livez")[0] == 200
-    assert any(record.getMessage().startswith("route_failed path=/x") for record in caplog.records)
-
-
-def test_clients_that_say_nothing_do_not_keep_others_out(server: WebServer) -> None:
-    idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
-    assert get(server.port, "/livez")[0] == 200
-    for sock in idle:
-        sock.close()
-
-
-@given(st.text(max_size=40))
-def test_no_host_header_makes_it_fail(header: str) -> None:
-    assert host_is_known(header, ()) in (True, False)
-
-
-@pytest.mark.parametrize(("bind", "host", "port"), [("127.0.0.1:80", "127.0.0.1", 80), ("[::1]:8080", "::1", 8080)])
-def test_an_address_to_listen_on_is_host_and_port(bind: str, host: str, port: int) -> None:
-    assert split_bind(bind) == (host, port)
-
-
-def test_status_tells_a_service_from_another_server_and_from_nobody(server: WebServer, tmp_path: Path) -> None:
-    with pytest.raises(NotReachable, match="found"):
-        ask(f"127.0.0.1:{server.port}", 5.0)
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        free = sock.getsockname()[1]
-    with pytest.raises(NotReachable) as caught:
-        ask(f"127.0.0.1:{free}", 5.0)
-    assert caught.value.exit_code == 4
-    _, _, endpoints = watched_service(tmp_path, Linked())
-    with WebServer("127.0.0.1:0", endpoints.routes()) as real:
-        found = ask(real.address, 5.0)
-    assert json.dumps(found.document())
-    assert found.messages["received"] == 0
-    assert found.checks["model:loaded"] == ("pass", "tiny")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -15,7 +16,20 @@ from pipeline.edges.recordings import find_recordings, open_recording
 from pipeline.errors import ArchiveError
 
 KEY = StreamKey("pump-01", "de")
-FACTS = st.dictionaries(st.sampled_from(["unit", "load_hp", "speed_rpm", "note"]), st.integers() | st.text(max_size=5))
+FACTS = st.dictionaries(st.sampled_from(["unit", "load_hp", "note"]), st.integers() | st.text(max_size=5))
+IMPOSSIBLE = (
+    *[{"speed_rpm": rpm} for rpm in ("x", True, -1)],
+    *[
+        {"orders": orders}
+        for orders in (
+            1.5,
+            [],
+            {},
+            {"ftf": 1, "bpfo": 1, "bpfi": 1},
+            dict.fromkeys(["ftf", "bpfo", "bpfi", "bsf"], "1"),
+        )
+    ],
+)
 
 
 @settings(max_examples=40, deadline=None)
@@ -45,6 +59,41 @@ def test_facts_that_do_not_change_add_no_line(tmp_path):
     assert file.update(KEY, {"load_hp": 3})
     assert file.load()[KEY]["load_hp"] == 3
     assert file.load()[KEY]["unit"] == "g"
+
+
+@pytest.mark.parametrize("facts", IMPOSSIBLE, ids=repr)
+def test_what_nobody_could_calculate_with_is_not_written_and_is_named_where_it_stands(tmp_path, facts):
+    file = MachinesFile(tmp_path / "machines.jsonl")
+    file.update(KEY, {"unit": "g"})
+    with pytest.raises(ValueError, match=next(iter(facts))):
+        file.update(KEY, facts)
+    assert file.load() == {KEY: {"unit": "g"}}
+    with file.path.open("a") as lines:
+        lines.write(json.dumps({"machine": "fan-02", "point": "de", **facts}) + "\n")
+    with pytest.raises(ArchiveError, match=r"line 2.*" + next(iter(facts))):
+        file.load()
+
+
+def test_a_fact_never_becomes_a_fact_of_another_machine(tmp_path):
+    file = MachinesFile(tmp_path / "machines.jsonl")
+    for name in ("machine", "point"):
+        with pytest.raises(ValueError, match=name):
+            file.update(KEY, {name: "victim"})
+    assert file.load() == {}
+
+
+def test_a_line_nested_a_hundred_thousand_deep_is_named(tmp_path):
+    file = MachinesFile(tmp_path / "machines.jsonl")
+    file.path.write_text("[" * 100_000 + "\n")
+    with pytest.raises(ArchiveError, match="line 1"):
+        file.load()
+
+
+def test_what_a_recording_says_of_machine_and_speed_in_its_own_words_is_no_fact():
+    told = {"machine": "x", "point": "y", "orders": "many", "speed_rpm": "slow", "load_hp": 2}
+    assert recording_facts(told, "m", rate_hz=12000, unit="g") == {
+        "load_hp": 2, "rate_hz": 12000, "unit": "g", "specimen": "m",
+    }  # fmt: skip
 
 
 def test_many_streams_are_written_at_once(tmp_path):

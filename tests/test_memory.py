@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tracemalloc
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,13 +22,6 @@ ROOT = Path(__file__).resolve().parents[1]
 ROLLS = 3  # in a cycle
 CYCLES = 4
 WINDOWS = 100  # in a roll
-
-
-@pytest.fixture
-def plant(tmp_path: Path) -> Iterator[Plant]:
-    opened = Plant(tmp_path / "data")
-    yield opened
-    opened.close()
 
 
 def cycle(plant: Plant, number: int) -> None:

@@ -7,6 +7,8 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from model_world import archive_of_lives, archive_of_plant
@@ -18,6 +20,7 @@ from models.train_values import train_values
 from pipeline.commands import train as train_command
 from pipeline.config import Config
 from pipeline.core.records import StreamKey
+from pipeline.edges.archive_schema import part_path, row_schema
 from pipeline.edges.machines import MachinesFile
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "models.md").read_text()
@@ -45,6 +48,23 @@ def test_the_examples_run_one_after_the_other(tmp_path, rng, monkeypatch):
         exec(block, names)
     assert names["seconds"].shape == (1, 1)  # type: ignore[attr-defined]
     assert names["p"].shape == (1, 3)  # type: ignore[attr-defined]
+
+
+def test_the_query_of_forecasts_shows_every_column_in_a_terminal_of_80_characters(tmp_path, monkeypatch, capsys):
+    row = {"machine": "gearbox-08", "point": "de", "session": 1, "window": 10, "start": 1_777_629_615_250_000}
+    row |= {"end": row["start"] + 10**6, "mode": "bearing_outer", "p": 0.71234, "p_future": 0.6, "model": "v0001"}
+    steps = [row | {"future": future, "step": step} for future in (0, 1) for step in (1, 2)]
+    part = tmp_path / "D" / "archive" / part_path("forecast", "2026-05-01", 1)
+    part.parent.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(steps, row_schema("forecast", (), None)), part)
+    monkeypatch.chdir(tmp_path)
+    (query,) = re.findall(r'python -c "(import duckdb.*)"\n', TEXT)
+    exec(query.replace('\\"', '"'), {})
+    shown = capsys.readouterr().out
+    assert shown.count("bearing_outer") == 2
+    assert "0.71 " in shown
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_every_setting_that_is_named_exists():

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,13 +18,6 @@ from pipeline.edges.recordings import (
     streams,
 )
 from pipeline.edges.recordings_snapshots import snapshot_times
-
-
-def shared_data() -> Path:
-    folder = Path(os.environ.get("THRUMCAST_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no recordings at {folder}")
-    return folder
 
 
 def write_snapshots(path: Path, numbers: list[int], times: list[float] | None, length: int = 10, **metadata) -> None:
@@ -92,9 +83,8 @@ def test_snapshots_always_go_forward_without_overlap(steps, clocked, period):
     assert (np.diff(times) >= np.round(lengths[:-1] * 1e9)).all()
 
 
-def test_real_snapshots_of_femto_go_forward_also_where_the_clock_is_wrong():
-    folder = shared_data()
-    path = folder / "femto" / "learning" / "Bearing2_1.parquet"
+def test_real_snapshots_of_femto_go_forward_also_where_the_clock_is_wrong(shared_data):
+    path = shared_data / "femto" / "learning" / "Bearing2_1.parquet"
     recording = open_recording(path)
     blocks = list(streams(recording, parse_channels("horiz=x,vert=y"))[0].blocks())
     times = np.array([block.t0_ns for block in blocks])

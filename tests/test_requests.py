@@ -1,4 +1,4 @@
-"""What may be asked over MQTT: alarms acknowledged, labels taken, models looked at again; and labels told to all."""
+"""What may be asked over MQTT: alarms acknowledged, labels taken, models looked at again."""
 
 from __future__ import annotations
 
@@ -13,58 +13,24 @@ import msgspec
 import paho.mqtt.client as paho
 import pytest
 from harness.broker import PATIENCE_S, wait_until
-from test_laws import SPEC
-from test_live import BLOCKS, TOPICS, Broker, send, service, stop_when_idle
+from harness.live import BLOCKS, TOPICS, Broker, send
+from harness.requests import LABEL, PUMP, UP, UP_ID, ask, asked, events
+from harness.streams import SPEC
 
-from pipeline.commands.requests import Requests
 from pipeline.commands.service import service as run_service
 from pipeline.config import CommitConfig, Config, DataConfig, MqttConfig
-from pipeline.core.alarm import AlarmState, Episode, episode_id
+from pipeline.core.alarm import AlarmState
 from pipeline.core.codec import encode
 from pipeline.core.engine import Step
-from pipeline.core.records import StreamKey, changed
+from pipeline.core.records import changed
 from pipeline.core.state import from_bytes
-from pipeline.drivers.intake import Batch, Intake
-from pipeline.drivers.label_news import LabelNews
-from pipeline.drivers.live import Live
+from pipeline.drivers.intake import Batch
 from pipeline.drivers.outbox import Outbox
 from pipeline.edges.archive_read import read_kind
 from pipeline.edges.broker import PrivateBroker
-from pipeline.edges.journal import Journal
-from pipeline.edges.labels import LabelEvent, LabelFile, new_id, now_iso
+from pipeline.edges.labels import LabelFile
+from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.errors import ArchiveError
-
-PUMP = StreamKey("pump-01", "de")
-UP = Episode("unbalance", 5, 0.9)
-UP_ID = episode_id(PUMP, UP)
-LABEL = {"machine": "pump-01", "mode": "ball", "from": "2026-05-01T10:00:00Z", "to": "2026-05-01T12:00:00Z"}
-
-
-def asked(directory: Path, broker: Broker) -> Live:
-    """A service in memory that takes requests, with one alarm up."""
-    live = service(directory, broker)
-    config = Config(data=DataConfig(dir=str(directory)), mqtt=MqttConfig(commands=True))
-    outbox = Outbox(broker.publish)
-    requests = Requests(config, outbox.publish, lambda: None)
-    live.intake = Intake(TOPICS.parse, lambda machine: True, 1_000_000, requests.read)
-    live.acknowledgements, live.notes, requests.up = requests.acknowledgements, (requests,), live.results.up
-    live.between, live.tell = (LabelNews.of(live.journal, "thrumcast", outbox.publish),), outbox.send
-    send(broker, BLOCKS[:4])
-    live.run(stop_when_idle(broker))
-    live.states[PUMP] = changed(live.states[PUMP], alarm=AlarmState(open=(UP,)))
-    return live
-
-
-def ask(live: Live, broker: Broker, name: str, payload: bytes | dict[str, Any]) -> list[dict[str, Any]]:
-    """The answers so far, after this request."""
-    content = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-    broker.send(f"thrumcast/cmd/{name}", [content])
-    live.run(stop_when_idle(broker))
-    return [msgspec.json.decode(p) for topic, p, _, _ in broker.published if topic.endswith("/response")]
-
-
-def events(broker: Broker, kind: str) -> list[dict[str, Any]]:
-    return [msgspec.json.decode(p) for topic, p, _, _ in broker.published if topic == f"thrumcast/events/{kind}"]
 
 
 def test_an_acknowledgement_is_in_the_commit_of_the_message_that_asks_for_it(tmp_path: Path) -> None:
@@ -198,24 +164,6 @@ def test_a_label_is_written_beside_the_connection_and_holds_up_nothing_but_its_o
     assert published_by == {threading.main_thread()}
 
 
-def test_a_label_is_told_before_it_is_noted_as_told_although_the_disk_refuses_what_came_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    broker = Broker()
-    live = asked(tmp_path, broker)
-    made = LabelEvent(
-        new_id(), new_id(), "add", "fan-02", None, LABEL["from"], LABEL["to"], mode="healthy", created=now_iso()
-    )
-    LabelFile(tmp_path).add([made])
-    send(broker, BLOCKS[4:6])
-    refuses = ArchiveError("no space")
-    monkeypatch.setattr(live.journal, "commit", lambda commit: (_ for _ in ()).throw(refuses))
-    assert not live.turn(lambda: True)
-    monkeypatch.undo()
-    assert live.counts["dropped"] == 2
-    assert [topic for topic, *_ in broker.published].count("thrumcast/events/labels") == 1
-
-
 def test_a_label_of_numbers_leaves_a_file_that_can_be_read(tmp_path: Path) -> None:
     broker = Broker()
     live = asked(tmp_path, broker)
@@ -225,75 +173,31 @@ def test_a_label_of_numbers_leaves_a_file_that_can_be_read(tmp_path: Path) -> No
     assert (label.client_token, label.created, label.note, label.author) == ("5", "6", "7", "8")
 
 
+def test_a_label_of_a_machine_that_nobody_has_seen_is_kept_and_the_answer_and_the_log_say_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    MachinesFile(tmp_path / MACHINES_NAME).update(PUMP, {})
+    broker = Broker()
+    live = asked(tmp_path, broker)
+    assert "warning" not in ask(live, broker, "label", LABEL)[-1]
+    assert "label_waits" not in caplog.text
+    misspelt = ask(live, broker, "label", LABEL | {"machine": "pump-1"})[-1]
+    assert misspelt["ok"]
+    assert "did you mean pump-01?" in misspelt["warning"]
+    assert f"label_waits id={misspelt['id']} of=pump-1 " in caplog.text
+    elsewhere = ask(live, broker, "label", LABEL | {"point": "nde"})[-1]
+    assert "nothing of pump-01/nde was ever archived" in elsewhere["warning"]
+    assert len(LabelFile(tmp_path).active()) == 3
+    assert "warning" not in ask(live, broker, "label", {"op": "retract", "id": misspelt["id"]})[-1]
+    assert live.account.missing == 0
+
+
 @pytest.mark.parametrize("name", ["ack", "shutdown", "response"])
 def test_no_answer_comes_back_as_a_request(tmp_path: Path, name: str) -> None:
     broker = Broker()
     ask(asked(tmp_path, broker), broker, name, {})
     (topic,) = [topic for topic, *_ in broker.published if topic.endswith("/response")]
     assert not paho.topic_matches_sub("thrumcast/cmd/+", topic)
-
-
-def test_labels_written_elsewhere_are_told_once_also_those_of_the_time_before(tmp_path: Path) -> None:
-    def write(count: int) -> None:
-        made = [
-            LabelEvent(new_id(), new_id(), "add", "fan-02", None, LABEL["from"], LABEL["to"], mode="healthy",
-                       created=now_iso())
-            for _ in range(count)
-        ]  # fmt: skip
-        LabelFile(tmp_path).add(made)
-
-    write(2)
-    broker = Broker()
-    live = asked(tmp_path, broker)
-    assert len(events(broker, "labels")) == 2
-    write(230)
-    for _ in range(4):
-        live.turn(lambda: True)
-    told = [event["id"] for event in events(broker, "labels")]
-    assert told == [event.id for event in LabelFile(tmp_path).events()]
-    live.journal.close()
-    write(1)
-    another = Broker()
-    asked(tmp_path, another)
-    assert [event["id"] for event in events(another, "labels")] == [LabelFile(tmp_path).events()[-1].id]
-
-
-def test_labels_are_told_although_a_line_was_taken_out_of_their_file_and_also_after_a_restart(tmp_path: Path) -> None:
-    def write() -> str:
-        made = LabelEvent(new_id(), new_id(), "add", "fan-02", None, LABEL["from"], LABEL["to"], mode="healthy",
-                          created=now_iso())  # fmt: skip
-        return LabelFile(tmp_path).add([made])[0].id
-
-    told: list[str] = []
-
-    def tell(topic: str, payload: bytes, **_: object) -> None:
-        told.append(msgspec.json.decode(payload)["id"])
-
-    with Journal(tmp_path) as journal:
-        news = LabelNews.of(journal, "thrumcast", tell)
-        ids = [write() for _ in range(3)]
-        news()
-        file = LabelFile(tmp_path).path
-        file.write_text("".join(file.read_text().splitlines(keepends=True)[:1]))
-        news()
-        ids.append(write())
-        news()
-        assert LabelNews.of(journal, "thrumcast", tell).told == 1, "the last one is noted after it was sent"
-        news()
-        LabelNews.of(journal, "thrumcast", tell)()
-    assert told == ids
-
-
-def test_a_file_of_labels_that_cannot_be_read_is_logged_once_and_stops_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "labels").mkdir()
-    (tmp_path / "labels" / "labels.jsonl").write_text("not a label\n")
-    broker = Broker()
-    live = asked(tmp_path, broker)
-    live.run(lambda: True)
-    assert caplog.text.count("labels_unreadable") == 1
-    assert live.counts["committed"] == 4
 
 
 class Client:

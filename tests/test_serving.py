@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from test_laws import ENGINE, SPEC, recording
-from test_live import BLOCKS, TOPICS, Broker, schema, send, stop_when_idle
+from harness.live import BLOCKS, TOPICS, Broker, schema, send, stop_when_idle
+from harness.streams import ENGINE, SPEC, recording
 
 from pipeline.core.alarm import AlarmSpec, AlarmState, Episode, episode_id
 from pipeline.core.engine import Engine

@@ -113,6 +113,25 @@ def test_flags_win_over_the_file_and_the_truth_is_written(tmp_path: Path, capsys
     assert {r["sensor"][0] for r in document["recordings"] if r["sensor"]} == {"bias"}
 
 
+@pytest.mark.parametrize(
+    ("file", "flags", "code", "word"),
+    [
+        ("[plant]\nmachnes = 3\n", [], 3, "machnes"),
+        ("[plant]\nrate_hz = 500\n", [], 3, "rate_hz must be"),
+        ("[plant]\nrate_hz = 500\n", ["--failing", "2"], 3, "rate_hz must be"),
+        ("[plant]\nmachines = 3\n", ["--failing", "2"], 2, "share 'failing'"),
+        ("[plant]\nmachines = 3\n", ["--axes", "w"], 2, "--axes"),
+    ],
+)
+def test_a_scenario_that_cannot_be_is_an_error_of_configuration_and_a_flag_beside_it_one_of_usage(
+    file: str, flags: list[str], code: int, word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(file)
+    assert run(["sim", "--scenario", str(path), "--out", str(tmp_path / "plant"), *flags]) == code
+    assert word in capsys.readouterr().err
+
+
 def test_fewer_machines_than_the_file_describes_are_its_first_ones(tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
     file.write_text('[[machines]]\nkind = "motor"\n[[machines]]\nkind = "fan"\n[[machines]]\n')

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_live import BLOCKS, Broker, same_rows, send, service, stop_when_idle, stored, uninterrupted
+from harness.live import BLOCKS, Broker, same_rows, send, service, stop_when_idle, stored, uninterrupted
 
 from pipeline.edges.ports import Tally
 

@@ -13,7 +13,6 @@ from model_world import SCHEMA, SECOND_NS, START_NS, archive_of_plant
 
 from models.bundle import load
 from models.evaluate import EvaluateRequest, evaluate
-from models.finalfit import final_fit
 from models.registry import Registry
 from models.settings import TrainSettings
 from models.train import TrainRequest, train
@@ -33,9 +32,9 @@ KEYS = {
 }  # fmt: skip
 
 
-def trained(data, *, settings=QUICK, split=None):
+def trained(data, *, settings=QUICK, split=None, leaky=False):
     said: list[str] = []
-    request = TrainRequest(data, Config(), settings, split)
+    request = TrainRequest(data, Config(), settings, split, leaky=leaky)
     result = train(request, say=said.append, warn=said.append)
     return result, said
 
@@ -129,45 +128,6 @@ def test_one_failure_mode_alone_is_refused_and_nothing_is_registered(tmp_path, r
     with pytest.raises(ThrumcastError, match="at least two failure modes with known truth, found: healthy"):
         trained(tmp_path)
     assert Registry(tmp_path).versions() == []
-
-
-def test_ctrl_c_keeps_the_last_whole_pass_but_makes_no_champion(plant, monkeypatch):
-    from models import finalfit
-
-    def cut_short(dataset, settings, held_out, watch, checkpoints):
-        def interrupting(fold, seen, likelihood):
-            watch(fold, seen, likelihood)
-            if seen.epoch == 3:
-                raise KeyboardInterrupt
-
-        return final_fit(dataset, settings, held_out, interrupting, checkpoints)
-
-    assert finalfit.final_fit is final_fit
-    monkeypatch.setattr("models.train.final_fit", cut_short)
-    result, said = trained(plant)
-    assert result.document["epochs"] == 3
-    assert result.document["interrupted"]
-    assert result.document["aliases"] == ["challenger"]
-    assert any("interrupted" in line for line in said)
-    assert Registry(plant).predictor("challenger").version == "v0001"
-
-
-def test_ctrl_c_during_the_folds_counts_those_that_are_done(plant, monkeypatch):
-    from models import crossval
-
-    whole, calls = crossval._one_fold, []
-
-    def third_is_interrupted(*arguments):
-        calls.append(arguments)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return whole(*arguments)
-
-    monkeypatch.setattr("models.crossval._one_fold", third_is_interrupted)
-    result, said = trained(plant)
-    assert result.document["interrupted"]
-    assert result.document["metrics"]["windows"] < 144
-    assert any("the remaining folds are left out" in line for line in said)
 
 
 def test_a_model_that_collapsed_is_not_registered(plant, monkeypatch):

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
-from archive_plant import Plant
+from archive_plant import Plant, fill, parts_of
 from click.testing import CliRunner
-from test_archive_upkeep import fill, listed
 
 from pipeline.commands import archive as archive_command
 from pipeline.drivers import upkeep
@@ -19,13 +17,6 @@ from pipeline.edges.archive_check import verify
 from pipeline.edges.archive_read import read_features
 from pipeline.errors import ArchiveError
 from pipeline.telemetry import Telemetry
-
-
-@pytest.fixture
-def plant(tmp_path: Path) -> Iterator[Plant]:
-    opened = Plant(tmp_path / "data")
-    yield opened
-    opened.journal.close()
 
 
 @pytest.fixture
@@ -50,7 +41,7 @@ def test_a_running_service_does_what_it_is_asked_for(plant: Plant, serving: Upke
     before = read_features(plant.data)
     done = json.loads(run("compact", "--data", str(plant.data), "--json"))["compacted"]
     assert {one["kind"] for one in done} == {"features", "predictions"}
-    assert len(listed(plant.data)) == 2
+    assert len(parts_of(plant.data)) == 2
     assert read_features(plant.data).equals(before)
     assert verify(plant.data).problems == ()
     assert list((plant.data / upkeep.FOLDER).iterdir()) == []
@@ -60,7 +51,7 @@ def test_a_running_service_does_what_it_is_asked_for(plant: Plant, serving: Upke
 def test_without_a_service_the_command_does_it_itself(plant: Plant) -> None:
     fill(plant)
     plant.journal.close()
-    assert "7 files" in run("compact", "--data", str(plant.data)) or len(listed(plant.data)) == 2
+    assert "7 files" in run("compact", "--data", str(plant.data)) or len(parts_of(plant.data)) == 2
     assert "nothing to merge" in run("compact", "--data", str(plant.data))
     assert not (plant.data / upkeep.FOLDER).exists()
 
@@ -111,6 +102,7 @@ def test_a_request_that_makes_no_sense_is_answered_and_ends_nothing(
     with pytest.raises(ArchiveError, match="found"):
         ask(plant.data, request_)
     (plant.data / upkeep.FOLDER / "broken.request").write_text("{")
+    (plant.data / upkeep.FOLDER / "deep.request").write_text("[" * 100_000)
     assert ask(plant.data, {"action": "compact"})
     assert serving.is_alive()
 
@@ -127,8 +119,8 @@ def test_the_service_merges_by_itself_once_there_are_enough_small_parts(plant: P
     fill(plant)
     telemetry = Telemetry()
     Upkeep(plant.archive, plant.data, telemetry, compact_parts=5).look()
-    assert len(listed(plant.data)) == 7  # at most four on a day
+    assert len(parts_of(plant.data)) == 7  # at most four on a day
     Upkeep(plant.archive, plant.data, telemetry, compact_parts=4).look()
-    assert len(listed(plant.data)) == 4
-    assert telemetry.value("archive_compacted_parts_total") == 4 + 4 * (len(listed(plant.data, "predictions")) == 4)
+    assert len(parts_of(plant.data)) == 4
+    assert telemetry.value("archive_compacted_parts_total") == 4 + 4 * (len(parts_of(plant.data, "predictions")) == 4)
     assert telemetry.value("archive_parts") == len(plant.journal.view(()).parts)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Set
 from pathlib import Path
 
 import click
 
 from pipeline.commands.common import Console, with_console
+from pipeline.commands.inputs import troubles
 
 
 @click.command(name="backfill")
@@ -61,9 +62,15 @@ def command(
     def show(done: Done) -> None:
         bar.advance()
         if done.left_out:
-            console.warn(f"{done.path}: no number in {', '.join(done.left_out)}, which is left out")
+            in_part[str(done.path)] = f"no number in {', '.join(done.left_out)}, which is left out"
+        if done.error is not None:
+            skipped[str(done.path)] = done.error
 
-    with opened(config) as (journal, archive), console.progress(len(jobs), "recordings") as bar:
+    with (
+        troubles(console) as (in_part, skipped),
+        opened(config) as (journal, archive),
+        console.progress(len(jobs), "recordings") as bar,
+    ):
         make_worker = MakeWorker(config, serves, journal.inputs_done())
         report = backfill(
             jobs,
@@ -73,8 +80,6 @@ def command(
             on_done=show,
         )
     seconds = time.monotonic() - began_s
-    for remark in _skipped(report.skipped):
-        console.warn(remark)
     if report.empty:
         length_s = config.window.length_s
         samples = " or ".join(f"{length_s * rate:g} samples at {rate:g} Hz" for rate in sorted(report.empty_rates_hz))
@@ -117,16 +122,6 @@ def command(
         console.say(_next(config.data.path, folder(config.data.path), {key.machine for key in report.streams}))
 
 
-def _skipped(reasons: Mapping[str, str]) -> Iterator[str]:
-    """One remark per reason, which names the first file it holds for."""
-    alike: dict[str, list[str]] = {}
-    for path, why in reasons.items():
-        alike.setdefault(why.replace(path, ""), []).append(path)
-    for first, *others in alike.values():
-        why = reasons[first] if first in reasons[first] else f"{first}: {reasons[first]}"
-        yield f"skipped {len(others) + 1} files, the first of them: {why}" if others else f"skipped: {why}"
-
-
 def _next(data_dir: Path, shown: str, machines: Set[str]) -> str:
     """Training needs to know what was wrong: the recordings say so, or somebody does.
 
@@ -135,20 +130,19 @@ def _next(data_dir: Path, shown: str, machines: Set[str]) -> str:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from pipeline.edges.archive_read import read_features
+    from pipeline.edges.archive_read import first_row
     from pipeline.edges.labels import LabelFile
     from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 
     train = f"thrumcast train --data {shown}"
-    rows = read_features(data_dir, columns=("machine", "truth"))
-    if not rows.num_rows:
+    mine = pc.field("machine").isin(pa.array(sorted(machines), pa.string()))
+    row = first_row(data_dir, "features", ("machine",), mine) or first_row(data_dir, "features", ("machine",))
+    if row is None:
         return "nothing to train on: no recording in there was long enough for a window"
     facts = MachinesFile(data_dir / MACHINES_NAME).load()
     runs = pa.array({key.machine for key, known in facts.items() if known.get("run_to_failure") is True}, pa.string())
-    told = pc.and_not(pc.is_valid(rows["truth"]), pc.is_in(rows["machine"], value_set=runs))
-    if LabelFile(data_dir).active() or pc.any(told).as_py():
+    told = pc.field("truth").is_valid() & ~pc.field("machine").isin(runs)
+    if LabelFile(data_dir).active() or first_row(data_dir, "features", ("machine",), told):
         return f"next: {train}"
-    recorded = set(pc.unique(rows["machine"]).to_pylist())
-    machine = min(recorded & machines or recorded)  # any, if all was there already
-    label = f"thrumcast labels add {machine} MODE --from ... --to ... --data {shown}"
+    label = f"thrumcast labels add {row['machine']} MODE --from ... --to ... --data {shown}"
     return f"nothing says yet which windows show what\nnext: {label} (or `labels import`), then {train}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.common import Console, with_console
+from pipeline.commands.common import Console, command_line, with_console
 
 if TYPE_CHECKING:
     from pipeline.core.bearings import Bearing, Geometry
@@ -30,11 +30,12 @@ def command(console: Console, name: str | None, geometry: str | None, rpm: float
     if name is not None and geometry is not None:
         msg = "either NAME or --geometry, found both"
         raise click.UsageError(msg)
-    if geometry is not None:
-        chosen: tuple[Bearing, ...] = (Bearing("", "computed", _parsed(geometry), "the geometry as given"),)
-    else:
-        chosen = CATALOGUE if name is None else (find(name),)
-    rows = [_row(bearing, rpm) for bearing in chosen]
+    with command_line():
+        if geometry is not None:
+            chosen: tuple[Bearing, ...] = (Bearing("", "computed", _parsed(geometry), "the geometry as given"),)
+        else:
+            chosen = CATALOGUE if name is None else (find(name),)
+        rows = [_row(bearing, rpm) for bearing in chosen]
     console.result({"rpm": rpm, "bearings": rows}, _table(rows, rpm))
 
 

@@ -92,6 +92,21 @@ class Console:
             yield _Bar(bar.update)
 
 
+@contextlib.contextmanager
+def command_line() -> Iterator[None]:
+    """What is refused in here was given on the command line and stands in no configuration: exit code 2.
+
+    Raises:
+        UsageError: instead of the ThrumcastError that was raised.
+    """
+    from pipeline.errors import ThrumcastError, UsageError
+
+    try:
+        yield
+    except ThrumcastError as error:
+        raise UsageError(error.message, hint=error.hint) from error
+
+
 def with_console(function: Callable[Concatenate[Console, P], R]) -> Callable[P, R]:
     """Adds --config, --json, --quiet and -v to a command and hands it a Console as its first argument."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pipeline.commands.doctor_report import Finding
 from pipeline.commands.status_ask import Found, ask
 from pipeline.edges.journal_read import JOURNAL_NAME, view_journal
+from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.errors import NotReachable, ThrumcastError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def fsync_time_s(directory: Path) -> float:
 
 
 def look_at_data(config: Config, service: Found | None = None) -> list[Finding]:
-    """The journal, and the model that would serve; a service that runs may have both in another directory."""
+    """Journal, facts of machines and the model that would serve; a service that runs may have them elsewhere."""
     directory = config.data.path
     findings = []
     try:
@@ -81,6 +82,11 @@ def look_at_data(config: Config, service: Found | None = None) -> list[Finding]:
         findings.append(Finding("data:journal", "pass", found))
     except ThrumcastError as error:
         findings.append(Finding("data:journal", "fail", error.message, error.hint or ""))
+    try:
+        streams = len(MachinesFile(directory / MACHINES_NAME).load())
+        findings.append(Finding("data:machines", "pass", f"facts of {streams} streams"))
+    except ThrumcastError as error:
+        findings.append(Finding("data:machines", "fail", error.message, error.hint or ""))
     try:
         from pipeline.commands.compose import model as served
         from pipeline.commands.compose import serving

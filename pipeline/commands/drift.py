@@ -62,7 +62,10 @@ def command(
     now = _by_machine(config, since, _utc(end), machine, inputs)
     if not now:
         msg = f"expected good windows without a known fault from {since:%Y-%m-%d %H:%M:%S} UTC, found: none"
-        raise ThrumcastError(msg, hint="--from names an earlier time")
+        hint = "--from names an earlier time"
+        if machine is not None:
+            msg, hint = f"{msg} of {machine}", f"{hint}; `thrumcast archive ls` shows which machines there are"
+        raise ThrumcastError(msg, hint=hint)
     own = _by_machine(config, trained[0], min(trained[1], since), machine, inputs)
     shifts: dict[str, list[Shift]] = {}
     for regime in drift.speed_regimes(np.concatenate([x[:, -1] for x in now.values()])):
@@ -95,12 +98,13 @@ def _by_machine(
 
     from models.dataset import read
     from models.inputs import columns_matrix
+    from pipeline.core.quality import STOPS
 
     rows = read(config.data.path, start, end)
     names = np.array(rows.column("machine").to_pylist(), object)
     truths = rows.column("truth").to_pylist()
     healthy = np.array([truth is None or config.modes.resolve(truth) == HEALTHY for truth in truths], np.bool_)
-    good = (rows.column("quality").to_numpy() == 0) & healthy
+    good = (rows.column("quality").to_numpy() & int(STOPS) == 0) & healthy
     if machine is not None:
         good &= names == machine
     speed = rows.column("speed_rpm").to_numpy(zero_copy_only=False).astype(np.float64)

@@ -53,11 +53,12 @@ def command(
     from models.predictor import NumpyPredictor
     from models.registry import CHAMPION, Registry
     from pipeline.commands.label_rows import instead
-    from pipeline.core.engine import inputs
+    from pipeline.core.engine import Engine, inputs
     from pipeline.core.features.table import NAMES
     from pipeline.edges.archive_read import read_features, read_predictions
     from pipeline.edges.archive_rows import rows_of
     from pipeline.edges.machines import MACHINES_NAME, MachinesFile
+    from pipeline.specs import stream_specs
 
     path = config.data.path
     streams = rows_of(read_features(path, machines=[machine]), NAMES)
@@ -76,17 +77,19 @@ def command(
     if mode is not None and mode not in model.spec.classes:
         msg = f"expected a mode that {model.spec.version} knows, found: {mode}"
         raise ThrumcastError(msg, hint=f"it knows {', '.join(model.spec.classes)}")
-    # Any version's: a memory that was rebuilt at a switch holds windows that another version was asked about.
-    judged = {(r["session"], r["window"]): r["mode"] is not None for r in said}
+    predictor = NumpyPredictor(model)
     past = [row for row in rows if row.start_ns <= target.start_ns]
-    past = [row for row in past if judged.get((row.session, row.window), row.quality == 0)]
-    if archived is not None:
-        past = past[-int(archived["state_age"]) :] if archived["mode"] is not None else []
+    spec_of = stream_specs(config, MachinesFile(path / MACHINES_NAME).load())
+    stepped = Engine(spec_of, predictor).predict({}, {target.key: past}).predictions  # as the service would
+    # Any version's: a memory that was rebuilt at a switch holds windows that another version was asked about.
+    judged = {(p.session, p.window): p.mode is not None for p in stepped}
+    judged |= {(r["session"], r["window"]): r["mode"] is not None for r in said}
+    age = stepped[-1].state_age if archived is None else int(archived["state_age"])
+    past = [row for row in past if judged[row.session, row.window]][-age:]
     if not past or past[-1] is not target:
         found = f"window {target.window} of quality {target.quality}"
         msg = f"expected a window that the network was stepped over, found: {found}"
         raise ThrumcastError(msg, hint="windows with samples missing, or of a sensor that is at fault, are not judged")
-    predictor = NumpyPredictor(model)
     x = np.stack([inputs(predictor.inputs, row) for row in past])
     explained = explain(predictor, x, mode)
     document = _document(target, model, archived, explained, x[-1], len(past), mode)

@@ -45,14 +45,14 @@ def list_(console: Console, markdown: bool) -> None:
 def explain(console: Console, name: str) -> None:
     """One feature: NAME with or without its channel, such as x.env_bpfo."""
     from pipeline.core.features.table import FEATURES, NAMES, STAGES
-    from pipeline.errors import ThrumcastError
+    from pipeline.errors import UsageError
 
     channel, _, short = name.rpartition(".")
     feature = next((feature for feature in FEATURES if feature.name == short), None)
     if feature is None:
         near = difflib.get_close_matches(short, NAMES, n=3, cutoff=0.4)
         msg = f"a feature of the table expected, found: {name!r}"
-        raise ThrumcastError(msg, hint=f"nearest: {', '.join(near)}" if near else "see `thrumcast features ls`")
+        raise UsageError(msg, hint=f"nearest: {', '.join(near)}" if near else "see `thrumcast features ls`")
     document = _document(feature)
     lines = {
         "name": name,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.commands.common import command_line
 from pipeline.errors import RecordingError, ThrumcastError
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def piece(
 
     Raises:
         RecordingError: unreadable, no such channel, or it ends before `at_s`.
-        ThrumcastError: no such bearing in the catalogue.
+        UsageError: no such bearing in the catalogue.
     """
     from pipeline.core.bearings import find
     from pipeline.edges.recordings import open_recording, parse_channels, streams
@@ -78,7 +79,8 @@ def piece(
     recording = open_recording(file, rate_hz)
     original = channel or recording.channels[0]
     stream = streams(recording, parse_channels(original))[0]
-    orders = find(bearing).geometry.orders() if bearing else stream.orders
+    with command_line():
+        orders = find(bearing).geometry.orders() if bearing else stream.orders
     return Piece(
         machine=recording.machine,
         channel=original,

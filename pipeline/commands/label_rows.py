@@ -11,6 +11,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,29 +70,47 @@ def read_csv(config: Config, path: Path, author: str | None) -> list[LabelEvent]
     """Labels of a CSV file; the token of a row is a hash of its content.
 
     Raises:
-        ThrumcastError: a column is missing or a row cannot be used; it names the line.
+        ThrumcastError: no readable CSV, a column is missing, or a row cannot be used; it names the line.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
+    reader = csv.DictReader(StringIO(_text(path), newline=""))
+    try:
         names = {name: SYNONYMS.get(name.strip().lower(), name.strip().lower()) for name in reader.fieldnames or ()}
-        missing = [name for name in REQUIRED if name not in names.values()]
-        if missing:
-            msg = f"{path}: expected the columns {', '.join(REQUIRED)}, found no {', '.join(missing)}"
-            raise ThrumcastError(
-                msg, hint="the first line names the columns; `thrumcast labels export` writes such a file"
-            )
-        labels = []
-        for number, row in enumerate(reader, 2):
-            values = {names[name]: value for name, value in row.items() if name in names and value}
-            digest = hashlib.sha256(repr(sorted(values.items())).encode()).hexdigest()[:16]
-            values.setdefault("client_token", f"csv-{digest}")
-            values.setdefault("author", who(author))
-            try:
-                labels.append(new_label(config, values))
-            except ThrumcastError as error:
-                msg = f"{path}, line {number}: {error.message}"
-                raise ThrumcastError(msg, hint=error.hint) from error
+        rows = list(enumerate(reader, 2))
+    except csv.Error as error:
+        msg = f"{path}: expected a CSV file, found near line {reader.line_num}: {error}"
+        raise ThrumcastError(msg, hint="save it as CSV, separated by commas") from error
+    missing = [name for name in REQUIRED if name not in names.values()]
+    if missing:
+        msg = f"{path}: expected the columns {', '.join(REQUIRED)}, found no {', '.join(missing)}"
+        hint = "the first line names the columns; `thrumcast labels export` writes such a file"
+        if len(names) == 1 and any(mark in next(iter(names)) for mark in ";\t"):
+            hint = "columns are separated by commas; this file seems to use another mark"
+        raise ThrumcastError(msg, hint=hint)
+    labels = []
+    for number, row in rows:
+        values = {names[name]: value for name, value in row.items() if name in names and value}
+        digest = hashlib.sha256(repr(sorted(values.items())).encode()).hexdigest()[:16]
+        values.setdefault("client_token", f"csv-{digest}")
+        values.setdefault("author", who(author))
+        try:
+            labels.append(new_label(config, values))
+        except ThrumcastError as error:
+            msg = f"{path}, line {number}: {error.message}"
+            raise ThrumcastError(msg, hint=error.hint) from error
     return labels
+
+
+def _text(path: Path) -> str:
+    """Content of a text file in UTF-8, as spreadsheets write it with or without a mark at its beginning."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        msg = f"{path}: expected UTF-8, found in line {line} the byte 0x{error.object[error.start]:02x}"
+        raise ThrumcastError(msg, hint="save it as 'CSV UTF-8'; spreadsheets offer that beside CSV") from error
+    except OSError as error:
+        msg = f"expected to read {path}, found: {error.strerror}"
+        raise ThrumcastError(msg) from error
 
 
 def write_csv(labels: Sequence[LabelEvent], path: Path) -> None:
@@ -164,17 +183,22 @@ def _utc(time: datetime) -> str:
 
 
 def never_seen(config: Config, labels: Sequence[LabelEvent]) -> dict[str, str]:
-    """Machines, and points of machines, of which nothing was ever archived, and what may have been meant instead."""
+    """Name of a machine (or machine/point) of which nothing was ever archived -> what to tell who labels it."""
     points: dict[str, set[str]] = {name: set() for name in config.machines}
     for key in MachinesFile(config.data.path / MACHINES_NAME).load():
         points.setdefault(key.machine, set()).add(key.point)
     found = {}
     for label in labels:
         if label.machine not in points:
-            found[label.machine] = instead(label.machine, points)
+            found[label.machine] = _waits(label.machine, instead(label.machine, points))
         elif label.point and points[label.machine] and label.point not in points[label.machine]:
-            found[f"{label.machine}/{label.point}"] = instead(label.point, points[label.machine])
+            name = f"{label.machine}/{label.point}"
+            found[name] = _waits(name, instead(label.point, points[label.machine]))
     return found
+
+
+def _waits(name: str, near: str) -> str:
+    return f"nothing of {name} was ever archived: the label is kept and waits for it; {near}"
 
 
 def instead(name: str, known: Collection[str]) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.commands.common import Console, with_console
+from pipeline.errors import ThrumcastError
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -37,6 +38,9 @@ def ls(console: Console, machine: str | None, everything: bool, data_dir: Path |
     from pipeline.edges.labels import LabelFile, active
 
     config = _config(console, data_dir)
+    if not config.data.path.is_dir():
+        msg = f"expected a data directory, found none: {config.data.path}"
+        raise ThrumcastError(msg, hint="check --data; `thrumcast labels add` makes one")
     events = LabelFile(config.data.path).events()
     shown = [e for e in (events if everything else active(events)) if machine in (None, e.machine)]
     head = ("id", "op", "machine", "point", "start", "end", "verdict", "mode", "certainty", "source", "by")
@@ -147,10 +151,14 @@ def export(console: Console, file: Path, data_dir: Path | None) -> None:
     from pipeline.edges.labels import LabelFile
 
     labels = LabelFile(_config(console, data_dir).data.path).active()
-    if file.suffix == ".parquet":
-        write_parquet(labels, file)
-    else:
-        write_csv(labels, file)
+    try:
+        if file.suffix == ".parquet":
+            write_parquet(labels, file)
+        else:
+            write_csv(labels, file)
+    except OSError as error:
+        msg = f"expected to write {file}, found: {error.strerror}"
+        raise ThrumcastError(msg, hint="its folder must exist, and this user must be able to write there") from error
     console.result({"labels": len(labels), "file": str(file)}, f"{len(labels)} labels in {file}")
 
 
@@ -174,7 +182,7 @@ def _save(console: Console, config: Config, events: list[LabelEvent], told: Call
         lines.append(f"{len(events) - len(new)} of them were there already")
     document = {"labels": [asdict(event) for event in stored], "new": len(new), "windows": covered}
     console.result({**document, "never_seen": list(strangers)}, "\n".join(lines) or "nothing to add")
-    for name, instead in strangers.items():
-        console.warn(f"nothing of {name} was ever archived: the label is kept and waits for it; {instead}")
+    for warning in strangers.values():
+        console.warn(warning)
     for label_id, there in out_of_archive(config.data.path, idle).items():
         console.warn(f"{label_id} covers no archived window: the label is kept and waits for some; there is {there}")

@@ -10,6 +10,7 @@ import click
 
 from pipeline.commands.addresses import broker_flags, broker_option, mqtt_settings
 from pipeline.commands.common import Console, with_console
+from pipeline.commands.inputs import troubles
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -61,16 +62,19 @@ def command(
     channel_map = parse_channels(channels) if channels else None
     topics = TopicTemplate(config.mqtt.readings_topic)
     paths = find_recordings(inputs)
-    skipped: dict[str, str] = {}
     sent_messages = sent_bytes = sent_streams = 0
     began_s = time.monotonic()
     settings = mqtt_settings(config, f"{config.mqtt.client_id}-replay-{time.time_ns() % 10**9}")
-    with MqttPublisher(settings).connect() as publisher, console.progress(len(paths), "recordings") as bar:
+    with (
+        troubles(console) as (in_part, skipped),
+        MqttPublisher(settings).connect() as publisher,
+        console.progress(len(paths), "recordings") as bar,
+    ):
         for path in paths:
             try:
                 recording = open_recording(path, rate_hz)
                 if recording.left_out and channel_map is None:
-                    console.warn(f"{path}: no number in {', '.join(recording.left_out)}, which is left out")
+                    in_part[str(path)] = f"no number in {', '.join(recording.left_out)}, which is left out"
                 found = streams(recording, channel_map)
                 for stream in found:
                     at_s = time.monotonic()
@@ -85,7 +89,6 @@ def command(
                     sent_streams += 1
             except RecordingError as error:
                 skipped[str(path)] = str(error)
-                console.warn(f"skipped {path}: {error}")
             bar.advance()
         publisher.drain()
         acknowledged = publisher.acknowledged
@@ -116,14 +119,17 @@ def _timed(
     """Blocks of a stream as of now, and how many seconds after the first sample each is complete."""
     import time
     from dataclasses import replace
+    from itertools import islice
 
+    from pipeline.core.codec_map import MAX_FACTS, is_fact
     from pipeline.core.records import StreamKey
     from pipeline.edges.machines import recording_facts
     from pipeline.edges.recordings_channels import id_text
 
     now_ns = time.time_ns()
     recording = stream.recording
-    about = recording_facts(recording.metadata, recording.machine, rate_hz=recording.rate_hz, unit=recording.unit)
+    facts = recording_facts(recording.metadata, recording.machine, rate_hz=recording.rate_hz, unit=recording.unit)
+    about = dict(islice(filter(is_fact, facts.items()), MAX_FACTS))
     key = stream.key if machine is None else StreamKey(id_text(machine)[:64], stream.key.point)
     for block in stream.blocks(block_s, session=now_ns, t0_ns=now_ns):
         truth = None if block.truth is None else config.modes.resolve(block.truth)

@@ -5,15 +5,16 @@
     <base>/cmd/reload   {}                                              as SIGHUP: look at the registry again
 
 Every request is answered on `<base>/cmd/<name>/response` when its consequences are on disk: {"ok", "id", "token",
-"error"?}; one of another name on `<base>/cmd/unknown/response`. The answer never goes to a topic of the asker's choice:
-that would let anyone publish in our name; and never to one of the level on which requests come: it would be taken for
-one. A request that comes twice has the same consequences once. One that cannot be done is quarantined with the reason
-`request`.
+"error"?, "warning"?}; one of another name on `<base>/cmd/unknown/response`. The answer never goes to a topic of the
+asker's choice: that would let anyone publish in our name; and never to one of the level on which requests come: it
+would be taken for one. A request that comes twice has the same consequences once. One that cannot be done is
+quarantined with the reason `request`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pipeline.commands.label_rows import SYNONYMS, new_label
+from pipeline.commands.label_rows import SYNONYMS, never_seen, new_label
 from pipeline.core.engine import Step
 from pipeline.core.records import StreamKey, is_id
 from pipeline.drivers.intake import Batch, Request
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 NAMES = ("ack", "label", "reload")
 UNKNOWN = "unknown"  # in the place of any other name
 MOST_BYTES = 65_536  # of a request: a label stays in its file for ever, and is told to everybody
+
+log = logging.getLogger("thrumcast.labels")
 
 
 @dataclass(slots=True)
@@ -94,7 +97,8 @@ class Requests:
                 if alarm_id not in acked and "acknowledged" not in self.up.get(key, {}).get(alarm_id, {}):
                     error = f"expected the id of an open alarm, found: {alarm_id}"
             elif request.label is not None:
-                answer["id"], error = self._keep(request.label)
+                answer |= self._keep(request.label)
+                error = answer.get("error")
             elif request.error is None:
                 self.reload()
             if error is not None:
@@ -104,15 +108,21 @@ class Requests:
         for name, answer in answers:  # none before the disk has taken all: if it refuses, all is done again
             self.publish(f"{self.prefix}{name}/response", msgspec.json.encode(answer), qos=1)
 
-    def _keep(self, label: LabelEvent) -> tuple[str, str | None]:
-        """Write a label; its id in the file, or why not. A disk that refuses is tried again by the service."""
+    def _keep(self, label: LabelEvent) -> dict[str, str]:
+        """Write a label: its id in the file, with what `labels add` would warn of, or why it cannot be written.
+
+        A disk that refuses is tried again by the service.
+        """
         try:
             (kept,) = LabelFile(self.config.data.path).add([label])
         except ArchiveError:
             raise
         except ThrumcastError as error:
-            return label.id, error.message
-        return kept.id, None
+            return {"id": label.id, "error": error.message}
+        for name, warning in never_seen(self.config, [kept] if kept.op == "add" else []).items():  # one at most
+            log.warning("label_waits id=%s of=%s warning=%s", kept.id, name, warning)
+            return {"id": kept.id, "warning": warning}
+        return {"id": kept.id}
 
     def _label(self, given: Mapping[str, Any], payload: bytes) -> LabelEvent:
         """Without a token of its own a label has that of its content: delivered twice it is written once."""

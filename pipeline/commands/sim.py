@@ -12,8 +12,8 @@ import click
 from pipeline.commands.addresses import broker_flags, broker_option, mqtt_settings
 from pipeline.commands.common import Console, with_console
 from pipeline.commands.sim_plots import plot
-from pipeline.commands.sim_scenario import plant_of, scenario_of
-from pipeline.errors import ConfigError
+from pipeline.commands.sim_scenario import asked, plant_of, scenario_of
+from pipeline.errors import ThrumcastError
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -27,7 +27,9 @@ REPORT_EVERY_S = 5.0
 @click.option("--scenario", type=click.Path(path_type=Path), default=None, help="TOML file; flags win over it.")
 @click.option("--machines", type=click.IntRange(1), default=None, help="How many machines [default: 6].")
 @click.option("--seconds", type=float, default=None, help="Plant time [default: 60 into files, else no end].")
-@click.option("--speed", type=float, default=None, help="Times real time; 0 = as fast as accepted [default: 1].")
+@click.option(
+    "--speed", type=click.FloatRange(min=0), default=None, help="Times real time; 0 = as fast as accepted [default: 1]."
+)
 @click.option("--seed", type=click.IntRange(0), default=None, help="Same seed, same plant [default: 1].")
 @click.option("--rate-hz", type=float, default=None, help="Sampling rate per channel, 1000 to 51200 [default: 12000].")
 @click.option("--block-s", type=float, default=None, help="Length of one message [default: 0.25].")
@@ -94,9 +96,6 @@ def command(
     if into_files is not None and (broker is not None or speed is not None or transport):
         msg = "--out and --archive write files: they go with none of --broker, --speed and --transport"
         raise click.UsageError(msg)
-    if seconds is not None and not seconds > 0:
-        msg = f"a run must last longer than 0 s, found: {seconds:g}"
-        raise ConfigError(msg)
     given = {
         "machines": machines,
         "seconds": seconds,
@@ -110,11 +109,12 @@ def command(
         "shift": shift,
         "modes": None if modes is None else tuple(mode.strip() for mode in modes.split(",")),
     }
-    wanted = scenario_of(scenario, given, transport, files=into_files is not None)
     from sim.scenario import Scenario
 
-    start_ns = None if into_files is not None else time.time_ns()
-    made = plant_of(wanted, axes, start_ns, training=training)
+    with asked(scenario):
+        wanted = scenario_of(scenario, given, transport, files=into_files is not None)
+        start_ns = None if into_files is not None else time.time_ns()
+        made = plant_of(wanted, axes, start_ns, training=training)
     if into_files is not None and wanted.transport != Scenario().transport:
         console.say("[transport] of the scenario is left out: files have no network")
     if nameplates is not None:
@@ -150,7 +150,7 @@ def _tell(made: Plant, wanted: Scenario, path: Path) -> None:
         path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
         msg = f"a file that can be written expected, found: {path}: {error}"
-        raise ConfigError(msg, hint="its folder must exist") from error
+        raise ThrumcastError(msg, hint="its folder must exist") from error
 
 
 def _name(console: Console, made: Plant, directory: Path) -> None:

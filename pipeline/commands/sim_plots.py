@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.common import Console, with_console
+from pipeline.commands.common import Console, command_line, with_console
 
 KINDS = ("waveform", "spectrum", "envelope", "waterfall", "life")
 
@@ -14,7 +14,13 @@ KINDS = ("waveform", "spectrum", "envelope", "waterfall", "life")
 @click.command(name="plot")
 @click.argument("kinds", nargs=-1, type=click.Choice(KINDS))
 @click.option("--mode", default="bearing_outer", show_default=True, help="Failure mode, or healthy.")
-@click.option("--severity", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="0 = sound, 1 = failed.")
+@click.option(
+    "--severity",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="0 = sound, 1 = failed; a life goes through all.",
+)
 @click.option(
     "--kind", "machine_kind", default=None, help="pump, fan, motor or gearbox [default: one that can fail so]."
 )
@@ -40,7 +46,7 @@ def plot(
 
     Without KINDS all five are drawn. Needs matplotlib: `pip install thrumcast[plots]`.
     """
-    from pipeline.errors import ConfigError, ThrumcastError
+    from pipeline.errors import ThrumcastError
 
     try:
         from sim import plots
@@ -50,13 +56,12 @@ def plot(
         msg = "matplotlib for drawing expected, found: none"
         raise ThrumcastError(msg, hint="pip install 'thrumcast[plots]'") from error
     try:
-        subject = plots.subject(mode, severity, machine_kind, seed, rate_hz, axis)
-        out.mkdir(parents=True, exist_ok=True)
-        written = [plots.draw_picture(kind, subject, out / f"{mode}_{kind}.png") for kind in kinds or KINDS]
-    except ConfigError as error:  # nothing of a picture stands in a configuration: the command line is wrong
-        raise click.UsageError(str(error)) from error
+        with command_line():
+            subject = plots.subject(mode, severity, machine_kind, seed, rate_hz, axis)
+            out.mkdir(parents=True, exist_ok=True)
+            written = [plots.draw_picture(kind, subject, out / f"{mode}_{kind}.png") for kind in kinds or KINDS]
     except OSError as error:
         msg = f"a folder that can be written expected, found: {out}: {error}"
-        raise ConfigError(msg) from error
+        raise ThrumcastError(msg) from error
     document = {"machine": subject.machine.id, "mode": mode, "severity": severity, "files": [str(p) for p in written]}
     console.result(document, "\n".join(str(path) for path in written))

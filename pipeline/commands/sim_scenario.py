@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from sim.fleet import Plant
@@ -13,6 +16,19 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT_SECONDS = 60.0
 DEFAULT_LIFE_S = 600.0
+
+
+@contextlib.contextmanager
+def asked(path: Path | None) -> Iterator[None]:
+    """A plant that cannot be is the command line's fault (exit code 2), unless the file's own cannot be either (3)."""
+    from sim.scenario import build, read
+
+    try:
+        yield
+    except ConfigError as error:
+        if path is not None:
+            build(read(path))
+        raise UsageError(error.message, hint=error.hint) from error
 
 
 def scenario_of(path: Path | None, given: dict[str, Any], transport: str, *, files: bool) -> Scenario:
@@ -54,6 +70,10 @@ def plant_of(wanted: Scenario, axes: str, start_ns: int | None, *, training: boo
         made = training_plant(p.seed, p.machines, life_s, rate_hz=p.rate_hz, block_s=p.block_s, shift=r.shift)
     else:
         made = build(wanted)
+    seconds = wanted.plant.seconds
+    if seconds is not None and not made.block_s <= seconds < math.inf:
+        msg = f"a run must last at least one block of {made.block_s:g} s, found: {seconds:g} s"
+        raise ConfigError(msg)
     return replace(made, axes=names, start_ns=made.start_ns if start_ns is None else start_ns)
 
 

@@ -51,9 +51,12 @@ def command(
     the model says values instead of failure modes.
     """
     from models.settings import TrainSettings
-
-    settings = TrainSettings.parse(assignments)
     from models.spec import VALUE_TASKS
+
+    if start is not None and end is not None and start >= end:
+        msg = f"expected --from before --to, found: {start:%Y-%m-%dT%H:%M:%S} and {end:%Y-%m-%dT%H:%M:%S}"
+        raise click.UsageError(msg)
+    settings = TrainSettings.parse(assignments)
 
     for option, there in (("--resume", resume is not None), ("--leaky", leaky)):
         for with_, asked in (
@@ -64,6 +67,11 @@ def command(
                 msg = f"{option} cannot be had with {with_}: leave one of them out"
                 raise click.UsageError(msg)
     config = console.config(**{"data.dir": data_dir and str(data_dir)})
+
+    if snapshot is not None:
+        from pipeline.edges.archive_snapshot import check_there
+
+        check_there(config.data.path, snapshot)
 
     from models.train import TrainRequest, train
 

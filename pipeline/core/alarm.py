@@ -147,8 +147,11 @@ def acknowledge(state: AlarmState, key: StreamKey, alarm_id: str, at_ns: int) ->
     return changed(state, open=tuple(episodes)), changes
 
 
-def kept_for_another_model(state: AlarmState) -> AlarmState:
-    """What was up stays up, and its time below `leave_p` begins again: the model that changed is no reason to clear."""
+def waits_begin_anew(state: AlarmState) -> AlarmState:
+    """What was up stays up; what was waited for is waited for anew.
+
+    After a long pause nobody knows what was in between, and another model has not seen what the one before suspected.
+    """
     return changed(
         state,
         suspicion=None,

@@ -20,6 +20,7 @@ T0_RANGE_NS: Final = (946_684_800 * 10**9, 4_102_444_800 * 10**9)  # 2000-01-01 
 MAX_SPEED_RPM: Final = 1e6
 MAX_FACTS: Final = 64
 MAX_FACT_CHARS: Final = 500
+NO_FACTS: Final = ("machine", "point", "orders")  # the topic says whose facts they are, `orders` is a key of its own
 SCALE_RANGE: Final = (1e-30, 1e30)  # code * scale stays inside float32
 
 REASONS: Final = (
@@ -109,14 +110,23 @@ def block_of(head: Head, samples: Float32, key: StreamKey) -> Block:
         if not all(0 < value < math.inf for value in (orders.ftf, orders.bpfo, orders.bpfi, orders.bsf)):
             raise DecodeError("orders", f"positive finite `orders` expected, found: {orders}")
     about = head.about or {}
-    if len(about) > MAX_FACTS or not all(map(_is_fact, about.items())):
-        raise DecodeError("about", f"at most {MAX_FACTS} facts, each an id and a short text or finite number, expected")
+    if len(about) > MAX_FACTS or not all(map(is_fact, about.items())):
+        raise DecodeError(
+            "about",
+            f"at most {MAX_FACTS} facts, each an id (not {', '.join(NO_FACTS)}) and a short text or finite number, "
+            f"`speed_rpm` a number of 0 to {MAX_SPEED_RPM:g}, expected",
+        )
     return Block(key, head.session, head.index, head.t0, head.rate_hz, head.channels, head.unit, samples,
                  head.speed_rpm, orders, head.truth, head.about)  # fmt: skip
 
 
-def _is_fact(item: tuple[str, Fact]) -> bool:
+def is_fact(item: tuple[str, Fact]) -> bool:
+    """Whether a message may say this of its machine: a name and a value."""
     name, value = item
+    if name in NO_FACTS:
+        return False
+    if name == "speed_rpm":  # stands in where later blocks do not say
+        return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_SPEED_RPM
     if isinstance(value, str):
         return is_id(name) and len(value) <= MAX_FACT_CHARS
     return is_id(name) and math.isfinite(value)

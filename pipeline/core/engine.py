@@ -212,6 +212,8 @@ class _Memory:
         if too_long or self.hidden is _NOTHING or self.model != predictor.version:
             self.hidden = np.zeros(predictor.hidden_shape, np.float32)
             self.age, self.model, self.last_end_ns = 0, predictor.version, row.start_ns
+            if too_long:
+                self.alarm = alarm.waits_begin_anew(self.alarm)
 
     def state(self) -> StreamState:
         """The stream's state with all this in it."""

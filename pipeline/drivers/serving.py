@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.alarm import acknowledge, kept_for_another_model
+from pipeline.core.alarm import acknowledge, waits_begin_anew
 from pipeline.core.engine import Engine, States, Step
 from pipeline.core.records import FeatureRow, Float32, Foretell, Future, Prediction, Predictor, StreamKey, changed
 from pipeline.core.state import StreamState
@@ -131,7 +131,7 @@ def remembered(engine: Engine, states: States, read_last: ReadLast) -> dict[Stre
             hidden=fresh.hidden,
             state_age=fresh.state_age,
             model=None if fresh.hidden is None else predictor.version,
-            alarm=kept_for_another_model(states[key].alarm),
+            alarm=waits_begin_anew(states[key].alarm),
         )
     return warmed
 

@@ -90,7 +90,7 @@ class Upkeep(threading.Thread):
             request = json.loads(working.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return  # its client has thought better of it
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self._put(path.stem, {"error": f"expected a JSON request, found: {error}"})
             working.unlink(missing_ok=True)
             return

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +19,8 @@ from pipeline.errors import ArchiveError
 
 if TYPE_CHECKING:
     import pyarrow.compute as pc
+
+T = TypeVar("T")
 
 TRIES = 5  # a listed file may be replaced or merged while it is read: look again
 
@@ -110,13 +112,28 @@ def read_kind(
     include_pending: bool = True,
 ) -> pa.Table:
     """Rows of any kind of archive (features, predictions, alarms, quarantine)."""
-    selection = selection or Selection()
+    chosen = selection or Selection()
+    return _in_one_look(data_dir, kind, chosen, lambda layout: _read(layout, kind, columns, chosen, include_pending))
+
+
+def first_row(
+    data_dir: Path, kind: str, columns: Sequence[str], where: pc.Expression | None = None
+) -> dict[str, object] | None:
+    """Some row for which a condition holds, None if there is none: reads no further than the first it meets.
+
+    What the statistics of a row group rule out is not read at all, so asking costs little more than the parts' footers.
+    """
+    return _in_one_look(data_dir, kind, Selection(), lambda layout: _first(layout, list(columns), where))
+
+
+def _in_one_look(data_dir: Path, kind: str, selection: Selection, read: Callable[[Layout], T]) -> T:
+    """What is read of the parts that are listed together; if one is gone by then, it is looked again."""
     tries = TRIES
     while True:
         layout = look(data_dir, kind, selection)
         tries -= 1
         try:
-            return _read(layout, kind, columns, selection, include_pending)
+            return read(layout)
         except FileNotFoundError as error:
             if not tries:
                 msg = f"expected every listed part in place, found missing: {error.filename or error}"
@@ -197,6 +214,23 @@ def _read(
     if not tables:
         return needed.empty_table().select(wanted)
     return files.sort_rows(pa.concat_tables(tables), kind).select(wanted)
+
+
+def _first(layout: Layout, columns: list[str], where: pc.Expression | None) -> dict[str, object] | None:
+    import pyarrow.dataset as ds
+
+    def found(table: pa.Table) -> dict[str, object]:
+        row: dict[str, object] = table.slice(0, 1).to_pylist()[0]
+        return row
+
+    for path in layout.paths:
+        for fragment in ds.dataset(path).get_fragments():
+            for group in fragment.split_by_row_group(where):
+                rows = group.to_table(columns=columns, filter=where, use_threads=False)
+                if rows.num_rows:
+                    return found(rows)
+    pending = layout.pending if where is None else layout.pending.filter(where)
+    return found(pending.select(columns)) if pending.num_rows else None
 
 
 def _check_columns(wanted: Iterable[str], known: list[str]) -> None:

@@ -91,6 +91,20 @@ def identity(data_dir: Path, kind: str = "features") -> dict[str, object]:
     return {"snapshot": name, "files": len(parts), "rows": rows, "pending_rows": pending, "sha256": digest}
 
 
+def check_there(data_dir: Path, name: str) -> None:
+    """Refuse the name of a snapshot that is not there.
+
+    Raises:
+        ArchiveError: with the names that are.
+    """
+    there = sorted(path.parent.name for path in (data_dir / SNAPSHOTS_NAME).glob(f"*/{ABOUT_NAME}"))
+    if name not in there:
+        msg = f"expected a snapshot of {data_dir}, found none called {name}"
+        raise ArchiveError(
+            msg, hint=f"there are {', '.join(there)}" if there else "`thrumcast archive snapshot` makes one"
+        )
+
+
 def compare(snapshot_dir: Path) -> list[str]:
     """What of a snapshot is missing or not as it was; nothing to say of other directories."""
     try:

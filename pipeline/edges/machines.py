@@ -6,9 +6,10 @@ The file is only ever appended to, so an older fact can still be seen, and a lin
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ MACHINES_NAME = "machines.jsonl"
 _PLACE = ("dataset", "rig", "bearing", "fault_location", "fault_class", "fault_size_mil", "fault_arc_deg")
 _SEEDED = ("fault_location", "fault_size_mil", "fault_arc_deg")
 _HEALTHY = ("normal", "healthy")
+_ORDERS = sorted(field.name for field in fields(BearingOrders))
 
 
 class MachinesFile:
@@ -38,9 +40,12 @@ class MachinesFile:
             try:
                 entry = json.loads(line)
                 key = StreamKey(entry.pop("machine"), entry.pop("point"))
-            except (ValueError, KeyError, AttributeError, TypeError) as error:
+                _check(entry)
+            except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+                why = f" ({error})" if type(error) is ValueError else ""
                 msg = (
-                    f"expected facts of a machine as a JSON object in {self.path}, line {number}, found: {line[:60]!r}"
+                    f"expected facts of a machine as a JSON object in {self.path}, line {number}, "
+                    f"found: {line[:60]!r}{why}"
                 )
                 raise ArchiveError(msg, hint="correct or remove that line") from error
             facts[key] = entry
@@ -55,14 +60,20 @@ class MachinesFile:
         return self.update_all({key: facts}) > 0
 
     def update_all(self, facts: Mapping[StreamKey, Mapping[str, Any]]) -> int:
-        """As `update`, for many streams with one write; returns how many changed."""
+        """As `update`, for many streams with one write; returns how many changed.
+
+        Raises:
+            ValueError: a fact that `load` would refuse.
+            ArchiveError: the file cannot be written.
+        """
         known = self.load()
         lines = []
         for key, new in facts.items():
             old = known.get(key, {})
             merged = json.loads(json.dumps({**old, **new}, allow_nan=False))  # compare as it will be read
+            _check(merged)
             if key not in known or merged != old:
-                lines.append(json.dumps({"machine": key.machine, "point": key.point, **merged}, ensure_ascii=False))
+                lines.append(json.dumps({"machine": key.machine, "point": key.point} | merged, ensure_ascii=False))
         if lines:
             self._append("".join(f"{line}\n" for line in lines).encode())
         return len(lines)
@@ -92,6 +103,31 @@ class MachinesFile:
             raise ArchiveError(msg, hint="check free space and permissions of the data directory") from error
 
 
+def _check(facts: Mapping[str, Any]) -> None:
+    """What others calculate with must be numbers; and whose facts they are is said once.
+
+    Raises:
+        ValueError: with the fact that cannot be.
+    """
+    if wrong := [name for name in ("machine", "point") if name in facts]:
+        msg = f"no fact called {wrong[0]} expected: the stream itself is called so"
+        raise ValueError(msg)
+    speed_rpm = facts.get("speed_rpm")
+    if speed_rpm is not None and not _is_number(speed_rpm):
+        msg = f"speed_rpm as a number of at least 0 expected, found: {speed_rpm!r}"
+        raise ValueError(msg)
+    orders = facts.get("orders")
+    if orders is not None and not (
+        isinstance(orders, dict) and sorted(orders) == _ORDERS and all(map(_is_number, orders.values()))
+    ):
+        msg = f"orders with {', '.join(_ORDERS)} as numbers of at least 0 expected, found: {orders!r}"
+        raise ValueError(msg)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
 def recording_facts(
     metadata: Mapping[str, Any],
     machine: str,
@@ -102,13 +138,17 @@ def recording_facts(
     orders: BearingOrders | None = None,
 ) -> dict[str, Any]:
     """Facts of a stream that came from a recording: the recording's own plain metadata, and what was made of it."""
-    plain = {key: value for key, value in metadata.items() if isinstance(value, str | int | float | bool)}
+    plain = {
+        key: value
+        for key, value in metadata.items()
+        if isinstance(value, str | int | float | bool) and key not in ("machine", "point", "speed_rpm", "orders")
+    }
     facts: dict[str, Any] = plain | {"rate_hz": rate_hz, "unit": unit, "specimen": specimen(metadata, machine)}
     if speed_rpm is not None:
         facts["speed_rpm"] = speed_rpm
     if orders is not None:
         facts["orders"] = asdict(orders)
-    return {key: value for key, value in facts.items() if key not in ("machine", "point")}
+    return facts
 
 
 def specimen(metadata: Mapping[str, Any], machine: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import ConfigError, RecordingError
+from pipeline.errors import RecordingError, UsageError
 
 _NOT_ID = re.compile(r"[^A-Za-z0-9_.-]")
 _NOT_CHANNEL = re.compile(r"[^A-Za-z0-9_-]")  # no dot: it parts channel and feature in a column's name
@@ -36,21 +36,21 @@ def parse_channels(text: str) -> ChannelMap:
     """`NAME[=AS],...` as given on the command line.
 
     Raises:
-        ConfigError: an empty or repeated name, or a new name that cannot be part of a column's name.
+        UsageError: an empty or repeated name, or a new name that cannot be part of a column's name.
     """
     pairs: list[tuple[str, str]] = []
     for entry in text.split(","):
         original, equals, new = (part.strip() for part in entry.partition("="))
         if not original or (equals and not new):
             msg = f"expected --channels NAME[=AS],..., found: {text!r}"
-            raise ConfigError(msg, hint="for example --channels drive_end=x")
+            raise UsageError(msg, hint="for example --channels drive_end=x")
         name = new or channel_name(original)
         if channel_name(name) != name:
             msg = f"expected a channel name of letters, digits, '_' and '-', found: {name!r}"
-            raise ConfigError(msg, hint=f"for example {original}={channel_name(name)}")
+            raise UsageError(msg, hint=f"for example {original}={channel_name(name)}")
         if original in [first for first, _ in pairs]:
             msg = f"expected each channel once in --channels, found twice: {original}"
-            raise ConfigError(msg, hint="name it once")
+            raise UsageError(msg, hint="name it once")
         pairs.append((original, name))
     return ChannelMap(tuple(pairs))
 

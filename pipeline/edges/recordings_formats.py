@@ -64,6 +64,11 @@ def read_chunks(path: Path, channels: Sequence[str], rows: int = CHUNK_ROWS) -> 
         yield chunk
 
 
+_UNREADABLE = (
+    OSError, pa.ArrowException, ValueError, KeyError, TypeError, NotImplementedError, MemoryError, RecursionError,
+)  # fmt: skip
+
+
 def guarded(path: Path, read: Callable[[], Any]) -> Any:
     """Turns what the libraries raise into one line that names the file."""
     try:
@@ -73,7 +78,7 @@ def guarded(path: Path, read: Callable[[], Any]) -> Any:
     except FileNotFoundError as error:
         msg = f"expected a recording, found no such file: {path}"
         raise RecordingError(msg, hint="check the path") from error
-    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, NotImplementedError, MemoryError) as error:
+    except _UNREADABLE as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         msg = f"expected a readable {path.suffix.lstrip('.') or 'recording'} file, found {path}: {reason}"
         old = isinstance(error, NotImplementedError)

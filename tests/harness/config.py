@@ -1,0 +1,17 @@
+"""Configurations that are written for a test, in its own folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.config_sources import Resolved, load
+
+
+def written(text: str) -> Path:
+    path = Path("given.toml")
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def resolved(text: str = "", flags: dict[str, object] | None = None, **environment: str) -> Resolved:
+    return load(written(text), flags, environment=environment)

@@ -1,0 +1,85 @@
+"""The live driver around a broker in memory: made, fed, run until nothing waits, and what it has stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.streams import ENGINE, SPEC, recording
+from pipeline.core.codec import encode
+from pipeline.core.records import Block
+from pipeline.core.state import from_bytes
+from pipeline.drivers.intake import Intake
+from pipeline.drivers.live import Live
+from pipeline.drivers.results import Results
+from pipeline.drivers.rhythm import Rhythm
+from pipeline.edges.archive import Archive
+from pipeline.edges.archive_read import read_features, read_predictions
+from pipeline.edges.archive_schema import FeatureSchema
+from pipeline.edges.journal import Journal
+from pipeline.edges.mqtt import TopicTemplate
+from pipeline.edges.ports import LinkEvent, MemoryBroker
+
+TOPICS = TopicTemplate("plant/{area}/{machine}/{point}/vibration")
+
+
+class Broker(MemoryBroker):
+    """The broker in memory, with what the live driver asks of a connection."""
+
+    def service(self, timeout_s: float = 0.0) -> None:
+        pass
+
+    def events(self) -> list[LinkEvent]:
+        return []
+
+
+def schema() -> FeatureSchema:
+    from pipeline.core.features.table import FEATURES
+
+    return FeatureSchema(SPEC.features.schema, tuple(f.name for f in FEATURES), tuple(f.unit for f in FEATURES))
+
+
+def service(directory: Path, broker: Broker) -> Live:
+    journal = Journal(directory)
+    return Live(
+        engine=ENGINE,
+        source=broker,
+        intake=Intake(TOPICS.parse, lambda machine: machine != "stranger", 1_000_000),
+        journal=journal,
+        archive=Archive(directory, journal, schema()),
+        results=Results("thrumcast", broker.publish, classes=("healthy", "bearing_outer", "unbalance")),
+        rhythm=Rhythm(commit_interval_s=0.01, commit_messages=4),
+        states={key: from_bytes(SPEC, data) for key, data in journal.states().items()},
+    )
+
+
+def stop_when_idle(broker: Broker) -> Callable[[], bool]:
+    return lambda: not broker.waiting
+
+
+def send(broker: Broker, blocks: list[Block]) -> None:
+    for block in blocks:
+        broker.send(TOPICS.format(machine=block.key.machine, point=block.key.point), [encode(block)])
+
+
+def stored(directory: Path) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    keys = [("machine", "ascending"), ("session", "ascending"), ("window", "ascending")]
+    features = read_features(directory).sort_by(keys)
+    predictions = read_predictions(directory).sort_by(keys)
+    return features.to_pylist(), predictions.to_pylist()
+
+
+def same_rows(left: list[dict[str, object]], right: list[dict[str, object]]) -> bool:
+    return repr(left) == repr(right)  # repr: NaN is equal to NaN, and floats are told apart to the last bit
+
+
+def uninterrupted(directory: Path, blocks: list[Block]) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    broker = Broker()
+    live = service(directory, broker)
+    send(broker, blocks)
+    live.run(stop_when_idle(broker))
+    live.journal.close()
+    return stored(directory)
+
+
+BLOCKS = [b for pair in zip(recording(1), recording(2, machine="fan-02"), strict=False) for b in pair]
