@@ -1,7 +1,7 @@
 """Composition of an evaluation: which predictions are scored, and what is said beside the numbers.
 
     --split none    the version as it is, over everything in the directory; warns of machines it was trained on
-    --split FIELD   its settings and number of passes, trained again per fold: held-out predictions only. On the archive
+    --split FIELD   its settings and schedule, trained again per fold: held-out predictions only. On the archive
                     and with the split that it was made from these are the numbers that `train` has printed
 
 A version that says values is scored as what it is (models/evaluate_values.py).
@@ -191,7 +191,6 @@ def _trained_again(
         split,
         settings,
         lambda *_: None,
-        epochs=int(model.train["epochs"]),
         schedule_epochs=int(model.train["schedule_epochs"]),
     )
     if held_out is None or held_out.folds_done < len(split.folds):
