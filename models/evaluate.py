@@ -27,6 +27,7 @@ from models.events import Track
 from models.predictor import NumpyPredictor
 from models.prior import with_simulated
 from models.registry import CHAMPION, Registry
+from models.runlog import Pace
 from models.scoring import run, score, train_data, trained_on
 from models.settings import TrainSettings
 from models.spec import VALUE_TASKS
@@ -58,7 +59,7 @@ class Evaluated:
     text: str
 
 
-def evaluate(request: EvaluateRequest, *, say: Say, warn: Say) -> Evaluated:
+def evaluate(request: EvaluateRequest, *, say: Say, warn: Say, status: Say | None = None) -> Evaluated:
     """Score a version, and another one beside it if asked.
 
     Raises:
@@ -80,7 +81,7 @@ def evaluate(request: EvaluateRequest, *, say: Say, warn: Say) -> Evaluated:
         document, *against = [document for document, _ in scored]
     else:
         text = ""
-        document, *against = [_evaluate_one(model, request, say, warn) for model in models]
+        document, *against = [_evaluate_one(model, request, say, warn, status) for model in models]
     if against:
         document["against"] = against[0]
     return Evaluated(document, text or report.evaluated_text(document))
@@ -126,7 +127,7 @@ def _default(registry: Registry) -> str:
     return CHAMPION if CHAMPION in aliases or not versions else versions[-1]
 
 
-def _evaluate_one(model: Bundle, request: EvaluateRequest, say: Say, warn: Say) -> dict[str, Any]:
+def _evaluate_one(model: Bundle, request: EvaluateRequest, say: Say, warn: Say, status: Say | None) -> dict[str, Any]:
     started = time.monotonic()
     spec = dataclasses.replace(
         dataset_spec(request.config, ""), exact_inputs=model.spec.inputs, exact_classes=model.spec.classes
@@ -143,7 +144,7 @@ def _evaluate_one(model: Bundle, request: EvaluateRequest, say: Say, warn: Say) 
     if name == "none":
         numbers, remarks = _as_it_is(model, dataset, request.config)
     else:
-        numbers, remarks = _trained_again(model, dataset, request, name, say)
+        numbers, remarks = _trained_again(model, dataset, request, name, say, status)
     for remark in remarks:
         warn(remark)
     found = diagnose(model, dataset.sequences, **evidence(model))
@@ -169,7 +170,7 @@ def _as_it_is(model: Bundle, dataset: Dataset, config: Config) -> tuple[dict[str
 
 
 def _trained_again(
-    model: Bundle, dataset: Dataset, request: EvaluateRequest, name: str, say: Say
+    model: Bundle, dataset: Dataset, request: EvaluateRequest, name: str, say: Say, status: Say | None
 ) -> tuple[dict[str, Any], list[str]]:
     """Score the version's recipe on groups that it is not shown."""
     import torch
@@ -190,7 +191,7 @@ def _trained_again(
         dataset,
         split,
         settings,
-        lambda *_: None,
+        (lambda *_: None) if status is None else Pace(status, len(split.folds), settings.members),
         schedule_epochs=int(model.train["schedule_epochs"]),
     )
     if held_out is None or held_out.folds_done < len(split.folds):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
 
 from models.bundle import Bundle
 from models.registry import Registry
@@ -26,6 +30,11 @@ def register(data_dir: Path, bundle: Bundle, alias: str) -> tuple[Registry, str]
     version = registry.add(bundle)
     registry.point(alias, version, why="trained")
     return registry, version
+
+
+def packages() -> dict[str, str]:
+    """Versions that decide about the last bits of the weights."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
 
 
 def summary(bundle: Bundle, version: str, aliases: list[str]) -> dict[str, Any]:

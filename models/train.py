@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,9 +37,9 @@ from models.finalfit import FinalModel, final_fit
 from models.forecast_training import check_foreseeable
 from models.prior import with_simulated
 from models.reference import reference_document
-from models.registering import register, summary
+from models.registering import packages, register, summary
 from models.registry import CHALLENGER, CHAMPION, Registry
-from models.runlog import RunLog
+from models.runlog import Pace, RunLog
 from models.scoring import score
 from models.settings import TrainSettings
 from models.spec import ModelSpec
@@ -88,7 +87,7 @@ class Trained:
     text: str
 
 
-def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
+def train(request: TrainRequest, *, say: Say, warn: Say, status: Say | None = None) -> Trained:
     """Train a new version of the registry of a data directory.
 
     Raises:
@@ -107,7 +106,8 @@ def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
     checkpoints.begin({"settings": settings.document(), "split": split and split.name, "data": fingerprint(dataset)})
     leaky = None
     with (run / "metrics.jsonl").open("a") as log:
-        watch = RunLog(log, say, 0 if split is None else len(split.folds))
+        folds = 0 if split is None else len(split.folds)
+        watch = RunLog(log, say, folds, pace=None if status is None else Pace(status, folds, settings.members))
         aimed = Aimed(None, *as_asked(dataset, settings))
         if split is not None:
             aimed = aimed_validation(dataset, split, settings, watch, say=say, checkpoints=checkpoints)
@@ -179,11 +179,6 @@ def asked_data(request: TrainRequest, say: Say) -> Dataset:
         dataset = one_mode_per_sequence(dataset)
         say(f"one mode per sequence: {len(dataset.sequences)} sequences")
     return dataset
-
-
-def packages() -> dict[str, str]:
-    """Versions that decide about the last bits of the weights."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
 
 
 def run_directory(request: TrainRequest) -> Path:

@@ -13,12 +13,12 @@ import torch
 
 from models.bundle import Bundle
 from models.dataset import Dataset, provenance, read, read_machines
-from models.registering import register, summary
-from models.runlog import RunLog
+from models.registering import packages, register, summary
+from models.runlog import Pace, RunLog
 from models.settings import TrainSettings
 from models.spec import ModelSpec
 from models.tasks import Targets
-from models.train import DEFAULT_SPLIT, Say, Trained, TrainRequest, dataset_spec, packages
+from models.train import DEFAULT_SPLIT, Say, Trained, TrainRequest, dataset_spec
 from models.value_trial import HeldOutValues, ValueData, held_out_values, value_data
 from models.values import ValueModel, fit_values, values_text
 from pipeline.config import Config
@@ -43,7 +43,7 @@ Held out by {split}, in units:
 """
 
 
-def train_values(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
+def train_values(request: TrainRequest, *, say: Say, warn: Say, status: Say | None = None) -> Trained:
     """Train a version that says values.
 
     Raises:
@@ -58,11 +58,13 @@ def train_values(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
     run = request.data_dir / "runs" / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     run.mkdir(parents=True, exist_ok=True)
     held_out = HeldOutValues("none", {}, ("nothing was held back",))
+    pace = None if status is None else Pace(status, settings.folds, settings.members)
     with (run / "metrics.jsonl").open("w") as log:
+        watch = RunLog(log, say, settings.folds, pace=pace)
         if request.split != "none":
-            facts, watch = read_machines(request.source), RunLog(log, say, settings.folds)
+            facts = read_machines(request.source)
             held_out = held_out_values(trial, settings, facts, request.split, DEFAULT_SPLIT, watch, warn)
-        model = fit_values(sequences, dataset.inputs, settings, RunLog(log, say, 0), None)
+        model = fit_values(sequences, dataset.inputs, settings, watch, None)
     seconds = time.monotonic() - started
     numbers, split, machines, windows = held_out.numbers, held_out.split, trial.machines, trial.windows
     text = values_text(settings.task, numbers) if numbers else "nothing was held back: there are no honest numbers"

@@ -51,5 +51,5 @@ def command(
         replayed = replay_alarms(request, alarms, say=console.say, warn=console.warn)
         console.result(replayed.document, replayed.text)
         return
-    evaluated = evaluate(request, say=console.say, warn=console.warn)
+    evaluated = evaluate(request, say=console.say, warn=console.warn, status=console.status)
     console.result(evaluated.document, evaluated.text)

@@ -98,7 +98,7 @@ def command(
     if settings.task in VALUE_TASKS:
         from models.train_values import train_values
 
-        trained = train_values(request, say=console.say, warn=console.warn)
+        trained = train_values(request, say=console.say, warn=console.warn, status=console.status)
     else:
-        trained = train(request, say=console.say, warn=console.warn)
+        trained = train(request, say=console.say, warn=console.warn, status=console.status)
     console.result(trained.document, trained.text)
