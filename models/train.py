@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ from models.forecast_training import check_foreseeable
 from models.prior import with_simulated
 from models.reference import reference_document
 from models.registering import packages, register, summary
-from models.registry import CHALLENGER, CHAMPION, Registry
+from models.registry import CHALLENGER, CHAMPION
 from models.runlog import Pace, RunLog
 from models.scoring import score
 from models.settings import TrainSettings
@@ -153,13 +154,9 @@ def train(request: TrainRequest, *, say: Say, warn: Say, status: Say | None = No
     bundle.train["diagnosis"] = found.document()
     for line in found.lines():
         warn(line)
+    trained = _register(request, bundle, _pictures(run, bundle, held_out, config, say), seconds, say, warn)
     if not interrupted:
         checkpoints.clear()
-    trained = _register(request, bundle, seconds, say, warn)
-    if plots.available():
-        _pictures(Registry(request.data_dir).path(trained.version), run, bundle, held_out, config, say)
-    else:
-        say("no pictures: they need matplotlib (pip install 'thrumcast[plots]')")
     return trained
 
 
@@ -208,12 +205,17 @@ def _as_it_was(request: TrainRequest) -> TrainRequest:
     return dataclasses.replace(request, settings=settings, split=request.split or begun["split"] or "none")
 
 
-def _pictures(version: Path, run: Path, bundle: Bundle, held_out: OutOfFold | None, config: Config, say: Say) -> None:
-    """Draw what there are numbers for, into the version."""
+def _pictures(run: Path, bundle: Bundle, held_out: OutOfFold | None, config: Config, say: Say) -> dict[str, bytes]:
+    """Draw what there are numbers for."""
+    if not plots.available():
+        say("no pictures: they need matplotlib (pip install 'thrumcast[plots]')")
+        return {}
     tracks, classes = () if held_out is None else held_out.tracks, bundle.spec.classes
     fates = fault_fates(tracks, classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
-    made = plots.draw(version / "plots", run / "metrics.jsonl", bundle.metrics, tracks, fates)
-    say(f"pictures: {', '.join(path.name for path in made)} in {version / 'plots'}")
+    with tempfile.TemporaryDirectory() as there:
+        made = plots.draw(Path(there), run / "metrics.jsonl", bundle.metrics, tracks, fates)
+        say(f"pictures: {', '.join(path.name for path in made)}")
+        return {path.name: path.read_bytes() for path in made}
 
 
 def dataset_spec(config: Config, inputs: str) -> DatasetSpec:
@@ -271,8 +273,10 @@ def _spec(
     )
 
 
-def _register(request: TrainRequest, bundle: Bundle, seconds: float, say: Say, warn: Say) -> Trained:
-    registry, version = register(request.data_dir, card.with_card(bundle), CHALLENGER)
+def _register(
+    request: TrainRequest, bundle: Bundle, pictures: dict[str, bytes], seconds: float, say: Say, warn: Say
+) -> Trained:
+    registry, version = register(request.data_dir, card.with_card(bundle), CHALLENGER, pictures)
     aliases = [CHALLENGER]
     if CHAMPION not in registry.aliases() and not bundle.train["interrupted"]:
         registry.point(CHAMPION, version, why="the first version")
