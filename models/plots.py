@@ -1,6 +1,6 @@
-"""Pictures of a training, for whoever looks at a version: DIR/registry/vNNNN/plots/*.png. Needs the extra `plots`.
+"""Pictures of a training, for whoever looks at a version: DIR/registry/vNNNN/*.png. Needs the extra `plots`.
 
-    learning.png      loss on the training side and on machines held out, pass by pass
+    curves.png        loss on the training side and on machines held out, pass by pass
     confusion.png     truth against prediction, in shares of the truth, held out
     reliability.png   how often right against how sure, held out; bars say how many windows
     delay.png         seconds from the start of every fault to the first alarm of the right mode; the others by number
@@ -47,7 +47,7 @@ def draw(
         fates: of all held-out faults.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    made = [_save(directory / "learning.png", _learning(log))]
+    made = [_save(directory / "curves.png", _learning(log))]
     if metrics:
         made.append(_save(directory / "confusion.png", _confusion(metrics["confusion"])))
         made.append(_save(directory / "reliability.png", _reliability(tracks, metrics["ece"])))
