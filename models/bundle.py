@@ -4,7 +4,8 @@
       model.safetensors   weights, float32, named as in models/network.py; large tables of data.json as `data.*`
       config.json         classes, inputs, feature schema, window, bandwidth, scaler, sizes, temperature
       metrics.json        held-out numbers      data.json   what it was trained on      train.json   how, and with what
-      README.md           model card            SHA256SUMS  of all the above, written last
+      README.md           model card            *.png       pictures, if matplotlib is there: for people only
+      SHA256SUMS          of all the above, written last
 
 Nothing here can run code: safetensors and JSON only. Reading checks the sums first and refuses by name.
 """
@@ -63,7 +64,7 @@ class Bundle:
         card = self.card.replace("{version}", version)
         return replace(self, spec=replace(self.spec, version=version), card=card)
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Path, pictures: Mapping[str, bytes] | None = None) -> None:
         """Write all files into `directory` (made if need be), flushed to disk, the sums last."""
         check_weights(self.spec, self.weights)
         directory.mkdir(parents=True, exist_ok=True)
@@ -77,6 +78,7 @@ class Bundle:
             "data.json": _json_bytes(data),
             "train.json": _json_bytes(self.train),
             "README.md": self.card.encode(),
+            **(pictures or {}),
         }
         sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
         for name, content in (*contents.items(), (SUMS, sums.encode())):

@@ -24,7 +24,11 @@ def card_text(model: Bundle) -> str:
     few = [mode for mode, count in data["windows_per_mode"].items() if count < 100]
     numbers = "Nothing was held back: there are no honest numbers."
     if model.metrics:
-        numbers = f"Held out by {train['split']}, pooled over the folds:\n\n```\n{metrics_text(model.metrics)}\n```"
+        how = "the passes and the temperature of every fold were chosen on the other folds"
+        if train["split"] == "time":
+            how = "the passes and the temperature were chosen on these very windows, so they are a little too good"
+        numbers = f"Held out by {train['split']}, pooled over the folds; {how}."
+        numbers += f"\n\n```\n{metrics_text(model.metrics)}\n```"
     interrupted = "* The training was interrupted before its end.\n" if train["interrupted"] else ""
     scarce = f"* Fewer than 100 windows each, so hardly known: {', '.join(few)}.\n" if few else ""
     return f"""# Model card {_TITLE}

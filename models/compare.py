@@ -13,13 +13,15 @@ import torch
 from models.aim import as_asked
 from models.cells import CELLS, Recurrence
 from models.crossval import cross_validate
-from models.dataset import Dataset, build, check_trainable, read
+from models.dataset import Dataset, read_machines
 from models.report import table
 from models.scaling import Scaler
 from models.scoring import score
 from models.settings import TrainSettings
-from models.spec import ModelSpec
-from models.train import Say, TrainRequest, alarm_spec, choose_split, dataset_spec
+from models.spec import VALUE_TASKS, ModelSpec
+from models.train import DEFAULT_SPLIT, Say, TrainRequest, alarm_spec, asked_data, choose_split
+from models.train_values import asked_data as value_request
+from models.value_trial import held_out_values
 from pipeline.errors import ConfigError, ThrumcastError
 
 STEP_ROWS = 64  # streams stepped together when a step is timed
@@ -47,13 +49,12 @@ def compare_cells(request: TrainRequest, cells: Sequence[str], *, say: Say, warn
             raise ConfigError(msg)
     torch.set_num_threads(1)
     config = request.config
-    dataset = build(read(request.source, request.start, request.end), dataset_spec(config, request.settings.inputs))
-    say(dataset.facts.text())
-    check_trainable(dataset)
+    if request.settings.task in VALUE_TASKS:
+        return _compare_values(request, cells, say, warn)
+    dataset = asked_data(request, say)
     split = choose_split(dataset, request, warn)
     if split is None:
-        msg = "--compare: expected a split that holds something back, found: none"
-        raise ThrumcastError(msg, hint="leave --split out, or name a field")
+        raise _nothing_held_back()
     rows = []
     dataset, asked = as_asked(dataset, request.settings)
     for cell in cells:
@@ -64,7 +65,7 @@ def compare_cells(request: TrainRequest, cells: Sequence[str], *, say: Say, warn
         numbers = score(
             held_out.tracks, dataset.classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows
         )
-        weights, step_us = _cost(dataset, settings)
+        weights, step_us = _cost(dataset, dataset.classes, settings)
         row = {
             "cell": cell,
             "weights": weights,
@@ -83,11 +84,54 @@ def compare_cells(request: TrainRequest, cells: Sequence[str], *, say: Say, warn
     return Compared({"split": split.name, "settings": request.settings.document(), "cells": rows}, f"{text}\n{tail}")
 
 
-def _cost(dataset: Dataset, settings: TrainSettings) -> tuple[int, float]:
+def _compare_values(request: TrainRequest, cells: Sequence[str], say: Say, warn: Say) -> Compared:
+    """One row per cell with its errors in units, and one per naive guess."""
+    if request.split == "none":
+        raise _nothing_held_back()
+    data, facts = value_request(request, say), read_machines(request.source)
+    rows: list[dict[str, Any]] = []
+    naive: dict[str, dict[str, float]] = {}
+    split = ""
+    for cell in cells:
+        settings, started = replace(request.settings, cell=cell), time.monotonic()
+        tell = warn if not rows else _silent  # all cells share the split
+        held_out = held_out_values(data, settings, facts, request.split, DEFAULT_SPLIT, _silent, tell)
+        seconds = round(time.monotonic() - started, 1)
+        weights, step_us = _cost(data.dataset, data.targets.names, settings)
+        errors = {name: {who: each["rmse"] for who, each in numbers["errors"].items()}
+                  for name, numbers in held_out.numbers.items()}  # fmt: skip
+        own = {name: each.pop("model") for name, each in errors.items()}
+        rows.append({"cell": cell, "weights": weights, "rmse": own, "train_s": seconds, "step_us": round(step_us, 1)})
+        naive, split = errors, held_out.split
+        say(f"{cell}: {seconds:g} s")
+    units = dict(zip(data.targets.names, data.targets.units, strict=True))
+    head = ("cell", "weights", *(f"{name} [{units[name]}]" for name in naive), "train s", "step us")
+    lines = [
+        (row["cell"], str(row["weights"]), *(f"{row['rmse'][name]:.4g}" for name in naive),
+         str(row["train_s"]), str(row["step_us"]))
+        for row in rows
+    ]  # fmt: skip
+    for who in next(iter(naive.values()), {}):
+        lines.append((who, "-", *(f"{each[who]:.4g}" for each in naive.values()), "-", "-"))
+    tail = f"RMSE, held out by {split}; a step is of {STEP_ROWS} streams, {request.settings.members} members"
+    document = {"split": split, "settings": request.settings.document(), "cells": rows, "naive": naive}
+    return Compared(document, f"{table(head, lines)}\n{tail}")
+
+
+def _silent(*_: object) -> None:
+    return None
+
+
+def _nothing_held_back() -> ThrumcastError:
+    msg = "--compare: expected a split that holds something back, found: none"
+    return ThrumcastError(msg, hint="leave --split out, or name a field")
+
+
+def _cost(dataset: Dataset, outputs: Sequence[str], settings: TrainSettings) -> tuple[int, float]:
     """Number of weights, and microseconds of one serving step (the best of some: the machine may be busy)."""
     features = len(dataset.inputs)
     scaler = Scaler("standard", np.zeros(features, np.float32), np.ones(features, np.float32))
-    spec = ModelSpec("v0000", dataset.classes, dataset.inputs, dataset.feature_schema, 1.0, 1.0, 0.0, scaler,
+    spec = ModelSpec("v0000", tuple(outputs), dataset.inputs, dataset.feature_schema, 1.0, 1.0, 0.0, scaler,
                      settings.hidden, settings.layers, cell=settings.cell, members=settings.members)  # fmt: skip
     rng = np.random.default_rng(0)
     weights = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in spec.shapes().items()}

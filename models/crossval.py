@@ -1,8 +1,9 @@
 """Grouped cross-validation: what the network says of machines that it was not trained on.
 
 Every fold fits its own scaler and weights on its training side. The held-out logits of all folds are pooled:
-they choose the number of passes (one number for all folds) and the temperature. For the reported
-probabilities each fold's temperature is fitted on the other folds, so that no window calibrates itself.
+they choose the number of passes and the temperature of the version. For the reported probabilities both are chosen,
+fold by fold, on the other folds: no window decides how it is scored. (Where there is one fold only they are chosen
+on it, and that is said. When a fold stops early is decided on it: ten looks after its best, so not in its favour.)
 An ensemble's logits are the mean over its members, each trained with a seed of its own.
 """
 
@@ -105,9 +106,8 @@ def cross_validate(
 ) -> OutOfFold | None:
     """Train every fold and pool what it says of its test side.
 
-    With `epochs` given nothing is chosen: every fold is trained that long, and stops where it stopped when they were
-    chosen, so that the same data give the same numbers again. Ctrl-C ends it with the folds that are done; without
-    any, the result is None. With `checkpoints` it goes on where it was; their names begin with `part`.
+    With `epochs` given that many passes are scored, and nothing is chosen. Ctrl-C ends it with the folds that are
+    done; without any, the result is None. With `checkpoints` it goes on where it was; their names begin with `part`.
 
     Raises:
         NotBetter: at the first fold that does not beat its loss of `to_beat`.
@@ -130,16 +130,13 @@ def cross_validate(
     except KeyboardInterrupt:
         if not done:
             return None
-    pooled = {epoch: _pool(done, epoch, split.untested) for epoch in checks}
-    likelihood = tuple((epoch, nll(y, logits, fit_temperature(y, logits))) for epoch, (y, logits) in pooled.items())
-    best = epochs or _best_epoch(likelihood)
-    temperature = fit_temperature(*pooled[best])
+    best, temperature, likelihood = _choice(done, checks, split.untested, epochs)
     tracks: list[Track] = []
     fold_of: list[int] = []
     for number, fold_logits in enumerate(done):
         others = [other for other in done if other is not fold_logits]
-        own = fit_temperature(*_pool(others, best, split.untested)) if others else temperature
-        for sequence, logits in zip(fold_logits.sequences, fold_logits.at[best], strict=True):
+        own_best, own, _ = _choice(others or done, checks, split.untested, epochs)
+        for sequence, logits in zip(fold_logits.sequences, fold_logits.at[own_best], strict=True):
             tracks.append(Track(_tested(sequence, split.untested), softmax(logits, own)))
             fold_of.append(number)
     return OutOfFold(
@@ -240,6 +237,17 @@ def _one_member(training: _FoldTraining, member: int, scaler: Scaler, watch: Wat
     for epoch in checks:  # a fold that stopped early stays as it was
         at.setdefault(epoch, at[last])
     return at
+
+
+def _choice(
+    folds: Sequence[_FoldLogits], checks: Sequence[int], untested: Sequence[int], epochs: int | None
+) -> tuple[int, float, tuple[tuple[int, float], ...]]:
+    """The passes that these folds prefer, unless given, their temperature there, and (pass, loss) of all checks."""
+    pooled = {epoch: _pool(folds, epoch, untested) for epoch in checks}
+    temperatures = {epoch: fit_temperature(y, logits) for epoch, (y, logits) in pooled.items()}
+    likelihood = tuple((epoch, nll(*pooled[epoch], temperatures[epoch])) for epoch in checks)
+    best = epochs or _best_epoch(likelihood)
+    return best, temperatures[best], likelihood
 
 
 def _best_epoch(likelihood: Sequence[tuple[int, float]]) -> int:

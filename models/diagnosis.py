@@ -2,13 +2,14 @@
 
 symptom                                   how it is seen
 its outputs do not depend on the input    probabilities of different sequences at the same window differ by < 1 %
-it says one class only                    one argmax over all windows, where the truth has several
+it says one class only                    one argmax over windows of all modes, as many of each
 its state does not move                   largest |h' - h| < 0.001
 its outputs are not finite                any
 its gradients are dead / explode          largest norm before clipping < 1e-6 / > 1000
 its loss did not fall                     last loss > 98 % of what knowing the shares of the classes alone gives
 its loss did not move                     first and last differ by < 2 % of that, and it is no low loss
 its loss is low, held-out is at chance    last loss < 60 %, held-out > 90 % of that
+held out it is worse than no model        held-out loss above what knowing the shares of the classes alone gives
 
 Without a symptom nothing is said. With one, the causes are tried in this order, and all that fit are told:
 
@@ -34,7 +35,7 @@ from models.cells import CELLS, Recurrence, softmax
 from models.dataset import UNKNOWN, WindowSequence
 from models.scaling import CLIP
 
-SEQUENCES, WINDOWS = 64, 50  # looked at
+PIECES, WINDOWS = 64, 50  # looked at
 
 Float32 = NDArray[np.float32]
 
@@ -104,9 +105,7 @@ def diagnose(
         held_out: negative log-likelihood on held-out data.
     """
     probe = _probe(model, sequences)
-    y = np.concatenate([sequence.y for sequence in sequences]) if sequences else np.empty(0, np.int64)
-    shares = np.bincount(y[y != UNKNOWN], minlength=len(model.spec.classes)) / max(1, int((y != UNKNOWN).sum()))
-    present = shares[shares > 0]
+    present = _shares(model, sequences)
     chance = float(-(present * np.log(present)).sum())
     # Class weights move the loss of knowing nothing towards log K: judge by the larger of the two.
     trained_chance = max(chance, float(np.log(max(2, present.size))))
@@ -124,6 +123,10 @@ def diagnose(
         (last is not None and present.size > 1 and not last < 0.98 * trained_chance, "its loss did not fall"),
         (_still(losses, trained_chance), "its loss did not move"),
         (_at_chance(last, trained_chance, held_out, chance), "its loss is low while held-out is at chance"),
+        (
+            held_out is not None and held_out > chance > 0,
+            "held out it is worse than knowing nothing but how frequent the modes are",
+        ),
     ]
     symptoms = tuple(text for there, text in checks if there)
     if not symptoms:
@@ -137,6 +140,26 @@ def diagnose(
     ]
     unknown = Finding("unknown", "none of the known causes fits", "look at metrics.jsonl of the run")
     return Diagnosis(symptoms, tuple(found) or (unknown,))
+
+
+def evidence(model: Bundle) -> dict[str, Any]:
+    """What a stored version knows of its own training, as `diagnose` takes it."""
+    train, likelihood = model.train, dict(map(tuple, model.metrics.get("likelihood", ())))
+    gradient = train.get("largest_gradient", 1.0)  # None: it was not finite
+    return {
+        "losses": [float("nan") if loss is None else loss for loss in train.get("losses", ())],
+        "largest_gradient": float("inf") if gradient is None else gradient,
+        "held_out": likelihood.get(train.get("epochs")),
+    }
+
+
+def _shares(model: Bundle, sequences: Sequence[WindowSequence]) -> NDArray[np.float64]:
+    """Shares of the modes that there are: among those that the version was tested on, if it was, else in these."""
+    counts = np.array([row["support"] for row in model.metrics.get("per_class", {}).values()], np.int64)
+    if not counts.any():
+        y = np.concatenate([sequence.y for sequence in sequences]) if sequences else np.empty(0, np.int64)
+        counts = np.bincount(y[y != UNKNOWN])
+    return counts[counts > 0] / max(1, int(counts.sum()))
 
 
 def _at_chance(last: float | None, trained_chance: float, held_out: float | None, chance: float) -> bool:
@@ -216,11 +239,24 @@ def _data(sequences: Sequence[WindowSequence], at_chance: bool) -> list[Finding]
     return []
 
 
+def _pieces(sequences: Sequence[WindowSequence]) -> list[Float32]:
+    """The first windows of every mode in a sequence, as many pieces of each mode: most machines begin healthy."""
+    of_mode: dict[int, list[Float32]] = {}
+    for sequence in sequences:
+        for k in np.unique(sequence.y).tolist():
+            there = np.flatnonzero(sequence.y == k)[:WINDOWS]
+            last = int(there[-1]) + 1
+            of_mode.setdefault(k, []).append(sequence.x[max(0, last - WINDOWS) : last])
+    if set(of_mode) != {UNKNOWN}:
+        of_mode.pop(UNKNOWN, None)
+    share = max(1, PIECES // max(1, len(of_mode)))
+    return [x for pieces in of_mode.values() for x in pieces[:: max(1, len(pieces) // share)][:share]]
+
+
 def _probe(model: Bundle, sequences: Sequence[WindowSequence]) -> _Probe:
-    """Step through some sequences from zeros, and once more from another state."""
+    """Step through some pieces from zeros, and once more from another state."""
     spec = model.spec
-    every = max(1, len(sequences) // SEQUENCES)
-    some = [sequence.x for sequence in sequences[::every]][:SEQUENCES]
+    some = _pieces(sequences)
     x = np.full((len(some), WINDOWS, len(spec.inputs)), np.nan, np.float32)
     for row, values in enumerate(some):
         x[row] = values[np.arange(WINDOWS) % len(values)]  # a short recording is said again

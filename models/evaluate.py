@@ -2,10 +2,11 @@
 
     --split none    the version as it is, over everything in the directory, with `unknown` and zones under the alarms
                     as in service (models/served.py); warns of machines it was trained on
-    --split FIELD   its settings and number of passes, trained again per fold: held-out predictions only. On the archive
+    --split FIELD   its settings and schedule, trained again per fold: held-out predictions only. On the archive
                     and with the split that it was made from these are the numbers that `train` has printed. Alarms are
                     those of the network alone: no fold has a detector of its own
 
+A version that says values is scored as what it is (models/evaluate_values.py).
 With `--against` another version is scored on the same windows and classes, and the differences are shown.
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,14 +23,17 @@ from models import report
 from models.alarm_replay import archived_tracks, settings_of, trade_off, trade_off_text
 from models.bundle import Bundle
 from models.dataset import Dataset, build, check_trainable, read, read_machines
-from models.diagnosis import diagnose
+from models.diagnosis import diagnose, evidence
+from models.evaluate_values import evaluate_values
 from models.events import Track
 from models.predictor import NumpyPredictor
 from models.prior import with_simulated
 from models.registry import CHAMPION, Registry
-from models.scoring import run, score
+from models.runlog import Pace
+from models.scoring import run, score, train_data, trained_on
 from models.served import FLOOR_FEATURES, Zones, as_served, zones_of
 from models.settings import TrainSettings
+from models.spec import VALUE_TASKS
 from models.splits import make_split
 from models.tasks import one_mode_per_sequence
 from models.train import DEFAULT_SPLIT, alarm_spec, dataset_spec
@@ -65,7 +69,7 @@ class Evaluated:
     text: str
 
 
-def evaluate(request: EvaluateRequest, *, say: Say, warn: Say) -> Evaluated:
+def evaluate(request: EvaluateRequest, *, say: Say, warn: Say, status: Say | None = None) -> Evaluated:
     """Score a version, and another one beside it if asked.
 
     Raises:
@@ -75,10 +79,22 @@ def evaluate(request: EvaluateRequest, *, say: Say, warn: Say) -> Evaluated:
     """
     registry = Registry(request.data_dir)
     models = [registry.load(name) for name in (request.version or _default(registry), request.against) if name]
-    document, *against = [_evaluate_one(model, request, say, warn) for model in models]
+    task = models[0].spec.task
+    if models[-1].spec.task != task:
+        said = f"{models[-1].spec.version} of the task {models[-1].spec.task}"
+        msg = f"--against: expected another version of the task {task}, found: {said}"
+        raise ThrumcastError(msg, hint="evaluate them one by one: their numbers are not of the same kind")
+    if task in VALUE_TASKS:
+        spec, at = dataset_spec(request.config, ""), (request.data_dir, request.split, DEFAULT_SPLIT)
+        scored = [evaluate_values(model, spec, *at, say=say, warn=warn) for model in models]
+        text = "\n\n".join(text for _, text in scored)
+        document, *against = [document for document, _ in scored]
+    else:
+        text = ""
+        document, *against = [_evaluate_one(model, request, say, warn, status) for model in models]
     if against:
         document["against"] = against[0]
-    return Evaluated(document, report.evaluated_text(document))
+    return Evaluated(document, text or report.evaluated_text(document))
 
 
 def replay_alarms(request: EvaluateRequest, given: Sequence[str], *, say: Say, warn: Say) -> Evaluated:
@@ -109,7 +125,7 @@ def replay_alarms(request: EvaluateRequest, given: Sequence[str], *, say: Say, w
         warn(f"expected predictions of {version} in the archive, found none: it is stepped over the archived features")
         model.check_fits(dataset.feature_schema)
         tracks = run(NumpyPredictor(model), dataset.sequences)
-    remarks = _learned_from(model, {track.sequence.key.machine for track in tracks})
+    remarks = trained_on(model, sorted({track.sequence.key.machine for track in tracks}))
     for remark in remarks:
         warn(remark)
     windows = sum(len(track.of_alarms(config.model.warm_up_windows)) for track in tracks)
@@ -125,7 +141,7 @@ def _default(registry: Registry) -> str:
     return CHAMPION if CHAMPION in aliases or not versions else versions[-1]
 
 
-def _evaluate_one(model: Bundle, request: EvaluateRequest, say: Say, warn: Say) -> dict[str, Any]:
+def _evaluate_one(model: Bundle, request: EvaluateRequest, say: Say, warn: Say, status: Say | None) -> dict[str, Any]:
     started = time.monotonic()
     spec = dataclasses.replace(
         dataset_spec(request.config, ""), exact_inputs=model.spec.inputs, exact_classes=model.spec.classes
@@ -134,19 +150,19 @@ def _evaluate_one(model: Bundle, request: EvaluateRequest, say: Say, warn: Say) 
     dataset = build(features, spec)
     model.check_fits(dataset.feature_schema)
     say(f"{model.spec.version}\n{dataset.facts.text()}")
+    if model.spec.task == "sequence":
+        dataset = one_mode_per_sequence(dataset)
     if dataset.facts.used == 0:
         msg = f"expected windows with a truth that {model.spec.version} knows, found: none of {dataset.facts.windows}"
         raise ThrumcastError(msg, hint=f"it knows {', '.join(model.spec.classes)}")
-    if model.spec.task == "sequence":
-        dataset = one_mode_per_sequence(dataset)
     name = request.split or model.train["split"] or DEFAULT_SPLIT
     if name == "none":
         numbers, remarks = _as_it_is(model, dataset, features, request.config)
     else:
-        numbers, remarks = _trained_again(model, dataset, request, name, say)
+        numbers, remarks = _trained_again(model, dataset, request, name, say, status)
     for remark in remarks:
         warn(remark)
-    found = diagnose(model, dataset.sequences)
+    found = diagnose(model, dataset.sequences, **evidence(model))
     for line in found.lines():
         warn(line)
     return {
@@ -156,12 +172,7 @@ def _evaluate_one(model: Bundle, request: EvaluateRequest, say: Say, warn: Say) 
         "split": name,
         "remarks": remarks,
         "data": dataset.facts.document(),
-        "train_data": {
-            "machines": model.data["machines"],
-            "windows": model.data["used"],
-            "from": model.data["from"],
-            "to": model.data["to"],
-        },
+        "train_data": train_data(model),
         "seconds": round(time.monotonic() - started, 3),
     }
 
@@ -171,7 +182,7 @@ def _as_it_is(model: Bundle, dataset: Dataset, features: pa.Table, config: Confi
     tracks = as_served(run(NumpyPredictor(model), dataset.sequences), model, _zones(features, config))
     warm_up = config.model.warm_up_windows
     numbers = score(tracks, dataset.classes, alarm_spec(config), warm_up_windows=warm_up, task=model.spec.task)
-    return numbers, _learned_from(model, set(dataset.facts.machines))
+    return numbers, trained_on(model, dataset.facts.machines)
 
 
 def _zones(features: pa.Table, config: Config) -> Zones:
@@ -186,18 +197,8 @@ def _zones(features: pa.Table, config: Config) -> Zones:
     return found
 
 
-def _learned_from(model: Bundle, shown: Collection[str]) -> list[str]:
-    """Say which of the machines that are shown the version has learned from."""
-    seen = sorted(set(model.data["machines"]) & set(shown))
-    if not seen:
-        return []
-    some = ", ".join(seen[:5]) + (f" and {len(seen) - 5} more" if len(seen) > 5 else "")
-    known = f"{len(seen)} of {len(shown)} machines were in the training data of {model.spec.version}"
-    return [f"{known}, their numbers are too good: {some}"]
-
-
 def _trained_again(
-    model: Bundle, dataset: Dataset, request: EvaluateRequest, name: str, say: Say
+    model: Bundle, dataset: Dataset, request: EvaluateRequest, name: str, say: Say, status: Say | None
 ) -> tuple[dict[str, Any], list[str]]:
     """Score the version's recipe on groups that it is not shown."""
     import torch
@@ -218,8 +219,7 @@ def _trained_again(
         dataset,
         split,
         settings,
-        lambda *_: None,
-        epochs=int(model.train["epochs"]),
+        (lambda *_: None) if status is None else Pace(status, len(split.folds), settings.members),
         schedule_epochs=int(model.train["schedule_epochs"]),
     )
     if held_out is None or held_out.folds_done < len(split.folds):

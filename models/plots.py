@@ -1,6 +1,6 @@
-"""Pictures of a training, for whoever looks at a version: DIR/registry/vNNNN/plots/*.png. Needs the extra `plots`.
+"""Pictures of a training, for whoever looks at a version: DIR/registry/vNNNN/*.png. Needs the extra `plots`.
 
-    learning.png      pass by pass the loss that is trained on, and under it the log loss on machines held out. In two
+    curves.png        pass by pass the loss that is trained on, and under it the log loss on machines held out. In two
                       panels, because only their courses compare: the first is smoothed, with weights of classes and
                       noise on the inputs, the second at the temperature that suits these very windows best
     confusion.png     truth against prediction, in shares of the truth, held out
@@ -50,7 +50,7 @@ def draw(
         fates: of all held-out faults.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    made = [_save(directory / "learning.png", _learning(log))]
+    made = [_save(directory / "curves.png", _learning(log))]
     if metrics:
         made.append(_save(directory / "confusion.png", _confusion(metrics["confusion"])))
         made.append(_save(directory / "reliability.png", _reliability(tracks, metrics["ece"])))

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
 
 from models.bundle import Bundle
 from models.registry import Registry
@@ -11,8 +16,10 @@ from models.selftest import self_test
 from pipeline.errors import ModelError
 
 
-def register(data_dir: Path, bundle: Bundle, alias: str) -> tuple[Registry, str]:
-    """Write the next version; return the registry and the version's name.
+def register(
+    data_dir: Path, bundle: Bundle, alias: str, pictures: Mapping[str, bytes] | None = None
+) -> tuple[Registry, str]:
+    """Write the next version, with its pictures if there are any; return the registry and the version's name.
 
     Raises:
         ModelError: the model does not work, with what its diagnosis found; nothing is registered.
@@ -23,9 +30,14 @@ def register(data_dir: Path, bundle: Bundle, alias: str) -> tuple[Registry, str]
         msg = f"expected a model that works, found: {'; '.join([*problems, *causes])}"
         raise ModelError(msg, hint="another --set learning_rate, scaler or seed may help; nothing was registered")
     registry = Registry(data_dir)
-    version = registry.add(bundle)
+    version = registry.add(bundle, pictures)
     registry.point(alias, version, why="trained")
     return registry, version
+
+
+def packages() -> dict[str, str]:
+    """Versions that decide about the last bits of the weights."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
 
 
 def summary(bundle: Bundle, version: str, aliases: list[str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ class Registry:
         """Read a version or alias, ready to serve."""
         return NumpyPredictor(self.load(name))
 
-    def add(self, model: Bundle) -> str:
+    def add(self, model: Bundle, pictures: Mapping[str, bytes] | None = None) -> str:
         """Write a model as the next version and return its name; the bundle's own version name is replaced."""
         self.root.mkdir(parents=True, exist_ok=True)
         with self._locked():
@@ -97,7 +97,7 @@ class Registry:
             version = f"v{int(newest[0][1:]) + 1:04d}"
             staging = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=self.root))
             try:
-                model.named(version).save(staging)
+                model.named(version).save(staging, pictures)
                 staging.chmod(0o755)
                 staging.rename(self.root / version)
             except BaseException:

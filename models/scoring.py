@@ -6,26 +6,52 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from models.bundle import Bundle
 from models.dataset import UNKNOWN, WindowSequence
 from models.events import Track, event_metrics, recording_metrics
 from models.metrics import window_metrics
-from models.predictor import NumpyPredictor
+from models.predictor import NumpyPredictor, ValuePredictor
 from pipeline.core.alarm import AlarmSpec
 
 
 def run(predictor: NumpyPredictor, sequences: Sequence[WindowSequence]) -> list[Track]:
     """Step through all sequences side by side, each from a zero state, as the live service would."""
+    probabilities = step_through(predictor, sequences, len(predictor.classes))
+    return [Track(sequence, p) for sequence, p in zip(sequences, probabilities, strict=True)]
+
+
+def step_through(
+    predictor: NumpyPredictor | ValuePredictor, sequences: Sequence[WindowSequence], outputs: int
+) -> list[NDArray[np.float64]]:
+    """What the predictor says at every window (T, outputs), per sequence."""
     order = sorted(range(len(sequences)), key=lambda row: -len(sequences[row]))
-    probabilities = [np.empty((len(sequence), len(predictor.classes))) for sequence in sequences]
+    said = [np.empty((len(sequence), outputs)) for sequence in sequences]
     h = predictor.initial(len(order))
     for t in range(len(sequences[order[0]]) if order else 0):
         active = [row for row in order if len(sequences[row]) > t]  # a prefix of order: the longest come first
         x = np.stack([sequences[row].x[t] for row in active])
-        p, h = predictor.step(x, h[: len(active)])
+        y, h = predictor.step(x, h[: len(active)])
         for place, row in enumerate(active):
-            probabilities[row][t] = p[place]
-    return [Track(sequence, p) for sequence, p in zip(sequences, probabilities, strict=True)]
+            said[row][t] = y[place]
+    return said
+
+
+def trained_on(model: Bundle, machines: Sequence[str]) -> list[str]:
+    """Name those of the machines that a version was trained on."""
+    seen = sorted(set(model.data["machines"]) & set(machines))
+    if not seen:
+        return []
+    some = ", ".join(seen[:5]) + (f" and {len(seen) - 5} more" if len(seen) > 5 else "")
+    known = f"{len(seen)} of {len(machines)} machines were in the training data of {model.spec.version}"
+    return [f"{known}, their numbers are too good: {some}"]
+
+
+def train_data(model: Bundle) -> dict[str, Any]:
+    """What a version was trained on, in short."""
+    data = model.data
+    return {"machines": data["machines"], "windows": data["used"], "from": data["from"], "to": data["to"]}
 
 
 def score(

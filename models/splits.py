@@ -1,7 +1,9 @@
 """Folds whose training and test sides share no group.
 
-    --split FIELD   groups = values of a field of machines.jsonl; a stream without that field is grouped by its
-                    specimen, else by its machine. `machine` and `specimen` always work.
+    --split FIELD   groups = values of a field of machines.jsonl. Streams without that field go with whatever shares
+                    their machine or specimen, and make a group of their own where none of that has the field. So a
+                    machine is on both sides only where the field says so, and then a remark does, too.
+                    `machine` and `specimen` always work.
     --split time    one fold: the last quarter of every sequence is the test, and windows that reach into it are purged.
     leaky           windows of one recording on both sides: for comparison with numbers that others have published, and
                     only beside an honest split
@@ -12,7 +14,7 @@ are trained on wherever their group is not under test, and the split says so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,6 +82,7 @@ def make_split(
         test = tuple(s for s, group in zip(sequences, groups, strict=True) if group in part)
         train = tuple(s for s, group in zip(sequences, groups, strict=True) if group not in part)
         made.append(Fold(train, test, tuple(sorted(part))))
+    remarks += _on_both_sides(sequences, groups, facts, field)
     return Split(field, tuple(made), untested, tuple(remarks))
 
 
@@ -117,14 +120,66 @@ def group_of(sequences: Sequence[WindowSequence], facts: Facts, field: str) -> l
         raise ThrumcastError(
             msg, hint=f"there are: machine, specimen, time, none{', ' if there else ''}{', '.join(there)}"
         )
+    if field == "machine":
+        return [f"machine {sequence.key.machine}" for sequence in sequences]
+    values = {key: known[field] for key, known in found.items() if known.get(field) is not None}
+    together = _Together()
+    for key, known in found.items():
+        if key not in values:
+            together.join(*_bodies(key, known))
+    values_near: dict[str, set[str]] = {}
+    for key, value in values.items():
+        for body in _bodies(key, found[key]):
+            values_near.setdefault(together.root(body), set()).add(f"{field} {value}")
     groups = []
     for sequence in sequences:
-        known = found[sequence.key]
-        specimen = str(known.get("specimen") or sequence.key.machine)
-        value = {"machine": sequence.key.machine, "specimen": specimen}.get(field, known.get(field))
+        key, root = sequence.key, together.root(f"machine {sequence.key.machine}")
         # "specimen " cannot be a value of another field by accident: fields' values are prefixed with their name.
-        groups.append(f"specimen {specimen}" if value is None else f"{field} {value}")
+        apart = root.replace("machine ", "specimen ", 1)
+        groups.append(f"{field} {values[key]}" if key in values else min(values_near.get(root, {apart})))
     return groups
+
+
+def _bodies(key: StreamKey, known: Mapping[str, object]) -> tuple[str, ...]:
+    """What a stream is a measurement of: its machine, and the specimen in it if one is known."""
+    machine, specimen = f"machine {key.machine}", known.get("specimen")
+    return (machine,) if specimen is None else (machine, f"specimen {specimen}")
+
+
+class _Together:
+    """Sets that grow together; the root of each is the last of its members in the alphabet: specimens name it."""
+
+    def __init__(self) -> None:
+        self._above: dict[str, str] = {}
+
+    def root(self, body: str) -> str:
+        while body in self._above:
+            body = self._above[body]
+        return body
+
+    def join(self, first: str, *others: str) -> None:
+        for other in others:
+            low, high = sorted((self.root(first), self.root(other)))
+            if low != high:
+                self._above[low] = high
+
+
+def _on_both_sides(
+    sequences: Sequence[WindowSequence], groups: Sequence[str], facts: Facts, field: str
+) -> Iterator[str]:
+    """Say which machines and specimens are in several groups, since the field tells their streams apart."""
+    for what in ("machine", "specimen"):
+        groups_of: dict[str, set[str]] = {}
+        for sequence, group in zip(sequences, groups, strict=True):
+            for body in _bodies(sequence.key, facts.get(sequence.key, {})):
+                kind, _, name = body.partition(" ")
+                if kind == what:
+                    groups_of.setdefault(name, set()).add(group)
+        shared = sorted(name for name, have in groups_of.items() if len(have) > 1)
+        if shared:
+            some = ", ".join(shared[:5]) + (f" and {len(shared) - 5} more" if len(shared) > 5 else "")
+            both = f"{len(shared)} of {len(groups_of)} {what}s are on both sides, under another {field}: {some}"
+            yield f"{both}; this says nothing about a {what} never seen"
 
 
 def _deal(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,15 +32,15 @@ from models.cells import DIRECT
 from models.checkpoint import Checkpoints, fingerprint
 from models.crossval import OutOfFold, leaky_validation
 from models.dataset import Dataset, DatasetSpec, build, check_trainable, provenance, read, read_machines
-from models.diagnosis import diagnose
+from models.diagnosis import diagnose, evidence
 from models.events import fault_fates
 from models.finalfit import FinalModel, final_fit
 from models.forecast_training import check_foreseeable
 from models.prior import with_simulated
 from models.reference import reference_document
-from models.registering import register, summary
-from models.registry import CHALLENGER, CHAMPION, Registry
-from models.runlog import RunLog
+from models.registering import packages, register, summary
+from models.registry import CHALLENGER, CHAMPION
+from models.runlog import Pace, RunLog
 from models.scoring import score
 from models.settings import TrainSettings
 from models.spec import ModelSpec
@@ -88,7 +88,7 @@ class Trained:
     text: str
 
 
-def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
+def train(request: TrainRequest, *, say: Say, warn: Say, status: Say | None = None) -> Trained:
     """Train a new version of the registry of a data directory.
 
     Raises:
@@ -99,13 +99,7 @@ def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
     torch.set_num_threads(1)  # the service may share this machine; and one thread gives the same sums every time
     request = _as_it_was(request)
     config, settings = request.config, request.settings
-    dataset = build(read(request.source, request.start, request.end), dataset_spec(config, settings.inputs))
-    say(dataset.facts.text())
-    check_trainable(dataset)
-    dataset = with_simulated(dataset, settings, say)
-    if settings.task == "sequence":
-        dataset = one_mode_per_sequence(dataset)
-        say(f"one mode per sequence: {len(dataset.sequences)} sequences")
+    dataset = asked_data(request, say)
     check_foreseeable(dataset.sequences, read_machines(request.source), settings.forecast)
     split = choose_split(dataset, request, warn)
     run = run_directory(request)
@@ -113,7 +107,8 @@ def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
     checkpoints.begin({"settings": settings.document(), "split": split and split.name, "data": fingerprint(dataset)})
     leaky = None
     with (run / "metrics.jsonl").open("a") as log:
-        watch = RunLog(log, say, 0 if split is None else len(split.folds))
+        folds = 0 if split is None else len(split.folds)
+        watch = RunLog(log, say, folds, pace=None if status is None else Pace(status, folds, settings.members))
         aimed = Aimed(None, *as_asked(dataset, settings))
         if split is not None:
             aimed = aimed_validation(dataset, split, settings, watch, say=say, checkpoints=checkpoints)
@@ -126,10 +121,8 @@ def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
         model = final_fit(dataset, settings, held_out, watch, checkpoints)
     metrics = {} if held_out is None else _metrics(held_out, dataset, config, settings.task)
     if leaky is not None:
-        metrics["leaky"] = _metrics(leaky, dataset, config, settings.task) | {
-            "folds_done": leaky.folds_done,
-            "folds": leaky.folds,
-        }
+        metrics["leaky"] = _metrics(leaky, dataset, config, settings.task)
+        metrics["leaky"] |= {"folds_done": leaky.folds_done, "folds": leaky.folds}
     interrupted = interrupted or model.cut_short
     seconds = time.monotonic() - started
     train_document = {
@@ -158,29 +151,32 @@ def train(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
         except KeyboardInterrupt:
             interrupted = train_document["interrupted"] = True
             warn("interrupted: the version foretells nothing; --resume goes on with its forecast")
-    found = diagnose(
-        bundle,
-        dataset.sequences,
-        losses=model.losses,
-        largest_gradient=model.largest_gradient,
-        held_out=None if held_out is None else dict(held_out.likelihood)[held_out.epochs],
-    )
+    found = diagnose(bundle, dataset.sequences, **evidence(bundle))
     bundle.train["diagnosis"] = found.document()
     for line in found.lines():
         warn(line)
+    trained = _register(request, bundle, _pictures(run, bundle, held_out, config, say), seconds, say, warn)
     if not interrupted:
         checkpoints.clear()
-    trained = _register(request, bundle, seconds, say, warn)
-    if plots.available():
-        _pictures(Registry(request.data_dir).path(trained.version), run, bundle, held_out, config, say)
-    else:
-        say("no pictures: they need matplotlib (pip install 'thrumcast[plots]')")
     return trained
 
 
-def packages() -> dict[str, str]:
-    """Versions that decide about the last bits of the weights."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+def asked_data(request: TrainRequest, say: Say) -> Dataset:
+    """Read what is asked for and make it what the task is trained on.
+
+    Raises:
+        ThrumcastError: there is nothing to learn from.
+    """
+    settings = request.settings
+    rows = read(request.source, request.start, request.end)
+    dataset = build(rows, dataset_spec(request.config, settings.inputs))
+    say(dataset.facts.text())
+    check_trainable(dataset)
+    dataset = with_simulated(dataset, settings, say)
+    if settings.task == "sequence":
+        dataset = one_mode_per_sequence(dataset)
+        say(f"one mode per sequence: {len(dataset.sequences)} sequences")
+    return dataset
 
 
 def run_directory(request: TrainRequest) -> Path:
@@ -210,13 +206,18 @@ def _as_it_was(request: TrainRequest) -> TrainRequest:
     return dataclasses.replace(request, settings=settings, split=request.split or begun["split"] or "none")
 
 
-def _pictures(version: Path, run: Path, bundle: Bundle, held_out: OutOfFold | None, config: Config, say: Say) -> None:
-    """Draw what there are numbers for, into the version."""
+def _pictures(run: Path, bundle: Bundle, held_out: OutOfFold | None, config: Config, say: Say) -> dict[str, bytes]:
+    """Draw what there are numbers for."""
+    if not plots.available():
+        say("no pictures: they need matplotlib (pip install 'thrumcast[plots]')")
+        return {}
     tracks, classes = () if held_out is None else held_out.tracks, bundle.spec.classes
     timed = tracks if bundle.spec.task == "window" else ()
     fates = fault_fates(timed, classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
-    made = plots.draw(version / "plots", run / "metrics.jsonl", bundle.metrics, tracks, fates)
-    say(f"pictures: {', '.join(path.name for path in made)} in {version / 'plots'}")
+    with tempfile.TemporaryDirectory() as there:
+        made = plots.draw(Path(there), run / "metrics.jsonl", bundle.metrics, tracks, fates)
+        say(f"pictures: {', '.join(path.name for path in made)}")
+        return {path.name: path.read_bytes() for path in made}
 
 
 def dataset_spec(config: Config, inputs: str) -> DatasetSpec:
@@ -275,8 +276,10 @@ def _spec(
     )
 
 
-def _register(request: TrainRequest, bundle: Bundle, seconds: float, say: Say, warn: Say) -> Trained:
-    registry, version = register(request.data_dir, card.with_card(bundle), CHALLENGER)
+def _register(
+    request: TrainRequest, bundle: Bundle, pictures: dict[str, bytes], seconds: float, say: Say, warn: Say
+) -> Trained:
+    registry, version = register(request.data_dir, card.with_card(bundle), CHALLENGER, pictures)
     aliases = [CHALLENGER]
     if CHAMPION not in registry.aliases() and not bundle.train["interrupted"]:
         registry.point(CHAMPION, version, why="the first version")

@@ -5,27 +5,23 @@ The version gets the alias of its task; it is never champion or challenger, beca
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from models.bundle import Bundle
-from models.dataset import Dataset, build, provenance, read, read_machines
-from models.registering import register, summary
-from models.runlog import RunLog
+from models.dataset import Dataset, provenance, read, read_machines
+from models.registering import packages, register, summary
+from models.runlog import Pace, RunLog
 from models.settings import TrainSettings
 from models.spec import ModelSpec
-from models.splits import Fold, make_split
-from models.tasks import Targets, ValueSequence, as_one_class, next_values, remaining_life
-from models.train import DEFAULT_SPLIT, Say, Trained, TrainRequest, dataset_spec, packages
-from models.values import ValueModel, fit_values, pooled, value_metrics, values_text
+from models.tasks import Targets
+from models.train import DEFAULT_SPLIT, Say, Trained, TrainRequest, dataset_spec
+from models.value_trial import HeldOutValues, ValueData, held_out_values, value_data
+from models.values import ValueModel, fit_values, values_text
 from pipeline.config import Config
-from pipeline.errors import ThrumcastError
 
 _CARD = """# Model card {{version}}
 
@@ -43,11 +39,11 @@ Held out by {split}, in units:
 ```
 
 ## Limits
-* Says nothing about machines unlike the ones above, and does not say how sure it is.
+{remarks}* Says nothing about machines unlike the ones above, and does not say how sure it is.
 """
 
 
-def train_values(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
+def train_values(request: TrainRequest, *, say: Say, warn: Say, status: Say | None = None) -> Trained:
     """Train a version that says values.
 
     Raises:
@@ -57,28 +53,22 @@ def train_values(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
     started = time.monotonic()
     torch.set_num_threads(1)
     config, settings = request.config, request.settings
-    table = read(request.source, request.start, request.end)
-    spec = dataset_spec(config, settings.inputs)
-    dataset = build(table, spec)
-    say(dataset.facts.text())
-    if settings.task == "next":
-        chosen = build(table, dataclasses.replace(spec, inputs=settings.targets or settings.inputs))
-        sequences, targets = next_values(dataset, chosen)
-    else:
-        sequences, targets = remaining_life(dataset, read_machines(request.source))
-    windows = sum(int(np.isfinite(each.target).any(axis=1).sum()) for each in sequences)
-    say(f"values:  {', '.join(targets.names)}; {windows} windows of {len(sequences)} sequences")
+    trial = asked_data(request, say)
+    dataset, sequences, targets = trial.dataset, trial.sequences, trial.targets
     run = request.data_dir / "runs" / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     run.mkdir(parents=True, exist_ok=True)
-    split, numbers = "none", dict[str, Any]()
+    held_out = HeldOutValues("none", {}, ("nothing was held back",))
+    pace = None if status is None else Pace(status, settings.folds, settings.members)
     with (run / "metrics.jsonl").open("w") as log:
+        watch = RunLog(log, say, settings.folds, pace=pace)
         if request.split != "none":
-            split, numbers = _held_out(request, dataset, sequences, targets, RunLog(log, say, settings.folds), warn)
-        model = fit_values(sequences, dataset.inputs, settings, RunLog(log, say, 0), None)
+            facts = read_machines(request.source)
+            held_out = held_out_values(trial, settings, facts, request.split, DEFAULT_SPLIT, watch, warn)
+        model = fit_values(sequences, dataset.inputs, settings, watch, None)
     seconds = time.monotonic() - started
+    numbers, split, machines, windows = held_out.numbers, held_out.split, trial.machines, trial.windows
     text = values_text(settings.task, numbers) if numbers else "nothing was held back: there are no honest numbers"
-    machines = sorted({each.windows.key.machine for each in sequences})
-    data = {**dataset.facts.document(), "machines": machines, "used": windows, "remarks": []}
+    data = {**dataset.facts.document(), "machines": machines, "used": windows, "remarks": list(held_out.remarks)}
     data |= provenance(request.source)
     train = {
         "command": request.command,
@@ -92,57 +82,34 @@ def train_values(request: TrainRequest, *, say: Say, warn: Say) -> Trained:
         "packages": packages(),
     }
     what = ", ".join(f"{name} [{unit}]" for name, unit in zip(targets.names, targets.units, strict=True))
-    card = _CARD.format(what=what, machines=len(machines), windows=windows, split=split, numbers=text)
+    card = _CARD.format(
+        what=what,
+        machines=len(machines),
+        windows=windows,
+        split=split,
+        numbers=text,
+        remarks="".join(f"* {remark}\n" for remark in held_out.remarks),
+    )
     bundle = Bundle(
         _spec(dataset, config, settings, model, targets), model.weights(), {"values": numbers}, data, train, card
     )
     return _register(request.data_dir, bundle, text, say)
 
 
-def _held_out(
-    request: TrainRequest,
-    dataset: Dataset,
-    sequences: list[ValueSequence],
-    targets: Targets,
-    watch: RunLog,
-    warn: Say,
-) -> tuple[str, dict[str, Any]]:
-    """Errors on machines that were held back, pooled over the folds; by time where there is one machine only."""
-    facts, settings = read_machines(request.source), request.settings
-    dealt = as_one_class(sequences)
-    try:
-        split = make_split(dealt, ("any",), facts, request.split or DEFAULT_SPLIT, settings.folds)
-    except ThrumcastError as error:
-        if request.split is not None:
-            raise
-        warn(f"{error.message}; splitting by time instead")
-        split = make_split(dealt, ("any",), facts, "time", settings.folds)
-    sums = []
-    for number, fold in enumerate(split.folds):
-        train, test = _sides(fold, sequences)
-        model = fit_values(train, dataset.inputs, settings, watch, number)
-        if model.cut_short:
-            raise KeyboardInterrupt
-        sums.append(value_metrics(settings.task, targets, train, test, model.predict(test)))
-    return split.name, pooled(sums, targets)
+def asked_data(request: TrainRequest, say: Say) -> ValueData:
+    """Read what is asked for; its facts are said before anything is computed.
 
-
-def _sides(fold: Fold, sequences: list[ValueSequence]) -> tuple[list[ValueSequence], list[ValueSequence]]:
-    """Values of the windows of either side; a piece of a sequence keeps the values of its windows."""
-    whole = {(each.windows.key, int(start)): (each, t) for each in sequences
-             for t, start in enumerate(each.windows.start_ns)}  # fmt: skip
-    sides: list[list[ValueSequence]] = []
-    for side in (fold.train, fold.test):
-        made = []
-        for part in side:
-            each, first = whole[part.key, int(part.start_ns[0])]
-            last = first + len(part)
-            target = each.target[first:last].copy()
-            if side is fold.train and last < len(each.windows):
-                target[-1] = np.nan  # its value is that of a window beyond the cut
-            made.append(ValueSequence(part, target, each.now[first:last]))
-        sides.append(made)
-    return sides[0], sides[1]
+    Raises:
+        ThrumcastError: there is nothing to learn from.
+    """
+    settings, facts = request.settings, read_machines(request.source)
+    table = read(request.source, request.start, request.end)
+    data = value_data(
+        table, dataset_spec(request.config, settings.inputs), settings.task, facts, targets=settings.targets
+    )
+    say(data.dataset.facts.text())
+    say(data.text())
+    return data
 
 
 def _spec(dataset: Dataset, config: Config, settings: TrainSettings, model: ValueModel, targets: Targets) -> ModelSpec:

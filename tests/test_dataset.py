@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -153,6 +155,42 @@ def test_a_class_with_one_group_is_kept_in_training_and_that_is_said():
     assert split.untested == (0,)
     assert all("m0" in {part.key.machine for part in fold.train} for fold in split.folds)
     assert any("healthy has one machine only" in remark for remark in split.remarks)
+
+
+def points(facts: dict[str, dict[str, object]], field: str) -> tuple[list[set[str]], tuple[str, ...]]:
+    """Streams "machine/point" with what is known of each -> the machines on both sides of every fold, and remarks."""
+    keys = {name: StreamKey(*name.split("/")) for name in facts}
+    sequences = [replace(sequence([int(key.machine[1:]) % 2] * 20), key=key) for key in keys.values()]
+    split = make_split(sequences, ("healthy", "worn"), {keys[n]: known for n, known in facts.items()}, field, 5)
+    both = []
+    for fold in split.folds:
+        train, test = ({part.key.machine for part in side} for side in (fold.train, fold.test))
+        both.append(train & test)
+    return both, split.remarks
+
+
+@pytest.mark.parametrize("field", ["load_hp", "specimen"])
+def test_a_field_known_of_one_point_only_does_not_put_a_machine_on_both_sides(field):
+    facts = {f"m{n}/de": {field: n % 3} for n in range(1, 7)} | {f"m{n}/nde": {} for n in range(1, 7)}
+    both, remarks = points(facts, field)
+    assert len(both) >= 2
+    assert not set().union(*both)
+    assert remarks == ()
+
+
+def test_points_of_which_nothing_is_known_stay_with_their_machine_and_its_specimens():
+    facts = {"m1/a": {"specimen": "s"}, "m1/b": {}, "m2/a": {"specimen": "s"}, "m2/b": {"specimen": "t"}, "m3/a": {}}
+    both, _ = points({**facts, "m4/a": {"load_hp": 1}, "m5/a": {"load_hp": 2}}, "load_hp")
+    assert not set().union(*both)
+
+
+def test_a_machine_that_a_field_tells_apart_is_on_both_sides_and_that_is_said():
+    facts = {f"m{n}/{end}": {"end": end} for n in (1, 2) for end in ("de", "nde")}
+    both, remarks = points(facts, "end")
+    assert both == [{"m1", "m2"}] * 2
+    assert remarks == (
+        "2 of 2 machines are on both sides, under another end: m1, m2; this says nothing about a machine never seen",
+    )
 
 
 def test_a_stream_without_the_field_is_grouped_by_its_specimen():

@@ -10,6 +10,7 @@ from model_world import sequence
 
 from models.bundle import Bundle
 from models.diagnosis import Diagnosis, diagnose
+from models.diagnosis import evidence as evidence_of
 from models.network import NetworkConfig
 from models.objective import Example
 from models.scaling import Scaler
@@ -62,6 +63,43 @@ def test_a_model_that_learned_has_no_symptom(rng, cell):
     world = plant(rng)
     model, evidence = trained(world, cell=cell)
     assert diagnose(model, world, **evidence, held_out=0.1) == Diagnosis()
+
+
+def test_a_model_of_machines_that_begin_healthy_has_not_collapsed(rng):
+    """All machines are healthy for longer than is looked at; what it says later is what tells a collapse."""
+    lives = []
+    for number in range(12):
+        k = number % 2
+        y = [0] * 60 + [1] * 40 if k else [0] * 100
+        x = rng.normal(4.0 * np.array(y)[:, None], 0.5, (100, 3))
+        lives.append(sequence(y, machine=f"pump-{number:02d}", x=x))
+    model, evidence = trained(lives)
+    assert diagnose(model, lives, **evidence, held_out=0.1) == Diagnosis()
+    model.weights["head.bias"] = np.array([50.0, 0.0], np.float32)
+    assert "it says one class only" in diagnose(model, lives).symptoms
+
+
+def test_a_model_that_says_less_than_the_shares_of_the_modes_is_found(rng):
+    """It speaks, its loss has fallen, nothing is dead; but held out it is worse than no model at all."""
+    world = plant(rng)
+    model, evidence = trained(world)
+    model.weights["gru.weight_hh_l0"] *= 100 / model.weights["gru.weight_hh_l0"].std()
+    found = diagnose(model, world, **evidence, held_out=0.75)
+    assert "held out it is worse than knowing nothing but how frequent the modes are" in found.symptoms
+    assert "learning rate" in causes(found)
+
+
+def test_a_stored_version_brings_the_evidence_of_its_own_training(rng):
+    world = plant(rng)
+    model, seen = trained(world)
+    train = {"losses": [*seen["losses"], None], "largest_gradient": None, "epochs": 30}
+    stored = replace(model, train=train, metrics={"likelihood": [[20, 0.3], [30, 0.9]]})
+    told = evidence_of(stored)
+    assert (told["largest_gradient"], told["held_out"]) == (np.inf, 0.9)
+    assert np.isnan(told["losses"][-1])
+    symptoms = diagnose(stored, world, **told).symptoms
+    assert "its gradients explode" in symptoms
+    assert "its loss did not fall" in symptoms
 
 
 def test_a_scaler_that_flattens_everything_is_found(rng):

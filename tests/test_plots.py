@@ -15,6 +15,7 @@ from models.metrics import ece, reliability
 from models.settings import TrainSettings
 from models.train import TrainRequest, train
 from pipeline.config import Config
+from pipeline.errors import ModelError
 
 QUICK = TrainSettings(epochs=4, hidden=6, members=1, folds=2)
 
@@ -29,17 +30,22 @@ def test_a_version_has_its_pictures_and_is_still_whole(tmp_path, rng):
     pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
     archive_of_plant(tmp_path, rng)
     version, _ = trained(tmp_path)
-    pictures = sorted(path.name for path in (version / "plots").iterdir())
-    assert pictures == ["confusion.png", "delay.png", "learning.png", "reliability.png"]
-    assert all((version / "plots" / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
+    pictures = sorted(path.name for path in version.glob("*.png"))
+    assert pictures == ["confusion.png", "curves.png", "delay.png", "reliability.png"]
+    assert all((version / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
+    listed = [line.split()[1] for line in (version / "SHA256SUMS").read_text().splitlines()]
+    assert set(listed) == {path.name for path in version.iterdir()} - {"SHA256SUMS"}
     load(version)
+    (version / "curves.png").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"curves\.png: expected sha256"):
+        load(version)
 
 
 def test_without_matplotlib_the_version_is_complete_and_the_pictures_are_said_to_be_missing(tmp_path, rng, monkeypatch):
     monkeypatch.setattr(plots, "available", lambda: False)
     archive_of_plant(tmp_path, rng)
     version, said = trained(tmp_path)
-    assert not (version / "plots").exists()
+    assert not list(version.glob("*.png"))
     assert any("need matplotlib" in line for line in said)
     load(version)
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from model_world import bundle
 
 from models.bundle import Bundle
+from models.events import poisson_upper
 from models.promotion import judge, promote, rollback
 from models.registry import Registry
 from pipeline.commands import promote as promote_command
@@ -22,16 +23,31 @@ from pipeline.errors import GateRefused
 
 
 def numbers(
-    recalls: dict[str, float], false_alarms: float = 1.0, upper: float = 3.0, support: int = 100
+    recalls: dict[str, float], false_alarms: int = 1, days: float = 1.0, support: int = 100, fewer: int | None = None
 ) -> dict[str, object]:
-    per_class = {mode: {"precision": 1.0, "recall": r, "f1": r, "support": support} for mode, r in recalls.items()}
-    rate = {"false_alarms_per_machine_day": false_alarms, "false_alarms_per_machine_day_upper": upper}
+    """Held-out numbers; `fewer` windows of mode_1."""
+    per_class = {
+        mode: {
+            "precision": 1.0, "recall": r, "f1": r,
+            "support": support if fewer is None or mode != "mode_1" else fewer,
+        }
+        for mode, r in recalls.items()
+    }  # fmt: skip
+    upper = poisson_upper(false_alarms) / days if days else None
+    rate = {
+        "false_alarms": false_alarms,
+        "healthy_machine_days": days,
+        "false_alarms_per_machine_day_upper": upper,
+    }
     return {"per_class": per_class, "events": rate}
 
 
-def version(rng: np.random.Generator, metrics: dict[str, object], split: str = "specimen") -> Bundle:
+def version(
+    rng: np.random.Generator, metrics: dict[str, object], split: str = "specimen", task: str = "window"
+) -> Bundle:
     made = bundle(rng)
-    return dataclasses.replace(made, metrics=metrics, train={**made.train, "split": split})
+    spec = dataclasses.replace(made.spec, task=task)
+    return dataclasses.replace(made, spec=spec, metrics=metrics, train={**made.train, "split": split})
 
 
 GOOD = {"mode_0": 0.9, "mode_1": 0.8}
@@ -46,19 +62,29 @@ def registry(tmp_path: Path, rng: np.random.Generator) -> Registry:
 
 
 @pytest.mark.parametrize(
-    ("metrics", "split", "problem"),
+    ("metrics", "how", "problem"),
     [
-        (numbers({"mode_0": 0.9, "mode_1": 0.7}), "specimen", "recall of mode_1 is down from 0.800 to 0.700"),
-        (numbers({"mode_0": 0.9}), "specimen", "it does not know mode_1"),
-        (numbers(GOOD, false_alarms=3.5), "specimen", "false alarms are up from 1 to 3.5 per machine-day"),
-        ({}, "specimen", "no held-out numbers, the champion has"),
-        (numbers(GOOD), "time", "held out by time, the champion by specimen"),
+        (numbers({"mode_0": 0.9, "mode_1": 0.7}), {}, "recall of mode_1 is down from 0.800 to 0.700"),
+        (numbers({"mode_0": 0.9}), {}, "it does not know mode_1"),
+        (numbers({"mode_0": 0.9, "mode_1": 0.0}, fewer=19), {}, "too little evidence for mode_1: 19 held-out windows"),
+        (numbers(GOOD, fewer=49), {}, "too little evidence for mode_1: 49 held-out windows, 50 are needed"),
+        (numbers(GOOD, false_alarms=3), {}, "false alarms are up: 3 in 1 healthy machine-days, the champion 1 in 1"),
+        (numbers(GOOD, false_alarms=0, days=0.01), {}, "too little evidence on false alarms: 0 in 0.01"),
+        (numbers(GOOD, false_alarms=0, days=0.0), {}, "too little evidence on false alarms: 0 in 0 healthy"),
+        ({}, {}, "no held-out numbers, the champion has"),
+        (numbers(GOOD), {"split": "time"}, "held out by time, the champion by specimen"),
+        (numbers(GOOD), {"task": "sequence"}, "it says one mode per sequence, the champion one per window"),
     ],
 )
 def test_a_worse_version_is_refused_by_name_with_code_5_and_force_is_recorded(
-    tmp_path: Path, registry: Registry, rng: np.random.Generator, metrics: dict[str, object], split: str, problem: str
+    tmp_path: Path,
+    registry: Registry,
+    rng: np.random.Generator,
+    metrics: dict[str, object],
+    how: dict[str, str],
+    problem: str,
 ) -> None:
-    registry.add(version(rng, metrics, split))
+    registry.add(version(rng, metrics, **how))
     with pytest.raises(GateRefused, match=problem) as refused:
         promote(tmp_path, "v0002", why="newer")
     assert refused.value.exit_code == 5
@@ -74,8 +100,9 @@ def test_a_worse_version_is_refused_by_name_with_code_5_and_force_is_recorded(
     "metrics",
     [
         numbers({"mode_0": 0.86, "mode_1": 0.8}),
-        numbers(GOOD, false_alarms=2.9),
-        numbers({"mode_0": 0.9, "mode_1": 0.1}, support=19),
+        numbers(GOOD, false_alarms=2),
+        numbers(GOOD, false_alarms=0, days=0.5),  # less time, but none: as sure as the champion
+        numbers(GOOD, fewer=50),
         numbers({**GOOD, "mode_2": 0.1}),
     ],
 )
@@ -85,6 +112,26 @@ def test_a_version_that_is_no_worse_passes(
     registry.add(version(rng, metrics))
     assert judge(registry, registry.load("v0002")).problems == ()
     assert promote(tmp_path, "v0002", why="newer") == ("v0001", "v0002")
+
+
+def test_a_mode_that_the_champion_never_recognised_needs_no_evidence(tmp_path: Path, rng: np.random.Generator) -> None:
+    registry = Registry(tmp_path)
+    registry.add(version(rng, numbers({"mode_0": 0.9, "mode_1": 0.02})))
+    promote(tmp_path, "v0001", why="first")
+    registry.add(version(rng, numbers({"mode_0": 0.9, "mode_1": 0.0}, fewer=3)))
+    assert promote(tmp_path, "v0002", why="newer") == ("v0001", "v0002")
+
+
+def test_promote_says_how_many_false_alarms_the_held_out_time_cannot_exclude(
+    tmp_path: Path, registry: Registry, rng: np.random.Generator
+) -> None:
+    registry.add(version(rng, numbers(GOOD, days=1.0)))
+    result = CliRunner().invoke(promote_command.command, ["v0002", "--data", str(tmp_path)])
+    assert result.exit_code == 0
+    assert "up to 4.7 false alarms per machine-day are not excluded" in result.stderr
+    registry.add(version(rng, numbers(GOOD, days=1000.0)))
+    result = CliRunner().invoke(promote_command.command, ["v0003", "--data", str(tmp_path)])
+    assert (result.exit_code, result.stderr) == (0, "")
 
 
 def test_promoting_the_champion_to_itself_says_so_and_writes_nothing(tmp_path: Path, registry: Registry) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+CLEAR = "\r\x1b[2K"  # what stands on the present line of a terminal
 
 
 class Progress(Protocol):
@@ -65,7 +69,14 @@ class Console:
     def say(self, text: str) -> None:
         """Progress and remarks, to stderr; silent under --quiet."""
         if not self.quiet:
+            self.status("")
             click.echo(text, err=True)
+
+    def status(self, text: str) -> None:
+        """One line that the next one replaces; silent under --quiet and --json, and where stderr is no terminal."""
+        if not (self.quiet or self.json) and sys.stderr.isatty():
+            sys.stderr.write(f"{CLEAR}{text[: shutil.get_terminal_size().columns - 1]}")
+            sys.stderr.flush()
 
     def detail(self, text: str) -> None:
         """Remarks for -v only, to stderr."""
@@ -74,6 +85,7 @@ class Console:
 
     def warn(self, text: str) -> None:
         """Something is wrong but the command goes on; stderr, always."""
+        self.status("")
         click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
 
     def result(self, document: Mapping[str, Any], text: str) -> None:
@@ -82,6 +94,7 @@ class Console:
         Raises:
             ValueError: the document holds NaN or an infinity, which JSON cannot say; use None.
         """
+        self.status("")
         click.echo(json.dumps(document, ensure_ascii=False, allow_nan=False) if self.json else text)
 
     @contextlib.contextmanager

@@ -37,7 +37,7 @@ def command(
 ) -> None:
     """Score VERSION (a version or an alias; default: the champion, else the newest) on the archive.
 
-    What is scored was held out: the version's recipe (settings, number of passes) is trained again without the machines
+    What is scored was held out: the version's recipe (settings, schedule) is trained again without the machines
     under test. On an archive that has not changed since, these are the numbers that `train` has printed.
 
     Event numbers come first: faults detected and missed, delays, false alarms per machine-day.
@@ -51,5 +51,5 @@ def command(
         replayed = replay_alarms(request, alarms, say=console.say, warn=console.warn)
         console.result(replayed.document, replayed.text)
         return
-    evaluated = evaluate(request, say=console.say, warn=console.warn)
+    evaluated = evaluate(request, say=console.say, warn=console.warn, status=console.status)
     console.result(evaluated.document, evaluated.text)

@@ -1,4 +1,4 @@
-"""`thrumcast models ls|show|export`: what the registry holds."""
+"""`thrumcast models ls|show|diff|export`: what the registry holds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.group(name="models")
 def command() -> None:
-    """List, show and export the model versions of a data directory."""
+    """List, show, compare and export the model versions of a data directory."""
 
 
 @command.command(name="ls")
@@ -63,6 +63,25 @@ def show(console: Console, version: str, data_dir: Path | None) -> None:
         "history": [move for move in registry.history() if model.spec.version in {move["from"], move["to"]}],
     }
     console.result(document, model.card.rstrip())
+
+
+@command.command(name="diff")
+@click.argument("first")
+@click.argument("second")
+@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@with_console
+def diff(console: Console, first: str, second: str, data_dir: Path | None) -> None:
+    """Show FIRST and SECOND (versions or aliases) side by side: settings, classes, inputs and held-out numbers.
+
+    Of settings and data what differs is shown, of numbers all. The numbers are those of their trainings; `thrumcast
+    evaluate SECOND --against FIRST` scores both on the same windows.
+    """
+    from models.registry import Registry
+    from models.version_diff import difference
+
+    registry = Registry(console.config(**{"data.dir": data_dir and str(data_dir)}).data.path)
+    found = difference(registry.load(first), registry.load(second))
+    console.result(found.document, found.text)
 
 
 @command.command(name="export")

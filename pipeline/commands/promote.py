@@ -21,13 +21,14 @@ from pipeline.commands.common import Console, with_console
 def command(console: Console, version: str, data_dir: Path | None, why: str, force: bool, recall_drop: float) -> None:
     """Make VERSION (a version or an alias such as challenger) the champion.
 
-    It must load, its checksums must be right, it must pass the self-test, no failure mode's recall may be down and
-    false alarms must not be up against the champion; otherwise exit code 5. A running service takes it over.
+    It must load, its checksums must be right and it must pass the self-test. Against the champion, on machines that
+    both were not shown: the same task and split, no failure mode's recall down, and at most one false alarm more. What
+    it was not tested on enough counts as not shown. Otherwise exit code 5. A running service takes it over.
     """
     config = console.config(**{"data.dir": data_dir and str(data_dir)})
 
     from models.promotion import promote
 
-    old, new = promote(config.data.path, version, why=why, force=force, recall_drop=recall_drop)
+    old, new = promote(config.data.path, version, why=why, force=force, recall_drop=recall_drop, warn=console.warn)
     text = f"{new} is champion already" if old == new else f"champion: {old or 'none'} -> {new}"
     console.result({"champion": new, "before": old, "why": why}, text)

@@ -51,11 +51,21 @@ def command(
     the model says values instead of failure modes.
     """
     from models.settings import TrainSettings
+    from models.spec import VALUE_TASKS
 
     if start is not None and end is not None and start >= end:
         msg = f"expected --from before --to, found: {start:%Y-%m-%dT%H:%M:%S} and {end:%Y-%m-%dT%H:%M:%S}"
         raise click.UsageError(msg)
     settings = TrainSettings.parse(assignments)
+
+    for option, there in (("--resume", resume is not None), ("--leaky", leaky)):
+        for with_, asked in (
+            ("--compare", compare is not None),
+            (f"task={settings.task}", settings.task in VALUE_TASKS),
+        ):
+            if there and asked:
+                msg = f"{option} cannot be had with {with_}: leave one of them out"
+                raise click.UsageError(msg)
     config = console.config(**{"data.dir": data_dir and str(data_dir)})
 
     if snapshot is not None:
@@ -63,7 +73,6 @@ def command(
 
         check_there(config.data.path, snapshot)
 
-    from models.spec import VALUE_TASKS
     from models.train import TrainRequest, train
 
     given = (("split", split), ("snapshot", snapshot))
@@ -89,7 +98,7 @@ def command(
     if settings.task in VALUE_TASKS:
         from models.train_values import train_values
 
-        trained = train_values(request, say=console.say, warn=console.warn)
+        trained = train_values(request, say=console.say, warn=console.warn, status=console.status)
     else:
-        trained = train(request, say=console.say, warn=console.warn)
+        trained = train(request, say=console.say, warn=console.warn, status=console.status)
     console.result(trained.document, trained.text)
