@@ -1,9 +1,12 @@
 """Pictures of a training, for whoever looks at a version: DIR/registry/vNNNN/*.png. Needs the extra `plots`.
 
-    curves.png        loss on the training side and on machines held out, pass by pass
+    curves.png        pass by pass the loss that is trained on, and under it the log loss on machines held out. In two
+                      panels, because only their courses compare: the first is smoothed, with weights of classes and
+                      noise on the inputs, the second at the temperature that suits these very windows best
     confusion.png     truth against prediction, in shares of the truth, held out
     reliability.png   how often right against how sure, held out; bars say how many windows
-    delay.png         seconds from the start of every fault to the first alarm of the right mode; the others by number
+    delay.png         seconds from the start of every fault to the first alarm of the right mode; the others by number,
+                      beside the axes
 
 All numbers are in metrics.json and metrics.jsonl as well: without matplotlib nothing else is missing.
 """
@@ -56,16 +59,17 @@ def draw(
     return made
 
 
-def _figure(size: tuple[float, float] = SIZE) -> tuple[Any, Any]:
-    """Return a figure of its own, without pyplot: nothing global, no screen."""
+def _figure(size: tuple[float, float] = SIZE, panels: int = 1) -> tuple[Any, Any]:
+    """Return a figure of its own, without pyplot (nothing global, no screen), and its axes, one above the other."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
+    for each in axes:
+        each.spines[["top", "right"]].set_visible(False)
+    return figure, axes[0] if panels == 1 else axes
 
 
 def _save(path: Path, figure: Any) -> Path:
@@ -74,7 +78,6 @@ def _save(path: Path, figure: Any) -> Path:
 
 
 def _learning(log: Path) -> Any:
-    figure, axes = _figure()
     runs: dict[tuple[object, object], dict[int, dict[str, Any]]] = {}
     written = [json.loads(line) for line in log.read_text().splitlines()]
     aim = written[-1]["aim"] if written else ""  # of the final fit; what was tried beside it is left out
@@ -82,21 +85,28 @@ def _learning(log: Path) -> Any:
         if entry["split"] == "honest" and entry["aim"] == aim:
             # A pass that was done again after an interruption counts once, as it was done last.
             runs.setdefault((entry["fold"], entry["member"]), {})[entry["epoch"]] = entry
+    looked = {
+        run: [entry for entry in by_pass.values() if entry["held_out_nll"] is not None] for run, by_pass in runs.items()
+    }
+    figure, axes = _figure((SIZE[0], 1.3 * SIZE[1]), 2) if any(looked.values()) else _figure()
+    upper, lower = axes if any(looked.values()) else (axes, axes)
     for (fold, member), by_pass in runs.items():
         entries = [by_pass[number] for number in sorted(by_pass)]
         final = fold is None
-        passes = [entry["epoch"] for entry in entries]
         losses = [np.nan if entry["loss"] is None else entry["loss"] for entry in entries]
-        label = "trained, final fit" if final and not member else "trained, folds" if (fold, member) == (0, 0) else None
+        label = "final fit" if final and not member else "folds" if (fold, member) == (0, 0) else None
         style = {"lw": 2.0} if final else {"lw": 0.8, "alpha": 0.4}
-        axes.plot(passes, losses, color=TRAINED, label=label, **style)
-        looked = [entry for entry in entries if entry["held_out_nll"] is not None]
-        if looked:
-            label = "held out, folds" if (fold, member) == (0, 0) else None
-            at = [entry["epoch"] for entry in looked]
-            axes.plot(at, [e["held_out_nll"] for e in looked], color=HELD_OUT, label=label, lw=1.0, alpha=0.7)
-    axes.set(xlabel="pass over the data", ylabel="loss [nat]", title="Learning curves", ylim=(0, None))
-    axes.legend(frameon=False)
+        upper.plot([entry["epoch"] for entry in entries], losses, color=TRAINED, label=label, **style)
+    for entries in filter(None, looked.values()):
+        at = sorted((entry["epoch"], entry["held_out_nll"]) for entry in entries)
+        lower.plot(*zip(*at, strict=True), color=HELD_OUT, lw=1.0, alpha=0.7)
+    if lower is not upper:
+        lower.set(ylabel="log loss [nat]", ylim=(0, None))
+        lower.set_title("Held out, per fold: plain log loss at the temperature that is best for it", fontsize=10)
+    upper.set(ylabel="training loss", ylim=(0, None))
+    upper.set_title("Trained on: weighted, smoothed, with noise; not on the scale of held-out losses", fontsize=10)
+    upper.legend(frameon=False)
+    lower.set_xlabel("pass over the data")
     return figure
 
 
@@ -140,7 +150,8 @@ def _delay(fates: Sequence[Fate]) -> Any:
     modes = sorted({fate.mode for fate in fates})
     figure, axes = _figure((SIZE[0], 1.8 + 0.5 * len(modes)))
     seen = [fate.delay_s for fate in fates if fate.delay_s is not None]
-    edge = 1.15 * max(seen, default=1.0) + 1.0
+    edge = 1.05 * max(seen, default=1.0) + 0.5
+    beside = axes.get_yaxis_transform()  # x in widths of the axes: no point lies beyond 1
     for row, mode in enumerate(modes):
         found = [fate.delay_s for fate in fates if fate.mode == mode and fate.delay_s is not None]
         others = Counter(fate.name.replace("_", " ") for fate in fates if fate.mode == mode and fate.delay_s is None)
@@ -150,7 +161,7 @@ def _delay(fates: Sequence[Fate]) -> Any:
             axes.plot([float(np.median(found))] * 2, [row - 0.28, row + 0.28], color=TRAINED, lw=2)
         if others:
             text = ", ".join(f"{count} {name}" for name, count in sorted(others.items()))
-            axes.text(edge, row, text, color=MISSED, ha="right", va="center", fontsize=9)
+            axes.text(1.02, row, text, transform=beside, color=MISSED, va="center", fontsize=9)
     axes.set_yticks(range(len(modes)), modes)
     axes.set(xlabel="delay of the first right alarm [s]", xlim=(-0.02 * edge, edge), ylim=(len(modes) - 0.5, -0.5))
     axes.set_title("Delay per fault; the line is the median")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from model_world import archive_of_plant
@@ -64,3 +66,32 @@ def test_the_picture_of_delays_calls_missed_only_what_the_numbers_call_missed():
     inner = [Fate("inner", "missed"), Fate("inner", "misdiagnosed"), Fate("inner", "too_short")]
     (axes,) = plots._delay([*outer, *inner]).axes
     assert [text.get_text() for text in axes.texts] == ["1 misdiagnosed, 1 missed, 1 too short", "2 too short"]
+
+
+def test_no_word_of_the_picture_of_delays_lies_on_a_point_and_none_is_cut_off():
+    pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
+    late = [Fate("outer", "detected", at) for at in np.linspace(5.5, 19.5, 12)]
+    others = [Fate("outer", name) for name in ("standing", "misdiagnosed", "missed", "too_short")]
+    figure = plots._delay([*late, *others])
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    (text,) = axes.texts
+    box = text.get_window_extent()
+    points = np.concatenate([axes.transData.transform(line.get_xydata()) for line in axes.lines])
+    assert not ((points[:, 0] > box.x0 - 4) & (abs(points[:, 1] - (box.y0 + box.y1) / 2) < 20)).any()
+    assert box.x1 <= figure.bbox.x1
+
+
+def test_losses_of_training_and_of_held_out_machines_have_axes_of_their_own(tmp_path):
+    pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
+    entry = {"split": "honest", "aim": "new", "fold": 0, "member": 0, "epoch": 1, "loss": 0.9, "held_out_nll": 0.2}
+    log = tmp_path / "metrics.jsonl"
+    log.write_text("\n".join(json.dumps(entry | {"epoch": n, "fold": f}) for f in (0, None) for n in (1, 2)))
+    with log.open("a") as more:
+        more.writelines("\n" + json.dumps(entry | {"epoch": n, "fold": 1, "held_out_nll": 3.0}) for n in (1, 2))
+    upper, lower = plots._learning(log).axes
+    assert {line.get_ydata()[0] for line in upper.lines} == {0.9}
+    assert {line.get_ydata()[0] for line in lower.lines} == {0.2, 3.0}
+    assert lower.get_ylim()[1] > 3.0
+    log.write_text(json.dumps(entry | {"fold": None, "held_out_nll": None}))
+    assert len(plots._learning(log).axes) == 1

@@ -284,7 +284,7 @@ def test_one_mode_per_sequence_has_no_events_in_its_numbers_its_card_its_picture
     assert [events[name] for name in ("episodes", "too_short", "healthy_machine_days")] == [0, 0, 0.0]
     assert "no alarm could be judged" in model.card
     assert "detected" not in model.card
-    assert not (tmp_path / "registry" / trained.version / "plots" / "delay.png").exists()
+    assert not (tmp_path / "registry" / trained.version / "delay.png").exists()
     for split in ("none", "specimen"):
         again = evaluate(EvaluateRequest(tmp_path, Config(), split=split), say=quiet, warn=quiet).document
         assert (again["windows"], again["events"]) == (model.metrics["windows"], events)
