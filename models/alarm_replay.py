@@ -1,8 +1,10 @@
 """Archived probabilities under other alarm settings: what fewer false alarms cost in delay.
 
 Prediction rows keep the raw probabilities of every window, so an alarm setting can be tried on what the service has
-really said, without a network. Windows that the service did not judge for alarms (its memory was warming up) are left
-out, as they were then. Every setting is run over the same windows; the first one is the present configuration.
+really said, without a network; `unknown` and zones are added as models/served.py says. Windows that the service did not
+judge for alarms (its memory was warming up) raise none, as then, and count for delays as they do in `evaluate`. Windows
+of which this version said nothing are left out: what begins in them begins at the first one of which it did. Every
+setting is run over the same windows; the first one is the present configuration.
 """
 
 from __future__ import annotations
@@ -77,12 +79,12 @@ def archived_tracks(
 ) -> list[Track]:
     """What a version said of the windows of a dataset, as it stands in the archive; windows without it are left out."""
     names = ["machine", "point", "session", "model", "state_age", *(f"p_{mode}" for mode in classes)]
-    said: dict[tuple[str, str, int, int], list[float]] = {}
+    said: dict[tuple[str, str, int, int], tuple[bool, list[float]]] = {}
     columns = [predictions.column(name).to_pylist() for name in names]
     starts = predictions.column("start").to_numpy().astype("datetime64[ns]").astype(np.int64).tolist()
     for start_ns, machine, point, session, model, age, *p in zip(starts, *columns, strict=True):
-        if model == version and age > warm_up_windows and all(value is not None for value in p):
-            said[machine, point, session, start_ns] = p
+        if model == version and all(value is not None and value == value for value in p):  # NaN: it was not stepped
+            said[machine, point, session, start_ns] = age > warm_up_windows, p
     tracks = []
     for sequence in dataset.sequences:
         keys = [
@@ -96,18 +98,22 @@ def archived_tracks(
                 for field in dataclasses.fields(sequence)
                 if isinstance(getattr(sequence, field.name), np.ndarray)
             }
-            archived = np.array([said[key] for key in keys if key in said], np.float64)
-            tracks.append(Track(dataclasses.replace(sequence, **some), archived))
+            judged, archived = zip(*(said[key] for key in keys if key in said), strict=True)
+            tracks.append(
+                Track(dataclasses.replace(sequence, **some), np.array(archived, np.float64), np.array(judged))
+            )
     return tracks
 
 
-def trade_off(tracks: Sequence[Track], classes: Sequence[str], settings: Sequence[Setting]) -> list[dict[str, Any]]:
+def trade_off(
+    tracks: Sequence[Track], classes: Sequence[str], settings: Sequence[Setting], *, warm_up_windows: int = 0
+) -> list[dict[str, Any]]:
     """Event numbers of every setting over the same windows."""
     return [
         {
             "setting": setting.name,
             "alarm": dataclasses.asdict(setting.spec),
-            "events": event_metrics(tracks, classes, setting.spec),
+            "events": event_metrics(tracks, classes, setting.spec, warm_up_windows=warm_up_windows),
         }
         for setting in settings
     ]
@@ -119,6 +125,7 @@ def trade_off_text(rows: Sequence[Mapping[str, Any]]) -> str:
         "alarms",
         "faults",
         "detected",
+        "standing",
         "wrong mode",
         "missed",
         "too short",
@@ -133,7 +140,7 @@ def trade_off_text(rows: Sequence[Mapping[str, Any]]) -> str:
         events = row["events"]
         delay = events["detection_delay_s"]
         rate = (events["false_alarms_per_machine_day"], events["false_alarms_per_machine_day_upper"])
-        counts = (events[key] for key in ("episodes", "detections", "misdiagnosed", "missed", "too_short"))
+        counts = (events[key] for key in ("episodes", "detections", "standing", "misdiagnosed", "missed", "too_short"))
         late = (_number(delay[key], 1) for key in ("median", "p90"))
         cells.append(
             (row["setting"], *map(str, counts), *late, str(events["false_alarms"]), *(_number(r, 2) for r in rate))

@@ -1,8 +1,10 @@
 """Composition of an evaluation: which predictions are scored, and what is said beside the numbers.
 
-    --split none    the version as it is, over everything in the directory; warns of machines it was trained on
+    --split none    the version as it is, over everything in the directory, with `unknown` and zones under the alarms
+                    as in service (models/served.py); warns of machines it was trained on
     --split FIELD   its settings and schedule, trained again per fold: held-out predictions only. On the archive
-                    and with the split that it was made from these are the numbers that `train` has printed
+                    and with the split that it was made from these are the numbers that `train` has printed. Alarms are
+                    those of the network alone: no fold has a detector of its own
 
 A version that says values is scored as what it is (models/evaluate_values.py).
 With `--against` another version is scored on the same windows and classes, and the differences are shown.
@@ -15,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from models import report
 from models.alarm_replay import archived_tracks, settings_of, trade_off, trade_off_text
@@ -29,13 +31,21 @@ from models.prior import with_simulated
 from models.registry import CHAMPION, Registry
 from models.runlog import Pace
 from models.scoring import run, score, train_data, trained_on
+from models.served import FLOOR_FEATURES, Zones, as_served, zones_of
 from models.settings import TrainSettings
 from models.spec import VALUE_TASKS
 from models.splits import make_split
 from models.tasks import one_mode_per_sequence
 from models.train import DEFAULT_SPLIT, alarm_spec, dataset_spec
 from pipeline.config import Config
+from pipeline.core.features.table import NAMES
+from pipeline.core.records import StreamKey
 from pipeline.errors import ThrumcastError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROWS_AT_ONCE = 20_000  # bounds the memory
 
 Say = Callable[[str], None]
 
@@ -103,7 +113,8 @@ def replay_alarms(request: EvaluateRequest, given: Sequence[str], *, say: Say, w
     model = registry.load(request.version or _default(registry))
     version, classes = model.spec.version, model.spec.classes
     spec = dataclasses.replace(dataset_spec(config, ""), exact_inputs=model.spec.inputs, exact_classes=classes)
-    dataset = build(read(request.data_dir), spec)
+    features = read(request.data_dir)
+    dataset = build(features, spec)
     predictions = read_predictions(request.data_dir)
     tracks: list[Track] = []
     if all(f"p_{mode}" in predictions.column_names for mode in classes):
@@ -113,12 +124,15 @@ def replay_alarms(request: EvaluateRequest, given: Sequence[str], *, say: Say, w
         source = "its predictions now: it has none in the archive"
         warn(f"expected predictions of {version} in the archive, found none: it is stepped over the archived features")
         model.check_fits(dataset.feature_schema)
-        stepped = run(NumpyPredictor(model), dataset.sequences)
-        tracks = [track.after(config.model.warm_up_windows) for track in stepped]
-    windows = sum(len(track.sequence) for track in tracks)
+        tracks = run(NumpyPredictor(model), dataset.sequences)
+    remarks = trained_on(model, {track.sequence.key.machine for track in tracks})
+    for remark in remarks:
+        warn(remark)
+    windows = sum(len(track.of_alarms(config.model.warm_up_windows)) for track in tracks)
     say(f"{version}: {windows} windows of {len({track.sequence.key for track in tracks})} streams, {source}")
-    rows = trade_off(tracks, classes, settings)
-    document = {"version": version, "source": source, "windows": windows, "settings": rows}
+    tracks = as_served(tracks, model, _zones(features, config))
+    rows = trade_off(tracks, classes, settings, warm_up_windows=config.model.warm_up_windows)
+    document = {"version": version, "source": source, "windows": windows, "remarks": remarks, "settings": rows}
     return Evaluated(document | {"seconds": round(time.monotonic() - started, 3)}, trade_off_text(rows))
 
 
@@ -132,17 +146,18 @@ def _evaluate_one(model: Bundle, request: EvaluateRequest, say: Say, warn: Say, 
     spec = dataclasses.replace(
         dataset_spec(request.config, ""), exact_inputs=model.spec.inputs, exact_classes=model.spec.classes
     )
-    dataset = build(read(request.data_dir), spec)
+    features = read(request.data_dir)
+    dataset = build(features, spec)
     model.check_fits(dataset.feature_schema)
     say(f"{model.spec.version}\n{dataset.facts.text()}")
-    if model.spec.task == "sequence":
-        dataset = one_mode_per_sequence(dataset)
     if dataset.facts.used == 0:
         msg = f"expected windows with a truth that {model.spec.version} knows, found: none of {dataset.facts.windows}"
         raise ThrumcastError(msg, hint=f"it knows {', '.join(model.spec.classes)}")
+    if model.spec.task == "sequence":
+        dataset = one_mode_per_sequence(dataset)
     name = request.split or model.train["split"] or DEFAULT_SPLIT
     if name == "none":
-        numbers, remarks = _as_it_is(model, dataset, request.config)
+        numbers, remarks = _as_it_is(model, dataset, features, request.config)
     else:
         numbers, remarks = _trained_again(model, dataset, request, name, say, status)
     for remark in remarks:
@@ -162,11 +177,24 @@ def _evaluate_one(model: Bundle, request: EvaluateRequest, say: Say, warn: Say, 
     }
 
 
-def _as_it_is(model: Bundle, dataset: Dataset, config: Config) -> tuple[dict[str, Any], list[str]]:
-    """Score the serving predictor; machines that it was trained on are named."""
-    tracks = run(NumpyPredictor(model), dataset.sequences)
-    numbers = score(tracks, dataset.classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
+def _as_it_is(model: Bundle, dataset: Dataset, features: pa.Table, config: Config) -> tuple[dict[str, Any], list[str]]:
+    """Score the serving predictor, with alarms as in service; machines that it was trained on are named."""
+    tracks = as_served(run(NumpyPredictor(model), dataset.sequences), model, _zones(features, config))
+    warm_up = config.model.warm_up_windows
+    numbers = score(tracks, dataset.classes, alarm_spec(config), warm_up_windows=warm_up, task=model.spec.task)
     return numbers, trained_on(model, dataset.facts.machines)
+
+
+def _zones(features: pa.Table, config: Config) -> Zones:
+    """The floor under the alarms of every window, a slice of the archive at a time."""
+    from pipeline.edges.archive_rows import rows_of
+
+    names = [name for name in features.column_names if "." not in name or name.rpartition(".")[2] in FLOOR_FEATURES]
+    needed, found = features.select(names), dict[tuple[StreamKey, int, int], str | None]()
+    for first in range(0, needed.num_rows, ROWS_AT_ONCE):
+        rows = rows_of(needed.slice(first, ROWS_AT_ONCE), NAMES)
+        found |= zones_of(rows, lambda key: config.machine(key.machine, key.point).limits)
+    return found
 
 
 def _trained_again(
@@ -196,5 +224,6 @@ def _trained_again(
     )
     if held_out is None or held_out.folds_done < len(split.folds):
         raise KeyboardInterrupt
-    numbers = score(held_out.tracks, dataset.classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
+    warm_up = config.model.warm_up_windows
+    numbers = score(held_out.tracks, dataset.classes, alarm_spec(config), warm_up_windows=warm_up, task=settings.task)
     return numbers, list(split.remarks)

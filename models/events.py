@@ -1,11 +1,14 @@
 """What an operator would have seen: alarms against fault episodes, and one verdict per recording.
 
-A *fault episode* is a run of windows of one sequence with the same failure mode as truth. The alarms are those of
-pipeline.core.alarm, run over the predictions with the settings of the service. Per episode, in this order:
-detected (an alarm of the right mode is up inside it), misdiagnosed (alarms of other modes only), too short (over before
-warm-up and persistence are, so that no alarm could be raised: says nothing of the model), missed.
-A *false alarm* is an alarm that is up in windows known to be healthy and in no fault episode.
-Delay = first alarm of the right mode - start of the episode.
+A *fault* is a run of windows of one sequence with the same failure mode as truth; windows of unknown truth do not end
+it. The alarms are those of pipeline.core.alarm, run over the predictions with the settings of the service. What is a
+detection, and what a false alarm, is said in models/episodes.py: an alarm belongs to the window at which it was raised.
+Raised in windows known to be healthy it is false, and if it is still up when its fault begins, that fault is *standing*
+and not detected; raised in windows of unknown truth just before its fault it is early. Of the missed, those that were
+over before warm-up and persistence were are *too short*: no alarm could be raised, which says nothing of the model.
+Where a track knows them, `unknown` and the zone take part as in service (models/served.py); held-out predictions of a
+training have neither, so what is said of them is about the network alone.
+Delays count from the first window of the fault, warm-up included: a fault that begins there waits for it in service.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.dataset import UNKNOWN, WindowSequence
+from models.episodes import Fault, Up, false_alarms, fate_of
 from models.metrics import number_or_none
 from pipeline.core.alarm import HEALTHY, AlarmSpec, AlarmState, judge
 from pipeline.core.records import AlarmChange
@@ -31,35 +35,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Track:
-    """A sequence and the probabilities (T, K) that it was given."""
+    """A sequence and the probabilities (T, K) that it was given, with what the service adds where it is known."""
 
     sequence: WindowSequence
     p: NDArray[np.float64]
+    judged: NDArray[np.bool_] | None = None  # (T,) by the alarms; None: all but the first `warm_up_windows`
+    unknown: NDArray[np.bool_] | None = None  # (T,) None: the detector was not asked
+    zone: Sequence[str | None] | None = None  # (T,) None: no floor under the alarms
 
-    def after(self, windows: int) -> Track:
-        """Without its first windows."""
-        return Track(self.sequence.cut(windows, len(self.sequence)), self.p[windows:])
-
-
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """A fault episode or an alarm, [start, end) in ns."""
-
-    mode: str
-    start_ns: int
-    end_ns: int
-    id: str = ""  # of an alarm
-
-    def meets(self, other: _Span) -> bool:
-        return self.start_ns < other.end_ns and other.start_ns < self.end_ns
+    def of_alarms(self, warm_up_windows: int) -> NDArray[np.int64]:
+        """Numbers of the windows that the alarms look at."""
+        asked = np.arange(len(self.sequence)) >= warm_up_windows if self.judged is None else self.judged
+        return np.flatnonzero(asked)
 
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What became of a fault episode."""
+    """What became of a fault."""
 
     mode: str
-    name: str  # detected, misdiagnosed, too_short or missed
+    name: str  # detected, standing, misdiagnosed, too_short or missed
     delay_s: float | None = None  # of a detected one
 
 
@@ -68,6 +63,7 @@ class _Tally:
     """What was counted on some machines."""
 
     detected: int = 0
+    standing: int = 0
     misdiagnosed: int = 0
     missed: int = 0
     too_short: int = 0
@@ -81,7 +77,7 @@ class _Tally:
 
     @property
     def judged(self) -> int:
-        return self.detected + self.misdiagnosed + self.missed
+        return self.detected + self.standing + self.misdiagnosed + self.missed
 
 
 def event_metrics(
@@ -98,6 +94,7 @@ def event_metrics(
     return {
         "episodes": total.judged,
         "detections": total.detected,
+        "standing": total.standing,
         "missed": total.missed,
         "misdiagnosed": total.misdiagnosed,
         "too_short": total.too_short,
@@ -117,35 +114,34 @@ def event_metrics(
 
 
 def _tally(track: Track, classes: Sequence[str], spec: AlarmSpec, warm_up_windows: int) -> _Tally:
-    found = _Tally()
+    found, sequence = _Tally(), track.sequence
     alarms = _alarms(track, classes, spec, warm_up_windows)
-    episodes = _truth_spans(track.sequence, classes)
-    faults = [span for span in episodes if span.mode != HEALTHY]
-    healthy = [span for span in episodes if span.mode == HEALTHY]
-    found.healthy_s = sum(span.end_ns - span.start_ns for span in healthy) / SECOND_NS
-    judged = track.sequence.start_ns[warm_up_windows:]
-    for fate in (_fate(fault, alarms, judged, spec) for fault in faults):
+    for fate in _fates(track, classes, spec, warm_up_windows, alarms):
         setattr(found, fate.name, getattr(found, fate.name) + 1)
         if fate.delay_s is not None:
             found.delays_s.append(fate.delay_s)
-    in_fault = {alarm.id for alarm in alarms if any(alarm.meets(fault) for fault in faults)}
-    in_health = {alarm.id for alarm in alarms if any(alarm.meets(span) for span in healthy)}
-    found.false_alarms = len(in_health - in_fault)  # by id: an alarm that comes back is one episode
+    sound = sequence.y == (classes.index(HEALTHY) if HEALTHY in classes else len(classes))
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], sound, [False]]).astype(np.int8)))
+    for first, last in edges.reshape(-1, 2):
+        found.healthy_s += float(sequence.end_ns[last - 1] - sequence.start_ns[first]) / SECOND_NS
+    raised_at = set(sequence.end_ns[sound].tolist())
+    found.false_alarms = len(false_alarms(alarms, lambda up: up.start in raised_at))
     return found
 
 
-def _fate(fault: _Span, alarms: Sequence[_Span], judged: NDArray[np.int64], spec: AlarmSpec) -> Fate:
-    """Of one episode; judged = starts of the windows after warm-up."""
-    met = [alarm for alarm in alarms if alarm.meets(fault)]
-    right = [alarm for alarm in met if alarm.mode == fault.mode]
-    inside = judged[(judged >= fault.start_ns) & (judged < fault.end_ns)]
-    if right:
-        return Fate(fault.mode, "detected", max(0, right[0].start_ns - fault.start_ns) / SECOND_NS)
-    if met:
-        return Fate(fault.mode, "misdiagnosed")
-    if inside.size == 0 or fault.end_ns - inside[0] < spec.enter_s * SECOND_NS:
-        return Fate(fault.mode, "too_short")  # over before an alarm can be raised, whatever the network says
-    return Fate(fault.mode, "missed")
+def _fates(
+    track: Track, classes: Sequence[str], spec: AlarmSpec, warm_up_windows: int, alarms: Sequence[Up]
+) -> list[Fate]:
+    judged = track.sequence.start_ns[track.of_alarms(warm_up_windows)]
+    fates = []
+    for fault in _faults(track.sequence, classes):
+        name, raised_ns = fate_of(fault, alarms)
+        inside = judged[(judged >= fault.start) & (judged < fault.end)]
+        if name == "missed" and (inside.size == 0 or fault.end - inside[0] < spec.enter_s * SECOND_NS):
+            name = "too_short"
+        delay_s = None if raised_ns is None else max(0.0, raised_ns - fault.start) / SECOND_NS
+        fates.append(Fate(fault.mode, name, delay_s))
+    return fates
 
 
 def _intervals(machines: Sequence[_Tally]) -> dict[str, list[float] | None]:
@@ -175,13 +171,11 @@ def fault_fates(
     tracks: Sequence[Track], classes: Sequence[str], spec: AlarmSpec, *, warm_up_windows: int = 0
 ) -> list[Fate]:
     """What became of every fault, as `event_metrics` counts them."""
-    fates = []
-    for track in tracks:
-        alarms = _alarms(track, classes, spec, warm_up_windows)
-        judged = track.sequence.start_ns[warm_up_windows:]
-        faults = [span for span in _truth_spans(track.sequence, classes) if span.mode != HEALTHY]
-        fates += [_fate(fault, alarms, judged, spec) for fault in faults]
-    return fates
+    return [
+        fate
+        for track in tracks
+        for fate in _fates(track, classes, spec, warm_up_windows, _alarms(track, classes, spec, warm_up_windows))
+    ]
 
 
 def recording_metrics(tracks: Sequence[Track], classes: Sequence[str]) -> dict[str, Any]:
@@ -217,35 +211,40 @@ def recording_metrics(tracks: Sequence[Track], classes: Sequence[str]) -> dict[s
     return {"count": len(predictions), "accuracy": accuracy, "predictions": predictions}
 
 
-def _alarms(track: Track, classes: Sequence[str], spec: AlarmSpec, warm_up_windows: int) -> list[_Span]:
-    """Alarms over one sequence; one that is still up at the end ends there."""
+def _alarms(track: Track, classes: Sequence[str], spec: AlarmSpec, warm_up_windows: int) -> list[Up]:
+    """Alarms over one sequence, in ns; one that is still up at the end ends there."""
     sequence, state = track.sequence, AlarmState()
-    spans: list[_Span] = []
-    up: dict[str, AlarmChange] = {}
-    for t in range(warm_up_windows, len(sequence)):
+    found: list[Up] = []
+    raised: dict[str, AlarmChange] = {}
+    for t in track.of_alarms(warm_up_windows).tolist():
         probabilities = dict(zip(classes, track.p[t].tolist(), strict=True))
         start_ns, end_ns = int(sequence.start_ns[t]), int(sequence.end_ns[t])
-        state, changes = judge(spec, state, sequence.key, probabilities, start_ns, end_ns)
+        unknown = track.unknown is not None and bool(track.unknown[t])
+        zone = None if track.zone is None else track.zone[t]
+        state, changes = judge(spec, state, sequence.key, probabilities, start_ns, end_ns, unknown=unknown, zone=zone)
         for change in changes:
             if change.type == "raised":
-                up[change.id] = change
+                raised[change.id] = change
             elif change.type in ("cleared", "revoked"):
-                spans.append(_Span(change.mode, up.pop(change.id).at_ns, change.at_ns, change.id))
-    for raised in up.values():
-        end_ns = max(int(sequence.end_ns[-1]), raised.at_ns) + 1
-        spans.append(_Span(raised.mode, raised.at_ns, end_ns, raised.id))
-    return sorted(spans, key=lambda span: span.start_ns)
+                found.append(Up(change.mode, raised.pop(change.id).at_ns, change.at_ns, change.id))
+    end_ns = int(sequence.end_ns[-1]) + 1 if len(sequence) else 0
+    return [*found, *(Up(change.mode, change.at_ns, end_ns, change.id) for change in raised.values())]
 
 
-def _truth_spans(sequence: WindowSequence, classes: Sequence[str]) -> list[_Span]:
-    """Runs of windows with the same known truth."""
+def _faults(sequence: WindowSequence, classes: Sequence[str]) -> list[Fault]:
+    """Runs of windows with the same failure mode, in ns; what was raised since the last other known window is early."""
     y = sequence.y
-    edges = [0, *(np.flatnonzero(y[1:] != y[:-1]) + 1).tolist(), y.size]
-    return [
-        _Span(classes[int(y[first])], int(sequence.start_ns[first]), int(sequence.end_ns[last - 1]) + 1)
-        for first, last in pairwise(edges)
-        if y[first] != UNKNOWN
-    ]
+    known = np.flatnonzero(y != UNKNOWN)
+    edges = [0, *(np.flatnonzero(np.diff(y[known])) + 1).tolist(), known.size]
+    faults = []
+    for begin, end in pairwise(edges):
+        if begin == end or (mode := classes[int(y[known[begin]])]) == HEALTHY:
+            continue
+        first, last = int(known[begin]), int(known[end - 1])
+        since = int(known[begin - 1]) + 1 if begin else 0
+        early_ns, start_ns = int(sequence.end_ns[since]), int(sequence.start_ns[first])
+        faults.append(Fault(mode, early_ns, start_ns, int(sequence.end_ns[last]) + 1))
+    return faults
 
 
 def poisson_upper(count: int) -> float:

@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -27,10 +28,12 @@ import msgspec
 import numpy as np
 
 from models import bundle, unknown
+from models.episodes import Fault, Up, false_alarms, fate_of
 from models.predictor import NumpyPredictor
 from pipeline.commands.sim_archive import steps_of
 from pipeline.config import AlarmConfig, Config, ModelConfig
 from pipeline.core.engine import Engine
+from pipeline.core.iso import floor
 from pipeline.core.records import StreamKey
 from pipeline.specs import stream_specs
 from sim import scenario
@@ -54,15 +57,6 @@ say = partial(print, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Alarm:
-    """An episode, in s since the machine's start."""
-
-    mode: str
-    from_s: float
-    to_s: float
-
-
-@dataclass(frozen=True, slots=True)
 class Run:
     """What came of one machine."""
 
@@ -72,42 +66,40 @@ class Run:
     onset_s: float | None
     detectable_s: float | None  # None: never
     healthy_days: float
-    alarms: tuple[Alarm, ...]
+    alarms: tuple[Up, ...]  # in s since the machine's start
 
     @property
-    def right(self) -> tuple[Alarm, ...]:
-        """Alarms of the right mode that were up while the fault was detectable."""
-        if self.detectable_s is None:
-            return ()
-        return tuple(a for a in self.alarms if a.mode == self.mode and a.to_s > self.detectable_s)
+    def fate(self) -> tuple[str, float | None]:
+        """What became of the fault, and when the alarm that detected it was raised; only if it is ever detectable."""
+        assert self.onset_s is not None
+        assert self.detectable_s is not None
+        return fate_of(Fault(self.mode, self.onset_s, self.detectable_s, np.inf), self.alarms)
 
     @property
-    def false(self) -> tuple[Alarm, ...]:
+    def false(self) -> list[Up]:
         """Alarms on a sound machine; one of the right mode during a hidden fault is early and not false."""
-        sound_until_s = np.inf if self.detectable_s is None else self.detectable_s
-        return tuple(
-            a
-            for a in self.alarms
-            if a.from_s < sound_until_s
-            and not (a.mode == self.mode and self.onset_s is not None and a.from_s >= self.onset_s)
-        )
+        return false_alarms(self.alarms, self._sound)
+
+    def _sound(self, up: Up) -> bool:
+        until_s = self.onset_s if up.mode == self.mode else self.detectable_s
+        return until_s is None or up.start < until_s
 
 
 def run(job: tuple[Machine, Plant, float], *, model: Path, config: Config) -> Run:
     """One machine, window by window, as the service would."""
     machine, site, seconds = job
-    days, up, ended = seconds / DAY_S, dict[str, tuple[str, float]](), dict[str, Alarm]()
-    engine = Engine(stream_specs(config, {StreamKey(machine.id, POINT): about(machine)}), *_serving(model))
+    days, alarms, raised = seconds / DAY_S, list[Up](), dict[str, tuple[str, float]]()
+    spec_of = stream_specs(config, {StreamKey(machine.id, POINT): about(machine)})
+    predictor, is_unknown = _serving(model)
+    engine = Engine(spec_of, predictor, is_unknown, zone_of=lambda row: floor(row, spec_of(row.key).limits))
     for step in steps_of(machine, site, seconds, engine):
         for change in step.alarms:
             at_s = (change.at_ns - site.start_ns) / 1e9
             if change.type == "raised":
-                earlier = ended.pop(change.id, None)  # opened again: one episode
-                up[change.id] = (change.mode, at_s if earlier is None else earlier.from_s)
+                raised[change.id] = change.mode, at_s
             elif change.type in ("cleared", "revoked"):
-                mode, from_s = up.pop(change.id)
-                ended[change.id] = Alarm(mode, from_s, at_s)
-    alarms = [*ended.values(), *(Alarm(mode, from_s, seconds) for mode, from_s in up.values())]
+                alarms.append(Up(*raised.pop(change.id), at_s, change.id))
+    alarms += [Up(mode, at_s, seconds, id_) for id_, (mode, at_s) in raised.items()]
     detectable_s, first = machine.life.detectable_s(), next(iter(machine.life.courses), None)
     return Run(
         machine.id,
@@ -116,7 +108,7 @@ def run(job: tuple[Machine, Plant, float], *, model: Path, config: Config) -> Ru
         None if first is None else first.onset_s,
         detectable_s if detectable_s < seconds else None,
         min(days, detectable_s / DAY_S),
-        tuple(sorted(alarms, key=lambda alarm: alarm.from_s)),
+        tuple(sorted(alarms, key=lambda up: up.start)),
     )
 
 
@@ -171,7 +163,7 @@ def lives(per_mode: int, model: Path) -> list[Run]:
     return runs(jobs, model, EVERY_S)
 
 
-def false_alarms(found: Sequence[Run]) -> dict[str, Any]:
+def false_alarm_rate(found: Sequence[Run]) -> dict[str, Any]:
     """Episodes per machine-day with a 95 % interval over machines; where there was none, three over the days."""
     days = np.array([one.healthy_days for one in found])
     count = np.array([len(one.false) for one in found])
@@ -195,16 +187,15 @@ def delays(found: Sequence[Run]) -> list[dict[str, Any]]:
     rows = []
     for mode in (*FAULTS, "all"):
         mine = [one for one in found if one.detectable_s is not None and mode in (one.mode, "all")]
-        hours = [max(0.0, one.right[0].from_s - (one.detectable_s or 0.0)) / HOUR_S for one in mine if one.right]
-        wrong = [one for one in mine if not one.right and any(a.to_s > (one.detectable_s or 0.0) for a in one.alarms)]
-        left = [LIFE_S / HOUR_S - one.right[0].from_s / HOUR_S for one in mine if one.right]
+        fates = [(*one.fate, one.detectable_s or 0.0) for one in mine]
+        hours = [max(0.0, raised_s - start_s) / HOUR_S for _, raised_s, start_s in fates if raised_s is not None]
+        left = [(LIFE_S - raised_s) / HOUR_S for _, raised_s, _ in fates if raised_s is not None]
+        count = Counter(name for name, _, _ in fates)
         rows.append(
             {
                 "mode": mode,
                 "lives": len(mine),
-                "detected": len(hours),
-                "misdiagnosed": len(wrong),
-                "missed": len(mine) - len(hours) - len(wrong),
+                **{name: count[name] for name in ("detected", "standing", "misdiagnosed", "missed")},
                 "delay_h": {q: _quantile(hours, q) for q in (0.5, 0.9)},
                 "lead_h": {q: _quantile(left, q) for q in (0.5, 0.1)},
             }
@@ -228,9 +219,12 @@ def text_of(document: dict[str, Any]) -> str:
                 f"on {row['machines_with_one']} of {row['machines']} machines {row['modes'] or ''}"
             )
     if "lives" in document:
-        lines.append(f"{'mode':14}  lives  detected  misdiagnosed  missed  delay h, median  90 %  lead h, median")
+        lines.append(
+            f"{'mode':14}  lives  detected  standing  misdiagnosed  missed  delay h, median  90 %  lead h, median"
+        )
         lines += [
-            f"{r['mode']:14}  {r['lives']:5}  {r['detected']:8}  {r['misdiagnosed']:12}  {r['missed']:6}  "
+            f"{r['mode']:14}  {r['lives']:5}  {r['detected']:8}  {r['standing']:8}  {r['misdiagnosed']:12}  "
+            f"{r['missed']:6}  "
             f"{_hours(r['delay_h'][0.5]):>15}  {_hours(r['delay_h'][0.9]):>4}  {_hours(r['lead_h'][0.5]):>14}"
             for r in document["lives"]
         ]
@@ -252,11 +246,11 @@ def main(arguments: Iterable[str] | None = None) -> None:
     document: dict[str, Any] = {}
     if options.machines:
         week = quiet_week(options.machines, options.model)
-        document["quiet week"] = false_alarms(week)
+        document["quiet week"] = false_alarm_rate(week)
         document["quiet machines"] = [asdict(one) for one in week]
     if options.lives:
         failing = lives(options.lives, options.model)
-        document |= {"before the onset of lives": false_alarms(failing), "lives": delays(failing)}
+        document |= {"before the onset of lives": false_alarm_rate(failing), "lives": delays(failing)}
         document["failing machines"] = [asdict(one) for one in failing]
     sys.stdout.write(f"{json.dumps(document) if options.json else text_of(document)}\n")
 

@@ -44,19 +44,9 @@ def evaluated_text(document: Numbers) -> str:
 
 def metrics_text(numbers: Numbers) -> str:
     """Events, recordings, windows, per class, confusion."""
-    events, recordings = numbers["events"], numbers["recordings"]
-    delay = events["detection_delay_s"]
-    rate, upper = events["false_alarms_per_machine_day"], events["false_alarms_per_machine_day_upper"]
-    base = numbers["baselines"]
+    recordings, base = numbers["recordings"], numbers["baselines"]
     lines = [
-        f"events      {events['episodes']} faults: {events['detections']} detected,"
-        f" {events['misdiagnosed']} misdiagnosed, {events['missed']} missed"
-        + (f"; {events['too_short']} more too short to judge" if events.get("too_short") else ""),
-        f"            delay median {_number(delay['median'], 1)} s{_between(events, 'delay_median_s', 1)},"
-        f" 90 % of them below {_number(delay['p90'], 1)} s",
-        f"            {events['false_alarms']} false alarms in {events['healthy_machine_days']:.4f} machine-days"
-        + ("" if rate is None else f": {_round(rate)} per day, 95 % below {_round(upper)}")
-        + _between(events, "false_alarms_per_machine_day", 0),
+        *_event_lines(numbers["events"]),
         f"recordings  {recordings['count']}, accuracy {_number(recordings['accuracy'], 3)}",
         f"windows     {numbers['windows']}, "
         + ", ".join(f"{label} {_number(numbers[key], 3)}" for label, key in _WINDOW_ROWS),
@@ -70,6 +60,25 @@ def metrics_text(numbers: Numbers) -> str:
         confusion_text(numbers["confusion"]["labels"], numbers["confusion"]["matrix"]),
     ]
     return "\n".join(lines)
+
+
+def _event_lines(events: Numbers) -> list[str]:
+    """Three lines, or one where there was neither a fault nor healthy time."""
+    if not (events["episodes"] or events.get("too_short") or events["healthy_machine_days"]):
+        return ["events      none: no alarm could be judged here"]
+    delay = events["detection_delay_s"]
+    rate, upper = events["false_alarms_per_machine_day"], events["false_alarms_per_machine_day_upper"]
+    return [
+        f"events      {events['episodes']} faults: {events['detections']} detected,"
+        f" {events['misdiagnosed']} misdiagnosed, {events['missed']} missed"
+        + (f", {events['standing']} with an alarm that stood before" if events.get("standing") else "")
+        + (f"; {events['too_short']} more too short to judge" if events.get("too_short") else ""),
+        f"            delay median {_number(delay['median'], 1)} s{_between(events, 'delay_median_s', 1)},"
+        f" 90 % of them below {_number(delay['p90'], 1)} s",
+        f"            {events['false_alarms']} false alarms in {events['healthy_machine_days']:.4f} machine-days"
+        + ("" if rate is None else f": {_round(rate)} per day, 95 % below {_round(upper)}")
+        + _between(events, "false_alarms_per_machine_day", 0),
+    ]
 
 
 def _class_row(mode: str, row: Numbers) -> tuple[str, ...]:

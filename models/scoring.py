@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ def step_through(
     return said
 
 
-def trained_on(model: Bundle, machines: Sequence[str]) -> list[str]:
+def trained_on(model: Bundle, machines: Collection[str]) -> list[str]:
     """Name those of the machines that a version was trained on."""
     seen = sorted(set(model.data["machines"]) & set(machines))
     if not seen:
@@ -55,14 +55,17 @@ def train_data(model: Bundle) -> dict[str, Any]:
 
 
 def score(
-    tracks: Sequence[Track], classes: Sequence[str], alarms: AlarmSpec, *, warm_up_windows: int
+    tracks: Sequence[Track], classes: Sequence[str], alarms: AlarmSpec, *, warm_up_windows: int, task: str = "window"
 ) -> dict[str, Any]:
-    """All numbers of `evaluate --json` that follow from the predictions."""
+    """All numbers of `evaluate --json` that follow from the predictions.
+
+    Of a whole sequence only the last window has a mode: no fault begins anywhere, and no event can be counted.
+    """
     y = np.concatenate([track.sequence.y for track in tracks]) if tracks else np.empty(0, np.int64)
     p = np.concatenate([track.p for track in tracks]) if tracks else np.empty((0, len(classes)))
     known = y != UNKNOWN
     return {
         **window_metrics(y[known], p[known], classes),
         "recordings": recording_metrics(tracks, classes),
-        "events": event_metrics(tracks, classes, alarms, warm_up_windows=warm_up_windows),
+        "events": event_metrics(tracks if task == "window" else (), classes, alarms, warm_up_windows=warm_up_windows),
     }

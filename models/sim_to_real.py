@@ -32,7 +32,6 @@ from models.events import Track, fault_fates
 from models.finalfit import final_fit
 from models.metrics import macro_auroc, softmax
 from models.network import RecurrentNetwork
-from models.quantities import Quantities
 from models.scaling import Scaler
 from models.scoring import score
 from models.settings import TrainSettings
@@ -141,24 +140,23 @@ def left_out(learned: Dataset, tested: Dataset) -> list[dict[str, Any]]:
     """
     split = make_split(learned.sequences, learned.classes, {}, "machine", PLANT_SETTINGS.folds)
     some = unknown.judge(learned, split, PLANT_SETTINGS.scaler).quantities
-    scaler = fit_scaler(learned.sequences, PLANT_SETTINGS.scaler)
-    v, y = _windows(learned, scaler, some)
-    strange_v, strange_y = _windows(tested, scaler, some)
+    (x, y), (tested_x, tested_y) = _windows(learned), _windows(tested)
     rows = []
     for k, fault in enumerate(learned.classes):
         if fault == HEALTHY:
             continue
-        distance = unknown.Directions.fit(v[y != k], y[y != k], learned.classes.index(HEALTHY)).of(strange_v)
-        auroc = macro_auroc((strange_y == k).astype(np.int64), np.stack([-distance, distance], axis=1))
+        rest, healthy = y != k, learned.classes.index(HEALTHY)
+        distance = unknown.distances(x[rest], y[rest], tested_x, healthy, PLANT_SETTINGS.scaler, some)
+        auroc = macro_auroc((tested_y == k).astype(np.int64), np.stack([-distance, distance], axis=1))
         rows.append({"left out": fault, "auroc": auroc})
     return [*rows, {"left out": "mean", "auroc": float(np.mean([row["auroc"] for row in rows]))}]
 
 
-def _windows(data: Dataset, scaler: Scaler, some: Quantities) -> tuple[np.ndarray, np.ndarray]:
-    """Quantities (N, Q) and classes (N,) of all windows whose mode is known."""
+def _windows(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs (N, F) and classes (N,) of all windows whose mode is known."""
     x = np.concatenate([s.x for s in data.sequences])
     y = np.concatenate([s.y for s in data.sequences])
-    return some.read(scaler.apply(x[y != UNKNOWN])), y[y != UNKNOWN]
+    return x[y != UNKNOWN], y[y != UNKNOWN]
 
 
 def delays(tracks: Sequence[Track], data: Dataset, config: Config) -> list[dict[str, Any]]:

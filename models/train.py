@@ -119,11 +119,13 @@ def train(request: TrainRequest, *, say: Say, warn: Say, status: Say | None = No
         elif request.leaky and held_out is not None:
             leaky = leaky_validation(dataset, settings, held_out, dataclasses.replace(watch, split="leaky"), warn)
         model = final_fit(dataset, settings, held_out, watch, checkpoints)
-    metrics = {} if held_out is None else _metrics(held_out, dataset, config)
+    metrics = {} if held_out is None else _metrics(held_out, dataset, config, settings.task)
     if leaky is not None:
-        metrics["leaky"] = _metrics(leaky, dataset, config) | {"folds_done": leaky.folds_done, "folds": leaky.folds}
-    interrupted = interrupted or model.cut_short
-    seconds = time.monotonic() - started
+        metrics["leaky"] = _metrics(leaky, dataset, config, settings.task) | {
+            "folds_done": leaky.folds_done,
+            "folds": leaky.folds,
+        }
+    interrupted, seconds = interrupted or model.cut_short, time.monotonic() - started
     train_document = {
         "command": request.command,
         "settings": settings.document(),
@@ -211,7 +213,8 @@ def _pictures(run: Path, bundle: Bundle, held_out: OutOfFold | None, config: Con
         say("no pictures: they need matplotlib (pip install 'thrumcast[plots]')")
         return {}
     tracks, classes = () if held_out is None else held_out.tracks, bundle.spec.classes
-    fates = fault_fates(tracks, classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
+    timed = tracks if bundle.spec.task == "window" else ()
+    fates = fault_fates(timed, classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
     with tempfile.TemporaryDirectory() as there:
         made = plots.draw(Path(there), run / "metrics.jsonl", bundle.metrics, tracks, fates)
         say(f"pictures: {', '.join(path.name for path in made)}")
@@ -246,8 +249,9 @@ def choose_split(dataset: Dataset, request: TrainRequest, warn: Say) -> Split | 
     return split
 
 
-def _metrics(held_out: OutOfFold, dataset: Dataset, config: Config) -> dict[str, Any]:
-    numbers = score(held_out.tracks, dataset.classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
+def _metrics(held_out: OutOfFold, dataset: Dataset, config: Config, task: str) -> dict[str, Any]:
+    warm_up = config.model.warm_up_windows
+    numbers = score(held_out.tracks, dataset.classes, alarm_spec(config), warm_up_windows=warm_up, task=task)
     return {**numbers, "likelihood": [list(pair) for pair in held_out.likelihood]}
 
 

@@ -117,6 +117,15 @@ def judge(dataset: Dataset, split: Split, scaler_kind: str) -> Judged:
     return max(tried, key=lambda judged: judged.mean_auroc or 0.0)
 
 
+def distances(
+    x: Float32, y: NDArray[np.int64], tested: Float32, healthy: int, scaler_kind: str, some: Quantities
+) -> Float64:
+    """Of windows (N', F) to the modes y (N,) of windows x (N, F): scaler and directions see no others."""
+    scaler = Scaler.fit(x, scaler_kind)
+    fitted = Directions.fit(some.read(scaler.apply(x)), y, healthy)
+    return fitted.of(some.read(scaler.apply(tested)))
+
+
 def _judge(dataset: Dataset, split: Split, scaler_kind: str, some: Quantities) -> Judged:
     """Numbers over the folds of a split, with some of the quantities."""
     known: list[Float64] = []  # distances of held-out windows of known modes
@@ -127,21 +136,18 @@ def _judge(dataset: Dataset, split: Split, scaler_kind: str, some: Quantities) -
         x, y = _pooled((*fold.train, *dataset.prior), rng)
         if np.unique(y[y != UNKNOWN]).size == 0:
             continue
-        scaler = Scaler.fit(x, scaler_kind)
-        v = some.read(scaler.apply(x))
         tested_x, tested_y = _pooled(fold.test, rng)
-        tested = some.read(scaler.apply(tested_x))
         trained = {int(k) for k in np.unique(y[y != UNKNOWN]) if (y == k).sum() >= FEWEST_WINDOWS}
         seen = np.isin(tested_y, sorted(trained))
         if not trained or not seen.any():
             continue
-        known.append(Directions.fit(v, y, healthy).of(tested[seen]))
+        known.append(distances(x, y, tested_x, healthy, scaler_kind, some)[seen])
         for fault in sorted(set(range(len(dataset.classes))) - {healthy}):
             rest = (y != fault) & np.isin(y, sorted(trained))
             strange, others = tested_y == fault, seen & (tested_y != fault)
             if rest.any() and (strange.any() or others.any()):
-                without = Directions.fit(v[rest], y[rest], healthy)
-                left_out.setdefault(fault, []).append((without.of(tested[strange]), without.of(tested[others])))
+                d = distances(x[rest], y[rest], tested_x, healthy, scaler_kind, some)
+                left_out.setdefault(fault, []).append((d[strange], d[others]))
     if not known:
         return Judged(None, {}, {}, some)
     threshold = float(np.quantile(np.concatenate(known), QUANTILE))

@@ -15,6 +15,7 @@ from archive_plant import Plant
 from harness.broker import Site
 
 from pipeline.chaos.ground import Ground, ground
+from pipeline.core.engine import rehearse
 from pipeline.edges.broker import PrivateBroker, is_available
 
 # Machines are shared: an example that took long says nothing about the code. The gate draws the same examples every
@@ -37,6 +38,15 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"no recordings at {path}; set THRUMCAST_SHARED_DATA")
     return path
+
+
+@pytest.fixture(scope="session")
+def compiled() -> None:
+    """For tests that start a service: a first start compiles for half a minute, much longer on a busy machine.
+
+    It connects to nobody meanwhile. Processes find what was compiled here.
+    """
+    rehearse()
 
 
 @pytest.fixture(params=["mosquitto", "iotcore"])

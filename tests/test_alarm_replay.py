@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
-from model_world import sequence, table
+from model_world import bundle, sequence, table
 
 from models.alarm_replay import archived_tracks, settings_of, trade_off, trade_off_text
 from models.dataset import DatasetSpec, build
 from models.events import Track, event_metrics
+from models.served import as_served, zones_of
 from pipeline.core.alarm import AlarmSpec
+from pipeline.core.features.table import COLUMN, NAMES
+from pipeline.core.records import FeatureRow
 from pipeline.errors import ConfigError
 
 SPEC = AlarmSpec(enter_p=0.8, leave_p=0.5, enter_s=2.0, leave_s=3.0)
@@ -64,7 +68,7 @@ def test_a_revoked_alarm_ends_when_it_is_taken_back() -> None:
     classes = ("healthy", "unbalance", "looseness")
     p = np.array([[0.02, 0.96, 0.02]] * 4 + [[0.02, 0.02, 0.96]] * 6)
     found = event_metrics([Track(sequence([0] * 4 + [2] * 6, hop_s=1.0), p)], classes, SPEC)
-    assert (found["detections"], found["misdiagnosed"], found["false_alarms"]) == (1, 0, 0)
+    assert (found["detections"], found["misdiagnosed"], found["false_alarms"]) == (1, 0, 1)  # raised in health
     assert found["detection_delay_s"]["median"] == 2.0
 
 
@@ -88,17 +92,53 @@ def test_archived_predictions_are_joined_by_window_version_and_warm_up() -> None
         table([{} for _ in range(10)]), DatasetSpec(CLASSES, str, exact_inputs=("x.rms",), exact_classes=CLASSES)
     )
     (found,) = archived_tracks(dataset, predictions(10), "v0001", CLASSES, 3)
-    assert found.p.shape == (7, 2)
-    assert found.sequence.start_ns.tolist() == [round(0.5e9 * i) for i in range(3, 10)]
+    assert found.p.shape == (10, 2)
+    assert found.of_alarms(0).tolist() == list(range(3, 10))
     assert archived_tracks(dataset, predictions(10, model="v0002"), "v0001", CLASSES, 3) == []
     silent = predictions(10, p_healthy=[None, *[0.9] * 9])
     assert archived_tracks(dataset, silent, "v0001", CLASSES, 0)[0].p.shape == (9, 2)
 
 
+def test_a_fault_has_the_same_delay_by_archived_predictions_as_in_an_evaluation() -> None:
+    dataset = build(
+        table([{"truth": "unbalance"} for _ in range(40)]),
+        DatasetSpec(CLASSES, str, exact_inputs=("x.rms",), exact_classes=CLASSES),
+    )
+    said = predictions(40, p_healthy=[0.05] * 40, p_unbalance=[0.95] * 40)
+    replayed = trade_off(archived_tracks(dataset, said, "v0001", CLASSES, 5), CLASSES, settings_of(SPEC, []))
+    (windows,) = dataset.sequences
+    evaluated = event_metrics([Track(windows, np.tile([0.05, 0.95], (40, 1)))], CLASSES, SPEC, warm_up_windows=5)
+    assert replayed[0]["events"]["detection_delay_s"]["median"] == 4.5  # warm-up and persistence
+    assert replayed[0]["events"] == evaluated
+
+
+def test_what_fits_no_mode_raises_no_alarm_and_a_zone_that_lasts_raises_one_as_in_service() -> None:
+    plain = track("u" * 12, "h" * 12)
+    assert event_metrics([plain], CLASSES, SPEC)["false_alarms"] == 1
+    strange = replace(plain, unknown=np.ones(12, np.bool_))
+    assert event_metrics([strange], CLASSES, SPEC)["false_alarms"] == 0
+    assert event_metrics([replace(strange, zone=["D"] * 12)], CLASSES, SPEC)["false_alarms"] == 1
+
+
+def test_zones_and_the_detector_are_asked_of_every_archived_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.zeros((30, 1, len(NAMES)), np.float32)
+    values[:, 0, COLUMN["rel_rms"]] = [0.0] * 20 + [50.0] * 10
+    windows = sequence([0] * 30)
+    rows = [
+        FeatureRow(windows.key, 1, n, start, end, 12e3, None, 1.0, 0, "healthy", ("x",), values[n], "s")
+        for n, (start, end) in enumerate(zip(windows.start_ns.tolist(), windows.end_ns.tolist(), strict=True))
+    ]
+    monkeypatch.setattr("models.served.detector", lambda _: lambda x, p: p[:, 0] > 0.5)
+    said = Track(windows, np.array([[0.9, 0.1], [0.2, 0.8]] * 15))
+    (found,) = as_served([said], bundle(np.random.default_rng(0)), zones_of({windows.key: rows}, lambda _: None))
+    assert found.zone == ["A"] * 20 + ["D"] * 10
+    assert found.unknown is not None
+    assert found.unknown.tolist() == [True, False] * 15
+
+
 def test_the_command_replays_what_a_service_has_said(tmp_path: Path) -> None:
     import dataclasses
 
-    from model_world import bundle
     from test_serving import BLOCKS, ENGINE, Broker, send, service, stop_when_idle
 
     from models.registry import Registry

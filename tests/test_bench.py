@@ -91,6 +91,7 @@ def test_a_row_says_what_it_is_compared_with_and_whether_it_is_to_be_trusted() -
 
 
 @pytest.mark.network
+@pytest.mark.usefixtures("compiled")
 def test_a_quick_run_gives_every_promised_key_and_each_number_is_finite_and_positive() -> None:
     if not (is_available("mosquitto") or is_available("iotcore")):
         pytest.skip("no broker on this machine: install mosquitto or iotcore")
@@ -104,6 +105,7 @@ def test_a_quick_run_gives_every_promised_key_and_each_number_is_finite_and_posi
         assert number > 0, place
 
 
+@pytest.mark.usefixtures("compiled")
 def test_the_table_says_what_each_row_stands_beside_and_on_which_machine() -> None:
     found = _benchmarks("--quick", "--only", "codec", "--only", "windows")
     assert "load average" in found.stdout

@@ -92,7 +92,7 @@ def test_rubbish_is_the_same_again_and_most_of_it_is_refused() -> None:
 
 @pytest.mark.network
 def test_the_command_tries_what_it_is_asked_and_prints_the_figures(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["chaos", "--minutes", "1", "--only", "9", "--json"]) == 0
+    assert cli.run(["chaos", "--minutes", "30", "--only", "9", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["kept"] is True
     assert [(p["promise"], p["kept"]) for p in document["promises"]] == [(9, True)]

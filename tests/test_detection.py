@@ -80,7 +80,7 @@ def test_the_table_of_alarms_keeps_what_is_too_short_apart_from_what_was_missed(
     healthy = event_metrics([Track(sequence([0] * 40), p)], ("healthy", "bearing_outer"), AlarmSpec())
     rows = [{"protocol": "P", "method": "M", "events": events}, {"protocol": "Q", "method": "M", "events": healthy}]
     (line,) = events_markdown(rows).splitlines()[2:]  # a protocol without any fault has no line
-    assert line == "| P | M | 1 | 1 | 0 | 0 | 1 | - | 0 | 0.0000 | - |"
+    assert line == "| P | M | 1 | 1 | 0 | 0 | 0 | 1 | - | 0 | 0.0000 | - |"
 
 
 def test_a_recording_of_snapshots_becomes_a_life_and_its_end_is_alarmed(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from harness.broker import settings
+from harness.broker import PATIENCE_S, settings, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -175,7 +176,7 @@ def talking(tmp_path: Path) -> Iterator[PrivateBroker]:
     if not is_available("mosquitto"):
         pytest.skip("mosquitto is not installed")
     with PrivateBroker(tmp_path / "b", kind="mosquitto") as broker:
-        ending = threading.Event()
+        speaking, ending = threading.Event(), threading.Event()
 
         def speak() -> None:
             with MqttPublisher(settings(broker, "plant")).connect() as plant:
@@ -183,9 +184,12 @@ def talking(tmp_path: Path) -> Iterator[PrivateBroker]:
                     plant.publish("plant/a/pump-01/de/vibration", block("pump-01", time.time_ns() - 3600 * 10**9))
                     plant.publish("plant/a/pump-02/de/vibration", b"rubbish")
                     plant.publish("factory/pump-03/vibration", b"x")
+                    plant.drain()  # no more than the broker takes
+                    speaking.set()
 
         thread = threading.Thread(target=speak)
         thread.start()
+        assert speaking.wait(PATIENCE_S)
         yield broker
         ending.set()
         thread.join()
@@ -199,9 +203,17 @@ def test_the_whole_examination_says_what_comes_what_does_not_fit_and_whose_clock
     monkeypatch.setenv("THRUMCAST_WEB__BIND", "127.0.0.1:1")  # nobody
     monkeypatch.setenv("THRUMCAST_MQTT__RECEIVE_MAXIMUM", "100")
     arguments = ["doctor", "--json", "--quiet", "--data", str(tmp_path / "d"), "--seconds", "1", "--messages", "200"]
-    assert cli.run([*arguments, "--broker", f"mqtt://127.0.0.1:{talking.port}"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    findings = {finding["check"]: finding for finding in said["findings"]}
+    said: dict[str, Any] = {"findings": []}
+    findings: dict[str, dict[str, str]] = {}
+
+    def examine() -> None:
+        assert cli.run([*arguments, "--broker", f"mqtt://127.0.0.1:{talking.port}"]) == 0
+        said.update(json.loads(capsys.readouterr().out))
+        findings.clear()
+        findings.update({finding["check"]: finding for finding in said["findings"]})
+
+    heard = {"readings:strangers", "readings:payload", "readings:clock"}  # a second may be short for all of them
+    wait_until(lambda: heard <= findings.keys(), examine, "word of everything that speaks")
     assert said["ok"]
     assert findings["readings:match"]["status"] == "pass"
     assert "2 streams" in findings["readings:match"]["found"]
@@ -220,7 +232,14 @@ def test_a_template_that_fits_nothing_names_the_topics_that_were_seen(talking: P
     flags = {"mqtt.port": talking.port, "mqtt.readings_topic": "hall/{machine}/{point}"}
     config = load(None, flags, environment={}).config
     ours = doctor_broker.probe_settings(config)
-    heard = doctor_broker.listen(config, ours, doctor_broker.look_at_broker(config, ours)[1], 0.5)
+    broker = doctor_broker.look_at_broker(config, ours)[1]
+    heard = doctor_broker.Heard()
+
+    def listen() -> None:
+        nonlocal heard
+        heard = doctor_broker.listen(config, ours, broker, 0.5)
+
+    wait_until(lambda: "factory/pump-03/vibration" in heard.strangers, listen, "a stranger")
     finding = doctor_broker.judge(config, heard)[0]
     assert finding.status == "warn"
     assert "factory/pump-03/vibration" in finding.advice

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from harness.live import BLOCKS, send, stop_when_idle, uninterrupted
+from harness.live import BLOCKS, send, stop_when_idle
 from harness.watched import Linked, watched_service
 
 from pipeline.commands.status_ask import parse_metrics
@@ -27,10 +27,7 @@ from pipeline.web.host import Probe
 READY = Vitals(model="v0001")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A first start compiles for half a minute and commits nothing meanwhile: rightly not ready, and not meant here."""
-    uninterrupted(tmp_path_factory.mktemp("compiled"), BLOCKS)
+pytestmark = pytest.mark.usefixtures("compiled")
 
 
 def scraped(endpoints: Endpoints) -> dict[str, float]:

@@ -128,6 +128,30 @@ def test_the_fates_of_faults_are_what_the_event_metrics_count():
     assert [fate.delay_s for fate in fates if fate.name == "detected"] == [found["detection_delay_s"]["median"]]
 
 
+def test_a_model_that_always_says_one_fault_detects_nothing_and_its_alarm_is_false():
+    tracks = [Track(sequence([0] * 60 + [1] * 40, machine=f"m{n}"), one_hot([1] * 100)) for n in range(3)]
+    found = event_metrics(tracks, CLASSES, AlarmSpec(), warm_up_windows=5)
+    assert (found["false_alarms"], found["detections"], found["standing"], found["episodes"]) == (3, 0, 3, 3)
+    assert found["detection_delay_s"]["median"] is None
+    assert "3 with an alarm that stood before" in metrics_text(score(tracks, CLASSES, AlarmSpec(), warm_up_windows=5))
+
+
+def test_a_false_alarm_that_comes_back_within_the_fault_detects_it_then_and_stays_false():
+    said = [1] * 10 + [0] * 50 + [1] * 40  # the second time 30 s after the first: one episode
+    found = event_metrics([Track(sequence([0] * 60 + [1] * 40), one_hot(said))], CLASSES, AlarmSpec(merge_s=60.0))
+    assert (found["false_alarms"], found["detections"]) == (1, 1)
+    assert found["detection_delay_s"]["median"] == pytest.approx(3.0, abs=0.6)
+
+
+def test_an_alarm_raised_while_nobody_knows_is_early_and_what_was_said_before_an_unknown_stretch_is_not_asked_twice():
+    early = Track(sequence([0] * 20 + [-1] * 20 + [1] * 20), one_hot([0] * 25 + [1] * 35))
+    found = event_metrics([early], CLASSES, AlarmSpec())
+    assert (found["detections"], found["false_alarms"], found["detection_delay_s"]["median"]) == (1, 0, 0.0)
+    pause = Track(sequence([1] * 20 + [-1] * 20 + [1] * 20), one_hot([1] * 60))
+    found = event_metrics([pause], CLASSES, AlarmSpec())
+    assert (found["episodes"], found["detections"], found["standing"]) == (1, 1, 0)
+
+
 def test_intervals_resample_machines_and_need_two_of_them():
     late = [
         Track(sequence([0] * 20 + [1] * 40, machine=f"m{n}"), one_hot([0] * (20 + 2 * n) + [1] * (40 - 2 * n)))

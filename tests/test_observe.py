@@ -31,7 +31,7 @@ from pipeline.errors import NotReachable
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 60.0
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.usefixtures("compiled")]
 
 
 @dataclass

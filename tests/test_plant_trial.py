@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from models.plant_trial import LIFE_S, SHIPPED, Alarm, Run, delays, false_alarms, run
+from models.episodes import Up
+from models.plant_trial import LIFE_S, SHIPPED, Run, delays, false_alarm_rate, run
 from pipeline.config import AlarmConfig, Config, ModelConfig
 from sim.fleet import Plant, Snapshots
 from sim.recipe import DAY_S, Recipe, plant
@@ -16,7 +17,7 @@ FAILING = Run("m", "pump", "bearing_outer", 2 * DAY_S, 3 * DAY_S, 3.0, ())
 
 
 def _with(one: Run, *alarms: tuple[str, float, float]) -> Run:
-    return replace(one, alarms=tuple(Alarm(mode, a * DAY_S, b * DAY_S) for mode, a, b in alarms))
+    return replace(one, alarms=tuple(Up(mode, a * DAY_S, b * DAY_S, f"{mode}/{a}") for mode, a, b in alarms))
 
 
 def test_every_alarm_of_a_sound_machine_is_false() -> None:
@@ -27,9 +28,20 @@ def test_an_alarm_of_the_right_mode_is_early_and_not_false_once_the_fault_is_the
     early, before, other = (_with(FAILING, alarm) for alarm in (
         ("bearing_outer", 2.5, 10), ("bearing_outer", 1.0, 1.5), ("unbalance", 2.5, 10)
     ))  # fmt: skip
-    assert (early.false, len(early.right)) == ((), 1)
-    assert (len(before.false), before.right) == (1, ())
-    assert (len(other.false), other.right) == (1, ())
+    assert (early.false, early.fate) == ([], ("detected", 2.5 * DAY_S))
+    assert (len(before.false), before.fate) == (1, ("missed", None))
+    assert (len(other.false), other.fate) == (1, ("misdiagnosed", None))
+
+
+def test_an_alarm_that_was_up_before_the_fault_is_false_and_no_detection_until_it_is_raised_again() -> None:
+    stood = _with(FAILING, ("bearing_outer", 1.0, 10))
+    assert (len(stood.false), stood.fate) == (1, ("standing", None))
+    row = delays([stood])[-1]
+    assert (row["detected"], row["standing"], row["missed"], row["delay_h"][0.5]) == (0, 1, 0, None)
+    again = replace(
+        FAILING, alarms=tuple(Up("bearing_outer", a * DAY_S, b * DAY_S, "one") for a, b in ((1, 2), (4, 10)))
+    )
+    assert (len(again.false), again.fate) == (1, ("detected", 4 * DAY_S))
 
 
 def test_an_alarm_of_another_mode_is_a_wrong_diagnosis_and_none_is_a_miss() -> None:
@@ -41,9 +53,9 @@ def test_an_alarm_of_another_mode_is_a_wrong_diagnosis_and_none_is_a_miss() -> N
 
 
 def test_false_alarms_are_counted_per_machine_day_and_none_in_so_many_days_bounds_the_rate() -> None:
-    none = false_alarms([SOUND] * 10)
+    none = false_alarm_rate([SOUND] * 10)
     assert none["interval"] == [0.0, pytest.approx(3 / 70)]
-    some = false_alarms([SOUND] * 9 + [_with(SOUND, ("unbalance", 1, 2))])
+    some = false_alarm_rate([SOUND] * 9 + [_with(SOUND, ("unbalance", 1, 2))])
     assert some["per_machine_day"] == pytest.approx(1 / 70)
     assert some["interval"][0] < 1 / 70 < some["interval"][1]
 
@@ -55,4 +67,4 @@ def test_a_bearing_that_fails_is_named_by_the_shipped_model_through_engine_and_a
     found = run((made.machines[0], made, 3600.0), model=SHIPPED, config=config)
     assert found.mode == "bearing_outer"
     assert found.detectable_s is not None
-    assert [alarm.mode for alarm in found.right] == ["bearing_outer"]
+    assert (found.fate[0], [up.mode for up in found.alarms]) == ("detected", ["bearing_outer"])

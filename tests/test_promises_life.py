@@ -74,6 +74,7 @@ def test_a_second_process_is_refused_or_takes_over_for_good(small: Ground) -> No
     assert "True" not in found.figures  # what came of it is said in words
 
 
+@pytest.mark.usefixtures("compiled")
 def test_on_one_machine_a_second_service_under_one_client_id_is_refused_whatever_the_broker(
     broker: PrivateBroker, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from models.augment import Augmentation
 from models.cells import CELLS
 from models.crossval import of_member
 from models.dataset import UNKNOWN, Dataset
+from models.evaluate import EvaluateRequest, evaluate
 from models.facts import DataFacts
 from models.network import NetworkConfig
 from models.objective import Example, objective_of
@@ -272,3 +273,18 @@ def test_a_network_that_learned_with_a_baseline_works_with_it_and_without(rng):
     assert right(network, without) > 0.98
     alone = [Example(np.where([False, True], np.nan, example.z).astype(np.float32), example.y) for example in examples]
     assert right(network, alone) > 0.98
+
+
+def test_one_mode_per_sequence_has_no_events_in_its_numbers_its_card_its_pictures_and_its_evaluation(tmp_path, rng):
+    archive_of_plant(tmp_path, rng)
+    quick = TrainSettings(epochs=4, hidden=6, members=1, folds=2, task="sequence")
+    trained = train(TrainRequest(tmp_path, Config(), quick), say=quiet, warn=quiet)
+    model = Registry(tmp_path).load(trained.version)
+    events = model.metrics["events"]
+    assert [events[name] for name in ("episodes", "too_short", "healthy_machine_days")] == [0, 0, 0.0]
+    assert "no alarm could be judged" in model.card
+    assert "detected" not in model.card
+    assert not (tmp_path / "registry" / trained.version / "plots" / "delay.png").exists()
+    for split in ("none", "specimen"):
+        again = evaluate(EvaluateRequest(tmp_path, Config(), split=split), say=quiet, warn=quiet).document
+        assert (again["windows"], again["events"]) == (model.metrics["windows"], events)

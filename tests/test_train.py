@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from model_world import SCHEMA, SECOND_NS, START_NS, archive_of_plant
 
 from models.bundle import load
-from models.evaluate import EvaluateRequest, evaluate
+from models.evaluate import EvaluateRequest, evaluate, replay_alarms
 from models.registry import Registry
 from models.settings import TrainSettings
 from models.train import TrainRequest, train
@@ -159,6 +159,17 @@ def test_scoring_what_was_trained_on_warns_by_name(plant):
     said: list[str] = []
     request = EvaluateRequest(plant, Config(), None, None, "none")
     evaluate(request, say=said.append, warn=said.append)
+    assert any("6 of 6 machines were in the training data of v0001" in line for line in said)
+
+
+def test_a_replay_of_alarms_has_the_delays_of_the_evaluation_and_warns_of_the_same_machines(plant):
+    trained(plant)
+    said: list[str] = []
+    request = EvaluateRequest(plant, Config(), None, None, "none")
+    replayed = replay_alarms(request, ["enter_s=3"], say=said.append, warn=said.append).document
+    evaluated = evaluate(request, say=lambda _: None, warn=lambda _: None).document
+    assert replayed["settings"][0]["events"] == evaluated["events"]
+    assert replayed["remarks"] == evaluated["remarks"]
     assert any("6 of 6 machines were in the training data of v0001" in line for line in said)
 
 

@@ -60,6 +60,20 @@ def test_a_fault_that_is_unlike_all_others_is_found_unknown_and_held_out_known_o
     assert is_unknown(missing, p).mean() < 0.06
 
 
+def test_a_fault_that_is_left_out_leaves_no_trace_in_what_it_is_measured_with(rng: np.random.Generator) -> None:
+    dataset = plant(rng, 1.0)
+    split = make_split(dataset.sequences, dataset.classes, {}, "machine", 4)
+    found = []
+    for loud in (1.0, 30.0):  # of the machines to learn from that have the first fault
+        train = tuple(
+            dataclasses.replace(s, x=s.x * np.float32(loud)) if s.y[0] == 1 else s for s in split.folds[0].train
+        )
+        fold = dataclasses.replace(split.folds[0], train=train)
+        found.append(unknown.judge(dataset, dataclasses.replace(split, folds=(fold,)), "standard").auroc)
+    assert found[0]["unbalance"] == found[1]["unbalance"]
+    assert found[0]["looseness"] != found[1]["looseness"]
+
+
 def test_the_distance_is_that_of_its_definition_whatever_is_missing(rng: np.random.Generator) -> None:
     z, y = rng.normal(size=(200, 6)).astype(np.float32), rng.integers(0, 3, 200)
     known = unknown.Directions.fit(z, y, healthy=1)

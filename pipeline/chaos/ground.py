@@ -18,6 +18,7 @@ from pipeline.chaos.process import ROOT, Service
 from pipeline.config_sources import load
 from pipeline.core.engine import Engine, rehearse
 from pipeline.core.records import Block
+from pipeline.edges.archive_read import read_kind
 from pipeline.edges.broker import PrivateBroker
 from pipeline.edges.journal_read import view_journal
 from pipeline.edges.mqtt import MqttPublisher, MqttSettings
@@ -55,6 +56,7 @@ class Ground:
     engine: Engine
     classes: tuple[str, ...]
     sent: int = 0
+    marks: int = 0
     publishers: list[MqttPublisher] = field(default_factory=list)
 
     @property
@@ -116,6 +118,22 @@ class Ground:
         return self.service.wait_for(
             lambda: self.counter("messages_received") >= count, f"{count} messages", patience_s=patience_s
         )
+
+    def wait_until_heard(self) -> None:
+        """Until the service has decided all that the broker kept for it: what it gets in order ends with a mark.
+
+        The mark is no reading and goes to quarantine. It is sent again and again: a broker whose queue is full, or that
+        nobody has subscribed at, drops it.
+        """
+        self.marks += 1
+        topic = f"plant/main/mark-{self.marks}/de/vibration"
+
+        def marked() -> bool:
+            self.publisher.publish(topic, b"a mark")
+            self.publisher.rest(0.2)
+            return topic in read_kind(self.data_dir, "quarantine")["topic"].to_pylist()
+
+        self.service.wait_for(marked, "a mark in quarantine", patience_s=120.0)
 
     def audit(self, expected: Expected) -> Audit:
         """Of the archive as it stands."""

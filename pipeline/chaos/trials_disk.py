@@ -20,6 +20,8 @@ from pipeline.errors import ArchiveError, ThrumcastError
 
 READY_WITHIN_S = 5.0
 RESUME_WITHIN_S = 10.0
+KEEPALIVE_S = 3  # where something stalls; mosquitto cuts off who is silent for one and a half of it
+STALLED_S = 4.0 * KEEPALIVE_S  # at least
 
 
 def refusing_disk(
@@ -86,10 +88,14 @@ def stalled(
     *,
     refuse: Callable[[bool], None] | None = None,
     rate_per_s: float,
-    title: str = "A stalled sink",
+    frozen: bool = False,
 ) -> Outcome:
-    """The disk takes nothing while ten minutes' worth of messages come: memory stays, the backlog is the broker's."""
+    """The disk takes nothing while messages come, for several keep-alives: memory stays, the backlog is the broker's.
+
+    A process that is `frozen` as a whole gives no sign of life: the broker cuts it off, and keeps its session.
+    """
     service = world.service
+    service.settings = {**service.settings, "THRUMCAST_MQTT__KEEPALIVE_S": str(KEEPALIVE_S)}
     service.start_and_listen()
     refuse = refuse or (lambda on: _forbid_writing(world, on))
     first = replace(plant, messages=plant.streams * 100, _pool=[])
@@ -97,6 +103,7 @@ def stalled(
     world.wait_for_messages(first.messages)
     before = service.rss_bytes()
     refuse(True)
+    stalled_s = time.monotonic()
     rest = first.after(plant.messages - first.messages)
     largest = 0
 
@@ -106,19 +113,25 @@ def stalled(
             largest = max(largest, service.rss_bytes())
 
     world.send(rest, rate_per_s=rate_per_s, before=look)
-    connections = service.connections()
-    refuse(False)
+    while (left_s := stalled_s + STALLED_S - time.monotonic()) > 0:
+        service.check_time()
+        world.publisher.rest(min(left_s, 0.5))
+    stalled_s = time.monotonic() - stalled_s
     expected = world.expected(plant.blocks())
+    refuse(False)
     recovered_s = world.wait_for_windows(len(expected.features), patience_s=300)
+    connections = service.connections()
     service.stop()
     result = world.audit(expected)
     grown = (largest - before) / 2**20
-    kept = result.clean and grown <= 50 and connections == 1
+    whole = connections > 1 if frozen else connections == 1  # the stall is long enough for a broker to cut it off
+    kept = result.clean and grown <= 50 and whole and not world.counter("link_session_lost")
     figures = (
-        f"{rest.messages} messages ({rest.messages / 80:.0f} s of the plant) while nothing could be written: memory "
-        f"{grown:+.0f} MB, {connections - 1} disconnects, all stored {recovered_s:.0f} s after: {result.text()}"
+        f"{rest.messages} messages ({rest.messages / 80:.0f} s of the plant) in {stalled_s:.0f} s in which nothing "
+        f"could be written: memory {grown:+.0f} MB, {connections - 1} disconnects at a keep-alive of {KEEPALIVE_S} s, "
+        f"all stored {recovered_s:.0f} s after: {result.text()}"
     )
-    return world.outcome(7, title, kept, figures)
+    return world.outcome(7, "A frozen consumer" if frozen else "A stalled sink", kept, figures)
 
 
 def damaged_journal(world: Ground, plant: Plant, *, count: int, seed: int = 3) -> Outcome:

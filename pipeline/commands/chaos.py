@@ -173,8 +173,8 @@ def _trials() -> list[Trial]:
         Trial(
             7,
             "A stalled sink",
-            24,
-            10,
+            27,
+            21,
             lambda world, size: disk.stalled(world, plant(10_000, size), rate_per_s=1000),
             BACKLOG,
         ),

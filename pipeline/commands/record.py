@@ -28,10 +28,12 @@ def command(
     """Subscribe beside the service and keep the readings as they come, in order, each sample once.
 
     A part of a recording appears when it is full and at the end; what is not yet in a part is lost if this command
-    is killed. `thrumcast archive verify --parity` computes the archive's features again from them.
+    is killed. The broker keeps nothing for it: readings that come while its connection is lost are missing from the
+    recording, which is said. `thrumcast archive verify --parity` computes the archive's features again from it.
     """
     import signal
     import time
+    from dataclasses import replace
 
     from pipeline.commands.addresses import mqtt_settings
     from pipeline.commands.compose import folder
@@ -52,7 +54,7 @@ def command(
     spec = order.OrderSpec(config.order.max_wait_s)
     states: dict[StreamKey, order.OrderState] = {}
     stopping = False
-    passed_over = 0
+    passed_over = losses = 0
 
     def stop_soon(*_: object) -> None:
         nonlocal stopping
@@ -62,7 +64,9 @@ def command(
         signal.signal(number, stop_soon)
     until_s = None if seconds is None else time.monotonic() + seconds
     settings = mqtt_settings(config, f"{config.mqtt.client_id}-record-{time.time_ns() % 10**9}")
-    connection = MqttConnection(settings, subscriptions=[topics.subscription])
+    # Killed or not, it leaves no queue that the broker would fill for days under an id that nobody uses again.
+    alone = replace(settings, clean_start=True, session_expiry_s=0)
+    connection = MqttConnection(alone, subscriptions=[topics.subscription])
     with connection.connect():
         console.say(f"recording {config.mqtt.host}:{config.mqtt.port} {topics.subscription} -> {folder(writer.folder)}")
         last = False
@@ -77,6 +81,10 @@ def command(
                     writer.append(one)
             passed_over += len(batch.quarantined)
             connection.acknowledge(messages)
+            for event in connection.events():
+                if event.kind == "disconnected":
+                    losses += 1
+                    console.warn(f"connection lost, readings are missing until the next one: {event.detail}")
     for state in states.values():
         for one in order.flush(state)[1]:
             writer.append(one)
@@ -87,6 +95,7 @@ def command(
         "samples": writer.samples,
         "streams": len(states),
         "messages_passed_over": passed_over,
+        "connections_lost": losses,
     }
     text = (
         f"{writer.samples} samples of {len(states)} streams in {writer.parts} parts, {passed_over} messages passed over"

@@ -28,6 +28,7 @@ from pipeline.drivers.rhythm import Rhythm
 from pipeline.drivers.serving import Shadow
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.edges.mqtt import Claim, MqttConnection, TopicTemplate, alone_here, claim_topic
+from pipeline.errors import ArchiveError
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -84,6 +85,23 @@ def _facts(block: Block) -> dict[str, Any]:
     return facts
 
 
+@dataclass(slots=True)
+class Known:
+    """Notes in the journal, once, under which client id a broker has a session for us; see `session_lost`."""
+
+    journal: Journal
+    connection: MqttConnection
+    client_id: str
+    noted: str | None
+
+    def __call__(self) -> None:
+        """On the thread of the disk, once a turn."""
+        if self.noted != self.client_id and self.connection.subscribed:
+            with contextlib.suppress(ArchiveError):  # the disk refuses: at the next turn
+                self.journal.note_client_id(self.client_id)
+                self.noted = self.client_id
+
+
 def restored(journal: Journal, spec_of: Callable[[StreamKey], StreamSpec]) -> dict[StreamKey, StreamState]:
     """Every stream as the last commit left it.
 
@@ -117,11 +135,13 @@ def service(
         base = config.mqtt.results_topic
         messages_per_commit = max(1, min(config.mqtt.receive_maximum // 2, REMEMBERED_SESSIONS))
         connection_settings = mqtt_settings(config)
+        former_id = journal.client_id()
         connection = MqttConnection(
             connection_settings,
             subscriptions=[topics.subscription, *([f"{base}/cmd/+"] if config.mqtt.commands else [])],
             status_topic=f"{base}/status",
             claim=Claim(claim_topic(base, config.mqtt.client_id)),
+            former_id=former_id,
             max_waiting=2 * messages_per_commit,
         )
         watch = RegistryWatch.after(running)
@@ -148,7 +168,10 @@ def service(
             ),
             states=restored(journal, engine.spec_of),
             notes=(Acquaintance(machines, set(known)), requests),
-            between=(LabelNews.of(journal, base, outbox.publish),),
+            between=(
+                LabelNews.of(journal, base, outbox.publish),
+                Known(journal, connection, config.mqtt.client_id, former_id),
+            ),
             tell=outbox.send,
             models=watch,
             acknowledgements=requests.acknowledgements,

@@ -119,6 +119,12 @@ class Live:
         for look in self.between:
             self._elsewhere(look)
         messages = self._gather(stop)
+        for event in self.source.events():
+            log.info("%s %s", event.kind, event.detail)
+            if event.kind == "connected":
+                self.results.online(time.time_ns())
+            elif event.kind in ("session_lost", "disconnected"):
+                self._news[f"link_{event.kind}"] += 1
         decided = not messages or self._work_through(messages, stop)
         self.tell()  # in any case: the next look notes it as told
         if not decided:
@@ -126,12 +132,6 @@ class Live:
         if not messages:
             self.committed_s = time.monotonic()
             self._balance()
-        for event in self.source.events():
-            log.info("%s %s", event.kind, event.detail)
-            if event.kind == "connected":
-                self.results.online(time.time_ns())
-            elif event.kind in ("session_lost", "disconnected"):
-                self._news[f"link_{event.kind}"] += 1
         self.results.silence(time.monotonic())
         due = time.monotonic() - self._rolled_s >= self.rhythm.roll_s and self.pending_rows
         if (due or self.pending_rows >= self.rhythm.roll_rows) and not stop():

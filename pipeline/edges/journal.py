@@ -155,6 +155,16 @@ class Journal:
         with self._reading() as db:
             return read.read_counters(db)
 
+    def client_id(self) -> str | None:
+        """Under which MQTT client id a broker last had a session for us; None if none ever had."""
+        with self._reading() as db:
+            return read.read_meta(db, "client_id")
+
+    def note_client_id(self, client_id: str) -> None:
+        """A broker has a session for us under this id."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('client_id', ?)", (client_id,))
+
     def inputs_done(self) -> dict[str, str]:
         """Finished inputs: id -> what it was."""
         with self._reading() as db:

@@ -41,7 +41,10 @@ EventKind = Literal["connected", "session_lost", "disconnected", "refused", "tak
 
 @dataclass(frozen=True, slots=True)
 class LinkEvent:
-    """Something that happened to the connection. `session_lost` follows a `connected` that found no former session."""
+    """Something that happened to the connection.
+
+    `session_lost` follows a `connected` that found no session, where there had been one, in this process or before.
+    """
 
     kind: EventKind
     epoch: int  # connection number; 0 before the first

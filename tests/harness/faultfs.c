@@ -4,6 +4,7 @@
  * THRUMCAST_FAULTFS_ORDER  a file that says what to do, read at every call; missing or empty = nothing:
  *                              <call> <errno name> <share>     such as:  write ENOSPC 1.0
  *                              <call> sleep <seconds>          such as:  fsync sleep 0.5
+ *                              <call> hold                     as long as this order stands
  *                          calls: write (also pwrite, ftruncate, creating), fsync (also fdatasync), rename
  */
 #define _GNU_SOURCE
@@ -54,6 +55,11 @@ static int verdict(const char *call) {
         struct timespec t = {(time_t)number, (long)((number - (time_t)number) * 1e9)};
         nanosleep(&t, NULL);
         return 0;
+    }
+    if (strcmp(what, "hold") == 0) {
+        struct timespec t = {0, 20000000};
+        nanosleep(&t, NULL);
+        return verdict(call);
     }
     if ((double)rand() / RAND_MAX >= number) return 0;
     if (strcmp(what, "ENOSPC") == 0) return ENOSPC;

@@ -29,7 +29,7 @@ class FaultFS:
         }
 
     def order(self, text: str) -> None:
-        """Such as `write ENOSPC`, `fsync EIO 0.5`, `fsync sleep 2`, or nothing."""
+        """Such as `write ENOSPC`, `fsync EIO 0.5`, `fsync sleep 2`, `fsync hold`, or nothing."""
         fresh = self.orders.with_suffix(".new")
         fresh.write_text(text)
         fresh.rename(self.orders)

@@ -21,6 +21,9 @@ class Session:
 
     sent: list[tuple[int, int]] = field(default_factory=list)
 
+    def count(self, wanted: int) -> int:
+        return sum(kind == wanted for kind, _ in self.sent)
+
     def acknowledged(self) -> list[int]:
         return [mid for kind, mid in self.sent if kind == PUBACK]
 

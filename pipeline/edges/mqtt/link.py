@@ -43,12 +43,14 @@ class Link:
         subscriptions: tuple[str, ...] = (),
         notes: tuple[str, ...] = (),
         will: tuple[str, bytes] | None = None,
+        former_id: str | None = None,
         on_message: Callable[[paho.MQTTMessage], None] | None = None,
         on_puback: Callable[[int, ReasonCode], bool] | None = None,
         on_connected: Callable[[], None] | None = None,
     ) -> None:
         self.settings = settings
         self.subscriptions = subscriptions
+        self._former_id = former_id  # client id under which an earlier process had a session; None: there was none
         self._notes = notes  # topics whose retained message is wanted at every connection, at QoS 0
         self.epoch = 0
         self.connected = False  # CONNACK said yes
@@ -227,8 +229,9 @@ class Link:
         self._since_s = time.monotonic()
         self.server_receive_maximum = getattr(properties, "ReceiveMaximum", 65535)
         self._events.append(LinkEvent("connected", self.epoch, self.settings.address))
-        if self.epoch > 1 and not flags.session_present and not self.settings.clean_start:
-            self._events.append(LinkEvent("session_lost", self.epoch, "the broker has forgotten the session"))
+        if self._former_id is not None and not flags.session_present and not self.settings.clean_start:
+            self._events.append(LinkEvent("session_lost", self.epoch, self._why_lost(self._former_id)))
+        self._former_id = self.settings.client_id
         options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
         self.subscribed = not self.subscriptions
         wanted = [(topic, options) for topic in self.subscriptions]
@@ -237,6 +240,16 @@ class Link:
             self.client.subscribe(wanted)
         if self._on_connected is not None:
             self._on_connected()
+
+    def _why_lost(self, former_id: str) -> str:
+        ours = self.settings.client_id
+        if former_id != ours:
+            return (
+                f"no session of {ours}: the one before was {former_id}'s, and what is kept for that one will not come"
+            )
+        if self.epoch > 1:
+            return "the broker has forgotten the session"
+        return f"no session of {ours}: forgotten by the broker, or expired after {self.settings.session_expiry_s} s"
 
     def _suback(self, _mid: int, reasons: list[ReasonCode], _properties: Properties) -> None:
         refused = [topic for topic, reason in zip(self.subscriptions, reasons, strict=False) if reason.is_failure]

@@ -55,7 +55,8 @@ def features(settings: MqttSettings, subscriptions: Sequence[str]) -> BrokerFeat
         reason, properties = told[0]
         if reason.is_failure:
             raise not_reachable(settings, str(reason))
-        client.subscribe([(topic, SubscribeOptions(qos=1)) for topic in subscriptions])
+        # QoS 0: if we are killed here, a session is left behind, and the broker puts nothing into it.
+        client.subscribe([(topic, SubscribeOptions(qos=0)) for topic in subscriptions])
         _loop_until(client, lambda: bool(granted), settings)
     except OSError as error:
         raise not_reachable(settings, error) from error

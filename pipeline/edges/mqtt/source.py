@@ -33,12 +33,14 @@ class MqttConnection:
         subscriptions: Sequence[str],
         status_topic: str | None = None,
         claim: Claim | None = None,
+        former_id: str | None = None,
         max_waiting: int = 2000,
         max_waiting_bytes: int = 64 * 2**20,
     ) -> None:
         """`status_topic` gets the last will `{"state":"offline"}`, retained; it is also said at `close`.
 
-        With a `claim` this client ends, instead of fighting, when a newer one works under its client id.
+        With a `claim` this client ends, instead of fighting, when a newer one works under its client id. `former_id` is
+        the client id under which an earlier process had a session: finding none at the first connection is then a loss.
         """
         self.max_waiting = max_waiting
         self.max_waiting_bytes = max_waiting_bytes
@@ -59,6 +61,7 @@ class MqttConnection:
             subscriptions=tuple(subscriptions),
             will=None if status_topic is None else (status_topic, OFFLINE),
             notes=() if claim is None else (claim.topic,),
+            former_id=former_id,
             on_message=self._arrived,
             on_connected=self._publish_claim,
         )
@@ -76,6 +79,11 @@ class MqttConnection:
     def epoch(self) -> int:
         """Number of the connection, from 1; 0 before the first."""
         return self._link.epoch
+
+    @property
+    def subscribed(self) -> bool:
+        """Whether the broker keeps a session with our subscriptions."""
+        return self._link.subscribed
 
     @property
     def connected(self) -> bool:
