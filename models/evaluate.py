@@ -125,7 +125,7 @@ def replay_alarms(request: EvaluateRequest, given: Sequence[str], *, say: Say, w
         warn(f"expected predictions of {version} in the archive, found none: it is stepped over the archived features")
         model.check_fits(dataset.feature_schema)
         tracks = run(NumpyPredictor(model), dataset.sequences)
-    remarks = trained_on(model, sorted({track.sequence.key.machine for track in tracks}))
+    remarks = trained_on(model, {track.sequence.key.machine for track in tracks})
     for remark in remarks:
         warn(remark)
     windows = sum(len(track.of_alarms(config.model.warm_up_windows)) for track in tracks)
@@ -150,8 +150,6 @@ def _evaluate_one(model: Bundle, request: EvaluateRequest, say: Say, warn: Say, 
     dataset = build(features, spec)
     model.check_fits(dataset.feature_schema)
     say(f"{model.spec.version}\n{dataset.facts.text()}")
-    if model.spec.task == "sequence":
-        dataset = one_mode_per_sequence(dataset)
     if dataset.facts.used == 0:
         msg = f"expected windows with a truth that {model.spec.version} knows, found: none of {dataset.facts.windows}"
         raise ThrumcastError(msg, hint=f"it knows {', '.join(model.spec.classes)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ def step_through(
     return said
 
 
-def trained_on(model: Bundle, machines: Sequence[str]) -> list[str]:
+def trained_on(model: Bundle, machines: Collection[str]) -> list[str]:
     """Name those of the machines that a version was trained on."""
     seen = sorted(set(model.data["machines"]) & set(machines))
     if not seen:
