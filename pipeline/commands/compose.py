@@ -39,7 +39,7 @@ def feature_schema(config: Config) -> FeatureSchema:
     )
 
 
-def channels(config: Config, journal: Journal) -> Channels:
+def channels_of(config: Config, journal: Journal) -> Channels:
     """The channel names that the data directory has, and how many it may get."""
     return Channels(config.archive.max_channels, set(journal.view(()).extras["features"]))
 

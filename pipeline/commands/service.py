@@ -137,7 +137,7 @@ def service(
                 config.accepts,
                 config.mqtt.max_payload_bytes,
                 requests.read,
-                Admission(lambda key: running.spec_of(key).window, compose.channels(config, journal)),
+                Admission(lambda key: running.spec_of(key).window, compose.channels_of(config, journal)),
             ),
             journal=journal,
             archive=archive,

@@ -69,6 +69,11 @@ class Turn:
     packed: list[tuple[str, tuple[str, ...], bytes]]
 
     @property
+    def channels(self) -> set[str]:
+        """Names of all channels in the rows."""
+        return {name for kind, extras, _ in self.packed if kind == "features" for name in extras}
+
+    @property
     def rows(self) -> list[Rows]:
         """The rows, by kind and columns."""
         return [Rows(kind, extras, unpacked(content)) for kind, extras, content in self.packed]
