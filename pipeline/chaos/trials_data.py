@@ -10,8 +10,10 @@ import numpy as np
 from pipeline.chaos.ground import RATE_PER_S, Ground, Outcome
 from pipeline.chaos.plant import RATE_HZ, SAMPLES, Plant, topic_of
 from pipeline.chaos.rubbish import is_refused, rubbish
+from pipeline.config import ArchiveConfig
 from pipeline.core.codec import encode
 
+MOST_MEMORY_MB = 800  # of a service in a storm of rubbish; it has 200 in peace, and had 5,500 without its limits
 TAIL = 40  # blocks per stream that declare what is missing before them
 
 
@@ -177,9 +179,12 @@ def hostile(world: Ground, plant: Plant, *, count: int, seed: int = 13) -> Outco
     result.unexpected = 0
     quarantined = result.counters.get("messages_quarantined", 0)
     received = result.counters["messages_received"]
-    kept = result.clean and alive and quarantined >= refused > 0 and received == plant.messages + sent
+    names, largest = len(world.channels()), service.largest_rss_bytes >> 20
+    bounded = names <= ArchiveConfig().max_channels and largest < MOST_MEMORY_MB
+    kept = result.clean and alive and quarantined >= refused > 0 and received == plant.messages + sent and bounded
     figures = (
-        f"{sent} payloads: 0 exits, {refused} refused by the codec, {quarantined} quarantined with a reason, "
+        f"{sent} payloads: 0 exits, {refused} refused for themselves, {quarantined} quarantined with a reason, "
+        f"{names} channel names in the archive, memory {largest} MB at most, "
         f"{received} of {plant.messages + sent} received and accounted for, none again after a restart; "
         f"good streams: {result.lost} lost, {result.features_differ} differ; {wild} windows of absurd but valid streams"
     )
