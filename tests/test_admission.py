@@ -193,7 +193,7 @@ def test_a_commit_is_bounded_and_what_is_left_is_in_the_next_one_and_in_the_acco
         assert same_rows(found, expected)
 
 
-def test_a_turn_takes_no_more_off_its_source_once_it_has_bytes_enough(
+def test_a_turn_takes_no_more_off_its_source_once_it_has_bytes_enough_and_keeps_the_connection_alive(
     tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(taker, "MOST_BYTES", 1)
@@ -201,7 +201,12 @@ def test_a_turn_takes_no_more_off_its_source_once_it_has_bytes_enough(
     one_by_one.take = lambda limit, timeout_s: broker.take(1, timeout_s)  # type: ignore[method-assign]
     send(broker, BLOCKS)
     live = admitting(tmp_path, broker)
-    assert len(taker.Taker().take(one_by_one, live.rhythm, lambda: False, first=False)) == 1
+    served: list[bool] = []
+    one_by_one.service = lambda timeout_s=0.0: served.append(True)  # type: ignore[method-assign]
+    taken = taker.Taker().take(one_by_one, live.rhythm, lambda: False, first=False)
+    assert (len(taken), served) == (1, [])
+    again = taker.Taker(taken).take(one_by_one, live.rhythm, lambda: False, first=False)
+    assert (again, served) == (taken, [True])  # with enough left over nothing is taken, and the connection lives
     live.journal.close()
 
 

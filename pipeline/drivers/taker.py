@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pipeline.drivers.intake import MOST_BYTES
 from pipeline.drivers.rhythm import Rhythm
-from pipeline.edges.ports import Message, Source
+from pipeline.edges.ports import Connection, Message
 
 LOOK_UP_S = 0.25  # how long a silent broker may keep a stop request waiting
 
@@ -19,9 +19,11 @@ class Taker:
 
     left: list[Message] = field(default_factory=list)  # taken, and more than the last commit could cover
 
-    def take(self, source: Source, rhythm: Rhythm, stop: Callable[[], bool], *, first: bool) -> list[Message]:
+    def take(self, source: Connection, rhythm: Rhythm, stop: Callable[[], bool], *, first: bool) -> list[Message]:
         """Messages of one commit interval, or as many as one commit may cover; at once where some are left."""
         messages, self.left = self.left, []
+        if messages:
+            source.service()  # they may be so many that nothing is taken for minutes, and the broker wants to hear of us
         size = sum(len(message.payload) for message in messages)
         until_s = time.monotonic() + (0.0 if messages else rhythm.commit_interval_s)
         while (room := rhythm.most(first=first) - len(messages)) > 0 and size < MOST_BYTES:
