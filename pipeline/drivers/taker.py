@@ -23,7 +23,7 @@ class Taker:
         """Messages of one commit interval, or as many as one commit may cover; at once where some are left."""
         messages, self.left = self.left, []
         if messages:
-            source.service()  # they may be so many that nothing is taken for minutes, and the broker wants to hear of us
+            source.service()  # what is left may last for minutes, and the broker wants to hear of us
         size = sum(len(message.payload) for message in messages)
         until_s = time.monotonic() + (0.0 if messages else rhythm.commit_interval_s)
         while (room := rhythm.most(first=first) - len(messages)) > 0 and size < MOST_BYTES:
