@@ -35,7 +35,6 @@ from models.served import FLOOR_FEATURES, Zones, as_served, zones_of
 from models.settings import TrainSettings
 from models.spec import VALUE_TASKS
 from models.splits import make_split
-from models.tasks import one_mode_per_sequence
 from models.train import DEFAULT_SPLIT, alarm_spec, dataset_spec
 from pipeline.config import Config
 from pipeline.core.features.table import NAMES

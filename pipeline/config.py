@@ -111,6 +111,7 @@ class ArchiveConfig(Table, frozen=True):
     roll_s: Positive = 300.0
     roll_rows: Count = 10_000
     compact_parts: Annotated[int, Meta(ge=0)] = 24
+    max_channels: Count = 64
 
 
 class ModelConfig(Table, frozen=True):

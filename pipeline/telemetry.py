@@ -110,6 +110,7 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "roll_failed": ("error", "the disk refused a Parquet part; its rows stay in the journal"),
     "roll_resumed": ("warning", "the part was written at last"),
     "quarantined": ("warning", "messages of a turn were refused, by reason; some of their topics"),
+    "channels_full": ("warning", "a message names new channels, and archive.max_channels are known already"),
     "gaps": ("warning", "pieces of streams never came"),
     "no_window": ("warning", "a stream's records are all shorter than a window"),
     "reloaded": ("info", "SIGHUP: these keys have new values from the next turn on"),

@@ -215,6 +215,27 @@ def test_a_bad_file_among_many_is_reported_and_the_others_go_on(recordings: Path
     assert [Path(entry["input"]).name for entry in document["skipped"]] == ["torn.parquet"]
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_recording_for_whose_channels_there_is_no_room_is_skipped_alone_and_by_name(
+    recordings: Path, tmp_path: Path, rng: np.random.Generator, workers: str
+) -> None:
+    for i in range(4):  # read in one go with the others
+        names = (f"wide{i}_a", f"wide{i}_b")
+        metadata = {"sample_rate_hz": RATE_HZ, "dataset": "lab", "recording": f"w{i}"}
+        samples = rng.standard_normal((2, 4096)).astype(np.float32)
+        write_recording(recordings / f"w{i}.parquet", samples, names, metadata)
+    command = ["backfill", str(recordings), "--data", str(tmp_path / "data"), "--workers", workers]
+    document = thrumcast(*command, THRUMCAST_ARCHIVE__MAX_CHANNELS="5")
+    assert len(document["skipped"]) == 3  # near, far, and one pair more
+    assert all("archive.max_channels = 5" in skipped["reason"] for skipped in document["skipped"])
+    rows = read_features(tmp_path / "data")
+    assert {f"lab-r{i}" for i in range(3)} <= set(rows["machine"].to_pylist())
+    assert len({name.partition(".")[0] for name in rows.column_names if "." in name}) == 4
+    assert verify(tmp_path / "data").problems == ()
+    document = thrumcast(*command)  # with room for them
+    assert (document["already_done"], document["skipped"]) == (4, [])
+
+
 def test_a_recording_is_not_cut_in_two_ways_in_one_data_directory(recordings: Path, tmp_path: Path) -> None:
     data = str(tmp_path / "data")
     thrumcast("backfill", str(recordings), "--data", data)

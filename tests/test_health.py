@@ -50,6 +50,8 @@ def balance(metrics: dict[str, float]) -> float:
         (Vitals(model="v", connected=False), "mqtt:connection"),
         (Vitals(model="v", uncommitted_age_s=5.5, commit_limit_s=5.0), "commit:progress"),
         (Vitals(model="v", uncommitted_age_s=4.5, commit_limit_s=5.0), None),
+        (Vitals(model="v", turn_age_s=12.0, turn_limit_s=11.0), "loop:turn"),
+        (Vitals(model="v", turn_age_s=10.0, turn_limit_s=11.0), None),
         (Vitals(model="v", refusal="no space"), "archive:writable"),
         (Vitals(model="v", unwritable="read-only"), "archive:writable"),
         (Vitals(model="v", beat_age_s=11.0), "loop:beat"),
@@ -152,6 +154,35 @@ def test_while_the_disk_refuses_it_is_alive_and_not_ready_and_then_ready_again(
     assert seen == [(200, 200), (503, 200), (503, 200)]  # the first time nobody knew yet
     assert endpoints.routes()["/readyz"]().status == 200
     assert watched.oldest_s is None
+
+
+def test_while_a_roll_does_not_end_the_loop_is_alive_and_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is in hand then, and the connection is served: only the turn tells."""
+    monkeypatch.setattr(health, "TURN_S", 0.2)
+    broker = Linked()
+    live, watched, endpoints = watched_service(tmp_path, broker)
+    live.rhythm = replace(live.rhythm, roll_rows=1)
+    monkeypatch.setattr("pipeline.drivers.aside.PATIENCE_S", 0.0)
+    seen: list[tuple[int, int, bool]] = []
+    real = live.archive.roll
+
+    def roll(*arguments: object) -> object:
+        if not seen:
+            for wait_s in (0.0, 0.5):
+                time.sleep(wait_s)
+                routes = endpoints.routes()
+                in_hand = watched.oldest_s is not None
+                seen.append((routes["/readyz"]().status, routes["/livez"]().status, in_hand))
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(live.archive, "roll", roll)
+    send(broker, BLOCKS[:8])
+    live.run(lambda: len(seen) == 2)
+    assert seen == [(200, 200, False), (503, 200, False)]
+    live.turn(lambda: True)
+    assert endpoints.routes()["/readyz"]().status == 200
 
 
 def test_a_loop_that_hangs_beats_no_more(tmp_path: Path) -> None:

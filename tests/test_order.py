@@ -139,3 +139,16 @@ def test_a_stream_that_comes_back_in_the_middle_of_another_session_has_lost_its_
     ready, troubles, _ = run([block(0), block(5000, session=2)])
     assert numbers(ready) == [*range(10), *range(5000, 5010)]
     assert troubles == [Gap(KEY, 2, 0, 5000)]
+
+
+def test_blocks_that_overlap_by_all_but_a_sample_are_not_held_without_end() -> None:
+    sliding = [block(first, 50) for first in range(1, 51)]  # sample 0 is missing
+    state, held, ready, troubles = OrderState(), 0, [], []
+    for one in sliding:
+        state, some, trouble = push(SPEC, state, one)
+        held = max(held, sum(h.samples.shape[1] for h in state.held))
+        ready += some
+        troubles += trouble
+    assert held <= 2 * 100
+    assert troubles == [Gap(KEY, 1, 0, 1)]
+    assert numbers(ready) == list(range(1, 100))

@@ -66,3 +66,24 @@ def test_a_replay_tells_of_a_recording_only_what_a_message_may_say(tmp_path: Pat
     assert block.about["load_hp"] == 2
     again = decode(encode(block), block.key, max_payload_bytes=2**20)
     assert again.about == block.about
+
+
+@pytest.mark.network
+def test_a_replay_sends_no_longer_blocks_than_the_service_takes_and_nothing_that_is_too_slow(
+    tmp_path: Path, mosquitto: PrivateBroker, rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = rng.standard_normal((1, 200_000)).astype(np.float32)
+    write_recording(tmp_path / "hours.parquet", samples, ("x",), {"sample_rate_hz": 32.0, "recording": "hours"})
+    write_recording(tmp_path / "quick.parquet", samples, ("x",), {"sample_rate_hz": 20_000.0, "recording": "quick"})
+    write_recording(tmp_path / "slow.parquet", samples, ("x",), {"sample_rate_hz": 1.0, "recording": "slow"})
+    broker = f"mqtt://{mosquitto.host}:{mosquitto.port}"
+    limit = {"THRUMCAST_MQTT__MAX_PAYLOAD_BYTES": "600000"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in limit.items():
+            patch.setenv(name, value)
+        assert run(["replay", str(tmp_path), "--block-s", "7200", "--speed", "0", "--broker", broker, "--json"]) == 0
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert document["messages"] == 4 + 3  # of 4,096 windows each, and of 300,000 bytes
+    assert next(iter(document["skipped"]))["input"].endswith("slow.parquet")
+    assert "expected at least 32 samples in a window of 1 s" in err

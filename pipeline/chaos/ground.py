@@ -107,6 +107,11 @@ class Ground:
         view = view_journal(self.data_dir, ()) if (self.data_dir / "journal.db").exists() else None
         return 0 if view is None else view.counters.get(name, 0)
 
+    def channels(self) -> tuple[str, ...]:
+        """Names that have columns in the archive."""
+        view = view_journal(self.data_dir, ())
+        return () if view is None else view.extras["features"]
+
     def wait_for_windows(self, count: int, *, patience_s: float = 120.0) -> float:
         """Seconds until so many windows are stored."""
         return self.service.wait_for(

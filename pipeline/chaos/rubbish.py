@@ -10,12 +10,15 @@ import numpy as np
 from pipeline.chaos.plant import Plant
 from pipeline.core.codec import decode, encode
 from pipeline.core.records import Block
+from pipeline.core.window import WindowSpec
+from pipeline.drivers.admission import Admission
 from pipeline.edges.mqtt import TopicTemplate
 from pipeline.errors import DecodeError
 
 _TOPICS = TopicTemplate("plant/{area}/{machine}/{point}/vibration")
 _PATHS = ("..", "...", ".", "a%2e%2e%2f", "~root", "con:", "a" * 65, "x y", "tür", "--", "*", "$SYS")
 _LIMIT = 2_097_152
+_ADMISSION = Admission(lambda key: WindowSpec())
 
 Kind = Callable[[np.random.Generator, Block], bytes]
 
@@ -26,21 +29,21 @@ def rubbish(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
     plant = Plant(streams=1, messages=64, seed=seed)
     for number in range(count):
         name = f"wild-{int(rng.integers(40)):02d}"
-        if number % 12 == 0:
+        if number % 11 == 0:
             name = _PATHS[int(rng.integers(len(_PATHS)))]
         block = plant.block(int(rng.integers(64)))
         small = replace(block, session=int(rng.integers(2**63)), samples=block.samples[:, :16])
-        kind = _KINDS[number % len(_KINDS)] if number % 5000 else _huge
+        kind = _KINDS[number % len(_KINDS)] if number % 2500 else _RARE[number // 2500 % len(_RARE)]
         yield f"plant/main/{name}/de/vibration", kind(rng, small)
 
 
 def is_refused(topic: str, payload: bytes) -> bool:
-    """Whether a topic or a payload is none that we take."""
+    """Whether a topic or a payload is none that we take; of those that name new channels it says nothing."""
     key = _TOPICS.parse(topic)
     if key is None:
         return True
     try:
-        decode(payload, key, max_payload_bytes=_LIMIT)
+        _ADMISSION(decode(payload, key, max_payload_bytes=_LIMIT))
     except DecodeError:
         return True
     return False
@@ -111,6 +114,32 @@ def _huge(rng: np.random.Generator, block: Block) -> bytes:
     return encode(block)[:200] + bytes(10 * 2**20)
 
 
+def _a_million_windows(rng: np.random.Generator, block: Block) -> bytes:
+    """Valid, and in one message: with a rate so low, every sample begins a window."""
+    samples = rng.standard_normal((1, 1_000_000)).astype(np.float32)
+    return encode(replace(block, rate_hz=1.0, channels=("x",), samples=samples), dtype="i2")
+
+
+def _far_too_slow(rng: np.random.Generator, block: Block) -> bytes:
+    """The same in small: thousands of windows in 20 KB."""
+    samples = rng.standard_normal((1, 10_000)).astype(np.float32)
+    return encode(replace(block, rate_hz=float(rng.uniform(1, 30)), channels=("x",), samples=samples), dtype="i2")
+
+
+def _an_hour_at_once(rng: np.random.Generator, block: Block) -> bytes:
+    samples = rng.standard_normal((1, 64 * 3600)).astype(np.float32)
+    return encode(replace(block, rate_hz=64.0, channels=("x",), samples=samples), dtype="i2")
+
+
+def _channels_without_end(rng: np.random.Generator, block: Block) -> bytes:
+    """Sixteen channels that nobody has named before, and a window of each: columns for ever."""
+    names = tuple(f"q{rng.integers(2**62):x}" for _ in range(16))
+    samples = rng.standard_normal((16, 600)).astype(np.float32)
+    return encode(replace(block, index=0, rate_hz=500.0, channels=names, samples=samples), dtype="i2")
+
+
 _KINDS: tuple[Kind, ...] = (
     _cut, _flipped, _noise, _not_a_number, _other_times, _absurd, _deep, _lying, _no_text, _compressed,
+    _far_too_slow, _channels_without_end,
 )  # fmt: skip
+_RARE: tuple[Kind, ...] = (_huge, _a_million_windows, _an_hour_at_once)  # megabytes

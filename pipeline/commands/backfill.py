@@ -40,7 +40,7 @@ def command(
     if workers != 1:
         prepare()  # before this process loads what it needs itself
 
-    from pipeline.commands.compose import MakeWorker, folder, model, opened
+    from pipeline.commands.compose import MakeWorker, channels_of, folder, model, opened
     from pipeline.drivers.backfill import Done, Job, backfill
     from pipeline.edges.recordings import find_recordings, parse_channels
     from pipeline.errors import RecordingError
@@ -77,6 +77,7 @@ def command(
             make_worker,
             archive,
             workers=min(workers or os.cpu_count() or 1, max(1, len(jobs))),
+            channels=channels_of(config, journal),
             on_done=show,
         )
     seconds = time.monotonic() - began_s

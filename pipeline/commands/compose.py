@@ -12,6 +12,7 @@ from pipeline.core.engine import Engine
 from pipeline.core.features.table import FEATURES
 from pipeline.core.iso import floor
 from pipeline.core.quality import Quality
+from pipeline.drivers.admission import Channels
 from pipeline.drivers.serving import Extra, Serving
 from pipeline.edges.archive import Archive
 from pipeline.edges.archive_schema import FeatureSchema
@@ -36,6 +37,11 @@ def feature_schema(config: Config) -> FeatureSchema:
         sources=tuple(f"{f.formula} ({f.source})" for f in FEATURES),
         quality_bits=tuple(str(bit.name).lower() for bit in Quality if bit),
     )
+
+
+def channels_of(config: Config, journal: Journal) -> Channels:
+    """The channel names that the data directory has, and how many it may get."""
+    return Channels(config.archive.max_channels, set(journal.view(()).extras["features"]))
 
 
 @contextlib.contextmanager

@@ -39,16 +39,20 @@ def command(
     from pipeline.commands.compose import folder
     from pipeline.core import order
     from pipeline.core.records import StreamKey
-    from pipeline.drivers.intake import Intake
+    from pipeline.drivers.admission import Admission
+    from pipeline.drivers.intake import MOST_BYTES, Intake
     from pipeline.edges.mqtt import MqttConnection, TopicTemplate
     from pipeline.edges.recordings_readings import READINGS_NAME, ReadingsWriter
+    from pipeline.specs import stream_specs
 
     config = console.config(**{"data.dir": data_dir}, **broker_flags(broker))
     topics = TopicTemplate(config.mqtt.readings_topic)
+    spec_of = stream_specs(config, {})
     intake = Intake(
         topics.parse,
         lambda machine: config.accepts(machine) and (not machines or machine in machines),
         config.mqtt.max_payload_bytes,
+        windows_in=Admission(lambda key: spec_of(key).window),
     )
     writer = ReadingsWriter(out or config.data.path / READINGS_NAME)
     spec = order.OrderSpec(config.order.max_wait_s)
@@ -66,21 +70,23 @@ def command(
     settings = mqtt_settings(config, f"{config.mqtt.client_id}-record-{time.time_ns() % 10**9}")
     # Killed or not, it leaves no queue that the broker would fill for days under an id that nobody uses again.
     alone = replace(settings, clean_start=True, session_expiry_s=0)
-    connection = MqttConnection(alone, subscriptions=[topics.subscription])
+    connection = MqttConnection(alone, subscriptions=[topics.subscription], max_waiting_bytes=MOST_BYTES)
     with connection.connect():
         console.say(f"recording {config.mqtt.host}:{config.mqtt.port} {topics.subscription} -> {folder(writer.folder)}")
         last = False
         while not last:  # once asked to stop, take what has arrived by now
             last = stopping or (until_s is not None and time.monotonic() >= until_s)
             messages = connection.take(1000, 0.25)
-            batch = intake.read(messages, time.time_ns())
-            for block in batch.blocks:
-                state = states.get(block.key) or order.OrderState()
-                states[block.key], ready, _ = order.push_all(spec, state, [block])
-                for one in ready:
-                    writer.append(one)
-            passed_over += len(batch.quarantined)
-            connection.acknowledge(messages)
+            while messages:
+                batch = intake.read(messages, time.time_ns())
+                for block in batch.blocks:
+                    state = states.get(block.key) or order.OrderState()
+                    states[block.key], ready, _ = order.push_all(spec, state, [block])
+                    for one in ready:
+                        writer.append(one)
+                passed_over += len(batch.quarantined)
+                connection.acknowledge(batch.messages)
+                messages = messages[len(batch.messages) :]
             for event in connection.events():
                 if event.kind == "disconnected":
                     losses += 1

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 @click.option("--speed", type=click.FloatRange(min=0), default=1.0, show_default=True, help="0 = as fast as accepted.")
 @broker_option
 @click.option(
-    "--block-s", type=click.FloatRange(min=0.001), default=0.25, show_default=True, help="Length of a message."
+    "--block-s",
+    type=click.FloatRange(min=0.001),
+    default=0.25,
+    show_default=True,
+    help="Length of a message; shorter where the service would refuse it.",
 )
 @click.option(
     "--machine-from",
@@ -77,8 +81,11 @@ def command(
                     in_part[str(path)] = f"no number in {', '.join(recording.left_out)}, which is left out"
                 found = streams(recording, channel_map)
                 for stream in found:
+                    longest_s = min(block_s, _longest_s(config, stream))
                     at_s = time.monotonic()
-                    for block, due_s in _timed(config, stream, block_s, path.stem if machine_from == "file" else None):
+                    for block, due_s in _timed(
+                        config, stream, longest_s, path.stem if machine_from == "file" else None
+                    ):
                         if speed > 0:
                             publisher.rest(max(0.0, at_s + due_s / speed - time.monotonic()))
                         payload = encode(block)
@@ -111,6 +118,22 @@ def command(
     if paths and len(skipped) == len(paths):
         msg = f"at least one readable recording expected, found: {len(skipped)} that cannot be read"
         raise ThrumcastError(msg, hint="the reasons are above", reported=True)
+
+
+def _longest_s(config: Config, stream: RecordedStream) -> float:
+    """Seconds of the longest block that the service takes, by windows and by bytes."""
+    from pipeline.core.limits import LEAST_SAMPLES, is_too_slow, longest_block_s
+    from pipeline.errors import RecordingError
+    from pipeline.specs import stream_specs
+
+    window, rate_hz = stream_specs(config, {})(stream.key).window, stream.recording.rate_hz
+    if is_too_slow(window, rate_hz):
+        msg = f"expected at least {LEAST_SAMPLES} samples in a window of {window.length_s:g} s, found in "
+        msg += f"{stream.recording.path}: {rate_hz:g} Hz"
+        raise RecordingError(msg, hint="the service would refuse every message; see window.length_s")
+    channels = len(stream.channels)
+    samples = max(1, config.mqtt.max_payload_bytes // 2 // (4 * channels))  # the other half is for names and facts
+    return min(longest_block_s(window, rate_hz, channels), samples / rate_hz)
 
 
 def _timed(

@@ -19,7 +19,8 @@ from pipeline.core.engine import Engine, Step, rehearse
 from pipeline.core.order import REMEMBERED_SESSIONS
 from pipeline.core.records import Block, StreamKey
 from pipeline.core.state import StreamState, from_bytes
-from pipeline.drivers.intake import Batch, Intake
+from pipeline.drivers.admission import Admission
+from pipeline.drivers.intake import MOST_BYTES, Batch, Intake
 from pipeline.drivers.label_news import LabelNews
 from pipeline.drivers.live import Live
 from pipeline.drivers.outbox import Outbox
@@ -143,6 +144,7 @@ def service(
             claim=Claim(claim_topic(base, config.mqtt.client_id)),
             former_id=former_id,
             max_waiting=2 * messages_per_commit,
+            max_waiting_bytes=2 * MOST_BYTES,
         )
         watch = RegistryWatch.after(running)
         outbox = Outbox(connection.publish)
@@ -150,7 +152,13 @@ def service(
         live = Live(
             engine=engine,
             source=connection,
-            intake=Intake(topics.parse, config.accepts, config.mqtt.max_payload_bytes, requests.read),
+            intake=Intake(
+                topics.parse,
+                config.accepts,
+                config.mqtt.max_payload_bytes,
+                requests.read,
+                Admission(lambda key: running.spec_of(key).window, compose.channels_of(config, journal)),
+            ),
             journal=journal,
             archive=archive,
             results=Results(

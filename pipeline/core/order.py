@@ -72,9 +72,15 @@ def push(spec: OrderSpec, state: OrderState, block: Block) -> tuple[OrderState, 
     held = tuple(sorted((*state.held, block), key=lambda b: (b.index, b.end)))
     state = _drain(changed(state, held=held), ready)
     max_wait = round(spec.max_wait_s * block.rate_hz)
-    while state.held and max(h.end for h in state.held) - state.next_index > max_wait:
+    while state.held and _waited_enough(state, max_wait):
         state = _give_up(state, ready, troubles)
     return state, ready, troubles
+
+
+def _waited_enough(state: OrderState, max_wait: int) -> bool:
+    """By the time of the stream; or by what is held, for blocks may overlap by all but a sample, without end."""
+    moved_on = max(h.end for h in state.held) - state.next_index
+    return moved_on > max_wait or sum(h.samples.shape[1] for h in state.held) > 2 * max_wait
 
 
 def push_all(

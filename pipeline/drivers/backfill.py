@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 
 from pipeline.core.records import StreamKey
+from pipeline.drivers.admission import Channels
 from pipeline.drivers.backfill_pool import pool
 from pipeline.drivers.backfill_worker import Done, Job, Turn, Worker, read
 from pipeline.edges.archive import Archive
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
+from pipeline.telemetry import few
 
 __all__ = ["Done", "Job", "Report", "Worker", "backfill"]
 
@@ -100,13 +102,17 @@ def backfill(
     archive: Archive,
     *,
     workers: int,
+    channels: Channels | None = None,
     on_done: Callable[[Done], None] = lambda done: None,
 ) -> Report:
-    """Work through all jobs; `make_worker` must be importable, it is called in every worker process."""
+    """Work through all jobs; `make_worker` must be importable, it is called in every worker process.
+
+    Recordings for whose `channels` the directory has no room are skipped.
+    """
     report = Report(inputs=len(jobs))
     pages = _Pages(archive, MachinesFile(archive.journal.directory / MACHINES_NAME), report)
     try:
-        for turn in _run(jobs, make_worker, workers):
+        for turn in _fitting(_run(jobs, make_worker, workers), jobs, make_worker, channels):
             pages.add(turn)
             for done in turn.done:
                 report.count(done)
@@ -150,6 +156,26 @@ def _run(jobs: Sequence[Job], make_worker: Callable[[], Worker], workers: int) -
                 yield future.result()
     finally:
         processes.shutdown(wait=True, cancel_futures=True)
+
+
+def _fitting(
+    turns: Iterable[Turn], jobs: Sequence[Job], make_worker: Callable[[], Worker], channels: Channels | None
+) -> Iterator[Turn]:
+    """The turns; those that name more channels than there is room for are read again, one recording at a time."""
+    worker = cache(make_worker)
+    for turn in turns:
+        if channels is None or channels.admit(turn.channels):
+            yield turn
+            continue
+        of_turn = {done.path for done in turn.done}
+        for job in (job for job in jobs if job.path in of_turn):
+            one = turn if len(of_turn) == 1 else read(worker(), [job])
+            if not channels.admit(one.channels):
+                names = few(sorted(one.channels - channels.known))
+                error = f"expected at most archive.max_channels = {channels.most} channel names in a data directory, "
+                error += f"found new in {job.path}: {names}; name channels alike (--channels), or raise that key"
+                one = Turn([Done(job.path, error=error)], [])
+            yield one
 
 
 _worker: Worker | None = None

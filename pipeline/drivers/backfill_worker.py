@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.engine import Engine, Step
+from pipeline.core.limits import LEAST_SAMPLES, is_too_slow
 from pipeline.core.quality import STOPS
 from pipeline.core.records import Block, FeatureRow, Forecast, Prediction, StreamKey
 from pipeline.core.state import StreamState
@@ -68,6 +69,11 @@ class Turn:
     packed: list[tuple[str, tuple[str, ...], bytes]]
 
     @property
+    def channels(self) -> set[str]:
+        """Names of all channels in the rows."""
+        return {name for kind, extras, _ in self.packed if kind == "features" for name in extras}
+
+    @property
     def rows(self) -> list[Rows]:
         """The rows, by kind and columns."""
         return [Rows(kind, extras, unpacked(content)) for kind, extras, content in self.packed]
@@ -116,6 +122,13 @@ def _rows(worker: Worker, job: Job, done: Done) -> Step:
     if job.channels is None:
         done.left_out = recording.left_out
     for stream in recordings.streams(recording, job.channels):
+        window = worker.engine.spec_of(stream.key).window
+        if is_too_slow(window, recording.rate_hz):
+            msg = (
+                f"expected at least {LEAST_SAMPLES} samples in a window of {window.length_s:g} s, found in {job.path}: "
+            )
+            msg += f"a rate of {recording.rate_hz:g} Hz"
+            raise RecordingError(msg, hint="make window.length_s longer, or correct the rate")
         for step in run_stream(worker.engine, stream, worker.resolve):
             found.features += step.features
             found.predictions += step.predictions

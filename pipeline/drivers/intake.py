@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from pipeline.core import codec
 from pipeline.core.engine import Engine, States, Step
+from pipeline.core.limits import MOST_WINDOWS
 from pipeline.core.records import Block, Duplicate, Gap, Late, StreamKey
 from pipeline.drivers.serving import Timed
 from pipeline.edges.archive_tables import Quarantined
@@ -24,6 +25,7 @@ from pipeline.telemetry import few
 
 log = logging.getLogger("thrumcast.live")
 
+MOST_BYTES = 16 * 2**20  # of payloads that one commit covers, but for its last: as blocks they take twice that or more
 LARGEST_GAP = 2**40  # samples: nine months at 50 kHz; a sender that jumps further has lost its count, not samples
 LONGEST_SHOWN = 100  # characters of a topic in the log
 
@@ -68,7 +70,7 @@ class Request:
 class Batch:
     """Some messages, the blocks in them, and those that are refused."""
 
-    messages: Sequence[Message]
+    messages: list[Message]
     blocks: list[Block] = field(default_factory=list)
     origin: list[Message] = field(default_factory=list)  # the message of each block
     quarantined: list[Quarantined] = field(default_factory=list)
@@ -92,11 +94,17 @@ class Intake:
     accepts: Callable[[str], bool]  # whether readings of this machine are wanted
     max_payload_bytes: int
     request_of: Callable[[Message], Request | None] = lambda message: None  # None: the message is no request
+    windows_in: Callable[[Block], int] = lambda block: 0  # that it can complete; DecodeError: it asks for too much
 
     def read(self, messages: Sequence[Message], now_ns: int) -> Batch:
-        """Decode; whatever is not a block goes to quarantine with a reason."""
-        batch = Batch(messages)
+        """Decode as many as one commit may cover; whatever is not a block goes to quarantine with a reason."""
+        batch = Batch([])
+        windows = size = 0
         for message in messages:
+            if windows >= MOST_WINDOWS or size >= MOST_BYTES:
+                break
+            batch.messages.append(message)
+            size += len(message.payload)
             if (request := self.request_of(message)) is not None:
                 batch.requests.append(request)
                 batch.asking.append(message)
@@ -104,7 +112,9 @@ class Intake:
                     batch.quarantined.append(refused(message, "request", now_ns))
                 continue
             try:
-                batch.blocks.append(self._block(message))
+                block = self._block(message)
+                windows += self.windows_in(block)
+                batch.blocks.append(block)
                 batch.origin.append(message)
             except DecodeError as error:
                 batch.quarantined.append(refused(message, error.reason, now_ns))

@@ -2,7 +2,8 @@
 
 One turn, in this order and no other:
 
-1. take all messages that have arrived, for at most `commit_interval_s` or half of the receive maximum
+1. take all messages that have arrived, for at most `commit_interval_s` or half of the receive maximum; what would be
+   too many bytes or windows for one commit comes first in the next turn
 2. step the engine: nothing has changed yet
 3. ONE journal transaction: states, rows, alarms, quarantined, counters              <- the commit point
 4. note what belongs into other files, such as that of the machines: what fails here comes again with its messages
@@ -46,6 +47,7 @@ from pipeline.drivers.intake import (
 from pipeline.drivers.results import Results
 from pipeline.drivers.rhythm import Rhythm
 from pipeline.drivers.serving import ModelWatch, ReadLast, Serving, Shadow, acknowledged, remembered, together
+from pipeline.drivers.taker import Taker
 from pipeline.edges.archive import Archive
 from pipeline.edges.faults import fault_point
 from pipeline.edges.journal import Commit, Journal
@@ -58,7 +60,6 @@ RETRY_S = 1.0  # between attempts to commit
 T = TypeVar("T")
 Note = Callable[[Batch, Step], Callable[[], object] | None]  # what to write on the thread of the disk, if anything
 
-LOOK_UP_S = 0.25  # how long a silent broker may keep a stop request waiting
 STOP_S = 3.0  # of a stop for what is on its way meanwhile: a plant never stops sending
 
 
@@ -91,6 +92,7 @@ class Live:
     acknowledgements: SimpleQueue[tuple[StreamKey, str]] = field(default_factory=SimpleQueue)  # stream, alarm id
     pending_rows: int = 0  # that are committed and not yet in a Parquet part
     _aside: Aside = field(default_factory=Aside)  # where the disk is written
+    _taker: Taker = field(default_factory=Taker)
     _in_hand: int = 0  # messages that are taken and not decided
     _news: Counter[str] = field(default_factory=Counter)  # counters that go with the next commit
     _rolled_s: float = field(default_factory=time.monotonic)
@@ -118,7 +120,7 @@ class Live:
         self._acknowledge_alarms(stop)
         for look in self.between:
             self._elsewhere(look)
-        messages = self._gather(stop)
+        messages = self._taker.take(self.source, self.rhythm, stop, first=not self.counts)
         for event in self.source.events():
             log.info("%s %s", event.kind, event.detail)
             if event.kind == "connected":
@@ -145,6 +147,7 @@ class Live:
         fault_point("turn_taken")
         now_ns = time.time_ns()
         batch = self.intake.read(messages, now_ns)
+        self._taker.left = messages[len(batch.messages) :]
         step = step_all(self.engine, self.states, batch, now_ns)
         acknowledged(self.states, self.acknowledgements, step)
         counts = account(batch, step)
@@ -152,6 +155,7 @@ class Live:
         fault_point("turn_stepped")
         if not self._commit(batch, step, beside, counts, stop):
             self._in_hand = 0
+            self._taker.left = []
             self.counts["dropped"] += len(messages)  # not acknowledged: the broker delivers these again
             return False
         fault_point("turn_committed")
@@ -159,7 +163,7 @@ class Live:
         if self.shadow is not None:
             self.shadow.keep(beside)
         self.counts += counts
-        self._in_hand = 0
+        self._in_hand = len(self._taker.left)
         self._balance()
         for told in self.on_turn:
             told(batch, step)
@@ -169,7 +173,7 @@ class Live:
             if not self._until_done(write, "note", stop):
                 return False
         fault_point("turn_noted")
-        self.source.acknowledge(messages)
+        self.source.acknowledge(batch.messages)
         fault_point("turn_acknowledged")
         self.committed_s = time.monotonic()
         self.results.step(step, time.monotonic())
@@ -182,20 +186,10 @@ class Live:
         """Publishes where every message is; called where nothing is between two places."""
         received, untaken = self.source.tally()
         if ended:  # neither decided nor acknowledged: it comes again
-            self.counts["dropped"], untaken = self.counts["dropped"] + untaken, 0
+            self.counts["dropped"], untaken = self.counts["dropped"] + untaken + self._in_hand, 0
+            self._in_hand = 0
         places = {name: self.counts[name] for name in (*OUTCOMES, "dropped")}
         self.account = Account(received, **places, in_flight=untaken + self._in_hand)
-
-    def _gather(self, stop: Callable[[], bool]) -> list[Message]:
-        """Messages of one commit interval, or as many as one commit may cover."""
-        messages: list[Message] = []
-        until_s = time.monotonic() + self.rhythm.commit_interval_s
-        while (room := self.rhythm.most(first=not self.counts) - len(messages)) > 0:
-            left_s = 0.0 if stop() else until_s - time.monotonic()
-            messages += self.source.take(room, min(max(left_s, 0.0), LOOK_UP_S))
-            if left_s <= 0:
-                break
-        return messages
 
     def serve(self, serving: Serving, stop: Callable[[], bool]) -> None:
         """Let other models serve from the next turn on; their memory of every stream is built and committed first."""
@@ -230,7 +224,7 @@ class Live:
     def _acknowledge_alarms(self, stop: Callable[[], bool]) -> None:
         """What people have acknowledged since the last turn, committed like everything else, then published."""
         acknowledged(self.states, self.acknowledgements, step := Step())
-        if step.alarms and self._commit(Batch(()), step, Step(), Counter(), stop):
+        if step.alarms and self._commit(Batch([]), step, Step(), Counter(), stop):
             self.states |= step.states
             self.pending_rows += len(step.alarms)
             self.results.step(step, time.monotonic())

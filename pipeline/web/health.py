@@ -25,6 +25,7 @@ log = logging.getLogger("thrumcast.health")
 Status = Literal["pass", "warn", "fail"]
 
 ALIVE_S = 10.0  # the loop goes through its connection every quarter of a second, also while the disk hangs
+TURN_S = 10.0  # beside the interval of commits, that a turn of the loop may take with its commit and a roll
 SILENT_S = 60.0  # of a machine, until that is worth a remark
 FULL = 0.8  # share of the waiting room
 
@@ -37,6 +38,8 @@ class Vitals:
     connected: bool = True
     uncommitted_age_s: float | None = None  # of the oldest message in hand; None if there is none
     commit_limit_s: float = 5.0
+    turn_age_s: float = 0.0  # since the loop last had nothing in hand
+    turn_limit_s: float = 11.0
     refusal: str | None = None  # why the disk does not take what is in hand
     unwritable: str | None = None  # why the data directory cannot be written
     model: str | None = None
@@ -64,11 +67,14 @@ def ready_checks(vitals: Vitals) -> list[Check]:
     age_s = vitals.uncommitted_age_s
     late = age_s is not None and age_s > vitals.commit_limit_s
     in_hand = "nothing in hand" if age_s is None else f"oldest message {age_s:.1f} s, limit {vitals.commit_limit_s:g} s"
+    stuck = vitals.turn_age_s > vitals.turn_limit_s
+    turn = f"last ended {vitals.turn_age_s:.1f} s ago, limit {vitals.turn_limit_s:g} s"
     trouble = vitals.refusal or vitals.unwritable
     silent = few(vitals.silent_machines)
     return [
         *live_checks(vitals),
         Check("mqtt:connection", "pass" if vitals.connected else "fail", "" if vitals.connected else "no broker"),
+        Check("loop:turn", "fail" if stuck else "pass", turn),
         Check("commit:progress", "fail" if late else "pass", in_hand),
         Check("archive:writable", "fail" if trouble else "pass", trouble or ""),
         Check("model:loaded", "pass" if vitals.model else "fail", vitals.model or "none: features only"),
@@ -124,6 +130,8 @@ class Endpoints:
             connected=watched.connected,
             uncommitted_age_s=None if oldest_s is None else now_s - oldest_s,
             commit_limit_s=self._commit_limit_s,
+            turn_age_s=now_s - self._live.committed_s,
+            turn_limit_s=TURN_S + self._live.rhythm.commit_interval_s,
             refusal=self._live.refusal,
             unwritable=self._probe.unwritable(wait_s),
             model=self._model,
