@@ -37,7 +37,7 @@ class Vitals:
     connected: bool = True
     uncommitted_age_s: float | None = None  # of the oldest message in hand; None if there is none
     commit_limit_s: float = 5.0
-    refusal: str | None = None  # why the disk does not take what is in hand
+    refusal: str | None = None  # why the disk does not take what it is given
     unwritable: str | None = None  # why the data directory cannot be written
     model: str | None = None
     waiting_ratio: float = 0.0
