@@ -107,7 +107,7 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "commit_resumed": ("warning", "the commit succeeded at last"),
     "note_failed": ("error", "the disk refused machines.jsonl"),
     "note_resumed": ("warning", "machines.jsonl was written at last"),
-    "roll_failed": ("error", "the disk refused a Parquet part; its rows stay in the journal"),
+    "roll_failed": ("error", "the disk refused a Parquet part; its rows stay in the journal and turns go on"),
     "roll_resumed": ("warning", "the part was written at last"),
     "quarantined": ("warning", "messages of a turn were refused, by reason; some of their topics"),
     "channels_full": ("warning", "a message names new channels, and archive.max_channels are known already"),

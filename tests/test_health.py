@@ -136,7 +136,7 @@ def test_what_is_counted_by_machine_is_the_sum_of_what_was_sent(tmp_path: Path) 
 def test_while_the_disk_refuses_it_is_alive_and_not_ready_and_then_ready_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.drivers.live.RETRY_S", 0.01)
+    monkeypatch.setattr("pipeline.drivers.disk.RETRY_S", 0.01)
     broker = Linked()
     live, watched, endpoints = watched_service(tmp_path, broker)
     real, refusals, seen = live.journal.commit, iter(range(3)), []

@@ -199,7 +199,7 @@ def test_every_message_is_accounted_for_at_every_look_also_while_the_disk_refuse
 
     monkeypatch.setattr(live.journal, "commit", commit)
     monkeypatch.setattr(broker, "service", look, raising=False)
-    monkeypatch.setattr("pipeline.drivers.live.RETRY_S", 0.0)
+    monkeypatch.setattr("pipeline.drivers.disk.RETRY_S", 0.0)
     send(broker, BLOCKS)
     live.run(stop_when_idle(broker))
     assert {account.missing for account in [*seen, live.account]} == {0}

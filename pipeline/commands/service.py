@@ -186,7 +186,7 @@ def service(
             read_last=read_last,
             shadow=Shadow(Engine(engine.spec_of, serving.shadow), read_last) if serving.shadow else None,
         )
-        live.results.restore(journal.open_alarms().values())
+        live.results.restore(journal.open_alarms().values(), journal.untold_alarms())
         requests.up = live.results.up
         began_s = time.monotonic()
         rehearse()  # the first time after an installation, half a minute: no broker is kept waiting for that

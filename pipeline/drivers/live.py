@@ -12,10 +12,11 @@ One turn, in this order and no other:
 7. now and then, move pending rows from the journal into Parquet parts
 
 A crash before 3: nothing happened, the broker delivers again. Between 3 and 5: it delivers again and every block is a
-Duplicate. In 7: the same rows are written again under the same name. If 3, 4 or 7 fails (disk full, read-only), nothing
-is acknowledged; the same is tried until it succeeds, and meanwhile not reading is the back-pressure. The disk is used
-on another thread, which never touches the connection (see `Outbox`), and the connection is served while that takes
-long: a slow disk makes the service slower, and nothing else.
+Duplicate. Before the broker has confirmed what 6 says of alarms: the next start says it again. In 7: the same rows are
+written again under the same name. If 3 or 4 fails (disk full, read-only), nothing is acknowledged; the same is tried
+until it succeeds, and meanwhile not reading is the back-pressure. If only 7 fails, turns go on and rows gather in the
+journal, up to `Rhythm.most_pending`. The disk is used on another thread, which never touches the connection (see
+`Outbox`), and the connection is served while that takes long: a slow disk makes the service slower, and nothing else.
 """
 
 from __future__ import annotations
@@ -27,12 +28,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
-from typing import TypeVar
 
 from pipeline.core.engine import Engine, Step
-from pipeline.core.records import StreamKey
+from pipeline.core.records import AlarmChange, StreamKey
 from pipeline.core.state import StreamState, to_bytes
-from pipeline.drivers.aside import Aside
+from pipeline.drivers.disk import Disk
 from pipeline.drivers.intake import (
     OUTCOMES,
     Account,
@@ -56,8 +56,6 @@ from pipeline.errors import ArchiveError
 
 log = logging.getLogger("thrumcast.live")
 
-RETRY_S = 1.0  # between attempts to commit
-T = TypeVar("T")
 Note = Callable[[Batch, Step], Callable[[], object] | None]  # what to write on the thread of the disk, if anything
 
 STOP_S = 3.0  # of a stop for what is on its way meanwhile: a plant never stops sending
@@ -67,7 +65,7 @@ STOP_S = 3.0  # of a stop for what is on its way meanwhile: a plant never stops 
 class Live:
     """The driver. Everything it holds is handed in; `states` is what the last commit made true.
 
-    `account`, `committed_s` and `refusal` are replaced as a whole, so that another thread may read them at any time.
+    `account`, `committed_s` and what `refusal` reads are replaced as a whole: another thread may look at any time.
     """
 
     engine: Engine
@@ -85,21 +83,28 @@ class Live:
     tell: Callable[[], None] = lambda: None  # sends what the thread of the disk has to publish
     account: Account = field(default_factory=Account)  # of all messages since this process began
     committed_s: float = field(default_factory=time.monotonic)  # time.monotonic() of the last time nothing was in hand
-    refusal: str | None = None  # why the disk does not take what is in hand
     models: ModelWatch | None = None  # None: the engine's model serves for ever
     read_last: ReadLast = lambda until_ns: {}  # archived rows, from which another model builds its memory
     shadow: Shadow | None = None
     acknowledgements: SimpleQueue[tuple[StreamKey, str]] = field(default_factory=SimpleQueue)  # stream, alarm id
     pending_rows: int = 0  # that are committed and not yet in a Parquet part
-    _aside: Aside = field(default_factory=Aside)  # where the disk is written
+    _disk: Disk = field(init=False)
     _taker: Taker = field(default_factory=Taker)
     _in_hand: int = 0  # messages that are taken and not decided
     _news: Counter[str] = field(default_factory=Counter)  # counters that go with the next commit
-    _rolled_s: float = field(default_factory=time.monotonic)
+    _tried_s: float = field(default_factory=time.monotonic)  # to roll
+
+    def __post_init__(self) -> None:
+        self._disk = Disk(self._keep_alive)
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the disk does not take what it is given."""
+        return self._disk.refusal
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Turn until `stop` says so; then, on a disk that is not slow, leave nothing that could be in the archive."""
-        self.pending_rows = self._elsewhere(self.journal.pending_rows)
+        self.pending_rows = self._disk.do(self.journal.pending_rows)
         self._remember(self.engine, stop)
         while not stop():
             self.turn(stop)
@@ -110,16 +115,16 @@ class Live:
             self._roll(stop)
         self.tell()
         for look in () if self._hurried(stop) else self.between:  # they note what they have told
-            self._elsewhere(look)
+            self._disk.do(look)
         self._balance(ended=True)
 
     def turn(self, stop: Callable[[], bool]) -> bool:
         """One turn: see the list above; whether any message was there. Between commits other models may take over."""
-        if self.models and (serving := self._elsewhere(self.models.due)) is not None:
+        if self.models and (serving := self._disk.do(self.models.due)) is not None:
             self.serve(serving, stop)
         self._acknowledge_alarms(stop)
         for look in self.between:
-            self._elsewhere(look)
+            self._disk.do(look)
         messages = self._taker.take(self.source, self.rhythm, stop, first=not self.counts)
         for event in self.source.events():
             log.info("%s %s", event.kind, event.detail)
@@ -134,9 +139,11 @@ class Live:
         if not messages:
             self.committed_s = time.monotonic()
             self._balance()
+            if told := self._told():
+                self._write(Commit(told=told), stop)
         self.results.silence(time.monotonic())
-        due = time.monotonic() - self._rolled_s >= self.rhythm.roll_s and self.pending_rows
-        if (due or self.pending_rows >= self.rhythm.roll_rows) and not stop():
+        since_s = time.monotonic() - self._tried_s
+        if self.rhythm.is_due(self.pending_rows, since_s, refused="roll" in self._disk.refusals) and not stop():
             self._roll(stop)
         return bool(messages)
 
@@ -151,7 +158,7 @@ class Live:
         step = step_all(self.engine, self.states, batch, now_ns)
         acknowledged(self.states, self.acknowledgements, step)
         counts = account(batch, step)
-        beside = Step() if self.shadow is None else self._elsewhere(partial(self.shadow.beside, step.features))
+        beside = Step() if self.shadow is None else self._disk.do(partial(self.shadow.beside, step.features))
         fault_point("turn_stepped")
         if not self._commit(batch, step, beside, counts, stop):
             self._in_hand = 0
@@ -170,7 +177,7 @@ class Live:
         if notes := [write for note in self.notes if (write := note(batch, step)) is not None]:
             self.source.acknowledge(batch.settled())
         for write in notes:
-            if not self._until_done(write, "note", stop):
+            if not self._disk.until_done(write, "note", stop):
                 return False
         fault_point("turn_noted")
         self.source.acknowledge(batch.messages)
@@ -208,12 +215,12 @@ class Live:
     def _remember(self, engine: Engine, stop: Callable[[], bool]) -> bool:
         """Hidden states of the engine's model where they are another model's; False if they could not be committed."""
         try:
-            states = self._elsewhere(lambda: remembered(engine, self.states, self.read_last))
+            states = self._disk.do(lambda: remembered(engine, self.states, self.read_last))
         except ArchiveError as error:  # the memory begins from nothing, as for a stream that is new
             log.error("memory_not_rebuilt err=%s", error.message)
             return True
         commit = Commit(states={key: to_bytes(engine.spec_of(key), state) for key, state in states.items()})
-        if states and not self._until_done(lambda: self.journal.commit(commit), "commit", stop):
+        if states and not self._write(commit, stop):
             return False
         self.states |= states
         if states:
@@ -241,52 +248,43 @@ class Live:
             classes=classes,
             forecasts=step.forecasts,
             alarms=step.alarms,
+            told=self._told(),
             quarantined=batch.quarantined,
             counters={**prefixed(counts.items()), **(missing_samples(step) + self._news)},
         )
-        if not self._until_done(lambda: self.journal.commit(commit), "commit", stop):
+        if not self._write(commit, stop):
             return False
         self._news.clear()
         return True
 
+    def _write(self, commit: Commit, stop: Callable[[], bool]) -> bool:
+        """As `Disk.until_done`; what it tells the journal of alarms is then known to both."""
+        if not self._disk.until_done(lambda: self.journal.commit(commit), "commit", stop):
+            return False
+        del self.results.said[: len(commit.told)]
+        return True
+
+    def _told(self) -> tuple[AlarmChange, ...]:
+        """Changes of alarms that the broker has and the journal does not know of."""
+        return tuple(self.results.said) if self.results.said and self.source.settled else ()
+
     def _roll(self, stop: Callable[[], bool]) -> None:
+        """One attempt: what the disk refuses waits in the journal. Where that is too much, nothing else until then."""
+
         def roll() -> None:
             self.archive.roll(lambda: self._hurried(stop))
             self.pending_rows = self.journal.pending_rows()  # some, if it was left off
 
         if self.pending_rows and not self._hurried(stop):
-            self._until_done(roll, "roll", stop)
-        self._rolled_s = time.monotonic()
-
-    def _elsewhere(self, action: Callable[[], T]) -> T:
-        """What may read or write the disk, done on its thread."""
-        found: list[T] = []
-        self._aside(lambda: found.append(action()), self._keep_alive)
-        return found[0]
+            if self.pending_rows >= self.rhythm.most_pending:
+                self._disk.until_done(roll, "roll", stop)
+            else:
+                self._disk.attempt(roll, "roll")
+        self._tried_s = time.monotonic()
 
     def _hurried(self, stop: Callable[[], bool]) -> bool:
         """Asked to stop, on a slow disk: rows are safe in the journal, and what was not decided comes again."""
         return self.journal.slow and stop()
-
-    def _until_done(self, action: Callable[[], object], name: str, stop: Callable[[], bool]) -> bool:
-        """Try, and while the disk refuses keep the connection alive and try again."""
-        failed = 0
-        while True:
-            try:
-                self._aside(action, self._keep_alive)
-            except ArchiveError as error:
-                failed += 1
-                self.refusal = error.message
-                if failed == 1:
-                    log.error("%s_failed err=%s", name, error.message)
-                if stop():
-                    return False
-                self._keep_alive(RETRY_S)
-            else:
-                self.refusal = None
-                if failed:
-                    log.warning("%s_resumed attempts=%d", name, failed)
-                return True
 
     def _keep_alive(self, seconds: float) -> None:
         self.source.service(seconds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -51,6 +51,7 @@ class Results:
     limits_of: Callable[[StreamKey], Limits | None] = lambda key: None
     shown: dict[StreamKey, _Shown] = field(default_factory=dict)
     up: dict[StreamKey, dict[str, dict[str, Any]]] = field(default_factory=dict)  # alarms, oldest first
+    said: list[AlarmChange] = field(default_factory=list)  # handed over, and not noted as told in the journal
 
     def online(self, now_ns: int) -> None:
         """The retained status, said at every connection; its counterpart is the last will."""
@@ -128,11 +129,18 @@ class Results:
             "quality": quality.words(),
         }
 
-    def restore(self, alarms: Iterable[AlarmChange]) -> None:
-        """What was up when the service ended: said already, and cleared in its time."""
+    def restore(self, alarms: Iterable[AlarmChange], untold: Sequence[AlarmChange] = ()) -> None:
+        """What was up when the service ended, and those changes that may not have been said: these are said (again)."""
         for change in alarms:
             acknowledged = {"acknowledged": iso(change.at_ns)} if change.type == "acked" else {}
             self.up.setdefault(change.key, {})[change.id] = self._document_of(change, None) | acknowledged
+        for change in untold:  # first as it was before them
+            if change.type == "raised":
+                self.up.get(change.key, {}).pop(change.id, None)
+            elif change.type == "acked":
+                self.up.get(change.key, {}).get(change.id, {}).pop("acknowledged", None)
+        for change in untold:
+            self._alarm(change, None)
 
     def _document_of(self, change: AlarmChange, row: FeatureRow | None) -> dict[str, Any]:
         return {
@@ -162,6 +170,7 @@ class Results:
         newest = msgspec.json.encode(list(up.values())[-1]) if up else b""
         self.publish(place, newest, qos=1, retain=True)
         self._send("events/alarms", event | {"machine": change.key.machine, "point": change.key.point}, 1, False)
+        self.said.append(change)
 
     def _send(self, topic: str, document: dict[str, Any], qos: int, retain: bool) -> None:
         self.publish(f"{self.base}/{topic}", msgspec.json.encode(document), qos=qos, retain=retain)

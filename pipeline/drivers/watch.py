@@ -34,6 +34,8 @@ class Source(Protocol):
     def acknowledge(self, messages: Sequence[Message]) -> None: ...
     def service(self, timeout_s: float = 0.0) -> None: ...
     def tally(self) -> Tally: ...
+    @property
+    def settled(self) -> bool: ...
     def events(self) -> list[LinkEvent]: ...
 
 
@@ -82,6 +84,11 @@ class Watched:
     def tally(self) -> Tally:
         """Messages received so far, and those of them that nobody has taken."""
         return self.source.tally()
+
+    @property
+    def settled(self) -> bool:
+        """Whether the broker has confirmed everything that was published at QoS 1."""
+        return self.source.settled
 
     def events(self) -> list[LinkEvent]:
         """What happened to the connection since the last call."""

@@ -24,6 +24,7 @@ import pyarrow as pa
 from pipeline.core.records import AlarmChange, FeatureRow, Forecast, Prediction, StreamKey
 from pipeline.edges import archive_tables as tables
 from pipeline.edges import journal_read as read
+from pipeline.edges import journal_untold as untold
 from pipeline.edges.archive_schema import KINDS, FeatureSchema, Part, schema_error
 from pipeline.edges.archive_tables import Quarantined
 from pipeline.edges.faults import fault_point
@@ -44,7 +45,8 @@ class Commit:
     predictions: Sequence[Prediction] = ()
     classes: tuple[str, ...] = ()  # what the probabilities of `predictions` stand for, in order
     forecasts: Sequence[Forecast] = ()
-    alarms: Sequence[AlarmChange] = ()
+    alarms: Sequence[AlarmChange] = ()  # untold until a later commit says that they were told
+    told: Sequence[AlarmChange] = ()  # of former commits: the broker has them
     quarantined: Sequence[Quarantined] = ()
     counters: Mapping[str, int] = field(default_factory=dict)  # name -> increment
 
@@ -119,6 +121,8 @@ class Journal:
             )
             for change in commit.alarms:
                 _write_alarm(db, change)
+            untold.forget(db, commit.told)
+            untold.remember(db, commit.alarms)
             add_counters(db, commit.counters)
             fault_point("commit_before_end")
         fault_point("commit_done")
@@ -174,6 +178,11 @@ class Journal:
         """Alarm id -> its newest change, for every alarm that is neither cleared nor revoked."""
         with self._reading() as db:
             return {change.id: change for change in read.read_open_alarms(db)}
+
+    def untold_alarms(self) -> list[AlarmChange]:
+        """Changes of which nobody has said that they were told, in the order of their commits."""
+        with self._reading() as db:
+            return untold.remembered(db)
 
     def pending_rows(self, kind: str | None = None) -> int:
         """How many rows of a kind (of all kinds) are not yet in a Parquet part."""

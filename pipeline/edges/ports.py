@@ -65,7 +65,11 @@ class Source(Protocol):
 
 
 class Connection(Source, Protocol):
-    """A source that can be kept alive during a wait, and tells what happens to it."""
+    """A source that can be kept alive during a wait, and tells what happens to it and to what is published over it."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether the broker has confirmed everything that was published at QoS 1."""
 
     def service(self, timeout_s: float = 0.0) -> None:
         """Network housekeeping."""
@@ -98,6 +102,7 @@ class MemoryBroker:
     published: list[tuple[str, bytes, int, bool]] = field(default_factory=list)  # topic, payload, qos, retain
     epoch: int = 1
     numbers: int = 0
+    settled: bool = True
 
     def send(self, topic: str, payloads: Iterable[bytes], *, qos: int = 1, content_type: str | None = None) -> None:
         """The plant publishes these payloads to one topic."""

@@ -40,7 +40,7 @@ class Vitals:
     commit_limit_s: float = 5.0
     turn_age_s: float = 0.0  # since the loop last had nothing in hand
     turn_limit_s: float = 11.0
-    refusal: str | None = None  # why the disk does not take what is in hand
+    refusal: str | None = None  # why the disk does not take what it is given
     unwritable: str | None = None  # why the data directory cannot be written
     model: str | None = None
     waiting_ratio: float = 0.0

@@ -55,6 +55,7 @@ class MqttConnection:
         self._unwritten_bytes = 0
         self._unsent: deque[tuple[str, bytes, bool]] = deque()  # QoS 1 results that wait for a connection
         self._unconfirmed: deque[paho.MQTTMessageInfo] = deque()
+        self._gave_up = False  # a result at QoS 1 was dropped
         self._closing = False
         self._link = Link(
             settings,
@@ -103,6 +104,11 @@ class MqttConnection:
     def tally(self) -> Tally:
         """Messages of all connections that have arrived, and those of them that have not been taken."""
         return Tally(self._numbers, len(self._waiting))
+
+    @property
+    def settled(self) -> bool:
+        """See `Connection.settled`; never again once one of them was dropped."""
+        return not self._gave_up and not self._unsent and all(info.is_published() for info in self._unconfirmed)
 
     def events(self) -> list[LinkEvent]:
         """What happened to the connection since the last call, oldest first."""
@@ -159,6 +165,7 @@ class MqttConnection:
             self._unwritten_bytes = 0
         if len(self._unconfirmed) + len(self._unsent) >= _MAX_UNCONFIRMED and qos:
             self.unsent += 1
+            self._gave_up = True
         elif self._link.connected and (qos or self._unwritten_bytes < _MAX_UNWRITTEN_BYTES):
             self._send_unsent()
             self._send(topic, payload, qos, retain)
