@@ -48,10 +48,12 @@ def promote(
     force: bool = False,
     recall_drop: float = RECALL_DROP,
     warn: Callable[[str], None] = lambda _: None,
+    confirm: Callable[[str | None, str], object] = lambda old, new: None,
 ) -> tuple[str | None, str]:
     """Make a version the champion; return the old champion and the new one, the same if it is champion already.
 
-    With `force` the numbers do not count and the history says so. `warn` is told what the gate could not judge.
+    With `force` the numbers do not count and the history says so. `warn` is told what the gate could not judge;
+    `confirm` is given the old champion and the new one before anything moves, and raises if it is not to.
 
     Raises:
         ModelError: no such version, or its files are damaged.
@@ -70,6 +72,7 @@ def promote(
         found = "; ".join(problems)
         msg = f"{model.spec.version}: expected to be no worse than {registry.resolve(CHAMPION)}, found: {found}"
         raise GateRefused(msg, hint="the champion stays as it is; --force promotes all the same, and is recorded")
+    confirm(registry.aliases().get(CHAMPION), model.spec.version)
     reason = f"{why} (forced: {'; '.join(problems)})" if problems else why
     return registry.point(CHAMPION, model.spec.version, why=reason), model.spec.version
 

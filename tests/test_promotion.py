@@ -134,6 +134,30 @@ def test_promote_says_how_many_false_alarms_the_held_out_time_cannot_exclude(
     assert (result.exit_code, result.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(("answer", "serves"), [("y\n", "v0002"), ("n\n", "v0001"), ("", "v0001")])
+def test_on_a_terminal_promote_shows_what_changes_and_asks(
+    tmp_path: Path, registry: Registry, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch,
+    answer: str, serves: str,
+) -> None:  # fmt: skip
+    registry.add(version(rng, numbers(GOOD)))
+    monkeypatch.setattr(promote_command, "somebody_is_there", lambda: True)
+    result = CliRunner().invoke(promote_command.command, ["v0002", "--data", str(tmp_path)], input=answer)
+    assert "champion: v0001 -> v0002. Shall it serve?" in result.stderr
+    assert registry.aliases()["champion"] == serves
+    assert (result.exit_code == 0) == (serves == "v0002")
+
+
+def test_promote_asks_nobody_who_is_not_there_or_has_said_yes(
+    tmp_path: Path, registry: Registry, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, there, options in (("v0002", False, []), ("v0003", True, ["--yes"]), ("v0004", True, ["--json"])):
+        registry.add(version(rng, numbers(GOOD)))
+        monkeypatch.setattr(promote_command, "somebody_is_there", lambda there=there: there)
+        result = CliRunner().invoke(promote_command.command, [name, *options, "--data", str(tmp_path)])
+        assert result.exit_code == 0, result.output
+        assert registry.aliases()["champion"] == name
+
+
 def test_promoting_the_champion_to_itself_says_so_and_writes_nothing(tmp_path: Path, registry: Registry) -> None:
     history = registry.history()
     result = CliRunner().invoke(promote_command.command, ["champion", "--data", str(tmp_path)])
