@@ -231,3 +231,31 @@ def test_a_gap_is_counted_in_the_journal_with_its_samples(tmp_path: Path, broker
     counters = live.journal.counters()
     assert counters["gaps"] == 1
     assert counters["gap_samples"] == lost.samples.shape[1]
+
+
+def test_while_only_parts_are_refused_turns_go_on_until_too_many_rows_wait(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.drivers.disk.RETRY_S", 0.0)
+    monkeypatch.setattr("pipeline.drivers.rhythm.RETRY_S", 0.0)
+    live = service(tmp_path, broker)
+    live.rhythm = Rhythm(commit_interval_s=0.01, commit_messages=4, roll_rows=2)
+    attempts: list[int] = []
+
+    def refuse(*_: object) -> None:
+        attempts.append(live.pending_rows)
+        raise ArchiveError("expected to write, found: a disk that refuses")
+
+    monkeypatch.setattr(live.archive, "roll", refuse)
+    send(broker, BLOCKS)
+    live.turn(lambda: False)
+    assert len(broker.acknowledged) == 4
+    assert attempts
+    assert live.refusal == "expected to write, found: a disk that refuses"
+    while len(attempts) <= 50:
+        live.turn(lambda: len(attempts) > 50)
+    assert max(attempts) >= live.rhythm.most_pending
+    assert len(broker.acknowledged) < len(BLOCKS)  # the rest waits with the broker
+    monkeypatch.undo()
+    live.run(stop_when_idle(broker))
+    assert (live.refusal, live.journal.pending_rows()) == (None, 0)
