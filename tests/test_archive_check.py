@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -13,7 +14,9 @@ from click.testing import CliRunner
 
 from pipeline.commands import archive as archive_command
 from pipeline.edges.archive_check import survey, verify
-from pipeline.errors import ArchiveError
+from pipeline.edges.archive_files import adopt
+from pipeline.edges.archive_read import read_features
+from pipeline.errors import ArchiveError, ThrumcastError
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "missing", "foreign", "unlisted", "moved"])
@@ -77,3 +80,22 @@ def test_the_command_lists_and_verifies(plant):
     broken = runner.invoke(archive_command.command, ["verify", "--data", str(plant.data)])
     assert isinstance(broken.exception, ArchiveError)
     assert "part-00000001" in broken.stdout
+
+
+def test_whatever_byte_of_a_part_is_damaged_a_reader_reads_or_names_it_and_raises_nothing_else(plant, rng):
+    plant.add(*(feature_row(window) for window in range(60)))
+    plant.archive.roll()
+    path = parts_of(plant.data)[0]
+    whole = path.read_bytes()
+    root, refused = plant.data / "archive", Counter[str]()
+    for at in rng.integers(4, len(whole) - 8, 300).tolist():
+        content = bytearray(whole)
+        content[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(content)
+        for name, read in (("read", lambda: read_features(plant.data)), ("adopt", lambda: adopt(root, plant.schema))):
+            try:
+                read()
+            except ThrumcastError:
+                refused[name] += 1
+    path.write_bytes(whole)
+    assert min(refused["read"], refused["adopt"]) > 10

@@ -17,6 +17,7 @@ from pipeline.edges.archive_schema import (
     FORMAT_VERSION,
     KINDS,
     ORDER,
+    UNREADABLE,
     FeatureSchema,
     Part,
     extra_columns,
@@ -162,17 +163,18 @@ def adopt(root: Path, schema: FeatureSchema) -> list[Part]:
         content = path.read_bytes()
         try:
             table = pq.read_table(pa.BufferReader(content), partitioning=None)
-        except pa.ArrowException as error:
+            about = file_about(table.schema, path)
+            extras = extras_of(kind, table.column_names)
+            part = describe_part(kind, date, number, table, extras, content) if table.num_rows else None
+        except UNREADABLE as error:
             msg = f"expected a readable Parquet file, found {path}: {error}"
             raise ArchiveError(msg, hint="restore it from a backup, or move it out of the archive") from error
-        about = file_about(table.schema, path)
-        extras = extras_of(kind, table.column_names)
         if kind == "features":
             if about.get("schema") != schema.name:
                 raise schema_error(schema.name, str(about.get("schema")), str(path))
             unknown = set(extra_columns(kind, extras, schema)) ^ {n for n in table.column_names if "." in n}
             if unknown:
                 raise schema_error(schema.name, f"other columns ({min(unknown)})", str(path))
-        if table.num_rows:
-            parts.append(describe_part(kind, date, number, table, extras, content))
+        if part is not None:
+            parts.append(part)
     return parts

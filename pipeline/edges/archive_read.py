@@ -138,7 +138,7 @@ def _in_one_look(data_dir: Path, kind: str, selection: Selection, read: Callable
             if not tries:
                 msg = f"expected every listed part in place, found missing: {error.filename or error}"
                 raise ArchiveError(msg, hint="see `thrumcast archive verify`; restore it from a backup") from error
-        except pa.ArrowException as error:
+        except (OSError, pa.ArrowException) as error:  # a damaged page is a plain OSError
             msg = f"expected readable Parquet files below {data_dir}, found: {error}"
             raise ArchiveError(msg, hint="`thrumcast archive verify` names the damaged file") from error
 

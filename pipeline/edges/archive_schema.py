@@ -19,6 +19,8 @@ import pyarrow as pa
 from pipeline.errors import SchemaError
 
 FORMAT_VERSION = 1
+# What Arrow, JSON and our own unpacking make of flipped bits; of a damaged page pyarrow makes a plain OSError.
+UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError)
 
 TIME = pa.timestamp("us", tz="UTC")
 KINDS = ("features", "predictions", "forecast", "alarms", "quarantine")

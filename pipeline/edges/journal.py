@@ -25,7 +25,7 @@ from pipeline.core.records import AlarmChange, FeatureRow, Forecast, Prediction,
 from pipeline.edges import archive_tables as tables
 from pipeline.edges import journal_read as read
 from pipeline.edges import journal_untold as untold
-from pipeline.edges.archive_schema import KINDS, FeatureSchema, Part, schema_error
+from pipeline.edges.archive_schema import KINDS, UNREADABLE, FeatureSchema, Part, schema_error
 from pipeline.edges.archive_tables import Quarantined
 from pipeline.edges.faults import fault_point
 from pipeline.edges.journal_files import DirectoryLock, close_as_it_is, create_or_open, storage_error
@@ -208,7 +208,7 @@ class Journal:
                 yield self._db
             except sqlite3.Error as error:
                 raise storage_error(self.path, error) from error
-            except read.UNREADABLE as error:
+            except UNREADABLE as error:
                 raise read.damaged(self.path, error) from error
 
     @contextlib.contextmanager

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from pipeline.core.records import AlarmChange, StreamKey
 from pipeline.edges.archive_intent import META_KEY, as_is
-from pipeline.edges.archive_schema import KINDS, FeatureSchema, Part, arrow_schema, canonical, gathered
+from pipeline.edges.archive_schema import KINDS, UNREADABLE, FeatureSchema, Part, arrow_schema, canonical, gathered
 from pipeline.edges.archive_tables import unpacked
 from pipeline.errors import ArchiveError
 
@@ -26,9 +26,6 @@ JOURNAL_VERSION = 3
 # Can be read, and are brought up to date when the owner opens them. 1: pending entries had no checksum; 2: no seal.
 OLDER = ("1", "2")
 JOURNAL_NAME = "journal.db"
-# What Arrow, JSON and our own unpacking make of flipped bits that SQLite does not see.
-UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError)
-
 
 # Names, counters and lists: what no checksum of its own covers. Read from the tables, not from their indexes.
 _SEALED = {
