@@ -85,8 +85,9 @@ class Ground:
         numbers: Iterable[int] | None = None,
         rate_per_s: float = RATE_PER_S,
         before: Callable[[int], None] | None = None,
+        confirmed: bool = True,
     ) -> None:
-        """Messages of a plant at a rate; returns when the broker has confirmed each. `before(number)` may do harm."""
+        """Messages of a plant at a rate; returns when the broker has `confirmed` each. `before(number)` may do harm."""
         for number in range(plant.messages) if numbers is None else numbers:
             if before is not None:
                 before(number)
@@ -96,7 +97,8 @@ class Ground:
             if self.sent % 8 == 0:
                 self.service.check_time()
                 self.publisher.rest(8 / rate_per_s)
-        self.publisher.drain()
+        if confirmed:
+            self.publisher.drain()
 
     def expected(self, *blocks: Iterable[Block]) -> Expected:
         """What an uninterrupted run makes of these."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -12,47 +13,83 @@ from pipeline.chaos.ground import RATE_PER_S, Ground, Outcome, reading
 from pipeline.chaos.plant import Plant
 from pipeline.chaos.process import Service
 
-DOWN_MESSAGES = 60  # that are sent while nobody listens, after a kill
+STARTS_HIT = 0.2  # share of the starts that are killed, too ...
+START_S = 2.0  # ... within so long
+
+
+@dataclass
+class Hits:
+    """What the kills met."""
+
+    at_work: int = 0  # connected, and committed since its start
+    under_way: int = 0  # of these, with messages that were sent and not committed
+    starting: int = 0  # beside them: not yet connected
+    down: int = 0  # messages sent while nobody listened
+
+    def text(self) -> str:
+        """In words."""
+        return (
+            f"{self.at_work} kills of a service that had committed since its start, {self.under_way} of them with "
+            f"messages under way, and {self.starting} while it started; {self.down} messages sent while it was down"
+        )
 
 
 def kills(world: Ground, plant: Plant, *, count: int, rate_per_s: float = RATE_PER_S, seed: int = 20240229) -> Outcome:
-    """SIGKILL at random moments; a reader opens every file meanwhile."""
-    moments = np.random.default_rng(seed).choice(plant.messages - DOWN_MESSAGES, size=count, replace=False)
-    due = sorted(moments.tolist())
-    service = world.service
-    down = 0
+    """SIGKILL at random moments of a working service, and now and then of a starting one; a reader opens every file.
 
-    def harm(number: int) -> None:
-        nonlocal down
-        if due and number >= due[0]:
-            due.pop(0)
-            service.kill()
-            down = DOWN_MESSAGES
-        elif down:
-            down -= 1
-            if not down:
-                service.start()
-
+    Every kill has its share of the messages: some are sent while the service starts, the others once it has connected
+    and committed, with the kill among them, and a few after it, while nobody listens.
+    """
+    rng, service, hits = np.random.default_rng(seed), world.service, Hits()
+    shares = np.array_split(np.arange(plant.messages), count + 1)  # the last one is for the end
+    before = (0, 0)  # the present life of the service
     service.start_and_listen()
     with reading(world.data_dir) as seen:
-        world.send(plant, rate_per_s=rate_per_s, before=harm)
-        if not service.running:
+        for share in shares[:-1]:
+            while_starting, at_work = share[: len(share) // 3], share[len(share) // 3 :]
+            world.send(plant, numbers=while_starting.tolist(), rate_per_s=rate_per_s)
+            service.wait_for(partial(_works_again, world, before), "a commit of this life")
+            last = int(rng.choice(at_work))
+            world.send(plant, numbers=range(int(at_work[0]), last), rate_per_s=rate_per_s, confirmed=False)
+            assert service.running
+            service.kill()
+            before = _done(world)
+            hits.at_work += 1
+            hits.under_way += world.sent > before[1]
+            unheard = range(last, int(share[-1]) + 1)
+            world.send(plant, numbers=unheard, rate_per_s=rate_per_s)
+            hits.down += len(unheard)
             service.start()
+            if rng.random() < STARTS_HIT:
+                time.sleep(rng.uniform(0.0, START_S))
+                service.kill()
+                hits.starting += service.connections() == before[0]
+                before = _done(world)
+                service.start()
+        world.send(plant, numbers=shares[-1].tolist(), rate_per_s=rate_per_s)
         expected = world.expected(plant.blocks())
         world.wait_for_windows(len(expected.features))
         status, _ = service.stop()
     result = world.audit(expected)
-    committed = result.counters["messages_committed"]
-    kept = (
-        result.clean and status == 0 and committed == plant.messages and not seen["unreadable"] and not seen["doubled"]
-    )
+    came = result.counters["messages_committed"]
+    kept = result.clean and status == 0 and came == plant.messages and not seen["unreadable"] and not seen["doubled"]
     figures = (
-        f"{count} kills in {plant.messages} messages: {result.text()}; {result.counters.get('messages_duplicate', 0)} "
+        f"{plant.messages} messages: {hits.text()}; {result.text()}; {result.counters.get('messages_duplicate', 0)} "
         f"messages came twice; a reader looked {seen['passes']} times, {seen['opened']} files read: "
         f"{len(seen['unreadable'])} unreadable, "
         f"{seen['doubled']} doubled rows"
     )
-    return world.outcome(1, "SIGKILL at random moments", kept, figures)
+    return world.outcome(1, "SIGKILL at random moments", kept and hits.at_work == count, figures)
+
+
+def _done(world: Ground) -> tuple[int, int]:
+    """Connections that the service has made, and messages that it has committed, in all its lives."""
+    return world.service.connections(), world.counter("messages_committed")
+
+
+def _works_again(world: Ground, before: tuple[int, int]) -> bool:
+    """Whether it has connected and committed since."""
+    return all(now > then for now, then in zip(_done(world), before, strict=True))
 
 
 def exits(world: Ground, points: Sequence[str], *, messages: int = 320, in_a_row: Sequence[int] = (1, 2)) -> Outcome:

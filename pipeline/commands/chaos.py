@@ -143,7 +143,7 @@ def _trials() -> list[Trial]:
     return [
         Trial(9, "Reboots", 11, 11, lambda world, _: data.other_sessions(world, Plant(messages=320))),
         Trial(
-            1, "SIGKILL", 45, 14, lambda world, size: trials.kills(world, plant(8000, size), count=times(15, size, 3))
+            1, "SIGKILL", 45, 15, lambda world, size: trials.kills(world, plant(6400, size), count=times(12, size, 3))
         ),
         Trial(
             2,
