@@ -138,26 +138,30 @@ def runs(jobs: Sequence[tuple[Machine, Plant, float]], model: Path, every_s: flo
     return found
 
 
-def quiet_week(machines: int, model: Path) -> list[Run]:
-    """The scenario file with more machines."""
+def quiet_week(machines: int, model: Path, shift: float = 0.0) -> list[Run]:
+    """The scenario file with more machines, drawn so far outside the population that models learn from."""
     wanted = scenario.read(QUIET_WEEK)
-    made = scenario.build(_with_machines(wanted, machines))
+    made = scenario.build(_with_machines(wanted, machines, shift))
     seconds, snapshots = wanted.plant.seconds or 0.0, made.snapshots
     return runs([(m, made, seconds) for m in made.machines], model, snapshots.every_s if snapshots else 1.0)
 
 
-def _with_machines(wanted: scenario.Scenario, machines: int) -> scenario.Scenario:
+def _with_machines(wanted: scenario.Scenario, machines: int, shift: float) -> scenario.Scenario:
     """As many machines as asked for."""
-    return msgspec.structs.replace(wanted, plant=msgspec.structs.replace(wanted.plant, machines=machines))
+    return msgspec.structs.replace(
+        wanted,
+        plant=msgspec.structs.replace(wanted.plant, machines=machines),
+        recipe=msgspec.structs.replace(wanted.recipe, shift=shift),
+    )
 
 
-def lives(per_mode: int, model: Path) -> list[Run]:
+def lives(per_mode: int, model: Path, shift: float = 0.0) -> list[Run]:
     """Machines that fail, so many of each mode, whatever the kind."""
     jobs = []
     snapshots = Snapshots(RECORD_S, EVERY_S)
     for number, mode in enumerate(FAULTS):
         able = tuple(kind for kind in KINDS if mode in faults_of(kind))
-        recipe = Recipe(failing=1.0, life_s=LIFE_S, onset=ONSET, kinds=able, modes=(mode,))
+        recipe = Recipe(failing=1.0, life_s=LIFE_S, onset=ONSET, kinds=able, modes=(mode,), shift=shift)
         made = plant(per_mode, SEED + number, recipe, snapshots=snapshots)
         jobs += [(replace(m, id=f"{mode}-{m.id}"), made, LIFE_S) for m in made.machines]
     return runs(jobs, model, EVERY_S)
@@ -241,15 +245,21 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--machines", type=int, default=18, help="sound ones, for a week; 0 = none [default: 18]")
     parser.add_argument("--lives", type=int, default=3, help="failing ones of each mode; 0 = none [default: 3]")
     parser.add_argument("--model", type=Path, default=SHIPPED, help="a model's directory [default: the shipped one]")
+    parser.add_argument(
+        "--shift",
+        type=float,
+        default=0.0,
+        help="how far outside the model's population machines are drawn [default: 0]",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args(None if arguments is None else list(arguments))
     document: dict[str, Any] = {}
     if options.machines:
-        week = quiet_week(options.machines, options.model)
+        week = quiet_week(options.machines, options.model, options.shift)
         document["quiet week"] = false_alarm_rate(week)
         document["quiet machines"] = [asdict(one) for one in week]
     if options.lives:
-        failing = lives(options.lives, options.model)
+        failing = lives(options.lives, options.model, options.shift)
         document |= {"before the onset of lives": false_alarm_rate(failing), "lives": delays(failing)}
         document["failing machines"] = [asdict(one) for one in failing]
     sys.stdout.write(f"{json.dumps(document) if options.json else text_of(document)}\n")
