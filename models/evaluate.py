@@ -35,6 +35,7 @@ from models.served import FLOOR_FEATURES, Zones, as_served, zones_of
 from models.settings import TrainSettings
 from models.spec import VALUE_TASKS
 from models.splits import make_split
+from models.tasks import one_mode_per_sequence
 from models.train import DEFAULT_SPLIT, alarm_spec, dataset_spec
 from pipeline.config import Config
 from pipeline.core.features.table import NAMES
@@ -149,6 +150,8 @@ def _evaluate_one(model: Bundle, request: EvaluateRequest, say: Say, warn: Say, 
     dataset = build(features, spec)
     model.check_fits(dataset.feature_schema)
     say(f"{model.spec.version}\n{dataset.facts.text()}")
+    if model.spec.task == "sequence":
+        dataset = one_mode_per_sequence(dataset)
     if dataset.facts.used == 0:
         msg = f"expected windows with a truth that {model.spec.version} knows, found: none of {dataset.facts.windows}"
         raise ThrumcastError(msg, hint=f"it knows {', '.join(model.spec.classes)}")
