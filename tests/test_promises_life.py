@@ -29,7 +29,7 @@ def small(world: World) -> Iterator[Ground]:
 
 
 def test_ten_kills_at_random_moments_lose_nothing_and_double_nothing(small: Ground) -> None:
-    check(trials.kills(small, Plant(messages=1600), count=10))
+    check(trials.kills(small, Plant(messages=6400), count=10))
 
 
 @pytest.mark.slow

@@ -131,11 +131,12 @@ class Service:
         if time.monotonic() > self.until_s:
             raise OutOfTime
 
-    def kill(self) -> None:
-        """SIGKILL."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+    def kill(self) -> bool:
+        """SIGKILL; whether that is what it died of."""
+        if self.process is None or not self.running:
+            return False
+        self.process.kill()
+        return self.process.wait() == -signal.SIGKILL
 
     def stop(self) -> tuple[int, float]:
         """SIGTERM; exit status and seconds."""

@@ -64,7 +64,9 @@ def refusing_disk(
     result = world.audit(expected)
     unready_s = next((at - broken_s for at, ready in service.scrapes.ready if not ready and at > broken_s), None)
     quick = committed > third or (unready_s is not None and unready_s < READY_WITHIN_S)  # or it only stuttered
-    kept = result.clean and status == 0 and service.starts == 1 and resumed_s < RESUME_WITHIN_S and quick
+    # What strikes nothing shows nothing. A disk that takes no file at all takes no line of the log either.
+    struck = unready_s is not None or any(f'"{what}_failed"' in service.log() for what in ("commit", "roll"))
+    kept = result.clean and status == 0 and service.starts == 1 and resumed_s < RESUME_WITHIN_S and quick and struck
     kept = kept and not seen["unreadable"] and grown < 50 * 2**20 and told <= committed
     figures = (
         f"{name} for {seconds:.2g} s: {committed - third} of {middle.messages} committed meanwhile, "
@@ -117,6 +119,7 @@ def stalled(
         service.check_time()
         world.publisher.rest(min(left_s, 0.5))
     stalled_s = time.monotonic() - stalled_s
+    taken = world.counter("messages_received") - first.messages  # or it was no stall
     expected = world.expected(plant.blocks())
     refuse(False)
     recovered_s = world.wait_for_windows(len(expected.features), patience_s=300)
@@ -125,11 +128,11 @@ def stalled(
     result = world.audit(expected)
     grown = (largest - before) / 2**20
     whole = connections > 1 if frozen else connections == 1  # the stall is long enough for a broker to cut it off
-    kept = result.clean and grown <= 50 and whole and not world.counter("link_session_lost")
+    kept = result.clean and taken == 0 and grown <= 50 and whole and not world.counter("link_session_lost")
     figures = (
         f"{rest.messages} messages ({rest.messages / 80:.0f} s of the plant) in {stalled_s:.0f} s in which nothing "
-        f"could be written: memory {grown:+.0f} MB, {connections - 1} disconnects at a keep-alive of {KEEPALIVE_S} s, "
-        f"all stored {recovered_s:.0f} s after: {result.text()}"
+        f"could be written, {taken} of them committed meanwhile: memory {grown:+.0f} MB, {connections - 1} "
+        f"disconnects at a keep-alive of {KEEPALIVE_S} s, all stored {recovered_s:.0f} s after: {result.text()}"
     )
     return world.outcome(7, "A frozen consumer" if frozen else "A stalled sink", kept, figures)
 
