@@ -15,7 +15,8 @@ from pipeline.chaos.process import Service
 
 STARTS_HIT = 0.2  # share of the starts that are killed, too ...
 START_S = 2.0  # ... within so long; as many again are killed once they have connected
-ENOUGH = 50  # kills, of which some fall between a commit and its acknowledgements: one in ten did
+AIMED = 3  # every third kill waits for the next commit: some fall between it and its acknowledgements
+ENOUGH = 50  # kills, after which something must have come twice
 
 
 @dataclass
@@ -48,12 +49,14 @@ def kills(world: Ground, plant: Plant, *, count: int, rate_per_s: float = RATE_P
     before = (0, 0)  # the present life of the service
     service.start_and_listen()
     with reading(world.data_dir) as seen:
-        for share in shares[:-1]:
+        for number, share in enumerate(shares[:-1]):
             while_starting, at_work = share[: len(share) // 3], share[len(share) // 3 :]
             world.send(plant, numbers=while_starting.tolist(), rate_per_s=rate_per_s)
             service.wait_for(partial(_works_again, world, before), "a commit of this life")
             last = int(rng.choice(at_work))
             world.send(plant, numbers=range(int(at_work[0]), last), rate_per_s=rate_per_s, confirmed=False)
+            if number % AIMED == 0:
+                _wait_for_a_commit(world)
             hits.at_work += service.kill()
             before = _done(world)
             hits.under_way += world.sent > before[1]
@@ -92,6 +95,13 @@ def kills(world: Ground, plant: Plant, *, count: int, rate_per_s: float = RATE_P
 def _done(world: Ground) -> tuple[int, int]:
     """Connections that the service has made, and messages that it has committed, in all its lives."""
     return world.service.connections(), world.counter("messages_committed")
+
+
+def _wait_for_a_commit(world: Ground, patience_s: float = 0.5) -> None:
+    """As closely as can be seen from outside; not for long, as all may be committed."""
+    before, began_s = world.counter("messages_committed"), time.monotonic()
+    while world.counter("messages_committed") == before and time.monotonic() - began_s < patience_s:
+        pass
 
 
 def _connected_again(world: Ground, before: tuple[int, int]) -> bool:
