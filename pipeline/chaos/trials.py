@@ -55,7 +55,7 @@ def kills(world: Ground, plant: Plant, *, count: int, rate_per_s: float = RATE_P
             service.wait_for(partial(_works_again, world, before), "a commit of this life")
             last = int(rng.choice(at_work))
             world.send(plant, numbers=range(int(at_work[0]), last), rate_per_s=rate_per_s, confirmed=False)
-            if number % AIMED == 0:
+            if number % AIMED == AIMED - 1:
                 _wait_for_a_commit(world)
             hits.at_work += service.kill()
             before = _done(world)
@@ -82,7 +82,7 @@ def kills(world: Ground, plant: Plant, *, count: int, rate_per_s: float = RATE_P
     twice = result.counters.get("messages_duplicate", 0)
     kept = result.clean and status == 0 and came == plant.messages and not seen["unreadable"] and not seen["doubled"]
     # What hits nothing shows nothing.
-    hit = hits.at_work == count and 2 * hits.under_way > count and hits.down >= 5 * count
+    hit = hits.at_work == count and 2 * hits.under_way >= count and hits.down >= 5 * count
     hit = hit and (count < ENOUGH or min(twice, hits.starting, hits.fresh) > 0)
     figures = (
         f"{plant.messages} messages: {hits.text()}; {result.text()}; {twice} messages came twice; a reader looked "
