@@ -30,6 +30,7 @@ from pipeline.core.evidence import confirms
 from pipeline.core.features.table import COLUMN
 from pipeline.core.records import AlarmChange, FeatureRow, StreamKey, changed
 from pipeline.core.veto import UNCONFIRMED, shown_mode
+from pipeline.drivers.live import Live
 from pipeline.drivers.results import Results
 from pipeline.drivers.serving import Serving
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
@@ -45,15 +46,21 @@ def model(seed: int = 0) -> Bundle:
     return dataclasses.replace(made, spec=dataclasses.replace(spec, classes=("healthy", "unbalance", "bearing_outer")))
 
 
-@pytest.fixture
-def plant(tmp_path: Path) -> Path:
-    """A service under v0001 that went on under v0002, and its archive."""
-    registry = Registry(tmp_path)
+def begun(directory: Path, version: str) -> tuple[Registry, Broker, Live]:
+    """A registry whose champion is v0002, and a service under a version."""
+    registry = Registry(directory)
     registry.add(model(0)), registry.add(model(1))
     registry.point("champion", "v0002", why="")
     broker = Broker()
-    live = service(tmp_path, broker, windows=4)
-    live.engine = dataclasses.replace(ENGINE, predictor=NumpyPredictor(registry.load("v0001")))
+    live = service(directory, broker, windows=4)
+    live.engine = dataclasses.replace(ENGINE, predictor=NumpyPredictor(registry.load(version)))
+    return registry, broker, live
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> Path:
+    """A service under v0001 that went on under v0002, and its archive."""
+    registry, broker, live = begun(tmp_path, "v0001")
     half = len(BLOCKS) // 2
     send(broker, BLOCKS[:half])
     live.run(stop_when_idle(broker))
@@ -216,12 +223,7 @@ def test_states_are_shown_beside_whoever_holds_the_directory(plant: Path, monkey
 
 
 def test_a_window_that_no_version_judged_is_explained_from_where_the_service_would_have_begun(tmp_path: Path) -> None:
-    registry = Registry(tmp_path)
-    registry.add(model(0)), registry.add(model(1))
-    registry.point("champion", "v0002", why="")
-    broker = Broker()
-    live = service(tmp_path, broker, windows=4)
-    live.engine = dataclasses.replace(ENGINE, predictor=NumpyPredictor(registry.load("v0002")))
+    _, broker, live = begun(tmp_path, "v0002")
     hour_ns = 3600 * 10**9
     later = [
         dataclasses.replace(block, session=block.session + 1, t0_ns=block.t0_ns + hour_ns)

@@ -82,8 +82,8 @@ def kills(world: Ground, plant: Plant, *, count: int, rate_per_s: float = RATE_P
     twice = result.counters.get("messages_duplicate", 0)
     kept = result.clean and status == 0 and came == plant.messages and not seen["unreadable"] and not seen["doubled"]
     # What hits nothing shows nothing.
-    hit = hits.at_work == count and 2 * hits.under_way >= count and hits.down >= 5 * count
-    hit = hit and (count < ENOUGH or min(twice, hits.starting, hits.fresh) > 0)
+    hit = hits.at_work == count and hits.under_way > 0 and hits.down >= 5 * count
+    hit = hit and (count < ENOUGH or (3 * hits.under_way > count and min(twice, hits.starting, hits.fresh) > 0))
     figures = (
         f"{plant.messages} messages: {hits.text()}; {result.text()}; {twice} messages came twice; a reader looked "
         f"{seen['passes']} times, {seen['opened']} files read: {len(seen['unreadable'])} unreadable, "
