@@ -18,7 +18,7 @@ from pipeline.config_sources import load
 from pipeline.core import stream
 from pipeline.core.records import FeatureRow, StreamKey
 from pipeline.core.state import StreamSpec
-from pipeline.edges.journal import Commit
+from pipeline.edges.store.journal import Commit
 
 MACHINES = 20
 ROWS_PER_COMMIT = 250

@@ -19,7 +19,7 @@ from pipeline.core import features
 from pipeline.core.records import Window
 from pipeline.core.stream import advance, initial
 from pipeline.drivers.backfill import Job, backfill
-from pipeline.edges.recordings import open_recording, streams, write_recording
+from pipeline.edges.recordings.recording import open_recording, streams, write_recording
 from pipeline.specs import feature_spec, stream_specs
 
 RATE_HZ = 12_000.0

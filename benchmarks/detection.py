@@ -34,10 +34,10 @@ from pipeline.core.features.table import COLUMN, NAMES
 from pipeline.core.iso import floor
 from pipeline.core.records import FeatureRow
 from pipeline.drivers.backfill import Job, backfill
-from pipeline.edges.archive import Archive
 from pipeline.edges.archive_rows import rows_of
-from pipeline.edges.journal import Journal
-from pipeline.edges.recordings import find_recordings, open_recording, parse_channels
+from pipeline.edges.recordings.recording import find_recordings, open_recording, parse_channels
+from pipeline.edges.store.archive import Archive
+from pipeline.edges.store.journal import Journal
 from pipeline.specs import alarm_spec
 
 COMMISSIONING = 60  # snapshots: ten minutes

@@ -33,7 +33,7 @@ from pipeline.core.features import FeatureSpec
 from pipeline.core.features.table import COLUMN
 from pipeline.core.records import BearingOrders, FeatureRow, Float32, Window, changed
 from pipeline.core.window import WindowSpec, length_and_hop
-from pipeline.edges.recordings import Recording, find_recordings, open_recording, parse_channels, streams
+from pipeline.edges.recordings.recording import Recording, find_recordings, open_recording, parse_channels, streams
 from pipeline.specs import feature_spec
 
 FAMILIES = {"inner_race": "env_bpfi", "outer_race": "env_bpfo", "ball": "env_2bsf"}  # as the recordings call the places

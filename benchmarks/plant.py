@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Self
 
 from models.registry import Registry
-from pipeline.edges.journal_read import view_journal
 from pipeline.edges.mqtt import MqttConnection, MqttSettings
+from pipeline.edges.store.database import view_journal
 from pipeline.errors import ThrumcastError
 
 ROOT = Path(__file__).resolve().parents[1]

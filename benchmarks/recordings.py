@@ -33,7 +33,7 @@ from pipeline.config_sources import load
 from pipeline.core import features
 from pipeline.core.records import Block, Window
 from pipeline.core.window import WindowSpec, length_and_hop
-from pipeline.edges.recordings import find_recordings, open_recording, streams, write_recording
+from pipeline.edges.recordings.recording import find_recordings, open_recording, streams, write_recording
 from pipeline.errors import RecordingError
 from pipeline.specs import feature_spec
 

@@ -37,8 +37,9 @@ from pipeline.core.features import FeatureSpec
 from pipeline.core.records import Block, StreamKey
 from pipeline.core.state import StreamSpec, StreamState
 from pipeline.core.window import WindowSpec
-from pipeline.edges import archive_files, archive_tables
-from pipeline.edges.archive_schema import FeatureSchema, arrow_schema, conform
+from pipeline.edges import archive_tables
+from pipeline.edges.store import parts as archive_files
+from pipeline.edges.store.schema import FeatureSchema, arrow_schema, conform
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "pretrained"
 RATE_HZ, LENGTH, HOP = 25_600.0, 4096, 1024

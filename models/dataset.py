@@ -141,8 +141,8 @@ def build(table: pa.Table, spec: DatasetSpec) -> Dataset:
 
 def read(data_dir: Path, start: datetime | None = None, end: datetime | None = None) -> pa.Table:
     """Feature rows of a data directory, what is still in its journal included, as people have labelled them."""
-    from pipeline.edges.archive_read import read_features
     from pipeline.edges.labels import LabelFile
+    from pipeline.edges.store.read import read_features
 
     rows = read_features(data_dir, start=start, end=end)
     return apply_labels(rows, LabelFile(data_dir).active(), read_machines(data_dir))
@@ -157,8 +157,8 @@ def read_machines(data_dir: Path) -> dict[StreamKey, dict[str, Any]]:
 
 def provenance(data_dir: Path) -> dict[str, Any]:
     """Which archive and which labels these are, for whoever asks a model later what it has learned from."""
-    from pipeline.edges.archive_snapshot import identity
     from pipeline.edges.labels import LABELS_NAME
+    from pipeline.edges.store.snapshot import identity
 
     labels = data_dir / LABELS_NAME
     known = hashlib.sha256(labels.read_bytes()).hexdigest() if labels.exists() else None

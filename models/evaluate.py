@@ -105,7 +105,7 @@ def replay_alarms(request: EvaluateRequest, given: Sequence[str], *, say: Say, w
         ModelError: no such version.
         ThrumcastError: nothing in the archive can be scored.
     """
-    from pipeline.edges.archive_read import read_predictions
+    from pipeline.edges.store.read import read_predictions
 
     started, config = time.monotonic(), request.config
     settings = settings_of(alarm_spec(config), given)

@@ -24,7 +24,7 @@ from models.scoring import run
 from models.sim_data import BEARING, DISTURBED, PLANT_SETTINGS, dataset, recorded, say, simulated
 from models.train import TrainRequest, train
 from pipeline.config import Config
-from pipeline.edges.archive_read import read_features
+from pipeline.edges.store.read import read_features
 
 PRETRAINED = Path(__file__).with_name("pretrained")
 RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -17,7 +17,7 @@ from pipeline.commands.sim_archive import fill
 from pipeline.config import Config, DataConfig
 from pipeline.core.features.table import FEATURES
 from pipeline.drivers.backfill import Job, backfill
-from pipeline.edges.recordings import find_recordings, parse_channels
+from pipeline.edges.recordings.recording import find_recordings, parse_channels
 from sim.fleet import Plant
 from sim.population import AXES
 from sim.recipe import training_machine

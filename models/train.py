@@ -50,7 +50,7 @@ from models.train_forecast import with_forecast
 from pipeline import specs
 from pipeline.config import Config
 from pipeline.core.alarm import AlarmSpec
-from pipeline.edges.archive_snapshot import SNAPSHOTS_NAME
+from pipeline.edges.store.snapshot import SNAPSHOTS_NAME
 from pipeline.errors import ThrumcastError
 
 DEFAULT_SPLIT = "specimen"

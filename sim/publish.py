@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.core.codec import Encoding, encode
 from pipeline.core.records import Block, Float32
 from pipeline.edges.mqtt import TopicTemplate
-from pipeline.edges.recordings import write_recording
+from pipeline.edges.recordings.recording import write_recording
 from pipeline.errors import ConfigError, RecordingError
 from sim.channel import Message, Senders
 from sim.fleet import Plant, specimen

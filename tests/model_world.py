@@ -13,10 +13,10 @@ from models.dataset import WindowSequence
 from models.scaling import Scaler
 from models.spec import ModelSpec
 from pipeline.core.records import FeatureRow, StreamKey
-from pipeline.edges.archive import Archive
 from pipeline.edges.archive_tables import FeatureSchema
-from pipeline.edges.journal import Commit, Journal
 from pipeline.edges.machines import MachinesFile
+from pipeline.edges.store.archive import Archive
+from pipeline.edges.store.journal import Commit, Journal
 
 SCHEMA = FeatureSchema("test-1", ("rms", "kurtosis", "crest"), ("g", "1", "1"), ("a", "b", "c"), ("gap", "gap", "gap"))
 START_NS = 1_704_067_200_000_000_000

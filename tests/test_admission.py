@@ -25,7 +25,7 @@ from pipeline.drivers.admission import Admission, Channels
 from pipeline.drivers.live import Live
 from pipeline.edges.mqtt import MqttSettings
 from pipeline.edges.mqtt.client import make_client
-from pipeline.edges.recordings import write_recording
+from pipeline.edges.recordings.recording import write_recording
 from pipeline.errors import DecodeError
 
 rates = st.floats(1.0, 5000.0)

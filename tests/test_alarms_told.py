@@ -16,7 +16,7 @@ from pipeline.core.alarm import AlarmSpec
 from pipeline.core.engine import Engine
 from pipeline.core.records import Float32, StreamKey
 from pipeline.drivers.live import Live
-from pipeline.edges.archive_read import read_kind
+from pipeline.edges.store.read import read_kind
 
 KEY = StreamKey("pump-01", "de")
 PLACES = ("turn_committed", "turn_noted", "turn_acknowledged", "turn_published")

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 from archive_plant import Plant, append_turns, feature_row
 
-from pipeline.edges.archive_check import verify
-from pipeline.edges.archive_read import read_features, read_predictions
 from pipeline.edges.archive_tables import Rows, feature_tables
 from pipeline.edges.faults import APPEND_FAULT_POINTS, KILLED
-from pipeline.edges.journal import Commit
+from pipeline.edges.store.check import verify
+from pipeline.edges.store.journal import Commit
+from pipeline.edges.store.read import read_features, read_predictions
 
 ROOT = Path(__file__).parent.parent
 POINTS = (*APPEND_FAULT_POINTS, "after_staging", "after_rename", "after_directory_fsync", "after_rewrite_rename")
@@ -66,7 +66,7 @@ def test_what_an_interrupted_append_placed_is_gone_before_anything_else_is_writt
 ) -> None:
     """Window 0 is of another day than window 40, so its part would stay if the next append only wrote its own."""
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.edges.archive.write_inputs", interrupt)
+        patched.setattr("pipeline.edges.store.archive.write_inputs", interrupt)
         with pytest.raises(KeyboardInterrupt):
             plant.archive.append(rows(plant, 0, 1), {"first": ""})
     assert plain(plant.data) == [0, 1]

@@ -13,9 +13,9 @@ from archive_plant import feature_row, parts_of
 from click.testing import CliRunner
 
 from pipeline.commands import archive as archive_command
-from pipeline.edges.archive_check import survey, verify
-from pipeline.edges.archive_files import adopt
-from pipeline.edges.archive_read import read_features
+from pipeline.edges.store.check import survey, verify
+from pipeline.edges.store.parts import adopt
+from pipeline.edges.store.read import read_features
 from pipeline.errors import ArchiveError, ThrumcastError
 
 

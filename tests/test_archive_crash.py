@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 from archive_plant import Plant, feature_row, run_turns
 
-from pipeline.edges.archive_check import verify
-from pipeline.edges.archive_read import read_features, read_predictions
 from pipeline.edges.faults import FAULT_POINTS, KILLED
+from pipeline.edges.store.check import verify
+from pipeline.edges.store.read import read_features, read_predictions
 from pipeline.errors import ArchiveError
 
 ROOT = Path(__file__).parent.parent
@@ -135,7 +135,7 @@ def test_a_full_disk_keeps_the_rows_for_the_next_roll(plant, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.edges.archive_files.stage", full)
+        patch.setattr("pipeline.edges.store.parts.stage", full)
         with pytest.raises(ArchiveError, match="No space left") as caught:
             plant.archive.roll()
     assert "free some space" in caught.value.hint

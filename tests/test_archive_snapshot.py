@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from archive_plant import Plant, feature_row, fill, parts_of
 
-from pipeline.edges.archive_check import verify
-from pipeline.edges.archive_compact import compact, prune
-from pipeline.edges.archive_read import read_features, read_kind
-from pipeline.edges.archive_snapshot import snapshot
+from pipeline.edges.store.check import verify
+from pipeline.edges.store.compact import compact, prune
+from pipeline.edges.store.read import read_features, read_kind
+from pipeline.edges.store.snapshot import snapshot
 from pipeline.errors import ArchiveError
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +50,7 @@ def test_a_snapshot_that_is_not_as_it_was_is_named(plant: Plant) -> None:
 
 def test_a_snapshot_costs_no_space_and_needs_no_lock(plant: Plant) -> None:
     fill(plant)
-    code = "import sys\nfrom pathlib import Path\nfrom pipeline.edges.archive_snapshot import snapshot\n"
+    code = "import sys\nfrom pathlib import Path\nfrom pipeline.edges.store.snapshot import snapshot\n"
     code += "print(snapshot(Path(sys.argv[1]), 'one').files)"
     done = subprocess.run(
         [sys.executable, "-c", code, str(plant.data)], cwd=ROOT, capture_output=True, text=True, check=True

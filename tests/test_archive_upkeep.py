@@ -16,13 +16,14 @@ from archive_plant import Plant, feature_row, fill, parts_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.edges import archive_compact, archive_swap
-from pipeline.edges.archive_check import survey, verify
-from pipeline.edges.archive_compact import compact, mergeable, prune
-from pipeline.edges.archive_read import read_features
 from pipeline.edges.archive_rows import rows_of
-from pipeline.edges.archive_schema import Part
 from pipeline.edges.faults import KILLED, UPKEEP_FAULT_POINTS
+from pipeline.edges.store import compact as archive_compact
+from pipeline.edges.store import swap
+from pipeline.edges.store.check import survey, verify
+from pipeline.edges.store.compact import compact, mergeable, prune
+from pipeline.edges.store.read import read_features
+from pipeline.edges.store.schema import Part
 from pipeline.errors import ArchiveError
 
 ROOT = Path(__file__).parent.parent
@@ -64,7 +65,7 @@ def test_what_a_roll_that_died_has_placed_is_not_left_beside_its_rows_when_a_mer
         plant.archive.roll()
     plant.add(feature_row(40))
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.edges.archive._record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr("pipeline.edges.store.archive._record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             plant.archive.roll()
     assert len(list(compact(plant.archive))) == 1
@@ -143,7 +144,7 @@ def test_pruning_removes_whole_days_of_every_kind_and_nothing_else(plant: Plant)
     after = read_features(plant.data)
     assert after.equals(before.filter([str(end)[:10] >= "2024-01-01" for end in before["end"].to_pylist()]))
     assert not (plant.data / "archive" / "features" / "date=2023-12-31").exists()
-    assert plant.journal.counters()[archive_swap.PRUNED_ROWS] == 58 + 29
+    assert plant.journal.counters()[swap.PRUNED_ROWS] == 58 + 29
     report = verify(plant.data)
     assert report.problems == report.notes == ()
     assert list(prune(plant.archive, date(2024, 1, 1))) == []
@@ -152,7 +153,7 @@ def test_pruning_removes_whole_days_of_every_kind_and_nothing_else(plant: Plant)
 def test_a_file_system_that_cannot_exchange_directories_gets_the_same_by_two_renames(
     plant: Plant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive_swap, "_rename_exchange", lambda *_: False)
+    monkeypatch.setattr(swap, "_rename_exchange", lambda *_: False)
     fill(plant)
     before = read_features(plant.data)
     assert list(compact(plant.archive))
@@ -177,7 +178,7 @@ def test_a_death_between_the_two_renames_loses_nothing(
             fresh.rename(live)
         raise Died
 
-    monkeypatch.setattr(archive_swap, "_exchange", exchange)
+    monkeypatch.setattr(swap, "_exchange", exchange)
     with pytest.raises(Died):
         list(compact(plant.archive))
     plant.journal.close()
@@ -221,7 +222,7 @@ def crashing(data: Path, fault: str) -> int:
     """Fills, rolls, compacts and prunes in a process that dies at a fault point; takes up where it ended."""
     code = (
         "import sys\nfrom datetime import date\nfrom pathlib import Path\nsys.path.insert(0, 'tests')\n"
-        "from archive_plant import Plant, run_turns\nfrom pipeline.edges.archive_compact import compact, prune\n"
+        "from archive_plant import Plant, run_turns\nfrom pipeline.edges.store.compact import compact, prune\n"
         "run_turns(Path(sys.argv[1]))\nplant = Plant(Path(sys.argv[1]))\nlist(compact(plant.archive))\n"
         "list(prune(plant.archive, date(2024, 1, 1)))\n"
     )

@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.records import StreamKey
-from pipeline.edges.archive_check import verify
-from pipeline.edges.archive_read import read_features
 from pipeline.edges.faults import KILLED
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
-from pipeline.edges.recordings import write_recording
+from pipeline.edges.recordings.recording import write_recording
+from pipeline.edges.store.check import verify
+from pipeline.edges.store.read import read_features
 
 RATE_HZ = 1024.0
 SETTINGS = {

@@ -22,8 +22,8 @@ from pipeline.config import Config, DataConfig, ModelConfig
 from pipeline.drivers.intake import Intake
 from pipeline.drivers.live import Live, Rhythm
 from pipeline.drivers.results import Results
-from pipeline.edges.archive_read import read_kind, read_predictions
-from pipeline.edges.recordings import open_recording, streams, write_recording
+from pipeline.edges.recordings.recording import open_recording, streams, write_recording
+from pipeline.edges.store.read import read_kind, read_predictions
 from pipeline.specs import feature_spec, stream_specs
 
 RATE_HZ = 4096.0

@@ -24,9 +24,9 @@ from pipeline.commands import chaos
 from pipeline.commands.compose import opened
 from pipeline.config_sources import load
 from pipeline.core.engine import Engine
-from pipeline.edges.journal import Commit
 from pipeline.edges.mqtt import Claim, alone_here
 from pipeline.edges.mqtt.settings import MqttSettings
+from pipeline.edges.store.journal import Commit
 from pipeline.errors import ConfigError
 from pipeline.specs import stream_specs
 

@@ -82,7 +82,7 @@ def run(command: Any, data: Path, *arguments: str) -> dict[str, Any]:
 
 
 def test_a_prediction_made_again_from_the_archive_is_the_same_before_and_after_a_switch(plant: Path) -> None:
-    from pipeline.edges.archive_read import read_predictions
+    from pipeline.edges.store.read import read_predictions
 
     rows = [r for r in read_predictions(plant, machines=["pump-01"]).to_pylist() if r["mode"] is not None]
     assert {row["model"] for row in rows} == {"v0001", "v0002"}

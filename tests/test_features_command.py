@@ -14,7 +14,7 @@ from pipeline.commands.features import as_markdown
 from pipeline.core.bearings import find
 from pipeline.core.features.table import FEATURES, NAMES, STAGES
 from pipeline.core.views import bearing_cursors, envelope_spectrum, shaft_cursors, spectrum
-from pipeline.edges.recordings import write_recording
+from pipeline.edges.recordings.recording import write_recording
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE_HZ = 12_000.0

@@ -28,9 +28,9 @@ from pipeline.config import CommitConfig, Config, DataConfig, ModelConfig, MqttC
 from pipeline.core.records import Float32, Future
 from pipeline.drivers.live import Live
 from pipeline.drivers.serving import Extra, Serving
-from pipeline.edges.archive_check import verify
-from pipeline.edges.archive_read import read_features, read_kind
 from pipeline.edges.broker import PrivateBroker
+from pipeline.edges.store.check import verify
+from pipeline.edges.store.read import read_features, read_kind
 from pipeline.specs import feature_spec
 
 

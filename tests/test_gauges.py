@@ -20,8 +20,8 @@ from pipeline.core.state import StreamSpec
 from pipeline.drivers.intake import Batch
 from pipeline.drivers.serving import Timed
 from pipeline.drivers.watch import Watched
-from pipeline.edges.archive_read import read_predictions
 from pipeline.edges.labels import LabelFile
+from pipeline.edges.store.read import read_predictions
 from pipeline.telemetry import MAX_LABELS, Telemetry
 from pipeline.web.streams import STATES, StreamGauges
 

@@ -155,12 +155,12 @@ def test_the_core_knows_no_clock_file_socket_thread_or_log(name: str) -> None:
     [
         ("pipeline.core.window", "pipeline.edges.mqtt"),
         ("pipeline.core.window", "pipeline.config"),
-        ("pipeline.edges.mqtt.link", "pipeline.edges.journal"),
-        ("pipeline.edges.archive_read", "pipeline.edges.recordings"),
-        ("pipeline.edges.archive", "pipeline.drivers.live"),
+        ("pipeline.edges.mqtt.link", "pipeline.edges.store.journal"),
+        ("pipeline.edges.store.read", "pipeline.edges.recordings.recording"),
+        ("pipeline.edges.store.archive", "pipeline.drivers.live"),
         ("pipeline.drivers.live", "models.predictor"),
         ("pipeline.drivers.live", "pipeline.commands.run"),
-        ("models.network", "pipeline.edges.archive"),
+        ("models.network", "pipeline.edges.store.archive"),
         ("models.network", "models.train"),
         ("sim.machine", "pipeline.edges.mqtt"),
         ("sim.fleet", "sim.publish"),
@@ -173,7 +173,7 @@ def test_the_rules_refuse_what_the_architecture_forbids(name: str, target: str) 
 
 def test_an_import_inside_a_function_is_seen() -> None:
     tree = ast.parse("def f():\n    from pipeline.edges import journal\n    import torch.nn\n")
-    assert imports(tree, {"pipeline.edges.journal"}) == {"pipeline.edges.journal", "torch.nn"}
+    assert imports(tree, {"pipeline.edges.store.journal"}) == {"pipeline.edges.store.journal", "torch.nn"}
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))

@@ -12,7 +12,7 @@ from journal_rows import CLASSES, KEY, SCHEMA, alarm, content, feature_row, pred
 
 from pipeline.core.records import FeatureRow, Prediction, StreamKey
 from pipeline.edges.archive_tables import FeatureSchema
-from pipeline.edges.journal import Commit, Journal
+from pipeline.edges.store.journal import Commit, Journal
 from pipeline.errors import ArchiveError, SchemaError
 
 

@@ -14,12 +14,12 @@ import pytest
 from journal_rows import KEY, SCHEMA, whole_commit
 
 from pipeline import cli
-from pipeline.edges import journal_read
 from pipeline.edges.faults import KILLED
-from pipeline.edges.journal import Commit, Journal
 from pipeline.edges.journal_aside import set_aside
 from pipeline.edges.journal_files import DirectoryHeld
-from pipeline.edges.journal_read import view_journal
+from pipeline.edges.store import database
+from pipeline.edges.store.database import view_journal
+from pipeline.edges.store.journal import Commit, Journal
 from pipeline.errors import ArchiveError
 
 
@@ -32,7 +32,7 @@ def journal(tmp_path: Path):
 
 def test_a_second_process_is_told_who_holds_the_directory(tmp_path):
     with Journal(tmp_path):
-        code = f"from pathlib import Path; from pipeline.edges.journal import Journal; Journal(Path({str(tmp_path)!r}))"
+        code = f"from pathlib import Path; from pipeline.edges.store.journal import Journal; Journal(Path({str(tmp_path)!r}))"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root())
         assert done.returncode == 1
         assert f"held by process: {os.getpid()}" in done.stderr
@@ -44,7 +44,7 @@ def test_a_directory_is_free_again_after_its_process_was_killed(tmp_path):
     code = """
         import os
         from pathlib import Path
-        from pipeline.edges.journal import Commit, Journal
+        from pipeline.edges.store.journal import Commit, Journal
         journal = Journal(Path(os.environ["DATA"]))
         for i in range(10):
             journal.commit(Commit(counters={"turns": 1}))
@@ -130,11 +130,11 @@ def test_a_name_or_a_number_that_is_not_the_one_that_was_written_is_refused(tmp_
 
 def test_a_commit_reads_no_list_that_it_has_not_changed(tmp_path, monkeypatch):
     sealed: list[str] = []
-    seal = journal_read.seal
+    seal = database.seal
     with Journal(tmp_path) as journal:
         journal.bind(SCHEMA)
         journal.commit(whole_commit(1))
-        monkeypatch.setattr(journal_read, "seal", lambda db, table: sealed.append(table) or seal(db, table))
+        monkeypatch.setattr(database, "seal", lambda db, table: sealed.append(table) or seal(db, table))
         journal.commit(Commit(counters={"received": 1}))
     assert sealed == ["counters"]
 
@@ -237,7 +237,7 @@ def test_a_reader_in_another_process_sees_what_is_committed_and_needs_no_lock(jo
     journal.commit(whole_commit(1))
     code = f"""
         from pathlib import Path
-        from pipeline.edges.journal_read import view_journal
+        from pipeline.edges.store.database import view_journal
         view = view_journal(Path({str(journal.directory)!r}))
         print(view.schema.name, view.pending["features"].tables[0].num_rows, view.counters["received"])
     """
@@ -269,7 +269,7 @@ def test_a_transaction_that_takes_long_is_noticed_and_one_that_writes_nothing_sa
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Journal(tmp_path) as journal:
-        monkeypatch.setattr("pipeline.edges.journal.SLOW_S", 0.0)
+        monkeypatch.setattr("pipeline.edges.store.journal.SLOW_S", 0.0)
         with journal.transaction() as db:
             db.execute("SELECT 1")
         assert not journal.slow

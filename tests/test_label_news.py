@@ -10,8 +10,8 @@ from harness.live import BLOCKS, Broker, send
 from harness.requests import LABEL, asked, events
 
 from pipeline.drivers.label_news import LabelNews
-from pipeline.edges.journal import Journal
 from pipeline.edges.labels import LabelEvent, LabelFile, new_id, now_iso
+from pipeline.edges.store.journal import Journal
 from pipeline.errors import ArchiveError
 
 

@@ -16,8 +16,8 @@ from pipeline.core.records import Block, StreamKey
 from pipeline.drivers.intake import Batch, log_troubles
 from pipeline.drivers.results import Results
 from pipeline.drivers.rhythm import Rhythm
-from pipeline.edges.archive_read import read_predictions
 from pipeline.edges.archive_tables import Quarantined
+from pipeline.edges.store.read import read_predictions
 from pipeline.errors import ArchiveError
 
 

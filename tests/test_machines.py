@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.records import BearingOrders, StreamKey
 from pipeline.edges.machines import MachinesFile, recording_facts, specimen
-from pipeline.edges.recordings import find_recordings, open_recording
+from pipeline.edges.recordings.recording import find_recordings, open_recording
 from pipeline.errors import ArchiveError
 
 KEY = StreamKey("pump-01", "de")

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pytest
 from archive_plant import Plant, feature_row
 
-from pipeline.edges import archive, archive_compact
-from pipeline.edges.archive_compact import compact
-from pipeline.edges.journal_read import Pending
+from pipeline.edges.store import archive
+from pipeline.edges.store import compact as archive_compact
+from pipeline.edges.store.compact import compact
+from pipeline.edges.store.database import Pending
 
 ROOT = Path(__file__).resolve().parents[1]
 ROLLS = 3  # in a cycle

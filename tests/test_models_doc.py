@@ -20,8 +20,8 @@ from models.train_values import train_values
 from pipeline.commands import train as train_command
 from pipeline.config import Config
 from pipeline.core.records import StreamKey
-from pipeline.edges.archive_schema import part_path, row_schema
 from pipeline.edges.machines import MachinesFile
+from pipeline.edges.store.schema import part_path, row_schema
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "models.md").read_text()
 

@@ -24,9 +24,9 @@ from pipeline.commands.status_ask import ask
 from pipeline.core.codec import encode
 from pipeline.core.records import Block, StreamKey
 from pipeline.drivers.upkeep import ask as ask_for
-from pipeline.edges.archive_check import verify
 from pipeline.edges.broker import PrivateBroker
 from pipeline.edges.mqtt import MqttPublisher
+from pipeline.edges.store.check import verify
 from pipeline.errors import NotReachable
 
 ROOT = Path(__file__).resolve().parents[1]

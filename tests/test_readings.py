@@ -21,11 +21,11 @@ from pipeline.config import Config, DataConfig
 from pipeline.core.codec import encode
 from pipeline.core.engine import Engine
 from pipeline.core.records import BearingOrders, Block, StreamKey
-from pipeline.edges import recordings_readings
 from pipeline.edges.broker import PrivateBroker
-from pipeline.edges.journal import Commit
-from pipeline.edges.recordings import open_recording
-from pipeline.edges.recordings_readings import READINGS_NAME, ReadingsWriter, find_readings, read_readings
+from pipeline.edges.recordings import readings
+from pipeline.edges.recordings.readings import READINGS_NAME, ReadingsWriter, find_readings, read_readings
+from pipeline.edges.recordings.recording import open_recording
+from pipeline.edges.store.journal import Commit
 from pipeline.errors import RecordingError
 from pipeline.specs import stream_specs
 
@@ -79,7 +79,7 @@ def test_blocks_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory,
         given_.append(replace(made, index=index))
         index += size
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recordings_readings, "PART_SAMPLES", limit)
+        patch.setattr(readings, "PART_SAMPLES", limit)
         kept(folder, given_)
     back = [block for path in find_readings(folder) for block in read_readings(path)]
     assert sorted(block.index for block in back) == [block.index for block in given_]

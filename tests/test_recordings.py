@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.core.records import BearingOrders
-from pipeline.edges.recordings import (
+from pipeline.edges.recordings.recording import (
     NOMINAL_START_NS,
     RecordingWriter,
     find_recordings,

@@ -14,13 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.records import Block, is_id
-from pipeline.edges.recordings import (
-    find_recordings,
-    input_id,
-    open_recording,
-    streams,
-    write_recording,
-)
+from pipeline.edges.recordings.recording import find_recordings, input_id, open_recording, streams, write_recording
 from pipeline.errors import RecordingError
 
 
@@ -70,13 +64,13 @@ def test_two_nameless_files_of_the_same_name_have_sessions_of_their_own(tmp_path
 @settings(max_examples=100, deadline=None)
 @given(dataset=st.text(max_size=80), recording=st.text(max_size=80))
 def test_whatever_a_recording_calls_itself_its_machine_is_an_id(tmp_path_factory, dataset, recording):
-    from pipeline.edges.recordings import machine_id
+    from pipeline.edges.recordings.recording import machine_id
 
     assert is_id(machine_id({"dataset": dataset, "recording": recording}, Path("/data/..parquet")))
 
 
 def test_long_names_stay_apart():
-    from pipeline.edges.recordings import machine_id
+    from pipeline.edges.recordings.recording import machine_id
 
     assert machine_id({"recording": "a" * 70}, Path("x")) != machine_id({"recording": "a" * 71}, Path("x"))
     assert machine_id({"dataset": "A B", "recording": "1@2"}, Path("x")) == "A_B-1_2"

@@ -9,12 +9,7 @@ import pytest
 from harness.recordings import METADATA, joined
 from scipy.io import savemat, wavfile
 
-from pipeline.edges.recordings import (
-    open_recording,
-    parse_channels,
-    streams,
-    write_recording,
-)
+from pipeline.edges.recordings.recording import open_recording, parse_channels, streams, write_recording
 from pipeline.errors import RecordingError
 
 

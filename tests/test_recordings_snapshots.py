@@ -11,12 +11,7 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.edges.recordings import (
-    NOMINAL_START_NS,
-    open_recording,
-    parse_channels,
-    streams,
-)
+from pipeline.edges.recordings.recording import NOMINAL_START_NS, open_recording, parse_channels, streams
 from pipeline.edges.recordings_snapshots import snapshot_times
 
 

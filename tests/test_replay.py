@@ -13,7 +13,7 @@ from pipeline.commands.replay import _timed
 from pipeline.config_sources import load
 from pipeline.core.codec import decode, encode
 from pipeline.edges.broker import PrivateBroker
-from pipeline.edges.recordings import open_recording, streams, write_recording
+from pipeline.edges.recordings.recording import open_recording, streams, write_recording
 
 
 @pytest.mark.network

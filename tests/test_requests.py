@@ -26,10 +26,10 @@ from pipeline.core.records import changed
 from pipeline.core.state import from_bytes
 from pipeline.drivers.intake import Batch
 from pipeline.drivers.outbox import Outbox
-from pipeline.edges.archive_read import read_kind
 from pipeline.edges.broker import PrivateBroker
 from pipeline.edges.labels import LabelFile
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
+from pipeline.edges.store.read import read_kind
 from pipeline.errors import ArchiveError
 
 

@@ -19,8 +19,8 @@ from pipeline.cli import group
 from pipeline.config import Config
 from pipeline.core.records import FeatureRow, StreamKey
 from pipeline.drivers.results import iso
-from pipeline.edges.archive import Archive
-from pipeline.edges.journal import Commit, Journal
+from pipeline.edges.store.archive import Archive
+from pipeline.edges.store.journal import Commit, Journal
 
 DAY_NS = 86_400 * SECOND_NS
 

@@ -21,10 +21,10 @@ from pipeline.drivers.live import Live
 from pipeline.drivers.results import Results
 from pipeline.drivers.rhythm import Rhythm
 from pipeline.drivers.serving import Serving, Shadow
-from pipeline.edges.archive import Archive
-from pipeline.edges.archive_read import read_features, read_predictions
 from pipeline.edges.archive_rows import last_rows, rows_of
-from pipeline.edges.journal import Journal
+from pipeline.edges.store.archive import Archive
+from pipeline.edges.store.journal import Journal
+from pipeline.edges.store.read import read_features, read_predictions
 
 PUMP = StreamKey("pump-01", "de")
 

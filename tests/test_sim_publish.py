@@ -12,10 +12,10 @@ from harness.broker import Site, settings, take
 from pipeline.cli import run
 from pipeline.core.codec import decode
 from pipeline.core.records import StreamKey
-from pipeline.edges.journal import Journal
 from pipeline.edges.machines import MachinesFile
 from pipeline.edges.mqtt import MqttPublisher, TopicTemplate
-from pipeline.edges.recordings import open_recording, streams
+from pipeline.edges.recordings.recording import open_recording, streams
+from pipeline.edges.store.journal import Journal
 from pipeline.errors import ConfigError, RecordingError
 from sim.channel import Counts, Faults, disturb
 from sim.fleet import machine_blocks

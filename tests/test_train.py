@@ -20,9 +20,9 @@ from pipeline.commands import evaluate as evaluate_command
 from pipeline.commands import train as train_command
 from pipeline.config import Config
 from pipeline.core.records import FeatureRow, StreamKey
-from pipeline.edges.archive import Archive
-from pipeline.edges.archive_snapshot import snapshot
-from pipeline.edges.journal import Commit, Journal
+from pipeline.edges.store.archive import Archive
+from pipeline.edges.store.journal import Commit, Journal
+from pipeline.edges.store.snapshot import snapshot
 from pipeline.errors import ConfigError, ModelError, ThrumcastError
 
 QUICK = TrainSettings(aim="new", epochs=12, hidden=12, members=1, learning_rate=0.02, structure_offset=0.0, noise=0.1)

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from pipeline.commands import archive as archive_command
 from pipeline.drivers import upkeep
 from pipeline.drivers.upkeep import Upkeep, ask
-from pipeline.edges.archive_check import verify
-from pipeline.edges.archive_read import read_features
+from pipeline.edges.store.check import verify
+from pipeline.edges.store.read import read_features
 from pipeline.errors import ArchiveError
 from pipeline.telemetry import Telemetry
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from pipeline.cli import run as run_command
 from pipeline.commands import labels
-from pipeline.edges.journal import Journal
+from pipeline.edges.store.journal import Journal
 
 HEAD = "machine,start,end,mode"
 ROW = "pump-01,2026-01-01T00:00:00Z,2026-01-01T01:00:00Z,unbalance"

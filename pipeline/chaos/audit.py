@@ -15,9 +15,9 @@ from pipeline.core.engine import Engine
 from pipeline.core.features.table import FEATURES
 from pipeline.core.records import Block, FeatureRow, Float32, StreamKey
 from pipeline.core.state import StreamState
-from pipeline.edges.archive_check import verify
-from pipeline.edges.archive_read import read_features, read_predictions
-from pipeline.edges.journal_read import view_journal
+from pipeline.edges.store.check import verify
+from pipeline.edges.store.database import view_journal
+from pipeline.edges.store.read import read_features, read_predictions
 
 if TYPE_CHECKING:
     import pyarrow as pa

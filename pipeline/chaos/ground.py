@@ -18,10 +18,10 @@ from pipeline.chaos.process import ROOT, Service
 from pipeline.config_sources import load
 from pipeline.core.engine import Engine, rehearse
 from pipeline.core.records import Block
-from pipeline.edges.archive_read import read_kind
 from pipeline.edges.broker import PrivateBroker
-from pipeline.edges.journal_read import view_journal
 from pipeline.edges.mqtt import MqttPublisher, MqttSettings
+from pipeline.edges.store.database import view_journal
+from pipeline.edges.store.read import read_kind
 from pipeline.specs import feature_spec, stream_specs
 
 RATE_PER_S = 400.0  # messages; five times the load of eight machines, so that five minutes hold what half an hour does

@@ -259,7 +259,7 @@ def rivals(world: Ground, plant: Plant, *, watch_s: float = 6.0) -> Outcome:
 
 
 def _committed(service: Service) -> int:
-    from pipeline.edges.journal_read import view_journal
+    from pipeline.edges.store.database import view_journal
 
     view = view_journal(service.data_dir, ()) if (service.data_dir / "journal.db").exists() else None
     return 0 if view is None else view.counters.get("messages_committed", 0)

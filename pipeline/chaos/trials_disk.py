@@ -14,8 +14,8 @@ import numpy as np
 from pipeline.chaos.ground import Ground, Outcome, reading
 from pipeline.chaos.plant import Plant
 from pipeline.core.state import from_bytes
-from pipeline.edges.journal import Journal
-from pipeline.edges.journal_read import JOURNAL_NAME
+from pipeline.edges.store.database import JOURNAL_NAME
+from pipeline.edges.store.journal import Journal
 from pipeline.errors import ArchiveError, ThrumcastError
 
 READY_WITHIN_S = 5.0

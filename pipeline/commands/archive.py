@@ -13,7 +13,7 @@ from pipeline.commands.common import Console, with_console
 if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.drivers.parity import Parity
-    from pipeline.edges.archive_check import Stock
+    from pipeline.edges.store.check import Stock
 
 _DATA = click.option(
     "--data", "data_dir", type=click.Path(path_type=Path), default=None, help="Data directory [default: data.dir]."
@@ -30,7 +30,7 @@ def command() -> None:
 @with_console
 def list_(console: Console, data_dir: Path | None) -> None:
     """Per kind and date: files, rows, bytes, machines and the time they span."""
-    from pipeline.edges.archive_check import survey
+    from pipeline.edges.store.check import survey
 
     directory = Path(console.config(**{"data.dir": data_dir}).data.dir)
     stocks, pending = survey(directory)
@@ -54,7 +54,7 @@ def verify(console: Console, data_dir: Path | None, parity: bool) -> None:
     With --parity, features are computed again from the readings that `thrumcast record` kept, and the largest
     difference is shown with its window: there should be none.
     """
-    from pipeline.edges.archive_check import verify as look_through
+    from pipeline.edges.store.check import verify as look_through
     from pipeline.errors import ArchiveError
 
     config = console.config(**{"data.dir": data_dir})
@@ -88,9 +88,9 @@ def _parity(config: Config) -> Parity:
         ArchiveError: there is nothing to compare.
     """
     from pipeline.drivers.parity import compare
-    from pipeline.edges.archive_read import read_features
     from pipeline.edges.machines import MACHINES_NAME, MachinesFile
-    from pipeline.edges.recordings_readings import READINGS_NAME, find_readings, read_readings
+    from pipeline.edges.recordings.readings import READINGS_NAME, find_readings, read_readings
+    from pipeline.edges.store.read import read_features
     from pipeline.errors import ArchiveError
     from pipeline.specs import stream_specs
 
@@ -160,7 +160,7 @@ def prune(console: Console, data_dir: Path | None, keep: str, dry_run: bool, yes
 @with_console
 def snapshot(console: Console, data_dir: Path | None, name: str | None) -> None:
     """Keep the archive as it is now under a NAME [default: the time]; costs no space until parts are replaced."""
-    from pipeline.edges.archive_snapshot import snapshot as keep
+    from pipeline.edges.store.snapshot import snapshot as keep
 
     data = console.config(**{"data.dir": data_dir}).data.path
     made = keep(data, name)

@@ -12,11 +12,11 @@ from typing import Any
 import click
 
 from pipeline.drivers.upkeep import ask
-from pipeline.edges.archive import Archive
-from pipeline.edges.archive_compact import compact, older, prune
-from pipeline.edges.journal import Journal
 from pipeline.edges.journal_files import DirectoryHeld
-from pipeline.edges.journal_read import JOURNAL_NAME, view_journal
+from pipeline.edges.store.archive import Archive
+from pipeline.edges.store.compact import compact, older, prune
+from pipeline.edges.store.database import JOURNAL_NAME, view_journal
+from pipeline.edges.store.journal import Journal
 from pipeline.errors import ArchiveError
 
 Done = list[dict[str, Any]]

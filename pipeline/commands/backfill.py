@@ -42,7 +42,7 @@ def command(
 
     from pipeline.commands.compose import MakeWorker, channels_of, folder, model, opened
     from pipeline.drivers.backfill import Done, Job, backfill
-    from pipeline.edges.recordings import find_recordings, parse_channels
+    from pipeline.edges.recordings.recording import find_recordings, parse_channels
     from pipeline.errors import RecordingError
     from pipeline.specs import feature_spec
 
@@ -131,9 +131,9 @@ def _next(data_dir: Path, shown: str, machines: Set[str]) -> str:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from pipeline.edges.archive_read import first_row
     from pipeline.edges.labels import LabelFile
     from pipeline.edges.machines import MACHINES_NAME, MachinesFile
+    from pipeline.edges.store.read import first_row
 
     train = f"thrumcast train --data {shown}"
     mine = pc.field("machine").isin(pa.array(sorted(machines), pa.string()))

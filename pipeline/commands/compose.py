@@ -14,10 +14,10 @@ from pipeline.core.iso import floor
 from pipeline.core.quality import Quality
 from pipeline.drivers.admission import Channels
 from pipeline.drivers.serving import Extra, Serving
-from pipeline.edges.archive import Archive
-from pipeline.edges.archive_schema import FeatureSchema
-from pipeline.edges.journal import Journal
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
+from pipeline.edges.store.archive import Archive
+from pipeline.edges.store.journal import Journal
+from pipeline.edges.store.schema import FeatureSchema
 from pipeline.specs import feature_spec, stream_specs
 
 if TYPE_CHECKING:

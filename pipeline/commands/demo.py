@@ -171,7 +171,7 @@ def _draw(console: Console, board: Board) -> None:
 
 
 def _stored(config: Config) -> dict[str, int]:
-    from pipeline.edges.archive_check import survey
+    from pipeline.edges.store.check import survey
 
     stocks, _ = survey(config.data.path)
     rows: dict[str, int] = {}

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.commands.doctor_report import Finding
 from pipeline.commands.status_ask import Found, ask
-from pipeline.edges.journal_read import JOURNAL_NAME, view_journal
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
+from pipeline.edges.store.database import JOURNAL_NAME, view_journal
 from pipeline.errors import NotReachable, ThrumcastError
 
 if TYPE_CHECKING:

@@ -55,9 +55,9 @@ def command(
     from pipeline.commands.label_rows import instead
     from pipeline.core.engine import Engine, inputs
     from pipeline.core.features.table import NAMES
-    from pipeline.edges.archive_read import read_features, read_predictions
     from pipeline.edges.archive_rows import rows_of
     from pipeline.edges.machines import MACHINES_NAME, MachinesFile
+    from pipeline.edges.store.read import read_features, read_predictions
     from pipeline.specs import stream_specs
 
     path = config.data.path

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.core.records import BearingOrders, Float32
     from pipeline.core.views import Cursor
-    from pipeline.edges.recordings import RecordedStream
+    from pipeline.edges.recordings.recording import RecordedStream
 
 # Okabe and Ito: told apart by colour-blind eyes; each family has a line style of its own as well.
 _STYLE = {
@@ -74,7 +74,7 @@ def piece(
         UsageError: no such bearing in the catalogue.
     """
     from pipeline.core.bearings import find
-    from pipeline.edges.recordings import open_recording, parse_channels, streams
+    from pipeline.edges.recordings.recording import open_recording, parse_channels, streams
 
     recording = open_recording(file, rate_hz)
     original = channel or recording.channels[0]

@@ -166,7 +166,7 @@ def out_of_archive(data_dir: Path, labels: Sequence[LabelEvent]) -> dict[str, st
 
 def _archived(data_dir: Path, labels: Sequence[LabelEvent]) -> pa.Table | None:
     """The windows of the machines of labels; None: labels may be written down before there is any window."""
-    from pipeline.edges.archive_read import read_features
+    from pipeline.edges.store.read import read_features
     from pipeline.errors import ArchiveError
 
     columns = ("machine", "point", "start", "end", "truth")

@@ -42,7 +42,7 @@ def command(
     from pipeline.drivers.admission import Admission
     from pipeline.drivers.intake import MOST_BYTES, Intake
     from pipeline.edges.mqtt import MqttConnection, TopicTemplate
-    from pipeline.edges.recordings_readings import READINGS_NAME, ReadingsWriter
+    from pipeline.edges.recordings.readings import READINGS_NAME, ReadingsWriter
     from pipeline.specs import stream_specs
 
     config = console.config(**{"data.dir": data_dir}, **broker_flags(broker))

@@ -15,7 +15,7 @@ from pipeline.commands.inputs import troubles
 if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.core.records import Block
-    from pipeline.edges.recordings import RecordedStream
+    from pipeline.edges.recordings.recording import RecordedStream
 
 
 @click.command(name="replay")
@@ -59,7 +59,7 @@ def command(
 
     from pipeline.core.codec import encode
     from pipeline.edges.mqtt import MqttPublisher, TopicTemplate
-    from pipeline.edges.recordings import find_recordings, open_recording, parse_channels, streams
+    from pipeline.edges.recordings.recording import find_recordings, open_recording, parse_channels, streams
     from pipeline.errors import RecordingError, ThrumcastError
 
     config = console.config(**broker_flags(broker))

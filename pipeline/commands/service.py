@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.core.records import Predictor
     from pipeline.core.state import StreamSpec
-    from pipeline.edges.journal import Journal
+    from pipeline.edges.store.journal import Journal
 
 
 Reread = tuple[Callable[[], "Config"], Callable[[str], None]]

@@ -13,8 +13,8 @@ from pipeline.config import Config
 from pipeline.core.engine import Engine, Step
 from pipeline.core.records import Block, FeatureRow, StreamKey
 from pipeline.core.state import StreamState
-from pipeline.edges.journal import Commit
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile, recording_facts
+from pipeline.edges.store.journal import Commit
 from pipeline.specs import stream_specs
 from sim.fleet import Plant, about
 from sim.machine import UNIT, Machine

@@ -31,8 +31,8 @@ def show(console: Console, machine: str | None, point: str | None, data_dir: Pat
     """
     from pipeline.commands.tables import table
     from pipeline.core.state import from_bytes
-    from pipeline.edges.journal_read import view_states
     from pipeline.edges.machines import MACHINES_NAME, MachinesFile
+    from pipeline.edges.store.database import view_states
     from pipeline.specs import stream_specs
 
     config = console.config(**{"data.dir": data_dir and str(data_dir)})

@@ -69,7 +69,7 @@ def command(
     config = console.config(**{"data.dir": data_dir and str(data_dir)})
 
     if snapshot is not None:
-        from pipeline.edges.archive_snapshot import check_there
+        from pipeline.edges.store.snapshot import check_there
 
         check_there(config.data.path, snapshot)
 

@@ -20,8 +20,8 @@ from pipeline.core.records import StreamKey
 from pipeline.drivers.admission import Channels
 from pipeline.drivers.backfill_pool import pool
 from pipeline.drivers.backfill_worker import Done, Job, Turn, Worker, read
-from pipeline.edges.archive import Archive
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
+from pipeline.edges.store.archive import Archive
 from pipeline.telemetry import few
 
 __all__ = ["Done", "Job", "Report", "Worker", "backfill"]

@@ -13,11 +13,11 @@ from pipeline.core.limits import LEAST_SAMPLES, is_too_slow
 from pipeline.core.quality import STOPS
 from pipeline.core.records import Block, FeatureRow, Forecast, Prediction, StreamKey
 from pipeline.core.state import StreamState
-from pipeline.edges import recordings
-from pipeline.edges.archive_schema import FeatureSchema
 from pipeline.edges.archive_tables import Rows, feature_tables, forecast_table, packed, prediction_table, unpacked
 from pipeline.edges.machines import recording_facts
-from pipeline.edges.recordings import ChannelMap, RecordedStream
+from pipeline.edges.recordings import recording as recordings
+from pipeline.edges.recordings.recording import ChannelMap, RecordedStream
+from pipeline.edges.store.schema import FeatureSchema
 from pipeline.errors import RecordingError, ThrumcastError
 
 BLOCK_S = 30.0

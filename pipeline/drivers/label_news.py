@@ -14,8 +14,8 @@ from typing import Self
 import msgspec
 
 from pipeline.drivers.results import Publish
-from pipeline.edges.journal import Commit, Journal
 from pipeline.edges.labels import LabelEvent, LabelFile
+from pipeline.edges.store.journal import Commit, Journal
 from pipeline.errors import ArchiveError
 
 TOLD = "labels_told"  # counter in the journal

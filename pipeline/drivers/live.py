@@ -48,10 +48,10 @@ from pipeline.drivers.results import Results
 from pipeline.drivers.rhythm import Rhythm
 from pipeline.drivers.serving import ModelWatch, ReadLast, Serving, Shadow, acknowledged, remembered, together
 from pipeline.drivers.taker import Taker
-from pipeline.edges.archive import Archive
 from pipeline.edges.faults import fault_point
-from pipeline.edges.journal import Commit, Journal
 from pipeline.edges.ports import Connection, Message
+from pipeline.edges.store.archive import Archive
+from pipeline.edges.store.journal import Commit, Journal
 from pipeline.errors import ArchiveError
 
 log = logging.getLogger("thrumcast.live")

@@ -19,9 +19,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.edges.archive import Archive
-from pipeline.edges.archive_compact import compact, prune
-from pipeline.edges.journal_read import view_journal
+from pipeline.edges.store.archive import Archive
+from pipeline.edges.store.compact import compact, prune
+from pipeline.edges.store.database import view_journal
 from pipeline.errors import ArchiveError, ThrumcastError
 from pipeline.telemetry import Telemetry
 

@@ -16,9 +16,9 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from pipeline.edges import archive_files as files
-from pipeline.edges import journal_read as read
-from pipeline.edges.journal import Journal
+from pipeline.edges.store import database as read
+from pipeline.edges.store import parts as files
+from pipeline.edges.store.journal import Journal
 
 _META_KEY = "placing"
 

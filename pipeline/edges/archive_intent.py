@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline.edges.archive_schema import Part, part_path
+from pipeline.edges.store.schema import Part, part_path
 
 META_KEY = "swap"
 

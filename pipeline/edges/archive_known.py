@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.edges.archive_schema import DATE_COLUMN, KEYS
-from pipeline.edges.journal_read import JournalView
+from pipeline.edges.store.database import JournalView
+from pipeline.edges.store.schema import DATE_COLUMN, KEYS
 from pipeline.errors import ArchiveError
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core.records import FeatureRow, StreamKey
-from pipeline.edges.archive_read import read_features
+from pipeline.edges.store.read import read_features
 
 MACHINES_PER_READ = 256  # bounds the memory
 

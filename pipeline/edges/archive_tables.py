@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.core.records import AlarmChange, FeatureRow, Forecast, Prediction
-from pipeline.edges.archive_schema import TIME, FeatureSchema, row_schema, schema_error
+from pipeline.edges.store.schema import TIME, FeatureSchema, row_schema, schema_error
 from pipeline.errors import SchemaError
 
 __all__ = [

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.edges.archive_files import sync_directory
 from pipeline.edges.journal_files import DirectoryLock, storage_error
-from pipeline.edges.journal_read import JOURNAL_NAME
+from pipeline.edges.store.database import JOURNAL_NAME
+from pipeline.edges.store.parts import sync_directory
 from pipeline.errors import ArchiveError
 
 

@@ -10,7 +10,7 @@ import sqlite3
 import zlib
 from pathlib import Path
 
-from pipeline.edges import journal_read as read
+from pipeline.edges.store import database as read
 from pipeline.errors import ArchiveError
 
 _TABLES = (

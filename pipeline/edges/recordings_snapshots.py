@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.edges.recordings_formats import CHUNK_ROWS, SNAPSHOT, TIME_OF_DAY, guarded
+from pipeline.edges.recordings.formats import CHUNK_ROWS, SNAPSHOT, TIME_OF_DAY, guarded
 
 Int64 = NDArray[np.int64]
 _DAY_NS = 86_400_000_000_000

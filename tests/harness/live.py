@@ -13,12 +13,12 @@ from pipeline.drivers.intake import Intake
 from pipeline.drivers.live import Live
 from pipeline.drivers.results import Results
 from pipeline.drivers.rhythm import Rhythm
-from pipeline.edges.archive import Archive
-from pipeline.edges.archive_read import read_features, read_predictions
-from pipeline.edges.archive_schema import FeatureSchema
-from pipeline.edges.journal import Journal
 from pipeline.edges.mqtt import TopicTemplate
 from pipeline.edges.ports import LinkEvent, MemoryBroker
+from pipeline.edges.store.archive import Archive
+from pipeline.edges.store.journal import Journal
+from pipeline.edges.store.read import read_features, read_predictions
+from pipeline.edges.store.schema import FeatureSchema
 
 TOPICS = TopicTemplate("plant/{area}/{machine}/{point}/vibration")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.edges.recordings import RecordedStream
+from pipeline.edges.recordings.recording import RecordedStream
 
 METADATA = {"sample_rate_hz": 1000, "dataset": "TEST", "recording": "7", "rpm": 1500, "units": "g"}
 

@@ -25,10 +25,15 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.edges import archive_append
-from pipeline.edges import archive_files as files
 from pipeline.edges.archive_known import read_part, without_known
 from pipeline.edges.archive_memory import give_back
-from pipeline.edges.archive_schema import (
+from pipeline.edges.archive_tables import Quarantined, Rows
+from pipeline.edges.faults import fault_point
+from pipeline.edges.journal_files import storage_error
+from pipeline.edges.store import parts as files
+from pipeline.edges.store.database import JournalView
+from pipeline.edges.store.journal import Journal, add_counters, write_extras, write_inputs, write_parts
+from pipeline.edges.store.schema import (
     DATE_COLUMN,
     KINDS,
     FeatureSchema,
@@ -38,12 +43,7 @@ from pipeline.edges.archive_schema import (
     gathered,
     part_path,
 )
-from pipeline.edges.archive_swap import settle
-from pipeline.edges.archive_tables import Quarantined, Rows
-from pipeline.edges.faults import fault_point
-from pipeline.edges.journal import Journal, add_counters, write_extras, write_inputs, write_parts
-from pipeline.edges.journal_files import storage_error
-from pipeline.edges.journal_read import JournalView
+from pipeline.edges.store.swap import settle
 
 __all__ = ["Archive", "FeatureSchema", "Part", "Quarantined", "Rows"]
 

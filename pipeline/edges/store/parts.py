@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.edges.archive_schema import (
+from pipeline.edges.journal_files import storage_error
+from pipeline.edges.store.schema import (
     DATE_COLUMN,
     FORMAT_VERSION,
     KINDS,
@@ -24,7 +25,6 @@ from pipeline.edges.archive_schema import (
     part_path,
     schema_error,
 )
-from pipeline.edges.journal_files import storage_error
 from pipeline.errors import ArchiveError, SchemaError
 
 ARCHIVE_NAME = "archive"

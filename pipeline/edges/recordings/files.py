@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
 from pipeline.core.records import Float32
-from pipeline.edges.recordings_formats import FORMATS, guarded
+from pipeline.edges.recordings.formats import FORMATS, guarded
 from pipeline.errors import RecordingError
 
 _GROUP_ROWS = 262_144  # a few seconds of a fast channel: small enough to read alone

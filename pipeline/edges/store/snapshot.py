@@ -19,10 +19,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.core.records import is_id
-from pipeline.edges import archive_files as files
-from pipeline.edges.archive_schema import KINDS, Part
 from pipeline.edges.journal_files import storage_error
-from pipeline.edges.journal_read import JournalView, view_journal
+from pipeline.edges.store import parts as files
+from pipeline.edges.store.database import JournalView, view_journal
+from pipeline.edges.store.schema import KINDS, Part
 from pipeline.errors import ArchiveError
 
 SNAPSHOTS_NAME = "snapshots"

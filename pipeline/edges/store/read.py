@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.edges import archive_files as files
-from pipeline.edges.archive_schema import ORDER, FeatureSchema, arrow_schema, canonical, conform
-from pipeline.edges.journal_read import JournalView, view_journal
+from pipeline.edges.store import parts as files
+from pipeline.edges.store.database import JournalView, view_journal
+from pipeline.edges.store.schema import ORDER, FeatureSchema, arrow_schema, canonical, conform
 from pipeline.errors import ArchiveError
 
 if TYPE_CHECKING:

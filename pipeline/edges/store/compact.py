@@ -16,13 +16,13 @@ from statistics import median
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.edges import archive_files as files
-from pipeline.edges.archive import Archive
 from pipeline.edges.archive_intent import Swap
 from pipeline.edges.archive_memory import give_back
-from pipeline.edges.archive_schema import Part, arrow_schema, conform
-from pipeline.edges.archive_swap import swap
-from pipeline.edges.journal_read import JournalView
+from pipeline.edges.store import parts as files
+from pipeline.edges.store.archive import Archive
+from pipeline.edges.store.database import JournalView
+from pipeline.edges.store.schema import Part, arrow_schema, conform
+from pipeline.edges.store.swap import swap
 from pipeline.errors import ArchiveError
 
 TARGET_ROWS = 200_000  # of a merged part: some 100 MB in memory per channel, seconds to write

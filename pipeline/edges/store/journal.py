@@ -23,12 +23,12 @@ import pyarrow as pa
 
 from pipeline.core.records import AlarmChange, FeatureRow, Forecast, Prediction, StreamKey
 from pipeline.edges import archive_tables as tables
-from pipeline.edges import journal_read as read
 from pipeline.edges import journal_untold as untold
-from pipeline.edges.archive_schema import KINDS, UNREADABLE, FeatureSchema, Part, schema_error
 from pipeline.edges.archive_tables import Quarantined
 from pipeline.edges.faults import fault_point
 from pipeline.edges.journal_files import DirectoryLock, close_as_it_is, create_or_open, storage_error
+from pipeline.edges.store import database as read
+from pipeline.edges.store.schema import KINDS, UNREADABLE, FeatureSchema, Part, schema_error
 from pipeline.errors import SchemaError
 
 __all__ = ["Commit", "Journal", "Quarantined"]

@@ -19,13 +19,13 @@ import shutil
 import sqlite3
 from pathlib import Path
 
-from pipeline.edges import archive_files as files
-from pipeline.edges import journal_read as read
 from pipeline.edges.archive_intent import META_KEY, Swap
-from pipeline.edges.archive_schema import Part, part_path
 from pipeline.edges.faults import fault_point
-from pipeline.edges.journal import Journal, add_counters, write_parts
 from pipeline.edges.journal_files import storage_error
+from pipeline.edges.store import database as read
+from pipeline.edges.store import parts as files
+from pipeline.edges.store.journal import Journal, add_counters, write_parts
+from pipeline.edges.store.schema import Part, part_path
 
 PRUNED_ROWS = "archive_pruned_rows"  # journal counters
 COMPACTED_PARTS = "archive_compacted_parts"

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.records import BearingOrders, Block, Float32, StreamKey
+from pipeline.edges.recordings.files import RecordingWriter, find_recordings, input_id, input_ids, write_recording
+from pipeline.edges.recordings.formats import CHUNK_ROWS, describe, read_chunks
 from pipeline.edges.recordings_channels import ChannelMap, choose, id_text, parse_channels
-from pipeline.edges.recordings_files import RecordingWriter, find_recordings, input_id, input_ids, write_recording
-from pipeline.edges.recordings_formats import CHUNK_ROWS, describe, read_chunks
 from pipeline.edges.recordings_snapshots import read_snapshot_index
 from pipeline.errors import RecordingError
 

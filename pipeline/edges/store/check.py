@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.edges import archive_files as files
-from pipeline.edges.archive_read import TRIES, Selection, lay_out, look
-from pipeline.edges.archive_schema import DATE_COLUMN, KEYS, KINDS, Part
-from pipeline.edges.archive_snapshot import compare
-from pipeline.edges.journal_read import JournalView, view_journal
+from pipeline.edges.store import parts as files
+from pipeline.edges.store.database import JournalView, view_journal
+from pipeline.edges.store.read import TRIES, Selection, lay_out, look
+from pipeline.edges.store.schema import DATE_COLUMN, KEYS, KINDS, Part
+from pipeline.edges.store.snapshot import compare
 from pipeline.errors import ArchiveError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from pipeline.core.records import AlarmChange, StreamKey
 from pipeline.edges.archive_intent import META_KEY, as_is
-from pipeline.edges.archive_schema import KINDS, UNREADABLE, FeatureSchema, Part, arrow_schema, canonical, gathered
 from pipeline.edges.archive_tables import unpacked
+from pipeline.edges.store.schema import KINDS, UNREADABLE, FeatureSchema, Part, arrow_schema, canonical, gathered
 from pipeline.errors import ArchiveError
 
 JOURNAL_VERSION = 3
