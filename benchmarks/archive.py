@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 from benchmarks.measure import Effort, cpu_of, median
 from benchmarks.report import Row, Section
 from benchmarks.vibration import blocks
-from pipeline.commands.compose import opened
 from pipeline.config_sources import load
 from pipeline.core import stream
 from pipeline.core.records import FeatureRow, StreamKey
 from pipeline.core.state import StreamSpec
 from pipeline.edges.store.journal import Commit
+from pipeline.service.compose import opened
 
 MACHINES = 20
 ROWS_PER_COMMIT = 250

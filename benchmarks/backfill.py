@@ -13,13 +13,13 @@ from pathlib import Path
 from benchmarks.measure import Effort, cpu_of, median
 from benchmarks.report import Row, Section
 from benchmarks.vibration import SPEED_RPM, vibration
-from pipeline.commands.compose import MakeWorker, opened
 from pipeline.config_sources import load
 from pipeline.core import features
 from pipeline.core.records import Window
 from pipeline.core.stream import advance, initial
 from pipeline.drivers.backfill import Job, backfill
 from pipeline.edges.recordings.recording import open_recording, streams, write_recording
+from pipeline.service.compose import MakeWorker, opened
 from pipeline.specs import feature_spec, stream_specs
 
 RATE_HZ = 12_000.0

@@ -25,7 +25,6 @@ from models.dataset import read, read_machines
 from models.events import DAY_S, interval_90, poisson_upper
 from models.predictor import NumpyPredictor
 from models.report import table
-from pipeline.commands.compose import MakeWorker, feature_schema
 from pipeline.config import Config, DataConfig
 from pipeline.config_machines import MachineTable, WindowConfig
 from pipeline.core.alarm import HEALTHY, OTHER, AlarmSpec, AlarmState, judge
@@ -38,6 +37,7 @@ from pipeline.edges.archive_rows import rows_of
 from pipeline.edges.recordings.recording import find_recordings, open_recording, parse_channels
 from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.journal import Journal
+from pipeline.service.compose import MakeWorker, feature_schema
 from pipeline.specs import alarm_spec
 
 COMMISSIONING = 60  # snapshots: ten minutes

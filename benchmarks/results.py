@@ -35,12 +35,12 @@ from models.scoring import recording_metrics, score
 from models.settings import TrainSettings
 from models.splits import Split, make_split
 from models.train import alarm_spec, dataset_spec
-from pipeline.commands.compose import MakeWorker, feature_schema
 from pipeline.config import Config, DataConfig
 from pipeline.drivers.backfill import Job, backfill
 from pipeline.edges.recordings.recording import find_recordings, parse_channels
 from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.journal import Journal
+from pipeline.service.compose import MakeWorker, feature_schema
 
 FAMILIES = {"bearing_outer": "env_bpfo", "bearing_inner": "env_bpfi", "bearing_ball": "env_2bsf"}
 TREES = 300

@@ -29,7 +29,6 @@ from benchmarks.report import Row, Section, number_text
 from benchmarks.vibration import CHANNELS, ORDERS, SPEED_RPM, T0_NS, vibration
 from models.bundle import load
 from models.predictor import NumpyPredictor
-from pipeline.commands.compose import feature_schema
 from pipeline.config import Config
 from pipeline.core import features, quality, stream
 from pipeline.core.engine import Engine
@@ -40,6 +39,7 @@ from pipeline.core.window import WindowSpec
 from pipeline.edges import archive_tables
 from pipeline.edges.store import parts as archive_files
 from pipeline.edges.store.schema import FeatureSchema, arrow_schema, conform
+from pipeline.service.compose import feature_schema
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "pretrained"
 RATE_HZ, LENGTH, HOP = 25_600.0, 4096, 1024

@@ -12,12 +12,12 @@ from typing import Any
 
 from models.dataset import Dataset, DatasetSpec, build, read
 from models.settings import TrainSettings
-from pipeline.commands.compose import MakeWorker, opened
 from pipeline.commands.sim_archive import fill
 from pipeline.config import Config, DataConfig
 from pipeline.core.features.table import FEATURES
 from pipeline.drivers.backfill import Job, backfill
 from pipeline.edges.recordings.recording import find_recordings, parse_channels
+from pipeline.service.compose import MakeWorker, opened
 from sim.fleet import Plant
 from sim.population import AXES
 from sim.recipe import training_machine

@@ -16,14 +16,14 @@ from models import unknown
 from models.registry import Registry
 from models.spec import ModelSpec
 from pipeline.cli import group
-from pipeline.commands import compose
-from pipeline.commands.serving import load_serving
 from pipeline.config import Config, DataConfig, ModelConfig
 from pipeline.drivers.intake import Intake
 from pipeline.drivers.live import Live, Rhythm
 from pipeline.drivers.results import Results
 from pipeline.edges.recordings.recording import open_recording, streams, write_recording
 from pipeline.edges.store.read import read_kind, read_predictions
+from pipeline.service import compose
+from pipeline.service.models import load_serving
 from pipeline.specs import feature_spec, stream_specs
 
 RATE_HZ = 4096.0

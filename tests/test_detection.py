@@ -15,11 +15,11 @@ from benchmarks import detection
 from benchmarks.detection import Life, methods, numbers, own_baseline, rms_sigmas, watch
 from benchmarks.results import events_markdown
 from models.events import Track, event_metrics
-from pipeline.commands.compose import MakeWorker
 from pipeline.config import Config
 from pipeline.core.alarm import AlarmSpec
 from pipeline.core.features.table import COLUMN, NAMES
 from pipeline.core.records import FeatureRow, StreamKey
+from pipeline.service.compose import MakeWorker
 
 SECOND_NS = 10**9
 

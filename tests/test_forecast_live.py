@@ -22,8 +22,6 @@ from model_world import bundle
 from models.forecast import Forecaster
 from models.registry import Registry
 from pipeline.cli import group
-from pipeline.commands.service import service as run_service
-from pipeline.commands.serving import load_serving
 from pipeline.config import CommitConfig, Config, DataConfig, ModelConfig, MqttConfig
 from pipeline.core.records import Float32, Future
 from pipeline.drivers.live import Live
@@ -31,6 +29,8 @@ from pipeline.drivers.serving import Extra, Serving
 from pipeline.edges.broker import PrivateBroker
 from pipeline.edges.store.check import verify
 from pipeline.edges.store.read import read_features, read_kind
+from pipeline.service.models import load_serving
+from pipeline.service.service import service as run_service
 from pipeline.specs import feature_spec
 
 

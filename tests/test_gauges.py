@@ -12,7 +12,6 @@ from harness.streams import ENGINE, recording
 from harness.watched import Linked
 from test_labels import label, retraction
 
-from pipeline.commands.observe import LabelCounts
 from pipeline.core.engine import Engine, Step
 from pipeline.core.features.table import COLUMN
 from pipeline.core.records import AlarmChange, Block, StreamKey, changed
@@ -22,8 +21,9 @@ from pipeline.drivers.serving import Timed
 from pipeline.drivers.watch import Watched
 from pipeline.edges.labels import LabelFile
 from pipeline.edges.store.read import read_predictions
+from pipeline.service.observe import LabelCounts
+from pipeline.service.streams import STATES, StreamGauges
 from pipeline.telemetry import MAX_LABELS, Telemetry
-from pipeline.web.streams import STATES, StreamGauges
 
 
 def test_a_scrape_shows_state_probabilities_and_velocity_of_every_streams_newest_window(tmp_path: Path) -> None:

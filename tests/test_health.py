@@ -19,9 +19,10 @@ from pipeline.commands.status_ask import parse_metrics
 from pipeline.drivers.watch import Watched
 from pipeline.edges.systemd import Notifier
 from pipeline.errors import ArchiveError
+from pipeline.service import health
+from pipeline.service.health import Endpoints, Vitals, live_checks, ready_checks, worst
 from pipeline.telemetry import Telemetry
-from pipeline.web import health, host
-from pipeline.web.health import Endpoints, Vitals, live_checks, ready_checks, worst
+from pipeline.web import host
 from pipeline.web.host import Probe
 
 READY = Vitals(model="v0001")

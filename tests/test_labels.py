@@ -18,12 +18,12 @@ from model_world import table
 from models.dataset import DatasetSpec, build
 from models.labelling import WEIGHT, apply_labels, report_of
 from pipeline.commands import labels as labels_command
-from pipeline.commands.label_rows import never_seen
 from pipeline.config import Config
 from pipeline.core.records import StreamKey
 from pipeline.edges.labels import LabelEvent, LabelFile, active, to_ns
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.errors import ThrumcastError
+from pipeline.service.label_rows import never_seen
 
 
 def at(second: float) -> str:

@@ -17,9 +17,9 @@ from models.promotion import judge, promote, rollback
 from models.registry import Registry
 from pipeline.commands import promote as promote_command
 from pipeline.commands.reload import Running
-from pipeline.commands.serving import RegistryWatch, load_serving
 from pipeline.config import Config, DataConfig, ModelConfig
 from pipeline.errors import GateRefused
+from pipeline.service.models import RegistryWatch, load_serving
 
 
 def numbers(

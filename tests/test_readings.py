@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import cli
-from pipeline.commands.compose import opened
 from pipeline.config import Config, DataConfig
 from pipeline.core.codec import encode
 from pipeline.core.engine import Engine
@@ -27,6 +26,7 @@ from pipeline.edges.recordings.readings import READINGS_NAME, ReadingsWriter, fi
 from pipeline.edges.recordings.recording import open_recording
 from pipeline.edges.store.journal import Commit
 from pipeline.errors import RecordingError
+from pipeline.service.compose import opened
 from pipeline.specs import stream_specs
 
 KEY = StreamKey("pump-01", "de")

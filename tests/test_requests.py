@@ -17,7 +17,6 @@ from harness.live import BLOCKS, TOPICS, Broker, send
 from harness.requests import LABEL, PUMP, UP, UP_ID, ask, asked, events
 from harness.streams import SPEC
 
-from pipeline.commands.service import service as run_service
 from pipeline.config import CommitConfig, Config, DataConfig, MqttConfig
 from pipeline.core.alarm import AlarmState
 from pipeline.core.codec import encode
@@ -31,6 +30,7 @@ from pipeline.edges.labels import LabelFile
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.edges.store.read import read_kind
 from pipeline.errors import ArchiveError
+from pipeline.service.service import service as run_service
 
 
 def test_an_acknowledgement_is_in_the_commit_of_the_message_that_asks_for_it(tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ from harness.live import BLOCKS, TOPICS
 from harness.wire import Wire
 
 from pipeline import cli
-from pipeline.commands.service import service
 from pipeline.config import CommitConfig, Config, DataConfig, MqttConfig
 from pipeline.core.codec import encode
 from pipeline.edges.broker import PrivateBroker
 from pipeline.edges.mqtt import MqttConnection
+from pipeline.service.service import service
 
 pytestmark = [pytest.mark.network, pytest.mark.usefixtures("compiled")]
 KEY = BLOCKS[0].key

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.commands.status_ask import ask
 from pipeline.errors import NotReachable
-from pipeline.web.server import Answer, WebServer, host_is_known, split_bind
+from pipeline.service.http import Answer, WebServer, host_is_known, split_bind
 
 
 @pytest.fixture

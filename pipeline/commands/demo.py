@@ -51,8 +51,8 @@ def command(
     import time
 
     from pipeline.commands.board import Board
-    from pipeline.commands.service import service
     from pipeline.edges.broker import PrivateBroker
+    from pipeline.service.service import service
 
     _fresh(data_dir)
     board = Board()

@@ -88,8 +88,8 @@ def look_at_data(config: Config, service: Found | None = None) -> list[Finding]:
     except ThrumcastError as error:
         findings.append(Finding("data:machines", "fail", error.message, error.hint or ""))
     try:
-        from pipeline.commands.compose import model as served
-        from pipeline.commands.compose import serving
+        from pipeline.service.compose import model as served
+        from pipeline.service.compose import serving
 
         bundle = served(config)
         model = None if bundle is None else serving(config, bundle).predictor

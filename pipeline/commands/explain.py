@@ -52,12 +52,12 @@ def command(
     from models.explain import explain
     from models.predictor import NumpyPredictor
     from models.registry import CHAMPION, Registry
-    from pipeline.commands.label_rows import instead
     from pipeline.core.engine import Engine, inputs
     from pipeline.core.features.table import NAMES
     from pipeline.edges.archive_rows import rows_of
     from pipeline.edges.machines import MACHINES_NAME, MachinesFile
     from pipeline.edges.store.read import read_features, read_predictions
+    from pipeline.service.label_rows import instead
     from pipeline.specs import stream_specs
 
     path = config.data.path

@@ -33,9 +33,9 @@ def command() -> None:
 @with_console
 def ls(console: Console, machine: str | None, everything: bool, data_dir: Path | None) -> None:
     """List the labels, oldest first."""
-    from pipeline.commands.label_rows import not_in_model
     from pipeline.commands.tables import table
     from pipeline.edges.labels import LabelFile, active
+    from pipeline.service.label_rows import not_in_model
 
     config = _config(console, data_dir)
     if not config.data.path.is_dir():
@@ -98,7 +98,7 @@ def add(
 
     The verdict false_alarm says healthy where no mode is given, unsure says nothing that is trained on.
     """
-    from pipeline.commands.label_rows import new_label, told
+    from pipeline.service.label_rows import new_label, told
 
     config = _config(console, data_dir)
     label = new_label(
@@ -115,8 +115,8 @@ def add(
 @with_console
 def retract(console: Console, label_id: str, author: str | None, note: str | None, data_dir: Path | None) -> None:
     """Take a label back; it stays in the file, and counts no more."""
-    from pipeline.commands.label_rows import told, who
     from pipeline.edges.labels import LabelEvent, now_iso
+    from pipeline.service.label_rows import told, who
 
     config = _config(console, data_dir)
     event = LabelEvent(
@@ -135,7 +135,7 @@ def import_(console: Console, file: Path, author: str | None, data_dir: Path | N
 
     Rows are told apart by their content, so importing a file twice changes nothing.
     """
-    from pipeline.commands.label_rows import read_csv, told
+    from pipeline.service.label_rows import read_csv, told
 
     config = _config(console, data_dir)
     _save(console, config, read_csv(config, file, author), told)
@@ -147,8 +147,8 @@ def import_(console: Console, file: Path, author: str | None, data_dir: Path | N
 @with_console
 def export(console: Console, file: Path, data_dir: Path | None) -> None:
     """Write the labels that count to FILE: .csv, or .parquet with times as timestamps."""
-    from pipeline.commands.label_rows import write_csv, write_parquet
     from pipeline.edges.labels import LabelFile
+    from pipeline.service.label_rows import write_csv, write_parquet
 
     labels = LabelFile(_config(console, data_dir).data.path).active()
     try:
@@ -168,8 +168,8 @@ def _config(console: Console, data_dir: Path | None) -> Config:
 
 def _save(console: Console, config: Config, events: list[LabelEvent], told: Callable[[LabelEvent], str]) -> None:
     """Write events and say what they cover."""
-    from pipeline.commands.label_rows import coverage, never_seen, out_of_archive
     from pipeline.edges.labels import LabelFile
+    from pipeline.service.label_rows import coverage, never_seen, out_of_archive
 
     stored = LabelFile(config.data.path).add(events)
     new = [event for event, kept in zip(events, stored, strict=True) if event is kept]

@@ -36,13 +36,13 @@ def command(
     from dataclasses import replace
 
     from pipeline.commands.addresses import mqtt_settings
-    from pipeline.commands.compose import folder
     from pipeline.core import order
     from pipeline.core.records import StreamKey
     from pipeline.drivers.admission import Admission
     from pipeline.drivers.intake import MOST_BYTES, Intake
     from pipeline.edges.mqtt import MqttConnection, TopicTemplate
     from pipeline.edges.recordings.readings import READINGS_NAME, ReadingsWriter
+    from pipeline.service.compose import folder
     from pipeline.specs import stream_specs
 
     config = console.config(**{"data.dir": data_dir}, **broker_flags(broker))

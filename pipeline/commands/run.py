@@ -41,10 +41,10 @@ def command(
     import threading
     import time
 
-    from pipeline.commands.compose import folder
     from pipeline.commands.logs import set_level, start_logging
-    from pipeline.commands.observe import observed
-    from pipeline.commands.service import service
+    from pipeline.service.compose import folder
+    from pipeline.service.observe import observed
+    from pipeline.service.service import service
 
     def read() -> Config:
         return console.config(**{"data.dir": data_dir}, **broker_flags(broker))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import NotReachable
-from pipeline.web.server import split_bind
+from pipeline.service.http import split_bind
 
 TERMS = ("received", "committed", "duplicate", "late", "quarantined", "dropped", "in_flight")
 

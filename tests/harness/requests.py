@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 
 from harness.live import BLOCKS, TOPICS, Broker, send, service, stop_when_idle
-from pipeline.commands.requests import Requests
 from pipeline.config import Config, DataConfig, MqttConfig
 from pipeline.core.alarm import AlarmState, Episode, episode_id
 from pipeline.core.records import StreamKey, changed
@@ -17,6 +16,7 @@ from pipeline.drivers.intake import Intake
 from pipeline.drivers.label_news import LabelNews
 from pipeline.drivers.live import Live
 from pipeline.drivers.outbox import Outbox
+from pipeline.service.requests import Requests
 
 PUMP = StreamKey("pump-01", "de")
 UP = Episode("unbalance", 5, 0.9)

@@ -7,8 +7,8 @@ from pathlib import Path
 from harness.live import Broker, service
 from pipeline.drivers.live import Live
 from pipeline.drivers.watch import Watched
+from pipeline.service.health import Endpoints
 from pipeline.telemetry import Telemetry
-from pipeline.web.health import Endpoints
 
 
 class Linked(Broker):

@@ -10,11 +10,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pipeline.commands import compose
 from pipeline.commands.addresses import mqtt_settings
 from pipeline.commands.reload import Running
-from pipeline.commands.requests import Requests
-from pipeline.commands.serving import RegistryWatch, load_serving, reader
 from pipeline.core.engine import Engine, Step, rehearse
 from pipeline.core.order import REMEMBERED_SESSIONS
 from pipeline.core.records import Block, StreamKey
@@ -30,6 +27,9 @@ from pipeline.drivers.serving import Shadow
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.edges.mqtt import Claim, MqttConnection, TopicTemplate, alone_here, claim_topic
 from pipeline.errors import ArchiveError
+from pipeline.service import compose
+from pipeline.service.models import RegistryWatch, load_serving, reader
+from pipeline.service.requests import Requests
 
 if TYPE_CHECKING:
     from pipeline.config import Config

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pipeline.commands.label_rows import SYNONYMS, never_seen, new_label
 from pipeline.core.engine import Step
 from pipeline.core.records import StreamKey, is_id
 from pipeline.drivers.intake import Batch, Request
@@ -31,6 +30,7 @@ from pipeline.drivers.results import Publish
 from pipeline.edges.labels import LabelEvent, LabelFile, check, now_iso
 from pipeline.edges.ports import Message
 from pipeline.errors import ArchiveError, ThrumcastError
+from pipeline.service.label_rows import SYNONYMS, never_seen, new_label
 
 if TYPE_CHECKING:
     from pipeline.config import Config

@@ -16,9 +16,9 @@ from typing import Literal
 from pipeline import __version__
 from pipeline.drivers.live import Live
 from pipeline.drivers.watch import Watched
+from pipeline.service.http import Answer, Route
 from pipeline.telemetry import Telemetry, few
 from pipeline.web.host import PROBE_WAIT_S, Probe, disk_figures, process_figures
-from pipeline.web.server import Answer, Route
 
 log = logging.getLogger("thrumcast.health")
 

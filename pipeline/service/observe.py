@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.serving import RegistryWatch
 from pipeline.drivers.upkeep import Upkeep
 from pipeline.drivers.watch import NOTIFY_EVERY_S, Watched
 from pipeline.edges.labels import VERDICTS, LabelFile
 from pipeline.edges.systemd import Notifier
 from pipeline.errors import ArchiveError
+from pipeline.service.health import Endpoints
+from pipeline.service.http import WebServer
+from pipeline.service.models import RegistryWatch
+from pipeline.service.streams import StreamGauges
 from pipeline.telemetry import Telemetry
-from pipeline.web.health import Endpoints
-from pipeline.web.server import WebServer
-from pipeline.web.streams import StreamGauges
 
 if TYPE_CHECKING:
     from pipeline.config import Config

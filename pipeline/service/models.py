@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from pipeline.commands.compose import model, serving
 from pipeline.commands.reload import Running
 from pipeline.core.features.table import NAMES
 from pipeline.core.records import FeatureRow, StreamKey
 from pipeline.drivers.serving import ReadLast, Serving, Timed
 from pipeline.edges.archive_rows import last_rows
 from pipeline.errors import ThrumcastError
+from pipeline.service.compose import model, serving
 
 if TYPE_CHECKING:
     from pipeline.config import Config
