@@ -35,7 +35,7 @@ check: $(STAMP)  ## formatting, lint and types
 	$(BIN)/mypy pipeline models sim
 
 model: $(STAMP)  ## train the model that ships with the package anew (minutes)
-	$(BIN)/python -m models.pretrain
+	$(BIN)/python -m benchmarks.studies.pretrain
 
 results: $(STAMP)  ## what physics alone and the models reach on real recordings (needs them in ../shared/data)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[results]'

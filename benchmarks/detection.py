@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from models import bundle
-from models.dataset import read, read_machines
-from models.events import DAY_S, interval_90, poisson_upper
+from models.data.dataset import read, read_machines
+from models.evaluation.events import DAY_S, interval_90, poisson_upper
+from models.evaluation.report import table
 from models.predictor import NumpyPredictor
-from models.report import table
 from pipeline.config import Config, DataConfig
 from pipeline.config_machines import MachineTable, WindowConfig
 from pipeline.core.alarm import HEALTHY, OTHER, AlarmSpec, AlarmState, judge

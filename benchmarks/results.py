@@ -26,15 +26,15 @@ import numpy as np
 
 from benchmarks import detection
 from benchmarks.detection import default_recordings
-from models.aim import aimed_validation
-from models.dataset import UNKNOWN, Dataset, build, read, read_machines
-from models.events import Track
+from models.data.dataset import UNKNOWN, Dataset, build, read, read_machines
+from models.data.prior import with_simulated
+from models.data.splits import Split, make_split
+from models.evaluation.events import Track
+from models.evaluation.scoring import recording_metrics, score
+from models.jobs.train import alarm_spec, dataset_spec
 from models.metrics import window_metrics
-from models.prior import with_simulated
-from models.scoring import recording_metrics, score
 from models.settings import TrainSettings
-from models.splits import Split, make_split
-from models.train import alarm_spec, dataset_spec
+from models.training.aim import aimed_validation
 from pipeline.config import Config, DataConfig
 from pipeline.drivers.backfill import Job, backfill
 from pipeline.edges.recordings.recording import find_recordings, parse_channels

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from models.labelling import report_text
+from models.data.labelling import report_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class DataFacts:
     inputs_ignored: dict[str, str] = field(default_factory=dict)  # column -> reason
     first_ns: int = 0
     last_ns: int = 0
-    labels: dict[str, Any] = field(default_factory=dict)  # of people: used and ignored, see models/labelling.py
+    labels: dict[str, Any] = field(default_factory=dict)  # of people: used and ignored, see models/data/labelling.py
 
     def document(self) -> dict[str, Any]:
         """Return the facts as JSON has them."""

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from models.augment import Augmentation
-from models.checkpoint import Checkpoints, Progress
-from models.crossval import OutOfFold, Watch, config_of, examples_of, fit_scaler, of_member
-from models.dataset import Dataset
+from models.data.dataset import Dataset
 from models.network import RecurrentNetwork
-from models.objective import Example
 from models.scaling import Scaler
 from models.settings import TrainSettings
-from models.training import EpochReport, epochs_for, fit
+from models.training.augment import Augmentation
+from models.training.checkpoint import Checkpoints, Progress
+from models.training.folds import OutOfFold, Watch, config_of, examples_of, fit_scaler, of_member
+from models.training.loop import EpochReport, epochs_for, fit
+from models.training.objective import Example
 
 CHECKPOINTS = 10  # per member
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from models import unknown
-from models.dataset import UNKNOWN, Dataset
+from models.data.dataset import UNKNOWN, Dataset
+from models.data.splits import Split
 from models.drift import distribution
 from models.scaling import Scaler
-from models.splits import Split
 from pipeline.core.alarm import HEALTHY
 
 ENOUGH_HEALTHY = 200  # windows; with fewer the distribution is that of all training windows

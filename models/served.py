@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from models.bundle import Bundle
-from models.events import Track
+from models.evaluation.events import Track
 from models.unknown import detector
 from pipeline.core.iso import Limits, floor
 from pipeline.core.records import FeatureRow, StreamKey

@@ -28,11 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
-from models.dataset import UNKNOWN, Dataset, WindowSequence
+from models.data.dataset import UNKNOWN, Dataset, WindowSequence
+from models.data.splits import Split
 from models.metrics import macro_auroc
 from models.quantities import Quantities
 from models.scaling import Scaler
-from models.splits import Split
 from pipeline.core.alarm import HEALTHY
 
 Float32 = NDArray[np.float32]

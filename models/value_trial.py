@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from models.crossval import Watch
-from models.dataset import Dataset, DatasetSpec, build
+from models.data.dataset import Dataset, DatasetSpec, build
+from models.data.splits import Facts, Fold, make_split
+from models.data.tasks import Targets, ValueSequence, as_one_class, next_values, remaining_life
 from models.settings import TrainSettings
-from models.splits import Facts, Fold, make_split
-from models.tasks import Targets, ValueSequence, as_one_class, next_values, remaining_life
-from models.values import fit_values, pooled, value_metrics
+from models.training.folds import Watch
+from models.training.values import fit_values, pooled, value_metrics
 from pipeline.errors import ThrumcastError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from models.bundle import Bundle
-from models.dataset import WindowSequence
+from models.data.dataset import WindowSequence
 from models.scaling import Scaler
 from models.spec import ModelSpec
 from pipeline.core.records import FeatureRow, StreamKey

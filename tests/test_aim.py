@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from model_world import sequence
 
-from models.aim import aimed_validation, fold_losses
-from models.dataset import DataFacts, Dataset
+from models.data.dataset import DataFacts, Dataset
+from models.data.splits import make_split
 from models.settings import TrainSettings
-from models.splits import make_split
+from models.training.aim import aimed_validation, fold_losses
 from pipeline.core.records import StreamKey
 
 SETTINGS = TrainSettings(epochs=16, hidden=8, members=1, learning_rate=0.02, patience=100)

@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 from model_world import bundle, sequence, table
 
-from models.alarm_replay import archived_tracks, settings_of, trade_off, trade_off_text
-from models.dataset import DatasetSpec, build
-from models.events import Track, event_metrics
+from models.data.dataset import DatasetSpec, build
+from models.evaluation.alarm_replay import archived_tracks, settings_of, trade_off, trade_off_text
+from models.evaluation.events import Track, event_metrics
 from models.served import as_served, zones_of
 from pipeline.core.alarm import AlarmSpec
 from pipeline.core.features.table import COLUMN, NAMES

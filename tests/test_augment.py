@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from models.augment import Augmentation
 from models.scaling import Scaler
 from models.settings import TrainSettings
+from models.training.augment import Augmentation
 
 NAMES = ("rms", "zero_crossing", "velocity_rms", *(f"band_{k:02d}" for k in range(14)), "env_bpfo")
 INPUTS = [f"{channel}.{name}" for channel in "xy" for name in NAMES]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from model_world import sequence
 
-from models import crossval
-from models.dataset import DataFacts, Dataset
+from models.data.dataset import DataFacts, Dataset
+from models.data.splits import make_split
 from models.settings import TrainSettings
-from models.splits import make_split
+from models.training import folds as crossval
 from pipeline.core.records import StreamKey
 
 FACTS = DataFacts(1, 1, (), 1, 1, {}, {}, 1)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_world import sequence, table
 
-from models.dataset import UNKNOWN, DatasetSpec, build, check_trainable
-from models.splits import make_split
+from models.data.dataset import UNKNOWN, DatasetSpec, build, check_trainable
+from models.data.splits import make_split
 from pipeline.config import ModesConfig
 from pipeline.core.records import StreamKey
 from pipeline.errors import ConfigError, SchemaError, ThrumcastError

@@ -14,7 +14,7 @@ from model_world import sequence
 from benchmarks import detection
 from benchmarks.detection import Life, methods, numbers, own_baseline, rms_sigmas, watch
 from benchmarks.results import events_markdown
-from models.events import Track, event_metrics
+from models.evaluation.events import Track, event_metrics
 from pipeline.config import Config
 from pipeline.core.alarm import AlarmSpec
 from pipeline.core.features.table import COLUMN, NAMES

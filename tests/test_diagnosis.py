@@ -9,14 +9,14 @@ import pytest
 from model_world import sequence
 
 from models.bundle import Bundle
-from models.diagnosis import Diagnosis, diagnose
-from models.diagnosis import evidence as evidence_of
+from models.evaluation.diagnosis import Diagnosis, diagnose
+from models.evaluation.diagnosis import evidence as evidence_of
 from models.network import NetworkConfig
-from models.objective import Example
 from models.scaling import Scaler
 from models.settings import TrainSettings
 from models.spec import ModelSpec
-from models.training import fit
+from models.training.loop import fit
+from models.training.objective import Example
 
 SETTINGS = TrainSettings(
     hidden=8, members=1, dropout=0.0, batch=8, chunk=20, learning_rate=0.02, noise=0.0, drop_input=0.0, reset_p=0.0,

@@ -13,12 +13,21 @@ from hypothesis import strategies as st
 from model_world import bundle, sequence
 
 from models.bundle import load
-from models.dataset import UNKNOWN
+from models.data.dataset import UNKNOWN
 from models.forecast import Forecaster
-from models.forecast_training import MASKED, Decoder, Futures, fit_decoder, fit_joint, flat, futures, next_modes
 from models.network import NetworkConfig
 from models.settings import TrainSettings
 from models.spec import ModelSpec, check_weights, decoder_shapes
+from models.training.forecast_training import (
+    MASKED,
+    Decoder,
+    Futures,
+    fit_decoder,
+    fit_joint,
+    flat,
+    futures,
+    next_modes,
+)
 from pipeline.core.records import StreamKey
 from pipeline.errors import ModelError
 

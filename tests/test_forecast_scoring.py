@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.forecast_scoring import DECODER, MODEL, NAMED, NOTHING, TRUE, UNTRIED, USUAL, Trial, choose, score
-from models.forecast_training import MASKED, Futures
-from models.report import forecast_text
+from models.evaluation.report import forecast_text
+from models.training.forecast_scoring import DECODER, MODEL, NAMED, NOTHING, TRUE, UNTRIED, USUAL, Trial, choose, score
+from models.training.forecast_training import MASKED, Futures
 
 EVEN = np.full(3, 1 / 3, np.float32)  # two modes and the end
 

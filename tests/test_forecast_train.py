@@ -9,10 +9,10 @@ import pytest
 from model_world import archive_of_lives
 
 from models.forecast import Forecaster
+from models.jobs.train import TrainRequest, train
+from models.jobs.train_forecast import UNTRIED
 from models.registry import Registry
 from models.settings import TrainSettings
-from models.train import TrainRequest, train
-from models.train_forecast import UNTRIED
 from pipeline.config import Config
 from pipeline.errors import ThrumcastError
 
@@ -75,7 +75,7 @@ def test_ctrl_c_during_the_forecast_keeps_the_network_and_a_resumed_training_goe
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("models.train.with_forecast", interrupted)
+    monkeypatch.setattr("models.jobs.train.with_forecast", interrupted)
     cut = run()
     monkeypatch.undo()
     assert cut.document["interrupted"]

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from model_world import table
 
-from models.dataset import DatasetSpec, build
-from models.labelling import WEIGHT, apply_labels, report_of
+from models.data.dataset import DatasetSpec, build
+from models.data.labelling import WEIGHT, apply_labels, report_of
 from pipeline.commands import labels as labels_command
 from pipeline.config import Config
 from pipeline.core.records import StreamKey
@@ -197,9 +197,9 @@ def test_the_certainty_of_a_label_is_how_much_its_windows_count_in_the_loss() ->
     import torch
 
     from models.network import NetworkConfig
-    from models.objective import Example, ModeObjective
     from models.settings import TrainSettings
-    from models.training import fit
+    from models.training.loop import fit
+    from models.training.objective import Example, ModeObjective
 
     rows = apply_labels(table([{} for _ in range(20)]), [label("a", 4.25, 8, "looseness", certainty=0.3)])
     (sequence,) = build(rows, DatasetSpec(("healthy", "looseness"), str)).sequences

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from model_world import sequence
 
 from models import metrics
-from models.events import Track, event_metrics, fault_fates, recording_metrics
-from models.report import metrics_text
-from models.scoring import score
+from models.evaluation.events import Track, event_metrics, fault_fates, recording_metrics
+from models.evaluation.report import metrics_text
+from models.evaluation.scoring import score
 from pipeline.core.alarm import AlarmSpec
 
 CLASSES = ("healthy", "bearing_outer", "bearing_inner")

@@ -13,10 +13,10 @@ import pytest
 from click.testing import CliRunner
 from model_world import archive_of_lives, archive_of_plant
 
+from models.jobs.train import TrainRequest, train
+from models.jobs.train_values import train_values
 from models.registry import Registry
 from models.settings import TrainSettings
-from models.train import TrainRequest, train
-from models.train_values import train_values
 from pipeline.commands import train as train_command
 from pipeline.config import Config
 from pipeline.core.records import StreamKey

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.dataset import UNKNOWN
+from models.data.dataset import UNKNOWN
 from models.network import NetworkConfig, RecurrentNetwork
-from models.objective import Example, class_weights
 from models.settings import TrainSettings
-from models.training import epochs_for, fit, predict
+from models.training.loop import epochs_for, fit, predict
+from models.training.objective import Example, class_weights
 
 PLAIN = TrainSettings(
     hidden=16, dropout=0.0, epochs=60, batch=8, chunk=12, learning_rate=0.02, noise=0.0, drop_input=0.0,

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from model_world import archive_of_plant
 
-from models import plots
 from models.bundle import load
-from models.events import Fate
+from models.evaluation import plots
+from models.evaluation.events import Fate
+from models.jobs.train import TrainRequest, train
 from models.metrics import ece, reliability
 from models.settings import TrainSettings
-from models.train import TrainRequest, train
 from pipeline.config import Config
 from pipeline.errors import ModelError
 

@@ -170,5 +170,5 @@ def test_a_state_of_another_model_is_refused(rng):
 
 
 def test_serving_imports_no_torch():
-    code = "import sys, models.predictor, models.registry, models.scoring; sys.exit('torch' in sys.modules)"
+    code = "import sys, models.predictor, models.registry, models.evaluation.scoring; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0

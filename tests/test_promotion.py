@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from model_world import bundle
 
 from models.bundle import Bundle
-from models.events import poisson_upper
-from models.promotion import judge, promote, rollback
+from models.evaluation.events import poisson_upper
+from models.jobs.promotion import judge, promote, rollback
 from models.registry import Registry
 from pipeline.commands import promote as promote_command
 from pipeline.commands.reload import Running

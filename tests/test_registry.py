@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 from model_world import bundle
 
-from models.promotion import promote, rollback
+from models.evaluation.selftest import self_test
+from models.jobs.promotion import promote, rollback
 from models.registry import Registry
-from models.selftest import self_test
 from pipeline.commands import models as models_command
 from pipeline.commands import promote as promote_command
 from pipeline.errors import GateRefused, ModelError

@@ -7,8 +7,8 @@ import pytest
 from model_world import table
 
 from benchmarks.results import NUMBERS, _intervals, _numbers, markdown
-from models.dataset import Dataset, DatasetSpec, build
-from models.events import Track
+from models.data.dataset import Dataset, DatasetSpec, build
+from models.evaluation.events import Track
 
 
 def world() -> tuple[Dataset, list[Track]]:

@@ -9,14 +9,14 @@ import pytest
 import torch
 from model_world import archive_of_plant
 
-from models import crossval
-from models.checkpoint import Checkpoints, Progress
+from models.jobs.train import TrainRequest, train
 from models.network import NetworkConfig
-from models.objective import Example
 from models.registry import Registry
 from models.settings import TrainSettings
-from models.train import TrainRequest, train
-from models.training import fit
+from models.training import folds as crossval
+from models.training.checkpoint import Checkpoints, Progress
+from models.training.loop import fit
+from models.training.objective import Example
 from pipeline.config import Config
 from pipeline.errors import ModelError, ThrumcastError
 

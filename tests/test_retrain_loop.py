@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from model_world import SCHEMA, SECOND_NS, START_NS, archive_of_plant
 from test_train import QUICK
 
+from models.jobs.train import TrainRequest, train
 from models.registry import Registry
-from models.train import TrainRequest, train
 from pipeline.cli import group
 from pipeline.config import Config
 from pipeline.core.records import FeatureRow, StreamKey

@@ -142,8 +142,8 @@ def test_fewer_machines_than_the_file_describes_are_its_first_ones(tmp_path: Pat
 def test_an_archive_of_features_can_be_trained_from_and_keeps_machines_apart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from models.dataset import read as read_rows
-    from models.dataset import read_machines
+    from models.data.dataset import read as read_rows
+    from models.data.dataset import read_machines
 
     arguments = ["sim", "--machines", "2", "--seconds", "4", "--workers", "1", "--failing", "0", "--axes", "x"]
     assert run([*arguments, "--archive", str(tmp_path / "a"), "--json"]) == 0

@@ -9,24 +9,24 @@ import pytest
 import torch
 from model_world import archive_of_plant, sequence
 
-from models.augment import Augmentation
 from models.cells import CELLS
-from models.crossval import of_member
-from models.dataset import UNKNOWN, Dataset
-from models.evaluate import EvaluateRequest, evaluate
+from models.data.dataset import UNKNOWN, Dataset
+from models.data.splits import leaky_split, make_split
+from models.data.tasks import Targets, ValueSequence, one_mode_per_sequence, remaining_life
 from models.facts import DataFacts
+from models.jobs.evaluate import EvaluateRequest, evaluate
+from models.jobs.train import TrainRequest, train
+from models.jobs.train_values import train_values
 from models.network import NetworkConfig
-from models.objective import Example, objective_of
 from models.predictor import NumpyPredictor, ValuePredictor
 from models.registry import Registry
 from models.scaling import Scaler
 from models.settings import TrainSettings
-from models.splits import leaky_split, make_split
-from models.tasks import Targets, ValueSequence, one_mode_per_sequence, remaining_life
-from models.train import TrainRequest, train
-from models.train_values import train_values
-from models.training import fit, predict
-from models.values import fit_values, pooled, value_metrics, values_text
+from models.training.augment import Augmentation
+from models.training.folds import of_member
+from models.training.loop import fit, predict
+from models.training.objective import Example, objective_of
+from models.training.values import fit_values, pooled, value_metrics, values_text
 from pipeline.config import Config
 from pipeline.core.records import StreamKey
 from pipeline.edges.machines import MachinesFile

@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from model_world import SCHEMA, SECOND_NS, START_NS, archive_of_plant
 
 from models.bundle import load
-from models.evaluate import EvaluateRequest, evaluate, replay_alarms
+from models.jobs.evaluate import EvaluateRequest, evaluate, replay_alarms
+from models.jobs.train import TrainRequest, train
 from models.registry import Registry
 from models.settings import TrainSettings
-from models.train import TrainRequest, train
 from pipeline.commands import evaluate as evaluate_command
 from pipeline.commands import train as train_command
 from pipeline.config import Config
@@ -131,7 +131,7 @@ def test_one_failure_mode_alone_is_refused_and_nothing_is_registered(tmp_path, r
 
 
 def test_a_model_that_collapsed_is_not_registered(plant, monkeypatch):
-    monkeypatch.setattr("models.registering.self_test", lambda model: ["it says the same whatever it sees"])
+    monkeypatch.setattr("models.jobs.registering.self_test", lambda model: ["it says the same whatever it sees"])
     with pytest.raises(ModelError, match="says the same"):
         trained(plant)
     assert Registry(plant).versions() == []

@@ -8,9 +8,10 @@ import pytest
 from model_world import archive_of_plant
 from test_train import QUICK, trained
 
-from models import crossval, finalfit
+from models import finalfit
 from models.finalfit import final_fit
 from models.registry import Registry
+from models.training import folds as crossval
 
 
 def test_ctrl_c_keeps_the_last_whole_pass_but_makes_no_champion(tmp_path, rng, monkeypatch):
@@ -25,7 +26,7 @@ def test_ctrl_c_keeps_the_last_whole_pass_but_makes_no_champion(tmp_path, rng, m
         return final_fit(dataset, settings, held_out, interrupting, checkpoints)
 
     assert finalfit.final_fit is final_fit
-    monkeypatch.setattr("models.train.final_fit", cut_short)
+    monkeypatch.setattr("models.jobs.train.final_fit", cut_short)
     result, said = trained(tmp_path)
     assert result.document["epochs"] == 3
     assert result.document["interrupted"]
@@ -44,7 +45,7 @@ def test_ctrl_c_during_the_folds_counts_those_that_are_done(tmp_path, rng, monke
             raise KeyboardInterrupt
         return whole(*arguments)
 
-    monkeypatch.setattr("models.crossval._one_fold", third_is_interrupted)
+    monkeypatch.setattr("models.training.folds._one_fold", third_is_interrupted)
     result, said = trained(tmp_path)
     assert result.document["interrupted"]
     assert result.document["metrics"]["windows"] < 144
@@ -65,7 +66,7 @@ def test_ctrl_c_during_the_leaky_split_says_how_many_of_its_folds_are_scored_and
             raise KeyboardInterrupt
         return whole(training, watch)
 
-    monkeypatch.setattr("models.crossval._one_fold", interrupted)
+    monkeypatch.setattr("models.training.folds._one_fold", interrupted)
     result, said = trained(tmp_path, settings=quick, leaky=True)
     words = f"interrupted: {done} of {quick.folds} folds of the leaky split are scored, the final fit follows"
     assert [line for line in said if "interrupted" in line] == ([] if done is None else [words])

@@ -10,12 +10,12 @@ import pytest
 from model_world import bundle, sequence
 
 from models import unknown
-from models.dataset import Dataset
+from models.data.dataset import Dataset
+from models.data.splits import make_split
 from models.facts import DataFacts
 from models.quantities import Quantities
 from models.reference import reference_document
 from models.scaling import Scaler
-from models.splits import make_split
 
 
 def plant(rng: np.random.Generator, apart: float) -> Dataset:

@@ -44,7 +44,7 @@ def command(
     """
     config = console.config(**{"data.dir": data_dir and str(data_dir)})
 
-    from models.evaluate import EvaluateRequest, evaluate, replay_alarms
+    from models.jobs.evaluate import EvaluateRequest, evaluate, replay_alarms
 
     request = EvaluateRequest(config.data.path, config, version, against, split)
     if alarms:

@@ -23,8 +23,8 @@ def command() -> None:
 @with_console
 def ls(console: Console, data_dir: Path | None) -> None:
     """List all versions with their aliases and held-out numbers; one that cannot be read says why."""
+    from models.evaluation.report import table
     from models.registry import Registry
-    from models.report import table
 
     registry = Registry(console.config(**{"data.dir": data_dir and str(data_dir)}).data.path)
     aliases = registry.aliases()
@@ -76,8 +76,8 @@ def diff(console: Console, first: str, second: str, data_dir: Path | None) -> No
     Of settings and data what differs is shown, of numbers all. The numbers are those of their trainings; `thrumcast
     evaluate SECOND --against FIRST` scores both on the same windows.
     """
+    from models.evaluation.version_diff import difference
     from models.registry import Registry
-    from models.version_diff import difference
 
     registry = Registry(console.config(**{"data.dir": data_dir and str(data_dir)}).data.path)
     found = difference(registry.load(first), registry.load(second))

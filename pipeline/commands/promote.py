@@ -31,7 +31,7 @@ def command(
     """
     config = console.config(**{"data.dir": data_dir and str(data_dir)})
 
-    from models.promotion import promote
+    from models.jobs.promotion import promote
 
     def ask(old: str | None, new: str) -> None:
         click.confirm(f"champion: {old or 'none'} -> {new}. Shall it serve?", abort=True, err=True)

@@ -18,7 +18,7 @@ def command(console: Console, to: str | None, data_dir: Path | None, why: str) -
     """Make the previous champion the champion again; needs no training."""
     config = console.config(**{"data.dir": data_dir and str(data_dir)})
 
-    from models.promotion import rollback
+    from models.jobs.promotion import rollback
 
     old, new = rollback(config.data.path, to, why=why)
     console.result({"champion": new, "before": old, "why": why}, f"champion: {old or 'none'} -> {new}")

@@ -73,7 +73,7 @@ def command(
 
         check_there(config.data.path, snapshot)
 
-    from models.train import TrainRequest, train
+    from models.jobs.train import TrainRequest, train
 
     given = (("split", split), ("snapshot", snapshot))
     typed = ["thrumcast", "train", *(f"--{name} {value}" for name, value in given if value is not None)]
@@ -90,13 +90,13 @@ def command(
         snapshot=snapshot,
     )
     if compare is not None:
-        from models.compare import compare_cells
+        from models.jobs.compare import compare_cells
 
         compared = compare_cells(request, compare.split(","), say=console.say, warn=console.warn)
         console.result(compared.document, compared.text)
         return
     if settings.task in VALUE_TASKS:
-        from models.train_values import train_values
+        from models.jobs.train_values import train_values
 
         trained = train_values(request, say=console.say, warn=console.warn, status=console.status)
     else:

@@ -137,7 +137,7 @@ def write_parquet(labels: Sequence[LabelEvent], path: Path) -> None:
 
 def coverage(data_dir: Path, labels: Sequence[LabelEvent]) -> dict[str, int]:
     """Label id -> archived windows that it covers by half; nothing where there is no archive yet."""
-    from models.labelling import apply_labels, report_of
+    from models.data.labelling import apply_labels, report_of
 
     rows = _archived(data_dir, labels)
     if rows is None:

@@ -1,0 +1,254 @@
+"""What an operator would have seen: alarms against fault episodes, and one verdict per recording.
+
+A *fault* is a run of windows of one sequence with the same failure mode as truth; windows of unknown truth do not end
+it. The alarms are those of pipeline.core.alarm, run over the predictions with the settings of the service. What is a
+detection, and what a false alarm, is said in models/episodes.py: an alarm belongs to the window at which it was raised.
+Raised in windows known to be healthy it is false, and if it is still up when its fault begins, that fault is *standing*
+and not detected; raised in windows of unknown truth just before its fault it is early. Of the missed, those that were
+over before warm-up and persistence were are *too short*: no alarm could be raised, which says nothing of the model.
+Where a track knows them, `unknown` and the zone take part as in service (models/served.py); held-out predictions of a
+training have neither, so what is said of them is about the network alone.
+Delays count from the first window of the fault, warm-up included: a fault that begins there waits for it in service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.data.dataset import UNKNOWN, WindowSequence
+from models.episodes import Fault, Up, false_alarms, fate_of
+from models.metrics import number_or_none
+from pipeline.core.alarm import HEALTHY, AlarmSpec, AlarmState, judge
+from pipeline.core.records import AlarmChange
+
+DAY_S = 86_400.0
+SECOND_NS = 1e9
+RESAMPLES = 500
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Track:
+    """A sequence and the probabilities (T, K) that it was given, with what the service adds where it is known."""
+
+    sequence: WindowSequence
+    p: NDArray[np.float64]
+    judged: NDArray[np.bool_] | None = None  # (T,) by the alarms; None: all but the first `warm_up_windows`
+    unknown: NDArray[np.bool_] | None = None  # (T,) None: the detector was not asked
+    zone: Sequence[str | None] | None = None  # (T,) None: no floor under the alarms
+
+    def of_alarms(self, warm_up_windows: int) -> NDArray[np.int64]:
+        """Numbers of the windows that the alarms look at."""
+        asked = np.arange(len(self.sequence)) >= warm_up_windows if self.judged is None else self.judged
+        return np.flatnonzero(asked)
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What became of a fault."""
+
+    mode: str
+    name: str  # detected, standing, misdiagnosed, too_short or missed
+    delay_s: float | None = None  # of a detected one
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What was counted on some machines."""
+
+    detected: int = 0
+    standing: int = 0
+    misdiagnosed: int = 0
+    missed: int = 0
+    too_short: int = 0
+    false_alarms: int = 0
+    healthy_s: float = 0.0
+    delays_s: list[float] = field(default_factory=list)
+
+    def add(self, other: _Tally) -> None:
+        for name in (each.name for each in fields(self)):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    @property
+    def judged(self) -> int:
+        return self.detected + self.standing + self.misdiagnosed + self.missed
+
+
+def event_metrics(
+    tracks: Sequence[Track], classes: Sequence[str], spec: AlarmSpec, *, warm_up_windows: int = 0
+) -> dict[str, Any]:
+    """Count detections, misses, wrong diagnoses and false alarms, and the delays; `events` of `evaluate --json`."""
+    machines: dict[str, _Tally] = {}
+    for track in tracks:
+        machines.setdefault(track.sequence.key.machine, _Tally()).add(_tally(track, classes, spec, warm_up_windows))
+    total = _Tally()
+    for tally in machines.values():
+        total.add(tally)
+    days = total.healthy_s / DAY_S
+    return {
+        "episodes": total.judged,
+        "detections": total.detected,
+        "standing": total.standing,
+        "missed": total.missed,
+        "misdiagnosed": total.misdiagnosed,
+        "too_short": total.too_short,
+        "false_alarms": total.false_alarms,
+        "healthy_machine_days": days,
+        "false_alarms_per_machine_day": number_or_none(total.false_alarms / days if days else float("nan")),
+        # With n events in D days the rate is below the upper limit with 95 % (Poisson; n = 0: rule of three).
+        "false_alarms_per_machine_day_upper": number_or_none(
+            poisson_upper(total.false_alarms) / days if days else float("nan")
+        ),
+        "detection_delay_s": {
+            "median": float(np.median(total.delays_s)) if total.delays_s else None,
+            "p90": float(np.percentile(total.delays_s, 90)) if total.delays_s else None,
+        },
+        "interval_90": _intervals(list(machines.values())),
+    }
+
+
+def _tally(track: Track, classes: Sequence[str], spec: AlarmSpec, warm_up_windows: int) -> _Tally:
+    found, sequence = _Tally(), track.sequence
+    alarms = _alarms(track, classes, spec, warm_up_windows)
+    for fate in _fates(track, classes, spec, warm_up_windows, alarms):
+        setattr(found, fate.name, getattr(found, fate.name) + 1)
+        if fate.delay_s is not None:
+            found.delays_s.append(fate.delay_s)
+    sound = sequence.y == (classes.index(HEALTHY) if HEALTHY in classes else len(classes))
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], sound, [False]]).astype(np.int8)))
+    for first, last in edges.reshape(-1, 2):
+        found.healthy_s += float(sequence.end_ns[last - 1] - sequence.start_ns[first]) / SECOND_NS
+    raised_at = set(sequence.end_ns[sound].tolist())
+    found.false_alarms = len(false_alarms(alarms, lambda up: up.start in raised_at))
+    return found
+
+
+def _fates(
+    track: Track, classes: Sequence[str], spec: AlarmSpec, warm_up_windows: int, alarms: Sequence[Up]
+) -> list[Fate]:
+    judged = track.sequence.start_ns[track.of_alarms(warm_up_windows)]
+    fates = []
+    for fault in _faults(track.sequence, classes):
+        name, raised_ns = fate_of(fault, alarms)
+        inside = judged[(judged >= fault.start) & (judged < fault.end)]
+        if name == "missed" and (inside.size == 0 or fault.end - inside[0] < spec.enter_s * SECOND_NS):
+            name = "too_short"
+        delay_s = None if raised_ns is None else max(0.0, raised_ns - fault.start) / SECOND_NS
+        fates.append(Fate(fault.mode, name, delay_s))
+    return fates
+
+
+def _intervals(machines: Sequence[_Tally]) -> dict[str, list[float] | None]:
+    """5 % and 95 % of what is counted, machines resampled; None where less than two machines have any of it."""
+    faulty = [each for each in machines if each.judged]
+    healthy = [each for each in machines if each.healthy_s]
+    late = [each for each in machines if each.delays_s]
+    return {
+        "detected_share": interval_90(faulty, lambda some: sum(t.detected for t in some) / sum(t.judged for t in some)),
+        "delay_median_s": interval_90(late, lambda some: float(np.median([d for t in some for d in t.delays_s]))),
+        "false_alarms_per_machine_day": interval_90(
+            healthy, lambda some: sum(t.false_alarms for t in some) / sum(t.healthy_s for t in some) * DAY_S
+        ),
+    }
+
+
+def interval_90(machines: Sequence[T], number: Callable[[list[T]], float]) -> list[float] | None:
+    """5 % and 95 % of a number over machines drawn with replacement; the same draws every time."""
+    if len(machines) < 2:
+        return None
+    draws = np.random.default_rng(0).integers(len(machines), size=(RESAMPLES, len(machines)))
+    found = [number([machines[place] for place in draw]) for draw in draws.tolist()]
+    return [float(np.quantile(found, share)) for share in (0.05, 0.95)]
+
+
+def fault_fates(
+    tracks: Sequence[Track], classes: Sequence[str], spec: AlarmSpec, *, warm_up_windows: int = 0
+) -> list[Fate]:
+    """What became of every fault, as `event_metrics` counts them."""
+    return [
+        fate
+        for track in tracks
+        for fate in _fates(track, classes, spec, warm_up_windows, _alarms(track, classes, spec, warm_up_windows))
+    ]
+
+
+def recording_metrics(tracks: Sequence[Track], classes: Sequence[str]) -> dict[str, Any]:
+    """One verdict per (machine, point, truth): the class with the largest mean probability.
+
+    `share` is that mean, `session` the first one of the recording.
+    """
+    mean: dict[tuple[str, str, int], list[Any]] = {}
+    for track in tracks:
+        for k in np.unique(track.sequence.y[track.sequence.y != UNKNOWN]).tolist():
+            mine = track.sequence.y == k
+            entry = mean.setdefault(
+                (*track.sequence.key, k), [np.zeros(len(classes)), 0, track.sequence.session[mine][0]]
+            )
+            entry[0] += track.p[mine].sum(axis=0)
+            entry[1] += int(mine.sum())
+    predictions = []
+    for (machine, point, k), (total, windows, session) in sorted(mean.items()):
+        best = int(total.argmax())
+        predictions.append(
+            {
+                "machine": machine,
+                "point": point,
+                "session": int(session),
+                "truth": classes[k],
+                "predicted": classes[best],
+                "share": float(total[best] / windows),
+                "windows": windows,
+            }
+        )
+    right = sum(row["truth"] == row["predicted"] for row in predictions)
+    accuracy = right / len(predictions) if predictions else None
+    return {"count": len(predictions), "accuracy": accuracy, "predictions": predictions}
+
+
+def _alarms(track: Track, classes: Sequence[str], spec: AlarmSpec, warm_up_windows: int) -> list[Up]:
+    """Alarms over one sequence, in ns; one that is still up at the end ends there."""
+    sequence, state = track.sequence, AlarmState()
+    found: list[Up] = []
+    raised: dict[str, AlarmChange] = {}
+    for t in track.of_alarms(warm_up_windows).tolist():
+        probabilities = dict(zip(classes, track.p[t].tolist(), strict=True))
+        start_ns, end_ns = int(sequence.start_ns[t]), int(sequence.end_ns[t])
+        unknown = track.unknown is not None and bool(track.unknown[t])
+        zone = None if track.zone is None else track.zone[t]
+        state, changes = judge(spec, state, sequence.key, probabilities, start_ns, end_ns, unknown=unknown, zone=zone)
+        for change in changes:
+            if change.type == "raised":
+                raised[change.id] = change
+            elif change.type in ("cleared", "revoked"):
+                found.append(Up(change.mode, raised.pop(change.id).at_ns, change.at_ns, change.id))
+    end_ns = int(sequence.end_ns[-1]) + 1 if len(sequence) else 0
+    return [*found, *(Up(change.mode, change.at_ns, end_ns, change.id) for change in raised.values())]
+
+
+def _faults(sequence: WindowSequence, classes: Sequence[str]) -> list[Fault]:
+    """Runs of windows with the same failure mode, in ns; what was raised since the last other known window is early."""
+    y = sequence.y
+    known = np.flatnonzero(y != UNKNOWN)
+    edges = [0, *(np.flatnonzero(np.diff(y[known])) + 1).tolist(), known.size]
+    faults = []
+    for begin, end in pairwise(edges):
+        if begin == end or (mode := classes[int(y[known[begin]])]) == HEALTHY:
+            continue
+        first, last = int(known[begin]), int(known[end - 1])
+        since = int(known[begin - 1]) + 1 if begin else 0
+        early_ns, start_ns = int(sequence.end_ns[since]), int(sequence.start_ns[first])
+        faults.append(Fault(mode, early_ns, start_ns, int(sequence.end_ns[last]) + 1))
+    return faults
+
+
+def poisson_upper(count: int) -> float:
+    """Upper 95 % limit of a Poisson mean after `count` events: chi2(0.95, 2 count + 2) / 2."""
+    from scipy.special import gammaincinv  # chi2.ppf without the weight of scipy.stats
+
+    return float(gammaincinv(count + 1, 0.95))

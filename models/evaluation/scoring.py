@@ -1,0 +1,71 @@
+"""Running the serving predictor over sequences, and all numbers about the result. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle import Bundle
+from models.data.dataset import UNKNOWN, WindowSequence
+from models.evaluation.events import Track, event_metrics, recording_metrics
+from models.metrics import window_metrics
+from models.predictor import NumpyPredictor, ValuePredictor
+from pipeline.core.alarm import AlarmSpec
+
+
+def run(predictor: NumpyPredictor, sequences: Sequence[WindowSequence]) -> list[Track]:
+    """Step through all sequences side by side, each from a zero state, as the live service would."""
+    probabilities = step_through(predictor, sequences, len(predictor.classes))
+    return [Track(sequence, p) for sequence, p in zip(sequences, probabilities, strict=True)]
+
+
+def step_through(
+    predictor: NumpyPredictor | ValuePredictor, sequences: Sequence[WindowSequence], outputs: int
+) -> list[NDArray[np.float64]]:
+    """What the predictor says at every window (T, outputs), per sequence."""
+    order = sorted(range(len(sequences)), key=lambda row: -len(sequences[row]))
+    said = [np.empty((len(sequence), outputs)) for sequence in sequences]
+    h = predictor.initial(len(order))
+    for t in range(len(sequences[order[0]]) if order else 0):
+        active = [row for row in order if len(sequences[row]) > t]  # a prefix of order: the longest come first
+        x = np.stack([sequences[row].x[t] for row in active])
+        y, h = predictor.step(x, h[: len(active)])
+        for place, row in enumerate(active):
+            said[row][t] = y[place]
+    return said
+
+
+def trained_on(model: Bundle, machines: Collection[str]) -> list[str]:
+    """Name those of the machines that a version was trained on."""
+    seen = sorted(set(model.data["machines"]) & set(machines))
+    if not seen:
+        return []
+    some = ", ".join(seen[:5]) + (f" and {len(seen) - 5} more" if len(seen) > 5 else "")
+    known = f"{len(seen)} of {len(machines)} machines were in the training data of {model.spec.version}"
+    return [f"{known}, their numbers are too good: {some}"]
+
+
+def train_data(model: Bundle) -> dict[str, Any]:
+    """What a version was trained on, in short."""
+    data = model.data
+    return {"machines": data["machines"], "windows": data["used"], "from": data["from"], "to": data["to"]}
+
+
+def score(
+    tracks: Sequence[Track], classes: Sequence[str], alarms: AlarmSpec, *, warm_up_windows: int, task: str = "window"
+) -> dict[str, Any]:
+    """All numbers of `evaluate --json` that follow from the predictions.
+
+    Of a whole sequence only the last window has a mode: no fault begins anywhere, and no event can be counted.
+    """
+    y = np.concatenate([track.sequence.y for track in tracks]) if tracks else np.empty(0, np.int64)
+    p = np.concatenate([track.p for track in tracks]) if tracks else np.empty((0, len(classes)))
+    known = y != UNKNOWN
+    return {
+        **window_metrics(y[known], p[known], classes),
+        "recordings": recording_metrics(tracks, classes),
+        "events": event_metrics(tracks if task == "window" else (), classes, alarms, warm_up_windows=warm_up_windows),
+    }

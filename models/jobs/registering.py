@@ -1,0 +1,57 @@
+"""The last step of every training: a model that works becomes a version, and an alias points at it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.bundle import Bundle
+from models.evaluation.selftest import self_test
+from models.registry import Registry
+from pipeline.errors import ModelError
+
+
+def register(
+    data_dir: Path, bundle: Bundle, alias: str, pictures: Mapping[str, bytes] | None = None
+) -> tuple[Registry, str]:
+    """Write the next version, with its pictures if there are any; return the registry and the version's name.
+
+    Raises:
+        ModelError: the model does not work, with what its diagnosis found; nothing is registered.
+    """
+    problems = self_test(bundle)
+    if problems:
+        causes = [f"{each['cause']} ({each['why']})" for each in bundle.train.get("diagnosis", {}).get("causes", ())]
+        msg = f"expected a model that works, found: {'; '.join([*problems, *causes])}"
+        raise ModelError(msg, hint="another --set learning_rate, scaler or seed may help; nothing was registered")
+    registry = Registry(data_dir)
+    version = registry.add(bundle, pictures)
+    registry.point(alias, version, why="trained")
+    return registry, version
+
+
+def packages() -> dict[str, str]:
+    """Versions that decide about the last bits of the weights."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+
+
+def summary(bundle: Bundle, version: str, aliases: list[str]) -> dict[str, Any]:
+    """What `train --json` says of any version."""
+    return {
+        "version": version,
+        "aliases": aliases,
+        "inputs": list(bundle.spec.inputs),
+        "windows": bundle.data["windows"],
+        "windows_used": bundle.data["used"],
+        "split": bundle.train["split"],
+        "metrics": bundle.metrics,
+        "epochs": bundle.train["epochs"],
+        "interrupted": bundle.train["interrupted"],
+        "run": bundle.train["run"],
+        "seconds": bundle.train["seconds"],
+    }

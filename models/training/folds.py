@@ -1,0 +1,283 @@
+"""Grouped cross-validation: what the network says of machines that it was not trained on.
+
+Every fold fits its own scaler and weights on its training side. The held-out logits of all folds are pooled:
+they choose the number of passes and the temperature of the version. For the reported probabilities both are chosen,
+fold by fold, on the other folds: no window decides how it is scored. (Where there is one fold only they are chosen
+on it, and that is said. When a fold stops early is decided on it: ten looks after its best, so not in its favour.)
+An ensemble's logits are the mean over its members, each trained with a seed of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.data.dataset import UNKNOWN, Dataset, WindowSequence
+from models.data.splits import Fold, Split, leaky_split
+from models.evaluation.events import Track
+from models.metrics import fit_temperature, nll, softmax
+from models.network import NetworkConfig, RecurrentNetwork
+from models.places import direct_weights
+from models.scaling import Scaler
+from models.settings import TrainSettings
+from models.training.augment import Augmentation
+from models.training.checkpoint import Checkpoints, Progress
+from models.training.loop import EpochReport, epochs_for, fit, predict
+from models.training.objective import Example
+
+CHECKS = 20  # looks at the held-out side per fold
+SEED_STEP = 1_000_003  # from member to member; neighbouring seeds of a user stay apart
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+# (fold from 0 or None for the final fit, report, held-out negative log-likelihood or None)
+Watch = Callable[[int | None, EpochReport, float | None], None]
+
+
+class NotBetter(Exception):
+    """A fold did not beat the loss that it was to beat: the others were not trained."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OutOfFold:
+    """Held-out probabilities of every tested sequence, and what they chose."""
+
+    tracks: tuple[Track, ...]
+    fold_of: tuple[int, ...]  # of each track
+    epochs: int
+    schedule_epochs: int  # length of the learning-rate schedule in the folds
+    temperature: float
+    likelihood: tuple[tuple[int, float], ...]  # (epoch, pooled negative log-likelihood)
+    folds_done: int
+    folds: int  # of the split; fewer are done where it was interrupted
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _FoldLogits:
+    sequences: tuple[WindowSequence, ...]
+    at: dict[int, list[Float32]]  # epoch -> logits (T, K) per sequence
+
+
+def config_of(dataset: Dataset, settings: TrainSettings, scaler: Scaler) -> NetworkConfig:
+    """Sizes of the network for this data, and what it need not learn."""
+    return NetworkConfig(
+        inputs=len(dataset.inputs),
+        outputs=len(dataset.classes),
+        hidden=settings.hidden,
+        layers=settings.layers,
+        dropout=settings.dropout,
+        cell=settings.cell,
+        direct=direct_weights(dataset.inputs, dataset.classes, scaler),
+    )
+
+
+def of_member(settings: TrainSettings, member: int) -> TrainSettings:
+    """Settings with the seed of one member of an ensemble; the first has the seed itself."""
+    return replace(settings, seed=settings.seed + SEED_STEP * member)
+
+
+def fit_scaler(sequences: Sequence[WindowSequence], kind: str) -> Scaler:
+    """Scaler of the training side."""
+    return Scaler.fit(np.concatenate([sequence.x for sequence in sequences]), kind)
+
+
+def examples_of(sequences: Sequence[WindowSequence], scaler: Scaler) -> list[Example]:
+    """Scaled sequences."""
+    return [Example(scaler.apply(sequence.x), sequence.y, sequence.weight) for sequence in sequences]
+
+
+def cross_validate(
+    dataset: Dataset,
+    split: Split,
+    settings: TrainSettings,
+    watch: Watch,
+    *,
+    epochs: int | None = None,
+    schedule_epochs: int | None = None,
+    checkpoints: Checkpoints | None = None,
+    part: str = "",
+    to_beat: NDArray[np.float64] | None = None,
+) -> OutOfFold | None:
+    """Train every fold and pool what it says of its test side.
+
+    With `epochs` given that many passes are scored, and nothing is chosen. Ctrl-C ends it with the folds that are
+    done; without any, the result is None. With `checkpoints` it goes on where it was; their names begin with `part`.
+
+    Raises:
+        NotBetter: at the first fold that does not beat its loss of `to_beat`.
+    """
+    split = replace(split, folds=tuple(replace(fold, train=fold.train + dataset.prior) for fold in split.folds))
+    schedule = schedule_epochs or epochs
+    if schedule is None:
+        schedule = max(epochs_for(examples_of(fold.train, _identity(dataset)), settings) for fold in split.folds)
+    last = epochs or schedule
+    step = max(1, schedule // CHECKS)
+    checks = sorted({*range(step, last + 1, step), last})
+    done: list[_FoldLogits] = []
+    try:
+        for number, fold in enumerate(split.folds):
+            name = f"{part}fold-{number}"
+            choice = (split.untested, dataset, settings, checks, schedule, checkpoints)
+            done.append(_one_fold(_FoldTraining(number, name, fold, *choice), watch))
+            if to_beat is not None and _least_loss(done[-1], split.untested) >= to_beat[number]:
+                raise NotBetter
+    except KeyboardInterrupt:
+        if not done:
+            return None
+    best, temperature, likelihood = _choice(done, checks, split.untested, epochs)
+    tracks: list[Track] = []
+    fold_of: list[int] = []
+    for number, fold_logits in enumerate(done):
+        others = [other for other in done if other is not fold_logits]
+        own_best, own, _ = _choice(others or done, checks, split.untested, epochs)
+        for sequence, logits in zip(fold_logits.sequences, fold_logits.at[own_best], strict=True):
+            tracks.append(Track(_tested(sequence, split.untested), softmax(logits, own)))
+            fold_of.append(number)
+    return OutOfFold(
+        tuple(tracks), tuple(fold_of), best, schedule, temperature, likelihood, len(done), len(split.folds)
+    )
+
+
+def leaky_validation(
+    dataset: Dataset, settings: TrainSettings, held_out: OutOfFold, watch: Watch, warn: Callable[[str], None]
+) -> OutOfFold | None:
+    """What a split says that does not keep machines apart, with the passes that the honest one chose.
+
+    Nothing depends on it, so Ctrl-C costs its remaining folds only; `warn` says so.
+    """
+    split = leaky_split(dataset.sequences, settings.folds, settings.seed)
+    passes, schedule = held_out.epochs, held_out.schedule_epochs
+    leaky = cross_validate(dataset, split, settings, watch, epochs=passes, schedule_epochs=schedule)
+    done = 0 if leaky is None else leaky.folds_done
+    if done < len(split.folds):
+        warn(f"interrupted: {done} of {len(split.folds)} folds of the leaky split are scored, the final fit follows")
+    return leaky
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _FoldTraining:
+    """One fold, and how it is trained."""
+
+    number: int
+    name: str  # of its checkpoints
+    fold: Fold
+    untested: Sequence[int]
+    dataset: Dataset
+    settings: TrainSettings
+    checks: Sequence[int]  # passes after which the held-out side is looked at
+    schedule_epochs: int
+    checkpoints: Checkpoints | None
+
+
+def _one_fold(training: _FoldTraining, watch: Watch) -> _FoldLogits:
+    """Train all members on one side; keep the mean of what they say of the other at every check."""
+    scaler = fit_scaler(training.fold.train, training.settings.scaler)
+    members = [_one_member(training, member, scaler, watch) for member in range(training.settings.members)]
+    sequences = training.fold.test
+    at = {
+        epoch: [np.mean([said[epoch][row] for said in members], axis=0) for row in range(len(sequences))]
+        for epoch in training.checks
+    }
+    return _FoldLogits(sequences, at)
+
+
+def _one_member(training: _FoldTraining, member: int, scaler: Scaler, watch: Watch) -> dict[int, list[Float32]]:
+    """Train one network; return its logits of the test side, epoch -> (T, K) per sequence."""
+    fold, checks = training.fold, training.checks
+    settings = of_member(training.settings, member)
+    test = examples_of(fold.test, scaler)
+    part = f"{training.name}-member-{member}"
+    saved = training.checkpoints.load(part) if training.checkpoints else None
+    lengths = np.cumsum([0, *(len(example.y) for example in test)])
+    at: dict[int, list[Float32]] = {}
+    for name, logits in ({} if saved is None else saved.kept).items():
+        at[int(name)] = [logits[a:b] for a, b in pairwise(lengths.tolist())]
+    best, since_best = np.inf, 0
+
+    def improves(epoch: int) -> float:
+        nonlocal best, since_best
+        y, logits = _pool([_FoldLogits(fold.test, at)], epoch, training.untested)
+        likelihood = nll(y, logits, fit_temperature(y, logits))
+        best, since_best = (likelihood, 0) if likelihood < best else (best, since_best + 1)
+        return likelihood
+
+    def look(report: EpochReport, network: RecurrentNetwork) -> bool:
+        report = replace(report, member=member, aim=settings.aim)
+        if report.epoch not in checks:
+            watch(training.number, report, None)
+            return True
+        at[report.epoch] = predict(network, test)
+        watch(training.number, report, improves(report.epoch))
+        goes_on = since_best < settings.patience and report.epoch < checks[-1]
+        if training.checkpoints:
+            kept = {str(epoch): np.concatenate(logits) for epoch, logits in at.items()}
+            training.checkpoints.save(part, Progress(report.state(), kept, finished=not goes_on))
+        return goes_on
+
+    for epoch in sorted(at):
+        improves(epoch)
+    if saved is None or not saved.finished:
+        fit(
+            examples_of(fold.train, scaler),
+            config_of(training.dataset, settings, scaler),
+            settings,
+            epochs=checks[-1],
+            schedule_epochs=training.schedule_epochs,
+            augmentation=Augmentation.of(training.dataset.inputs, scaler, settings),
+            start=None if saved is None else saved.state,
+            after_epoch=look,
+        )
+    last = max(at)
+    for epoch in checks:  # a fold that stopped early stays as it was
+        at.setdefault(epoch, at[last])
+    return at
+
+
+def _choice(
+    folds: Sequence[_FoldLogits], checks: Sequence[int], untested: Sequence[int], epochs: int | None
+) -> tuple[int, float, tuple[tuple[int, float], ...]]:
+    """The passes that these folds prefer, unless given, their temperature there, and (pass, loss) of all checks."""
+    pooled = {epoch: _pool(folds, epoch, untested) for epoch in checks}
+    temperatures = {epoch: fit_temperature(y, logits) for epoch, (y, logits) in pooled.items()}
+    likelihood = tuple((epoch, nll(*pooled[epoch], temperatures[epoch])) for epoch in checks)
+    best = epochs or _best_epoch(likelihood)
+    return best, temperatures[best], likelihood
+
+
+def _best_epoch(likelihood: Sequence[tuple[int, float]]) -> int:
+    """Return the epoch with the least likelihood loss, smoothed over its neighbours; never an early accident."""
+    losses = np.array([loss for _, loss in likelihood])
+    padded = np.concatenate([losses[:1], losses, losses[-1:]])
+    smooth = (padded[:-2] + padded[1:-1] + padded[2:]) / 3
+    smooth[: len(losses) // 4] = np.inf
+    return likelihood[int(smooth.argmin())][0]
+
+
+def _least_loss(fold: _FoldLogits, untested: Sequence[int]) -> float:
+    """Of all checks, each with the temperature that suits it best: more than it can reach without having looked."""
+    pools = [_pool([fold], epoch, untested) for epoch in fold.at]
+    return min((nll(y, logits, fit_temperature(y, logits)) for y, logits in pools if y.size), default=math.inf)
+
+
+def _tested(sequence: WindowSequence, untested: Sequence[int]) -> WindowSequence:
+    """Mask the classes that are not tested."""
+    y = np.where(np.isin(sequence.y, untested), UNKNOWN, sequence.y)
+    return WindowSequence(sequence.key, sequence.x, y, sequence.start_ns, sequence.end_ns, sequence.session)
+
+
+def _pool(folds: Sequence[_FoldLogits], epoch: int, untested: Sequence[int]) -> tuple[Int64, Float32]:
+    """True classes (N,) and logits (N, K) of all tested windows."""
+    y = np.concatenate([_tested(sequence, untested).y for fold in folds for sequence in fold.sequences])
+    logits = np.concatenate([part for fold in folds for part in fold.at[epoch]])
+    return y[y != UNKNOWN], logits[y != UNKNOWN]
+
+
+def _identity(dataset: Dataset) -> Scaler:
+    features = len(dataset.inputs)
+    return Scaler("standard", np.zeros(features, np.float32), np.ones(features, np.float32))

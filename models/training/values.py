@@ -1,0 +1,174 @@
+"""Real-valued output: training on mean squared error, and honest numbers beside naive guesses.
+
+The targets are scaled with a scaler of their own, fitted on training machines, and what is foretold is brought
+back to units before anything is measured. The naive guesses, on the same windows:
+
+    next    mean          the training machines' mean of that feature
+            as it is      the value of the present window
+    life    mean          the training machines' mean remaining life
+            mean - age    the training machines' mean whole life, less the age of the machine (not below 0)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.data.tasks import Targets, ValueSequence
+from models.network import NetworkConfig, RecurrentNetwork
+from models.scaling import Scaler
+from models.settings import TrainSettings
+from models.training.augment import Augmentation
+from models.training.folds import Watch, of_member
+from models.training.loop import EpochReport, epochs_for, fit, predict
+from models.training.objective import Example
+
+Float32 = NDArray[np.float32]
+
+NO_PROMISE = "an estimate from the lives of other machines, no promise: do not run a machine on because of it"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ValueModel:
+    """Networks of an ensemble with what scales their inputs and outputs."""
+
+    networks: tuple[RecurrentNetwork, ...]
+    scaler: Scaler
+    target_scaler: Scaler
+    epochs: int
+    cut_short: bool
+
+    def predict(self, sequences: Sequence[ValueSequence]) -> list[Float32]:
+        """Values (T, D) in units."""
+        examples = _examples(sequences, self.scaler, self.target_scaler)
+        said = [predict(network, examples) for network in self.networks]
+        return [self.target_scaler.invert(np.mean([one[row] for one in said], axis=0)) for row in range(len(sequences))]
+
+    def weights(self) -> dict[str, Float32]:
+        """Weights as a version has them, members stacked."""
+        states = [{name: t.detach().cpu().numpy() for name, t in n.state_dict().items()} for n in self.networks]
+        return {
+            name: np.stack([state[name] for state in states]) if len(states) > 1 else states[0][name]
+            for name in states[0]
+        }
+
+
+def fit_values(
+    sequences: Sequence[ValueSequence], inputs: Sequence[str], settings: TrainSettings, watch: Watch, fold: int | None
+) -> ValueModel:
+    """Train on all of `sequences`. Ctrl-C keeps the members that have a whole pass.
+
+    Raises:
+        KeyboardInterrupt: before the first pass was done.
+    """
+    scaler = Scaler.fit(np.concatenate([each.windows.x for each in sequences]), settings.scaler)
+    target_scaler = Scaler.fit(np.concatenate([each.target for each in sequences]), settings.scaler)
+    examples = _examples(sequences, scaler, target_scaler)
+    epochs, done = epochs_for(examples, settings), 0
+    targets = sequences[0].target.shape[1]
+    config = NetworkConfig(
+        len(inputs), targets, settings.hidden, settings.layers, settings.dropout, settings.cell
+    )  # fmt: skip
+    networks: list[RecurrentNetwork] = []
+    last: RecurrentNetwork | None = None
+    cut_short = False
+
+    def note(seen: EpochReport, network: RecurrentNetwork) -> bool:
+        nonlocal last, done
+        last, done = network, max(done, seen.epoch)
+        watch(fold, seen, None)
+        return True
+
+    try:
+        for member in range(settings.members):
+            own = _levels_stay(of_member(settings, member))
+            augmentation = Augmentation.of(inputs, scaler, own)
+            networks.append(fit(examples, config, own, epochs=epochs, augmentation=augmentation, after_epoch=note))
+    except KeyboardInterrupt:
+        if last is None:
+            raise
+        networks, cut_short = networks or [last.eval()], True
+    return ValueModel(tuple(networks), scaler, target_scaler, done, cut_short)
+
+
+def value_metrics(
+    task: str,
+    targets: Targets,
+    train: Sequence[ValueSequence],
+    test: Sequence[ValueSequence],
+    said: Sequence[Float32],
+) -> dict[str, Any]:
+    """Squared and absolute errors (sums, to be pooled over folds) of the model and of the naive guesses."""
+    truth, now = (np.concatenate([getattr(each, name) for each in test]) for name in ("target", "now"))
+    known_train = np.concatenate([each.target for each in train])
+    mean = np.nanmean(known_train, axis=0)
+    guesses = {"model": np.concatenate(list(said)), "mean": np.broadcast_to(mean, truth.shape)}
+    if task == "next":
+        guesses["as it is"] = now
+    else:
+        whole = np.mean([float(each.target[0, 0] + each.now[0, 0]) for each in train])
+        guesses["mean - age"] = np.maximum(0.0, whole - now)
+    sums: dict[str, Any] = {}
+    for column, name in enumerate(targets.names):
+        # Every guess is judged on the same windows.
+        there = np.isfinite(truth[:, column]) & np.all([np.isfinite(g[:, column]) for g in guesses.values()], axis=0)
+        gaps = {who: (g[there, column] - truth[there, column]).astype(np.float64) for who, g in guesses.items()}
+        sums[name] = {
+            "windows": int(there.sum()),
+            **{who: [float(np.square(gap).sum()), float(np.abs(gap).sum())] for who, gap in gaps.items()},
+        }
+    return sums
+
+
+def pooled(sums: Sequence[dict[str, Any]], targets: Targets) -> dict[str, Any]:
+    """Root mean squared and mean absolute errors over all folds, in units, per target."""
+    numbers: dict[str, Any] = {}
+    for name, unit in zip(targets.names, targets.units, strict=True):
+        windows = sum(each[name]["windows"] for each in sums)
+        if not windows:
+            continue
+        errors = {}
+        for who in sums[0][name]:
+            if who != "windows":
+                squared, absolute = (sum(each[name][who][k] for each in sums) / windows for k in (0, 1))
+                errors[who] = {"rmse": float(np.sqrt(squared)), "mae": absolute}
+        naive = min(error["rmse"] for who, error in errors.items() if who != "model")
+        numbers[name] = {
+            "unit": unit,
+            "windows": windows,
+            "errors": errors,
+            "better_than_naive": errors["model"]["rmse"] < naive,
+        }
+    return numbers
+
+
+def values_text(task: str, numbers: dict[str, Any]) -> str:
+    """Return the table of errors; remaining life says what it is not."""
+    from models.evaluation.report import table
+
+    rows = []
+    for name, each in numbers.items():
+        for who, error in each["errors"].items():
+            rows.append(
+                (name if who == "model" else "", who, f"{error['rmse']:.4g}", f"{error['mae']:.4g}", each["unit"])
+            )
+    worse = [name for name, each in numbers.items() if not each["better_than_naive"]]
+    lines = [table(("value", "guess", "RMSE", "MAE", "unit"), rows)]
+    if worse:
+        lines.append(f"no better than the best naive guess: {', '.join(worse)}")
+    if task == "life":
+        lines.append(NO_PROMISE)
+    return "\n".join(lines)
+
+
+def _levels_stay(settings: TrainSettings) -> TrainSettings:
+    """Values are about levels: inputs that are moved while the target stays teach the network to look away."""
+    return replace(settings, structure_offset=0.0, structure_drop=0.0, gain=0.0, speed=0.0, channel_swap=0.0)
+
+
+def _examples(sequences: Sequence[ValueSequence], scaler: Scaler, target_scaler: Scaler) -> list[Example]:
+    return [Example(scaler.apply(each.windows.x), target_scaler.apply(each.target)) for each in sequences]
