@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from benchmarks.measure import Effort, cpu_of, median
 from benchmarks.report import Row, Section
 from benchmarks.vibration import blocks
-from pipeline.config_sources import load
+from pipeline.config.sources import load
 from pipeline.core import stream
 from pipeline.core.records import FeatureRow, StreamKey
 from pipeline.core.state import StreamSpec

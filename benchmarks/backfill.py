@@ -13,14 +13,14 @@ from pathlib import Path
 from benchmarks.measure import Effort, cpu_of, median
 from benchmarks.report import Row, Section
 from benchmarks.vibration import SPEED_RPM, vibration
-from pipeline.config_sources import load
+from pipeline.config.sources import load
+from pipeline.config.specs import feature_spec, stream_specs
 from pipeline.core import features
 from pipeline.core.records import Window
 from pipeline.core.stream import advance, initial
 from pipeline.drivers.backfill import Job, backfill
 from pipeline.edges.recordings.recording import open_recording, streams, write_recording
 from pipeline.service.compose import MakeWorker, opened
-from pipeline.specs import feature_spec, stream_specs
 
 RATE_HZ = 12_000.0
 SECONDS = 60

@@ -25,7 +25,8 @@ from models.data.dataset import read, read_machines
 from models.evaluation.events import DAY_S, interval_90, poisson_upper
 from models.evaluation.report import table
 from models.predictor import NumpyPredictor
-from pipeline.config import Config, DataConfig
+from pipeline.config.specs import alarm_spec
+from pipeline.config.tables import Config, DataConfig
 from pipeline.config_machines import MachineTable, WindowConfig
 from pipeline.core.alarm import HEALTHY, OTHER, AlarmSpec, AlarmState, judge
 from pipeline.core.engine import inputs
@@ -38,7 +39,6 @@ from pipeline.edges.recordings.recording import find_recordings, open_recording,
 from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.journal import Journal
 from pipeline.service.compose import MakeWorker, feature_schema
-from pipeline.specs import alarm_spec
 
 COMMISSIONING = 60  # snapshots: ten minutes
 SNAPSHOT_S = 0.1

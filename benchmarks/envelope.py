@@ -25,7 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.config_sources import load
+from pipeline.config.sources import load
+from pipeline.config.specs import feature_spec
 from pipeline.core import features
 from pipeline.core.bearings import orders_from_geometry
 from pipeline.core.evidence import confirms
@@ -34,7 +35,6 @@ from pipeline.core.features.table import COLUMN
 from pipeline.core.records import BearingOrders, FeatureRow, Float32, Window, changed
 from pipeline.core.window import WindowSpec, length_and_hop
 from pipeline.edges.recordings.recording import Recording, find_recordings, open_recording, parse_channels, streams
-from pipeline.specs import feature_spec
 
 FAMILIES = {"inner_race": "env_bpfi", "outer_race": "env_bpfo", "ball": "env_2bsf"}  # as the recordings call the places
 MODES = {"inner_race": "bearing_inner", "outer_race": "bearing_outer", "ball": "bearing_ball"}

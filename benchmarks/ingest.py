@@ -26,7 +26,7 @@ from benchmarks.plant import Receiver, Service, wait_until
 from benchmarks.report import Row, Section
 from benchmarks.vibration import BLOCK, CHANNELS, RATE_HZ, block, vibration
 from models.registry import CHAMPION, Registry
-from pipeline.config import Config
+from pipeline.config.tables import Config
 from pipeline.core.codec import encode
 from pipeline.core.records import Float32, StreamKey
 from pipeline.core.window import WindowSpec, length_and_hop

@@ -15,10 +15,10 @@ from models.predictor import NumpyPredictor
 from models.scaling import Scaler
 from models.settings import TrainSettings
 from models.spec import ModelSpec
-from pipeline.config import Config
+from pipeline.config.specs import feature_spec
+from pipeline.config.tables import Config
 from pipeline.core.features.table import FEATURES
 from pipeline.core.records import Float32
-from pipeline.specs import feature_spec
 
 BATCHES = (1, 16, 256, 4096)
 TRAINED = (64, 128, 64, 64)  # sequences, windows, features, hidden units of one training step

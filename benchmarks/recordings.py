@@ -29,13 +29,13 @@ import pyarrow.parquet as pq
 from benchmarks.measure import Effort, median
 from benchmarks.report import Row, Section
 from benchmarks.vibration import SPEED_RPM, vibration
-from pipeline.config_sources import load
+from pipeline.config.sources import load
+from pipeline.config.specs import feature_spec
 from pipeline.core import features
 from pipeline.core.records import Block, Window
 from pipeline.core.window import WindowSpec, length_and_hop
 from pipeline.edges.recordings.recording import find_recordings, open_recording, streams, write_recording
 from pipeline.errors import RecordingError
-from pipeline.specs import feature_spec
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACES = ("cwru", "hit_sm")  # the recordings that are longer than a window

@@ -35,7 +35,7 @@ from models.jobs.train import alarm_spec, dataset_spec
 from models.metrics import window_metrics
 from models.settings import TrainSettings
 from models.training.aim import aimed_validation
-from pipeline.config import Config, DataConfig
+from pipeline.config.tables import Config, DataConfig
 from pipeline.drivers.backfill import Job, backfill
 from pipeline.edges.recordings.recording import find_recordings, parse_channels
 from pipeline.edges.store.archive import Archive

@@ -29,7 +29,7 @@ from benchmarks.report import Row, Section, number_text
 from benchmarks.vibration import CHANNELS, ORDERS, SPEED_RPM, T0_NS, vibration
 from models.bundle import load
 from models.predictor import NumpyPredictor
-from pipeline.config import Config
+from pipeline.config.tables import Config
 from pipeline.core import features, quality, stream
 from pipeline.core.engine import Engine
 from pipeline.core.features import FeatureSpec

@@ -87,7 +87,7 @@ def plant(tmp_path: Path) -> Iterator[Plant]:
 def no_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A working directory of its own, and nothing said by a file or by the service manager."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipeline.config_sources.SEARCHED_FILES", (Path("config.toml"),))
+    monkeypatch.setattr("pipeline.config.sources.SEARCHED_FILES", (Path("config.toml"),))
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
 
 

@@ -16,7 +16,8 @@ from models import unknown
 from models.registry import Registry
 from models.spec import ModelSpec
 from pipeline.cli import group
-from pipeline.config import Config, DataConfig, ModelConfig
+from pipeline.config.specs import feature_spec, stream_specs
+from pipeline.config.tables import Config, DataConfig, ModelConfig
 from pipeline.drivers.intake import Intake
 from pipeline.drivers.live import Live, Rhythm
 from pipeline.drivers.results import Results
@@ -24,7 +25,6 @@ from pipeline.edges.recordings.recording import open_recording, streams, write_r
 from pipeline.edges.store.read import read_kind, read_predictions
 from pipeline.service import compose
 from pipeline.service.models import load_serving
-from pipeline.specs import feature_spec, stream_specs
 
 RATE_HZ = 4096.0
 CLASSES = ("healthy", "bearing_outer", "unbalance")

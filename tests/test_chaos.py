@@ -21,14 +21,14 @@ from pipeline.chaos.process import Scrapes
 from pipeline.chaos.rubbish import is_refused, rubbish
 from pipeline.chaos.soak import Sample, Verdict, judge
 from pipeline.commands import chaos
-from pipeline.config_sources import load
+from pipeline.config.sources import load
+from pipeline.config.specs import stream_specs
 from pipeline.core.engine import Engine
 from pipeline.edges.mqtt import Claim, alone_here
 from pipeline.edges.mqtt.settings import MqttSettings
 from pipeline.edges.store.journal import Commit
 from pipeline.errors import ConfigError
 from pipeline.service.compose import opened
-from pipeline.specs import stream_specs
 
 PLANT = Plant(streams=2, messages=80)
 

@@ -13,10 +13,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline import cli
-from pipeline.config import Config
-from pipeline.config_keys import dotted, known_keys
+from pipeline.config.keys import dotted, known_keys
+from pipeline.config.sources import load
+from pipeline.config.tables import Config
 from pipeline.config_machines import BearingConfig
-from pipeline.config_sources import load
 from pipeline.core.iso import Limits
 from pipeline.errors import ConfigError
 

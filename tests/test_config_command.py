@@ -9,7 +9,7 @@ import pytest
 from harness.config import resolved
 
 from pipeline import cli
-from pipeline.config import MqttConfig
+from pipeline.config.tables import MqttConfig
 from pipeline.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("no_configuration")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.config_sources import load
+from pipeline.config.sources import load
 from pipeline.errors import ConfigError
 
 

@@ -10,14 +10,14 @@ from harness.config import resolved
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pipeline.config import ModesConfig
+from pipeline.config.sources import load
+from pipeline.config.specs import stream_specs
+from pipeline.config.tables import ModesConfig
 from pipeline.config_machines import BearingConfig
-from pipeline.config_sources import load
 from pipeline.core.bearings import find
 from pipeline.core.iso import Limits, limits_of_class
 from pipeline.core.records import StreamKey
 from pipeline.errors import ConfigError
-from pipeline.specs import stream_specs
 
 pytestmark = pytest.mark.usefixtures("no_configuration")
 

@@ -12,7 +12,7 @@ from model_world import sequence, table
 
 from models.data.dataset import UNKNOWN, DatasetSpec, build, check_trainable
 from models.data.splits import make_split
-from pipeline.config import ModesConfig
+from pipeline.config.tables import ModesConfig
 from pipeline.core.records import StreamKey
 from pipeline.errors import ConfigError, SchemaError, ThrumcastError
 

@@ -15,7 +15,7 @@ from benchmarks import detection
 from benchmarks.detection import Life, methods, numbers, own_baseline, rms_sigmas, watch
 from benchmarks.results import events_markdown
 from models.evaluation.events import Track, event_metrics
-from pipeline.config import Config
+from pipeline.config.tables import Config
 from pipeline.core.alarm import AlarmSpec
 from pipeline.core.features.table import COLUMN, NAMES
 from pipeline.core.records import FeatureRow, StreamKey

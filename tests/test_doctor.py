@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 
 from pipeline import cli
 from pipeline.commands import doctor_broker, doctor_host
+from pipeline.commands.doctor_guarantee import Site, guarantee
 from pipeline.commands.doctor_report import duration
 from pipeline.commands.status_ask import Found
-from pipeline.config_sources import load
+from pipeline.config.sources import load
 from pipeline.core.codec import encode
 from pipeline.core.records import Block, StreamKey
 from pipeline.edges.broker import PrivateBroker, is_available
 from pipeline.edges.mqtt import MqttPublisher
 from pipeline.edges.mqtt.probe import delivery, features
-from pipeline.guarantee import Site, guarantee
 
 SITE = Site(
     receive_maximum=2000, in_flight=2000, batch_limit=512, commit_interval_s=1.0, disk_s=0.01, per_message_s=0.001,

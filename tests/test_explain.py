@@ -211,7 +211,7 @@ def test_alarms_that_were_up_before_a_restart_are_known_after_it() -> None:
 
 
 def test_states_are_shown_beside_whoever_holds_the_directory(plant: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.specs.stream_specs", lambda config, known: lambda key: SPEC)
+    monkeypatch.setattr("pipeline.config.specs.stream_specs", lambda config, known: lambda key: SPEC)
     streams = run(state_command.command, plant, "show")["streams"]
     assert [stream["machine"] for stream in streams] == ["fan-02", "pump-01"]
     pump = streams[1]

@@ -22,7 +22,8 @@ from model_world import bundle
 from models.forecast import Forecaster
 from models.registry import Registry
 from pipeline.cli import group
-from pipeline.config import CommitConfig, Config, DataConfig, ModelConfig, MqttConfig
+from pipeline.config.specs import feature_spec
+from pipeline.config.tables import CommitConfig, Config, DataConfig, ModelConfig, MqttConfig
 from pipeline.core.records import Float32, Future
 from pipeline.drivers.live import Live
 from pipeline.drivers.serving import Extra, Serving
@@ -31,7 +32,6 @@ from pipeline.edges.store.check import verify
 from pipeline.edges.store.read import read_features, read_kind
 from pipeline.service.models import load_serving
 from pipeline.service.service import service as run_service
-from pipeline.specs import feature_spec
 
 
 def told_by_the_state(h: Float32) -> list[list[Future]]:

@@ -13,7 +13,7 @@ from models.jobs.train import TrainRequest, train
 from models.jobs.train_forecast import UNTRIED
 from models.registry import Registry
 from models.settings import TrainSettings
-from pipeline.config import Config
+from pipeline.config.tables import Config
 from pipeline.errors import ThrumcastError
 
 SMALL = TrainSettings(hidden=16, members=1, batch=16, learning_rate=0.01, decoder=16, weight_decay=0.0, forecast=3)

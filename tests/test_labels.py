@@ -18,7 +18,7 @@ from model_world import table
 from models.data.dataset import DatasetSpec, build
 from models.data.labelling import WEIGHT, apply_labels, report_of
 from pipeline.commands import labels as labels_command
-from pipeline.config import Config
+from pipeline.config.tables import Config
 from pipeline.core.records import StreamKey
 from pipeline.edges.labels import LabelEvent, LabelFile, active, to_ns
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile

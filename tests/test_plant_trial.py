@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.studies.plant_trial import LIFE_S, SHIPPED, Run, delays, false_alarm_rate, run
 from models.episodes import Up
-from pipeline.config import AlarmConfig, Config, ModelConfig
+from pipeline.config.tables import AlarmConfig, Config, ModelConfig
 from sim.fleet import Plant, Snapshots
 from sim.recipe import DAY_S, Recipe, plant
 

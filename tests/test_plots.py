@@ -14,7 +14,7 @@ from models.evaluation.events import Fate
 from models.jobs.train import TrainRequest, train
 from models.metrics import ece, reliability
 from models.settings import TrainSettings
-from pipeline.config import Config
+from pipeline.config.tables import Config
 from pipeline.errors import ModelError
 
 QUICK = TrainSettings(epochs=4, hidden=6, members=1, folds=2)

@@ -17,7 +17,7 @@ from models.jobs.promotion import judge, promote, rollback
 from models.registry import Registry
 from pipeline.commands import promote as promote_command
 from pipeline.commands.reload import Running
-from pipeline.config import Config, DataConfig, ModelConfig
+from pipeline.config.tables import Config, DataConfig, ModelConfig
 from pipeline.errors import GateRefused
 from pipeline.service.models import RegistryWatch, load_serving
 

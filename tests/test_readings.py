@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import cli
-from pipeline.config import Config, DataConfig
+from pipeline.config.specs import stream_specs
+from pipeline.config.tables import Config, DataConfig
 from pipeline.core.codec import encode
 from pipeline.core.engine import Engine
 from pipeline.core.records import BearingOrders, Block, StreamKey
@@ -27,7 +28,6 @@ from pipeline.edges.recordings.recording import open_recording
 from pipeline.edges.store.journal import Commit
 from pipeline.errors import RecordingError
 from pipeline.service.compose import opened
-from pipeline.specs import stream_specs
 
 KEY = StreamKey("pump-01", "de")
 START_NS = 1_704_067_200_000_000_000

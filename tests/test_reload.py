@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.commands.reload import Running, different
-from pipeline.config import Config
-from pipeline.config_sources import load
+from pipeline.config.sources import load
+from pipeline.config.tables import Config
 from pipeline.core.records import StreamKey
 
 KEY = StreamKey("pump-01", "de")

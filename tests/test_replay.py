@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.cli import run
 from pipeline.commands.replay import _timed
-from pipeline.config_sources import load
+from pipeline.config.sources import load
 from pipeline.core.codec import decode, encode
 from pipeline.edges.broker import PrivateBroker
 from pipeline.edges.recordings.recording import open_recording, streams, write_recording

@@ -17,7 +17,7 @@ from harness.live import BLOCKS, TOPICS, Broker, send
 from harness.requests import LABEL, PUMP, UP, UP_ID, ask, asked, events
 from harness.streams import SPEC
 
-from pipeline.config import CommitConfig, Config, DataConfig, MqttConfig
+from pipeline.config.tables import CommitConfig, Config, DataConfig, MqttConfig
 from pipeline.core.alarm import AlarmState
 from pipeline.core.codec import encode
 from pipeline.core.engine import Step

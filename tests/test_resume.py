@@ -17,7 +17,7 @@ from models.training import folds as crossval
 from models.training.checkpoint import Checkpoints, Progress
 from models.training.loop import fit
 from models.training.objective import Example
-from pipeline.config import Config
+from pipeline.config.tables import Config
 from pipeline.errors import ModelError, ThrumcastError
 
 QUICK = TrainSettings(epochs=6, hidden=6, members=2, learning_rate=0.02, folds=3)

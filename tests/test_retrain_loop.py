@@ -16,7 +16,7 @@ from test_train import QUICK
 from models.jobs.train import TrainRequest, train
 from models.registry import Registry
 from pipeline.cli import group
-from pipeline.config import Config
+from pipeline.config.tables import Config
 from pipeline.core.records import FeatureRow, StreamKey
 from pipeline.drivers.results import iso
 from pipeline.edges.store.archive import Archive

@@ -17,7 +17,7 @@ from harness.live import BLOCKS, TOPICS
 from harness.wire import Wire
 
 from pipeline import cli
-from pipeline.config import CommitConfig, Config, DataConfig, MqttConfig
+from pipeline.config.tables import CommitConfig, Config, DataConfig, MqttConfig
 from pipeline.core.codec import encode
 from pipeline.edges.broker import PrivateBroker
 from pipeline.edges.mqtt import MqttConnection

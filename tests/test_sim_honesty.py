@@ -200,10 +200,10 @@ def test_raw_spectra_learned_at_one_speed_fail_at_another() -> None:
 
 
 def test_features_that_are_called_gain_free_survive_a_gain_change() -> None:
-    from pipeline.config import Config
+    from pipeline.config.specs import stream_specs
+    from pipeline.config.tables import Config
     from pipeline.core.engine import Engine
     from pipeline.core.records import Block, StreamKey
-    from pipeline.specs import stream_specs
 
     x = _run(2, "bearing_outer", 0.5, seconds=2.0)
     make = _make(2)

@@ -139,6 +139,6 @@ def test_a_training_plant_has_every_mode_gradual_and_constant() -> None:
 
 
 def test_the_modes_are_those_of_the_default_configuration() -> None:
-    from pipeline.config import ModesConfig
+    from pipeline.config.tables import ModesConfig
 
     assert ModesConfig().names == (HEALTHY, *FAULTS)

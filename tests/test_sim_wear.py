@@ -9,9 +9,9 @@ import pytest
 from scipy.signal import hilbert
 
 from pipeline.commands.sim_archive import _site
-from pipeline.config import Config
+from pipeline.config.specs import stream_specs
+from pipeline.config.tables import Config
 from pipeline.core.records import StreamKey
-from pipeline.specs import stream_specs
 from sim.components import Drive, friction, gears
 from sim.fleet import about
 from sim.life import Condition, Fault

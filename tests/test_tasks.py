@@ -27,7 +27,7 @@ from models.training.folds import of_member
 from models.training.loop import fit, predict
 from models.training.objective import Example, objective_of
 from models.training.values import fit_values, pooled, value_metrics, values_text
-from pipeline.config import Config
+from pipeline.config.tables import Config
 from pipeline.core.records import StreamKey
 from pipeline.edges.machines import MachinesFile
 from pipeline.errors import ConfigError, ModelError, ThrumcastError

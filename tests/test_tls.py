@@ -13,7 +13,7 @@ import pytest
 from harness.broker import Site, payloads, take
 
 from pipeline.commands.addresses import mqtt_settings
-from pipeline.config_sources import load
+from pipeline.config.sources import load
 from pipeline.edges.broker import PrivateBroker, is_available
 from pipeline.edges.mqtt import MqttPublisher
 from pipeline.errors import ConfigError, NotReachable

@@ -18,7 +18,7 @@ from models.registry import Registry
 from models.settings import TrainSettings
 from pipeline.commands import evaluate as evaluate_command
 from pipeline.commands import train as train_command
-from pipeline.config import Config
+from pipeline.config.tables import Config
 from pipeline.core.records import FeatureRow, StreamKey
 from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.journal import Commit, Journal

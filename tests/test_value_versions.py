@@ -17,7 +17,7 @@ from models.jobs.train_values import train_values
 from models.registry import Registry
 from models.settings import TrainSettings
 from pipeline.commands import train as train_command
-from pipeline.config import Config
+from pipeline.config.tables import Config
 from pipeline.core.records import StreamKey
 from pipeline.edges.machines import MachinesFile
 from pipeline.errors import ThrumcastError

@@ -31,11 +31,11 @@ from models import bundle, unknown
 from models.episodes import Fault, Up, false_alarms, fate_of
 from models.predictor import NumpyPredictor
 from pipeline.commands.sim_archive import steps_of
-from pipeline.config import AlarmConfig, Config, ModelConfig
+from pipeline.config.specs import stream_specs
+from pipeline.config.tables import AlarmConfig, Config, ModelConfig
 from pipeline.core.engine import Engine
 from pipeline.core.iso import floor
 from pipeline.core.records import StreamKey
-from pipeline.specs import stream_specs
 from sim import scenario
 from sim.fleet import POINT, Plant, Snapshots, about
 from sim.life import FAULTS, HEALTHY

@@ -25,7 +25,7 @@ from models.evaluation.scoring import run
 from models.jobs.train import TrainRequest, train
 from models.predictor import NumpyPredictor
 from models.registry import Registry
-from pipeline.config import Config
+from pipeline.config.tables import Config
 from pipeline.edges.store.read import read_features
 
 PRETRAINED = Path(__file__).with_name("pretrained")

@@ -39,7 +39,7 @@ from models.settings import TrainSettings
 from models.training.augment import Augmentation
 from models.training.folds import config_of, cross_validate, examples_of, fit_scaler
 from models.training.loop import epochs_for, fit, predict
-from pipeline.config import Config
+from pipeline.config.tables import Config
 from pipeline.core.alarm import HEALTHY
 
 RULE_DB = 10.0  # a line lower than this is none; lines are lower than the floor's own peaks below about 8 dB

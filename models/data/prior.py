@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from models.data.dataset import UNKNOWN, Dataset, DatasetSpec, build
 from models.settings import TrainSettings
-from pipeline.config import ModesConfig
+from pipeline.config.tables import ModesConfig
 
 PLACE = Path(__file__).with_name("simulated.parquet")
 CHANNEL = "x"  # the file has one channel; it stands in for any

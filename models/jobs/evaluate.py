@@ -37,7 +37,7 @@ from models.served import FLOOR_FEATURES, Zones, as_served, zones_of
 from models.settings import TrainSettings
 from models.spec import VALUE_TASKS
 from models.training.runlog import Pace
-from pipeline.config import Config
+from pipeline.config.tables import Config
 from pipeline.core.features.table import NAMES
 from pipeline.core.records import StreamKey
 from pipeline.errors import ThrumcastError

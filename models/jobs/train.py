@@ -47,8 +47,8 @@ from models.training.checkpoint import Checkpoints, fingerprint
 from models.training.folds import OutOfFold, leaky_validation
 from models.training.forecast_training import check_foreseeable
 from models.training.runlog import Pace, RunLog
-from pipeline import specs
-from pipeline.config import Config
+from pipeline.config import specs
+from pipeline.config.tables import Config
 from pipeline.core.alarm import AlarmSpec
 from pipeline.edges.store.snapshot import SNAPSHOTS_NAME
 from pipeline.errors import ThrumcastError

@@ -21,7 +21,7 @@ from models.spec import ModelSpec
 from models.training.runlog import Pace, RunLog
 from models.training.values import ValueModel, fit_values, values_text
 from models.value_trial import HeldOutValues, ValueData, held_out_values, value_data
-from pipeline.config import Config
+from pipeline.config.tables import Config
 
 _CARD = """# Model card {{version}}
 

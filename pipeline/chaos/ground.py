@@ -15,14 +15,14 @@ from typing import Any
 from pipeline.chaos.audit import Audit, Expected, audit, stored_windows, uninterrupted
 from pipeline.chaos.plant import Plant
 from pipeline.chaos.process import ROOT, Service
-from pipeline.config_sources import load
+from pipeline.config.sources import load
+from pipeline.config.specs import feature_spec, stream_specs
 from pipeline.core.engine import Engine, rehearse
 from pipeline.core.records import Block
 from pipeline.edges.broker import PrivateBroker
 from pipeline.edges.mqtt import MqttPublisher, MqttSettings
 from pipeline.edges.store.database import view_journal
 from pipeline.edges.store.read import read_kind
-from pipeline.specs import feature_spec, stream_specs
 
 RATE_PER_S = 400.0  # messages; five times the load of eight machines, so that five minutes hold what half an hour does
 # As deploy/mosquitto.conf has it; a private broker else writes its whole queue out every second, and it may be long.

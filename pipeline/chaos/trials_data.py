@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.chaos.ground import RATE_PER_S, Ground, Outcome
 from pipeline.chaos.plant import RATE_HZ, SAMPLES, Plant, topic_of
 from pipeline.chaos.rubbish import is_refused, rubbish
-from pipeline.config import ArchiveConfig
+from pipeline.config.tables import ArchiveConfig
 from pipeline.core.codec import encode
 
 MOST_MEMORY_MB = 800  # of a service in a storm of rubbish; it has 200 in peace, and had 5,500 without its limits

@@ -11,7 +11,7 @@ import click
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
+    from pipeline.config.tables import Config
     from pipeline.edges.mqtt import MqttSettings
 
 broker_option = click.option(

@@ -11,7 +11,7 @@ import click
 from pipeline.commands.common import Console, with_console
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
+    from pipeline.config.tables import Config
     from pipeline.drivers.parity import Parity
     from pipeline.edges.store.check import Stock
 
@@ -87,12 +87,12 @@ def _parity(config: Config) -> Parity:
     Raises:
         ArchiveError: there is nothing to compare.
     """
+    from pipeline.config.specs import stream_specs
     from pipeline.drivers.parity import compare
     from pipeline.edges.machines import MACHINES_NAME, MachinesFile
     from pipeline.edges.recordings.readings import READINGS_NAME, find_readings, read_readings
     from pipeline.edges.store.read import read_features
     from pipeline.errors import ArchiveError
-    from pipeline.specs import stream_specs
 
     paths = find_readings(config.data.path / READINGS_NAME)
     if not paths:

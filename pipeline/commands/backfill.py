@@ -40,11 +40,11 @@ def command(
     if workers != 1:
         prepare()  # before this process loads what it needs itself
 
+    from pipeline.config.specs import feature_spec
     from pipeline.drivers.backfill import Done, Job, backfill
     from pipeline.edges.recordings.recording import find_recordings, parse_channels
     from pipeline.errors import RecordingError
     from pipeline.service.compose import MakeWorker, channels_of, folder, model, opened
-    from pipeline.specs import feature_spec
 
     config = console.config(**{"data.dir": data_dir})
     channel_map = parse_channels(channels) if channels else None

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
-    from pipeline.config_sources import Resolved
+    from pipeline.config.sources import Resolved
+    from pipeline.config.tables import Config
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -62,7 +62,7 @@ class Console:
 
     def resolve(self, flags: Mapping[str, object]) -> Resolved:
         """The configuration together with where each value comes from."""
-        from pipeline.config_sources import load
+        from pipeline.config.sources import load
 
         return load(self.config_file, {key: value for key, value in flags.items() if value is not None})
 

@@ -11,7 +11,7 @@ from pipeline.commands.common import Console, with_console
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline.config_sources import Resolved, Setting
+    from pipeline.config.sources import Resolved, Setting
 
 MASK = "********"
 
@@ -36,7 +36,7 @@ def _with_settings(function: Callable[..., None]) -> Callable[..., None]:
 @with_console
 def show(console: Console, assignments: tuple[str, ...]) -> None:
     """Print every value and where it comes from: default, file, env or flag. Secrets are masked."""
-    from pipeline.config_keys import dotted
+    from pipeline.config.keys import dotted
 
     resolved = console.resolve(_flags(assignments))
     rows = {dotted(path): setting for path, setting in resolved.settings.items()}
@@ -73,7 +73,7 @@ def _flags(assignments: tuple[str, ...]) -> dict[str, str]:
 
 
 def _password(resolved: Resolved) -> Setting:
-    from pipeline.config_sources import Setting
+    from pipeline.config.sources import Setting
 
     path = resolved.config.mqtt.password_path()
     return Setting("", "default") if path is None else Setting(MASK, "file", str(path))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from subprocess import Popen
 
     from pipeline.commands.board import Board
-    from pipeline.config import Config
+    from pipeline.config.tables import Config
 
 MARKER = "written by thrumcast demo.txt"  # a folder without it is somebody's, and is left alone
 PRETRAINED = "models/pretrained"
@@ -127,7 +127,7 @@ def _install_model(config: Config) -> str:
     """Put the model that comes with the package into the demo's registry; says what it did."""
     from models import bundle
     from models.registry import Registry
-    from pipeline.specs import feature_spec
+    from pipeline.config.specs import feature_spec
 
     shipped = bundle.load(Path(__file__).resolve().parents[2] / PRETRAINED)
     shipped.check_fits(feature_spec(config).schema)

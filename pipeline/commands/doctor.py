@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pipeline.commands.doctor_broker import Heard
     from pipeline.commands.doctor_report import Finding
     from pipeline.commands.status_ask import Found
-    from pipeline.config import Config
+    from pipeline.config.tables import Config
     from pipeline.edges.mqtt.probe import Delivery
 
 COMMIT_FSYNCS = 2  # of SQLite's write-ahead log, and now and then its checkpoint
@@ -86,9 +86,9 @@ def promises(
     from dataclasses import asdict
     from statistics import median
 
+    from pipeline.commands.doctor_guarantee import Site, guarantee
     from pipeline.commands.doctor_report import Finding, duration
     from pipeline.core.order import REMEMBERED_SESSIONS
-    from pipeline.guarantee import Site, guarantee
 
     site = Site(
         receive_maximum=config.mqtt.receive_maximum,

@@ -17,7 +17,7 @@ from pipeline.edges.mqtt.probe import BrokerFeatures, Delivery, delivery, featur
 from pipeline.errors import DecodeError
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
+    from pipeline.config.tables import Config
     from pipeline.edges.mqtt import MqttSettings
     from pipeline.edges.ports import Message
 

@@ -16,7 +16,7 @@ from pipeline.edges.store.database import JOURNAL_NAME, view_journal
 from pipeline.errors import NotReachable, ThrumcastError
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
+    from pipeline.config.tables import Config
 
 SLOW_FSYNC_S = 0.2
 LOW_BYTES = 2 * 2**30

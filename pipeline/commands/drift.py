@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from models.drift import Shift
-    from pipeline.config import Config
+    from pipeline.config.tables import Config
 
 SHOWN = 12
 

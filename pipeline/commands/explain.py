@@ -52,13 +52,13 @@ def command(
     from models.explain import explain
     from models.predictor import NumpyPredictor
     from models.registry import CHAMPION, Registry
+    from pipeline.config.specs import stream_specs
     from pipeline.core.engine import Engine, inputs
     from pipeline.core.features.table import NAMES
     from pipeline.edges.archive_rows import rows_of
     from pipeline.edges.machines import MACHINES_NAME, MachinesFile
     from pipeline.edges.store.read import read_features, read_predictions
     from pipeline.service.label_rows import instead
-    from pipeline.specs import stream_specs
 
     path = config.data.path
     streams = rows_of(read_features(path, machines=[machine]), NAMES)

@@ -12,7 +12,7 @@ from pipeline.errors import RecordingError, ThrumcastError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.config import Config
+    from pipeline.config.tables import Config
     from pipeline.core.records import BearingOrders, Float32
     from pipeline.core.views import Cursor
     from pipeline.edges.recordings.recording import RecordedStream
@@ -198,6 +198,7 @@ def _mark(axes: Any, cursors: Sequence[Cursor]) -> None:
 
 def _evidence(shown: Piece, config: Config) -> list[str]:
     """What the features of this piece say, in words."""
+    from pipeline.config.specs import feature_spec
     from pipeline.core import stream
     from pipeline.core.evidence import evidence
     from pipeline.core.lengths import previous_fast_length
@@ -205,7 +206,6 @@ def _evidence(shown: Piece, config: Config) -> list[str]:
     from pipeline.core.records import Block, FeatureRow, StreamKey
     from pipeline.core.state import StreamSpec
     from pipeline.core.window import WindowSpec
-    from pipeline.specs import feature_spec
 
     length = previous_fast_length(len(shown.samples))
     length_s = length / shown.rate_hz

@@ -13,7 +13,7 @@ from pipeline.commands.common import Console, with_console
 from pipeline.errors import ThrumcastError
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
+    from pipeline.config.tables import Config
     from pipeline.edges.labels import LabelEvent
 
 _DATA: Callable[[Any], Any] = click.option(

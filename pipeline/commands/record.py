@@ -36,6 +36,7 @@ def command(
     from dataclasses import replace
 
     from pipeline.commands.addresses import mqtt_settings
+    from pipeline.config.specs import stream_specs
     from pipeline.core import order
     from pipeline.core.records import StreamKey
     from pipeline.drivers.admission import Admission
@@ -43,7 +44,6 @@ def command(
     from pipeline.edges.mqtt import MqttConnection, TopicTemplate
     from pipeline.edges.recordings.readings import READINGS_NAME, ReadingsWriter
     from pipeline.service.compose import folder
-    from pipeline.specs import stream_specs
 
     config = console.config(**{"data.dir": data_dir}, **broker_flags(broker))
     topics = TopicTemplate(config.mqtt.readings_topic)

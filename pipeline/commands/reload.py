@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from pipeline.config_keys import dotted, leaves
+from pipeline.config.keys import dotted, leaves
+from pipeline.config.specs import stream_specs
 from pipeline.errors import ConfigError
-from pipeline.specs import stream_specs
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
+    from pipeline.config.tables import Config
     from pipeline.config_machines import PointTable
     from pipeline.core.records import StreamKey
     from pipeline.core.state import StreamSpec

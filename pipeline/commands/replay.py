@@ -13,7 +13,7 @@ from pipeline.commands.common import Console, with_console
 from pipeline.commands.inputs import troubles
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
+    from pipeline.config.tables import Config
     from pipeline.core.records import Block
     from pipeline.edges.recordings.recording import RecordedStream
 
@@ -122,9 +122,9 @@ def command(
 
 def _longest_s(config: Config, stream: RecordedStream) -> float:
     """Seconds of the longest block that the service takes, by windows and by bytes."""
+    from pipeline.config.specs import stream_specs
     from pipeline.core.limits import LEAST_SAMPLES, is_too_slow, longest_block_s
     from pipeline.errors import RecordingError
-    from pipeline.specs import stream_specs
 
     window, rate_hz = stream_specs(config, {})(stream.key).window, stream.recording.rate_hz
     if is_too_slow(window, rate_hz):

@@ -15,7 +15,7 @@ from pipeline.commands.memory import frugal
 if TYPE_CHECKING:
     from threading import Event
 
-    from pipeline.config import Config
+    from pipeline.config.tables import Config
 
 STOP_WITHIN_S = 9.0
 

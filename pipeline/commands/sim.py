@@ -16,7 +16,7 @@ from pipeline.commands.sim_scenario import asked, plant_of, scenario_of
 from pipeline.errors import ThrumcastError
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
+    from pipeline.config.tables import Config
     from sim.fleet import Plant
     from sim.scenario import Scenario
 

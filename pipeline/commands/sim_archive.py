@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 
-from pipeline.config import Config
+from pipeline.config.specs import stream_specs
+from pipeline.config.tables import Config
 from pipeline.core.engine import Engine, Step
 from pipeline.core.records import Block, FeatureRow, StreamKey
 from pipeline.core.state import StreamState
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile, recording_facts
 from pipeline.edges.store.journal import Commit
 from pipeline.service.compose import opened
-from pipeline.specs import stream_specs
 from sim.fleet import Plant, about
 from sim.machine import UNIT, Machine
 from sim.recipe import CURRICULUM

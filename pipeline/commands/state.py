@@ -30,10 +30,10 @@ def show(console: Console, machine: str | None, point: str | None, data_dir: Pat
     Reads beside a running service; what is shown is what its last commit made true.
     """
     from pipeline.commands.tables import table
+    from pipeline.config.specs import stream_specs
     from pipeline.core.state import from_bytes
     from pipeline.edges.machines import MACHINES_NAME, MachinesFile
     from pipeline.edges.store.database import view_states
-    from pipeline.specs import stream_specs
 
     config = console.config(**{"data.dir": data_dir and str(data_dir)})
     spec_of = stream_specs(config, MachinesFile(config.data.path / MACHINES_NAME).load())

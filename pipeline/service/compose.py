@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.config.specs import feature_spec, stream_specs
 from pipeline.core.engine import Engine
 from pipeline.core.features.table import FEATURES
 from pipeline.core.iso import floor
@@ -18,11 +19,10 @@ from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.journal import Journal
 from pipeline.edges.store.schema import FeatureSchema
-from pipeline.specs import feature_spec, stream_specs
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
-    from pipeline.config import Config
+    from pipeline.config.tables import Config
     from pipeline.core.records import StreamKey
     from pipeline.core.state import StreamSpec
     from pipeline.drivers.backfill import Worker

@@ -22,7 +22,7 @@ from pipeline.errors import ThrumcastError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from pipeline.config import Config
+    from pipeline.config.tables import Config
 
 FIELDS = tuple(field.name for field in dataclasses.fields(LabelEvent))
 REQUIRED = ("machine", "start", "end")

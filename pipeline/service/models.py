@@ -17,7 +17,7 @@ from pipeline.errors import ThrumcastError
 from pipeline.service.compose import model, serving
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
+    from pipeline.config.tables import Config
 
 log = logging.getLogger("thrumcast.serving")
 

@@ -22,7 +22,7 @@ from pipeline.service.streams import StreamGauges
 from pipeline.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
+    from pipeline.config.tables import Config
     from pipeline.drivers.live import Live
     from pipeline.edges.mqtt import MqttConnection
 

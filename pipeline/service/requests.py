@@ -33,7 +33,7 @@ from pipeline.errors import ArchiveError, ThrumcastError
 from pipeline.service.label_rows import SYNONYMS, never_seen, new_label
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
+    from pipeline.config.tables import Config
 
 NAMES = ("ack", "label", "reload")
 UNKNOWN = "unknown"  # in the place of any other name

@@ -32,7 +32,7 @@ from pipeline.service.models import RegistryWatch, load_serving, reader
 from pipeline.service.requests import Requests
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
+    from pipeline.config.tables import Config
     from pipeline.core.records import Predictor
     from pipeline.core.state import StreamSpec
     from pipeline.edges.store.journal import Journal

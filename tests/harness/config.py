@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.config_sources import Resolved, load
+from pipeline.config.sources import Resolved, load
 
 
 def written(text: str) -> Path:

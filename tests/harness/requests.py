@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from harness.live import BLOCKS, TOPICS, Broker, send, service, stop_when_idle
-from pipeline.config import Config, DataConfig, MqttConfig
+from pipeline.config.tables import Config, DataConfig, MqttConfig
 from pipeline.core.alarm import AlarmState, Episode, episode_id
 from pipeline.core.records import StreamKey, changed
 from pipeline.drivers.intake import Intake

@@ -20,8 +20,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import msgspec
 
-from pipeline.config import Config
-from pipeline.config_keys import (
+from pipeline.config.keys import (
     KeyPath,
     check_id,
     dotted,
@@ -33,8 +32,9 @@ from pipeline.config_keys import (
     table_of,
     unknown_key,
 )
+from pipeline.config.rules import check
+from pipeline.config.tables import Config
 from pipeline.config_machines import Table
-from pipeline.config_rules import check
 from pipeline.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "THRUMCAST_"

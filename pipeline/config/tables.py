@@ -1,7 +1,7 @@
 """The configuration: what config.toml may say, as frozen structs with their defaults and ranges.
 
 Every default stands here and nowhere else; config.toml in the repository repeats them for reading, and a test
-compares the two. `pipeline.config_sources.load` reads flags, environment and file into a `Config`.
+compares the two. `pipeline.config.sources.load` reads flags, environment and file into a `Config`.
 """
 
 from __future__ import annotations

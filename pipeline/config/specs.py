@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-from pipeline.config import Config
+from pipeline.config.tables import Config
 from pipeline.core.alarm import AlarmSpec
 from pipeline.core.features import FeatureSpec
 from pipeline.core.order import OrderSpec

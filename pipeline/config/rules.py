@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from pipeline.config import Config
-from pipeline.config_keys import KeyPath, dotted
+from pipeline.config.keys import KeyPath, dotted
+from pipeline.config.tables import Config
 from pipeline.config_machines import BearingConfig, PointTable
 from pipeline.core.bearings import find
 from pipeline.core.records import is_id
