@@ -31,8 +31,8 @@ from pipeline.config_machines import MachineTable, WindowConfig
 from pipeline.core.alarm import HEALTHY, OTHER, AlarmSpec, AlarmState, judge
 from pipeline.core.engine import inputs
 from pipeline.core.features.table import COLUMN, NAMES
-from pipeline.core.iso import floor
 from pipeline.core.records import FeatureRow
+from pipeline.core.severity import floor
 from pipeline.drivers.backfill import Job, backfill
 from pipeline.edges.archive_rows import rows_of
 from pipeline.edges.recordings.recording import find_recordings, open_recording, parse_channels

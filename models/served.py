@@ -14,8 +14,8 @@ from dataclasses import replace
 from models.bundle import Bundle
 from models.evaluation.events import Track
 from models.unknown import detector
-from pipeline.core.iso import Limits, floor
 from pipeline.core.records import FeatureRow, StreamKey
+from pipeline.core.severity import Limits, floor
 
 FLOOR_FEATURES = ("velocity_rms", "rel_rms")  # that zones come from
 

@@ -8,8 +8,8 @@ import msgspec
 from msgspec import Meta
 
 from pipeline.core.bearings import find, orders_from_geometry
-from pipeline.core.iso import Limits, Support, limits_of_class
 from pipeline.core.records import BearingOrders
+from pipeline.core.severity import Limits, Support, limits_of_class
 
 Positive = Annotated[float, Meta(gt=0)]
 WindowSeconds = Annotated[float, Meta(gt=0, le=86_400)]

@@ -17,7 +17,7 @@ from pipeline.config.keys import dotted, known_keys
 from pipeline.config.sources import load
 from pipeline.config.tables import Config
 from pipeline.config_machines import BearingConfig
-from pipeline.core.iso import Limits
+from pipeline.core.severity import Limits
 from pipeline.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,8 +15,8 @@ from pipeline.config.specs import stream_specs
 from pipeline.config.tables import ModesConfig
 from pipeline.config_machines import BearingConfig
 from pipeline.core.bearings import find
-from pipeline.core.iso import Limits, limits_of_class
 from pipeline.core.records import StreamKey
+from pipeline.core.severity import Limits, limits_of_class
 from pipeline.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("no_configuration")

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core import iso
+from pipeline.core import severity as iso
 from pipeline.core.alarm import AlarmSpec, AlarmState, judge
 from pipeline.core.features.table import COLUMN, NAMES
-from pipeline.core.iso import Limits, assess, limits_of_class
 from pipeline.core.records import FeatureRow, StreamKey
+from pipeline.core.severity import Limits, assess, limits_of_class
 
 CLASSES = [(group, support) for group in (1, 2) for support in ("rigid", "flexible")]
 RATE_HZ = 12_000.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy.fft import next_fast_len, prev_fast_len
 
-from pipeline.core.lengths import next_fast_length, previous_fast_length
+from pipeline.core.features.lengths import next_fast_length, previous_fast_length
 
 
 @pytest.mark.parametrize("n", [*range(1, 400), 1023, 12_000, 12_345, 48_001, 65_537, 1_000_003])

@@ -9,9 +9,9 @@ import pytest
 
 from pipeline.core.engine import Step
 from pipeline.core.features.table import COLUMN, NAMES
-from pipeline.core.iso import Limits, limits_of_class
 from pipeline.core.quality import Quality
 from pipeline.core.records import FeatureRow, Prediction, StreamKey, changed
+from pipeline.core.severity import Limits, limits_of_class
 from pipeline.drivers.results import STALE_AFTER_S, STATE_EVERY_S, Results
 
 KEY = StreamKey("pump-01", "de")

@@ -34,8 +34,8 @@ from pipeline.commands.sim_archive import steps_of
 from pipeline.config.specs import stream_specs
 from pipeline.config.tables import AlarmConfig, Config, ModelConfig
 from pipeline.core.engine import Engine
-from pipeline.core.iso import floor
 from pipeline.core.records import StreamKey
+from pipeline.core.severity import floor
 from sim import scenario
 from sim.fleet import POINT, Plant, Snapshots, about
 from sim.life import FAULTS, HEALTHY

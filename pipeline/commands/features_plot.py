@@ -201,7 +201,7 @@ def _evidence(shown: Piece, config: Config) -> list[str]:
     from pipeline.config.specs import feature_spec
     from pipeline.core import stream
     from pipeline.core.evidence import evidence
-    from pipeline.core.lengths import previous_fast_length
+    from pipeline.core.features.lengths import previous_fast_length
     from pipeline.core.quality import Quality
     from pipeline.core.records import Block, FeatureRow, StreamKey
     from pipeline.core.state import StreamSpec

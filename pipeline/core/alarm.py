@@ -10,7 +10,7 @@ cooldown belongs to (stream, mode), never to an id, which would make it void.
 
 Two thresholds and two waits, in seconds of event time and not in windows, because overlapping windows are not
 independent and because a float's last bit must not decide. Windows that were not judged, or that look like nothing
-the model knows, change nothing. `zone` (A to D, None = not assessable, see `pipeline.core.iso.floor`) is a floor under
+the model knows, change nothing. `zone` (A to D, None = not assessable, see `pipeline.core.severity.floor`) is a floor under
 the severity: zone C is at least a warning, and zone D that lasts is an alarm of mode `other` whatever the network says.
 """
 

@@ -17,9 +17,9 @@ import numpy as np
 from pipeline.core.alarm import AlarmSpec, AlarmState
 from pipeline.core.features import FeatureSpec
 from pipeline.core.features.baseline import Baseline
-from pipeline.core.iso import Limits
 from pipeline.core.order import OrderSpec, OrderState
 from pipeline.core.records import BearingOrders, Float32
+from pipeline.core.severity import Limits
 from pipeline.core.window import WindowSpec, WindowState
 from pipeline.errors import ArchiveError, ConfigError
 

@@ -20,7 +20,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from pipeline.core.lengths import next_fast_length
+from pipeline.core.features.lengths import next_fast_length
 from pipeline.core.records import BearingOrders, Block, Float32, Window
 
 DRIFT_NS = 1_000_000  # block times may wander this far from the count before a mark follows them

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from pipeline.config.specs import feature_spec, stream_specs
 from pipeline.core.engine import Engine
 from pipeline.core.features.table import FEATURES
-from pipeline.core.iso import floor
 from pipeline.core.quality import Quality
+from pipeline.core.severity import floor
 from pipeline.drivers.admission import Channels
 from pipeline.drivers.serving import Extra, Serving
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile

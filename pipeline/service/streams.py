@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pipeline.core.engine import Step
-from pipeline.core.iso import velocity_rms_mm_s
 from pipeline.core.records import FeatureRow, Prediction, Predictor, StreamKey
+from pipeline.core.severity import velocity_rms_mm_s
 from pipeline.drivers.intake import Batch
 from pipeline.telemetry import MAX_LABELS, Telemetry
 

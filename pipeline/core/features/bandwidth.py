@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from pipeline.core.features.compiled import entry, kernel
 from pipeline.core.features.lanes import LANES, load, splat, store, sums
+from pipeline.core.features.lengths import previous_fast_length
 from pipeline.core.features.spectrum import RATE_PER_BANDWIDTH
 from pipeline.core.features.time_domain import samples_at
-from pipeline.core.lengths import previous_fast_length
 from pipeline.core.records import Float32
 
 STOP_BAND_DB = 60.0

@@ -19,8 +19,8 @@ from pipeline.core.features.compiled import kernel
 from pipeline.core.features.fft import FftPlan, fft, fft_plan
 from pipeline.core.features.lane_math import exp2
 from pipeline.core.features.lanes import LANES, load, splat, store
+from pipeline.core.features.lengths import next_fast_length
 from pipeline.core.features.spectrum import BLOCK, RATE_PER_BANDWIDTH, Spectra, SpectrumPlan, log_sums, unpack
-from pipeline.core.lengths import next_fast_length
 from pipeline.core.records import Float32
 
 LEAST_BINS = 16  # of the band
