@@ -10,11 +10,10 @@ import numpy as np
 from benchmarks.measure import Effort, interleaved
 from benchmarks.report import Row, Section, number_text
 from benchmarks.vibration import CHANNELS
-from models.bundle import Bundle
+from models.bundle import Bundle, ModelSpec
 from models.predictor import NumpyPredictor
 from models.scaling import Scaler
 from models.settings import TrainSettings
-from models.spec import ModelSpec
 from pipeline.config.specs import feature_spec
 from pipeline.config.tables import Config
 from pipeline.core.features.table import FEATURES

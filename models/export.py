@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import Bundle
+from models.bundle import VALUE_TASKS, Bundle
 from models.cells import CELLS, DIRECT
 from models.predictor import NumpyPredictor, ValuePredictor
 from models.scaling import CLIP
-from models.spec import VALUE_TASKS
 from pipeline.errors import ModelError, ThrumcastError
 
 OPSET = 17

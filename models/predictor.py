@@ -11,9 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import Bundle
+from models.bundle import CLASS_TASKS, VALUE_TASKS, Bundle, ModelSpec
 from models.cells import Recurrence, softmax
-from models.spec import CLASS_TASKS, VALUE_TASKS, ModelSpec
 from pipeline.errors import ModelError
 
 Float32 = NDArray[np.float32]

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
+from models.bundle import TASKS
 from models.cells import CELLS
 from models.scaling import KINDS
-from models.spec import TASKS
 from pipeline.errors import ConfigError
 
 BALANCES = ("none", "sqrt", "full", "logit")
@@ -23,7 +23,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 class TrainSettings:
     """All choices of a training; stored with the version, so that `evaluate` can train the same way again."""
 
-    task: str = "window"  # window, sequence, next, life: see models/spec.py
+    task: str = "window"  # window, sequence, next, life: see models/bundle.py
     targets: str = ""  # next: features or columns to foretell, with commas; "" = the inputs
     aim: str = "auto"  # new, known: machines; auto = what the held-out side prefers, see aim.py
     inputs: str = "gain_free"  # gain_free, all, or names with commas

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from models.bundle import Bundle
+from models.bundle import Bundle, ModelSpec
 from models.data.dataset import WindowSequence
 from models.scaling import Scaler
-from models.spec import ModelSpec
 from pipeline.core.records import FeatureRow, StreamKey
 from pipeline.edges.archive_tables import FeatureSchema
 from pipeline.edges.machines import MachinesFile

@@ -15,7 +15,7 @@ from model_world import bundle, sequence, table
 from models.data.dataset import DatasetSpec, build
 from models.evaluation.alarm_replay import archived_tracks, settings_of, trade_off, trade_off_text
 from models.evaluation.events import Track, event_metrics
-from models.served import as_served, zones_of
+from models.evaluation.scoring import as_served, zones_of
 from pipeline.core.alarm import AlarmSpec
 from pipeline.core.features.table import COLUMN, NAMES
 from pipeline.core.records import FeatureRow
@@ -128,7 +128,7 @@ def test_zones_and_the_detector_are_asked_of_every_archived_window(monkeypatch: 
         FeatureRow(windows.key, 1, n, start, end, 12e3, None, 1.0, 0, "healthy", ("x",), values[n], "s")
         for n, (start, end) in enumerate(zip(windows.start_ns.tolist(), windows.end_ns.tolist(), strict=True))
     ]
-    monkeypatch.setattr("models.served.detector", lambda _: lambda x, p: p[:, 0] > 0.5)
+    monkeypatch.setattr("models.evaluation.scoring.detector", lambda _: lambda x, p: p[:, 0] > 0.5)
     said = Track(windows, np.array([[0.9, 0.1], [0.2, 0.8]] * 15))
     (found,) = as_served([said], bundle(np.random.default_rng(0)), zones_of({windows.key: rows}, lambda _: None))
     assert found.zone == ["A"] * 20 + ["D"] * 10

@@ -13,8 +13,8 @@ from harness.live import TOPICS, Broker, send, stop_when_idle
 from model_world import bundle
 
 from models import unknown
+from models.bundle import ModelSpec
 from models.registry import Registry
-from models.spec import ModelSpec
 from pipeline.cli import group
 from pipeline.config.specs import feature_spec, stream_specs
 from pipeline.config.tables import Config, DataConfig, ModelConfig

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from model_world import sequence
 
-from models.bundle import Bundle
+from models.bundle import Bundle, ModelSpec
 from models.evaluation.diagnosis import Diagnosis, diagnose
 from models.evaluation.diagnosis import evidence as evidence_of
 from models.network import NetworkConfig
 from models.scaling import Scaler
 from models.settings import TrainSettings
-from models.spec import ModelSpec
 from models.training.loop import fit
 from models.training.objective import Example
 

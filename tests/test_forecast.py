@@ -12,12 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_world import bundle, sequence
 
-from models.bundle import load
+from models.bundle import ModelSpec, check_weights, decoder_shapes, load
 from models.data.dataset import UNKNOWN
 from models.forecast import Forecaster
 from models.network import NetworkConfig
 from models.settings import TrainSettings
-from models.spec import ModelSpec, check_weights, decoder_shapes
 from models.training.forecast_training import (
     MASKED,
     Decoder,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.studies.plant_trial import LIFE_S, SHIPPED, Run, delays, false_alarm_rate, run
-from models.episodes import Up
+from models.evaluation.events import Up
 from pipeline.config.tables import AlarmConfig, Config, ModelConfig
 from sim.fleet import Plant, Snapshots
 from sim.recipe import DAY_S, Recipe, plant

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.quantities import ALIKE, Quantities
+from models.unknown import ALIKE, Quantities
 from pipeline.core.features.table import NAMES
 
 INPUTS = ("x.ord_4", "x.ord_5", "x.mains_hum", "y.ord_4", "y.ord_5", "y.mains_hum")

@@ -10,10 +10,9 @@ import torch
 from model_world import archive_of_plant, sequence
 
 from models.cells import CELLS
-from models.data.dataset import UNKNOWN, Dataset
+from models.data.dataset import UNKNOWN, DataFacts, Dataset
 from models.data.splits import leaky_split, make_split
 from models.data.tasks import Targets, ValueSequence, one_mode_per_sequence, remaining_life
-from models.facts import DataFacts
 from models.jobs.evaluate import EvaluateRequest, evaluate
 from models.jobs.train import TrainRequest, train
 from models.jobs.train_values import train_values

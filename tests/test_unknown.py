@@ -10,12 +10,11 @@ import pytest
 from model_world import bundle, sequence
 
 from models import unknown
-from models.data.dataset import Dataset
+from models.data.dataset import DataFacts, Dataset
 from models.data.splits import make_split
-from models.facts import DataFacts
-from models.quantities import Quantities
-from models.reference import reference_document
+from models.jobs.registering import reference_document
 from models.scaling import Scaler
+from models.unknown import Quantities
 
 
 def plant(rng: np.random.Generator, apart: float) -> Dataset:

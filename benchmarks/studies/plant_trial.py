@@ -28,7 +28,7 @@ import msgspec
 import numpy as np
 
 from models import bundle, unknown
-from models.episodes import Fault, Up, false_alarms, fate_of
+from models.evaluation.events import Fault, Up, false_alarms, fate_of
 from models.predictor import NumpyPredictor
 from pipeline.commands.sim_archive import steps_of
 from pipeline.config.specs import stream_specs

@@ -30,14 +30,13 @@ from models.data.dataset import UNKNOWN, Dataset, WindowSequence, read_machines
 from models.data.splits import group_of, make_split
 from models.evaluation.events import Track, fault_fates
 from models.evaluation.scoring import score
-from models.finalfit import final_fit
 from models.jobs.train import alarm_spec
 from models.metrics import macro_auroc, softmax
 from models.network import RecurrentNetwork
 from models.scaling import Scaler
 from models.settings import TrainSettings
 from models.training.augment import Augmentation
-from models.training.folds import config_of, cross_validate, examples_of, fit_scaler
+from models.training.folds import config_of, cross_validate, examples_of, final_fit, fit_scaler
 from models.training.loop import epochs_for, fit, predict
 from pipeline.config.tables import Config
 from pipeline.core.alarm import HEALTHY

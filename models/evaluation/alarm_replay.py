@@ -1,7 +1,7 @@
 """Archived probabilities under other alarm settings: what fewer false alarms cost in delay.
 
 Prediction rows keep the raw probabilities of every window, so an alarm setting can be tried on what the service has
-really said, without a network; `unknown` and zones are added as models/served.py says. Windows that the service did not
+really said, without a network; `unknown` and zones are added as models/evaluation/scoring.py says. Windows that the service did not
 judge for alarms (its memory was warming up) raise none, as then, and count for delays as they do in `evaluate`. Windows
 of which this version said nothing are left out: what begins in them begins at the first one of which it did. Every
 setting is run over the same windows; the first one is the present configuration.

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.bundle import Bundle
+from models.bundle import VALUE_TASKS, Bundle
 from models.predictor import NumpyPredictor, ValuePredictor
-from models.spec import VALUE_TASKS
 
 STEPS = 30
 BATCH = 64

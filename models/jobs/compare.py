@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from models.bundle import VALUE_TASKS, ModelSpec
 from models.cells import CELLS, Recurrence
 from models.data.dataset import Dataset, read_machines
 from models.evaluation.report import table
@@ -18,10 +19,9 @@ from models.jobs.train import DEFAULT_SPLIT, Say, TrainRequest, alarm_spec, aske
 from models.jobs.train_values import asked_data as value_request
 from models.scaling import Scaler
 from models.settings import TrainSettings
-from models.spec import VALUE_TASKS, ModelSpec
 from models.training.aim import as_asked
 from models.training.folds import cross_validate
-from models.value_trial import held_out_values
+from models.training.values import held_out_values
 from pipeline.errors import ConfigError, ThrumcastError
 
 STEP_ROWS = 64  # streams stepped together when a step is timed

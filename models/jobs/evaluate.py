@@ -1,7 +1,7 @@
 """Composition of an evaluation: which predictions are scored, and what is said beside the numbers.
 
     --split none    the version as it is, over everything in the directory, with `unknown` and zones under the alarms
-                    as in service (models/served.py); warns of machines it was trained on
+                    as in service (models/evaluation/scoring.py); warns of machines it was trained on
     --split FIELD   its settings and schedule, trained again per fold: held-out predictions only. On the archive
                     and with the split that it was made from these are the numbers that `train` has printed. Alarms are
                     those of the network alone: no fold has a detector of its own
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.bundle import Bundle
+from models.bundle import VALUE_TASKS, Bundle
 from models.data.dataset import Dataset, build, check_trainable, read, read_machines
 from models.data.prior import with_simulated
 from models.data.splits import make_split
@@ -28,14 +28,12 @@ from models.evaluation import report
 from models.evaluation.alarm_replay import archived_tracks, settings_of, trade_off, trade_off_text
 from models.evaluation.diagnosis import diagnose, evidence
 from models.evaluation.events import Track
-from models.evaluation.scoring import run, score, train_data, trained_on
+from models.evaluation.scoring import FLOOR_FEATURES, Zones, as_served, run, score, train_data, trained_on, zones_of
 from models.jobs.evaluate_values import evaluate_values
 from models.jobs.train import DEFAULT_SPLIT, alarm_spec, dataset_spec
 from models.predictor import NumpyPredictor
 from models.registry import CHAMPION, Registry
-from models.served import FLOOR_FEATURES, Zones, as_served, zones_of
 from models.settings import TrainSettings
-from models.spec import VALUE_TASKS
 from models.training.runlog import Pace
 from pipeline.config.tables import Config
 from pipeline.core.features.table import NAMES

@@ -15,8 +15,15 @@ from models.data.dataset import DatasetSpec, read, read_machines
 from models.evaluation.scoring import step_through, train_data, trained_on
 from models.predictor import ValuePredictor
 from models.settings import TrainSettings
-from models.training.values import pooled, value_metrics, values_text
-from models.value_trial import HeldOutValues, ValueData, held_out_values, value_data
+from models.training.values import (
+    HeldOutValues,
+    ValueData,
+    held_out_values,
+    pooled,
+    value_data,
+    value_metrics,
+    values_text,
+)
 
 Say = Callable[[str], None]
 

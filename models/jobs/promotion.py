@@ -20,11 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.bundle import Bundle
+from models.bundle import CLASS_TASKS, Bundle
 from models.evaluation.events import poisson_upper
 from models.evaluation.selftest import self_test
 from models.registry import CHAMPION, Registry
-from models.spec import CLASS_TASKS
 from pipeline.errors import GateRefused, ModelError
 
 RECALL_DROP = 0.05

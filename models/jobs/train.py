@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.bundle import Bundle
+from models.bundle import Bundle, ModelSpec
 from models.cells import DIRECT
 from models.data.dataset import Dataset, DatasetSpec, build, check_trainable, provenance, read, read_machines
 from models.data.prior import with_simulated
@@ -35,16 +35,13 @@ from models.evaluation import card, plots, report
 from models.evaluation.diagnosis import diagnose, evidence
 from models.evaluation.events import fault_fates
 from models.evaluation.scoring import score
-from models.finalfit import FinalModel, final_fit
-from models.jobs.registering import packages, register, summary
+from models.jobs.registering import packages, reference_document, register, summary
 from models.jobs.train_forecast import with_forecast
-from models.reference import reference_document
 from models.registry import CHALLENGER, CHAMPION
 from models.settings import TrainSettings
-from models.spec import ModelSpec
 from models.training.aim import Aimed, aimed_validation, as_asked
 from models.training.checkpoint import Checkpoints, fingerprint
-from models.training.folds import OutOfFold, leaky_validation
+from models.training.folds import FinalModel, OutOfFold, final_fit, leaky_validation
 from models.training.forecast_training import check_foreseeable
 from models.training.runlog import Pace, RunLog
 from pipeline.config import specs

@@ -12,10 +12,9 @@ from dataclasses import replace
 from models.bundle import Bundle
 from models.data.dataset import Dataset
 from models.data.splits import Fold, Split
-from models.finalfit import final_fit
 from models.forecast import Forecaster
 from models.settings import TrainSettings
-from models.training.folds import OutOfFold
+from models.training.folds import OutOfFold, final_fit
 from models.training.forecast_scoring import UNTRIED, Trial, score
 from models.training.forecast_training import Facts, Futures, fit_decoder, futures
 from pipeline.errors import ThrumcastError

@@ -11,16 +11,22 @@ from pathlib import Path
 
 import torch
 
-from models.bundle import Bundle
+from models.bundle import Bundle, ModelSpec
 from models.data.dataset import Dataset, provenance, read, read_machines
 from models.data.tasks import Targets
 from models.jobs.registering import packages, register, summary
 from models.jobs.train import DEFAULT_SPLIT, Say, Trained, TrainRequest, dataset_spec
 from models.settings import TrainSettings
-from models.spec import ModelSpec
 from models.training.runlog import Pace, RunLog
-from models.training.values import ValueModel, fit_values, values_text
-from models.value_trial import HeldOutValues, ValueData, held_out_values, value_data
+from models.training.values import (
+    HeldOutValues,
+    ValueData,
+    ValueModel,
+    fit_values,
+    held_out_values,
+    value_data,
+    values_text,
+)
 from pipeline.config.tables import Config
 
 _CARD = """# Model card {{version}}

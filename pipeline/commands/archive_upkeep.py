@@ -13,8 +13,9 @@ import click
 
 from pipeline.drivers.upkeep import ask
 from pipeline.edges.journal_files import DirectoryHeld
+from pipeline.edges.store import compact as compaction
 from pipeline.edges.store.archive import Archive
-from pipeline.edges.store.compact import compact, older, prune
+from pipeline.edges.store.compact import compact, older
 from pipeline.edges.store.database import JOURNAL_NAME, view_journal
 from pipeline.edges.store.journal import Journal
 from pipeline.errors import ArchiveError
@@ -39,7 +40,7 @@ def compacted(directory: Path) -> Done:
 def pruned(directory: Path, before: date) -> Done:
     """Removes the days before a date."""
     request = {"action": "prune", "before": before.isoformat()}
-    return _done(directory, request, lambda archive: [asdict(one) for one in prune(archive, before)])
+    return _done(directory, request, lambda archive: [asdict(one) for one in compaction.prune(archive, before)])
 
 
 def prunable(directory: Path, before: date) -> Done:

@@ -96,8 +96,7 @@ def _by_machine(
     """Machine -> its good windows without a known fault (N, F + 1): the inputs, and the shaft speed last."""
     import numpy as np
 
-    from models.data.dataset import read
-    from models.inputs import columns_matrix
+    from models.data.dataset import columns_matrix, read
     from pipeline.core.quality import STOPS
 
     rows = read(config.data.path, start, end)

@@ -5,7 +5,6 @@ Everything else is fixed when the service starts: a changed key is named in the 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from pipeline.core.records import StreamKey
     from pipeline.core.state import StreamSpec
 
-log = logging.getLogger("thrumcast.reload")
 
 LIMITS = ("iso_group", "support", "limits_mm_s", "limits_source")
 Known = Mapping["StreamKey", Mapping[str, Any]]

@@ -50,8 +50,8 @@ def command(
     becomes champion too. Ctrl-C keeps what is learned so far, and --resume goes on. With --set task=next or task=life
     the model says values instead of failure modes.
     """
+    from models.bundle import VALUE_TASKS
     from models.settings import TrainSettings
-    from models.spec import VALUE_TASKS
 
     if start is not None and end is not None and start >= end:
         msg = f"expected --from before --to, found: {start:%Y-%m-%dT%H:%M:%S} and {end:%Y-%m-%dT%H:%M:%S}"

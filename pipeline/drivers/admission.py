@@ -6,7 +6,6 @@ any other bad message, and what comes beside it goes on.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -15,8 +14,6 @@ from pipeline.core.records import Block, StreamKey
 from pipeline.core.window import WindowSpec
 from pipeline.errors import DecodeError
 from pipeline.telemetry import few
-
-log = logging.getLogger("thrumcast.live")
 
 
 @dataclass(slots=True)
