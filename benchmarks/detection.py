@@ -26,8 +26,7 @@ from models.evaluation.events import DAY_S, interval_90, poisson_upper
 from models.evaluation.report import table
 from models.predictor import NumpyPredictor
 from pipeline.config.specs import alarm_spec
-from pipeline.config.tables import Config, DataConfig
-from pipeline.config_machines import MachineTable, WindowConfig
+from pipeline.config.tables import Config, DataConfig, MachineTable, WindowConfig
 from pipeline.core.alarm import HEALTHY, OTHER, AlarmSpec, AlarmState, judge
 from pipeline.core.engine import inputs
 from pipeline.core.features.table import COLUMN, NAMES

@@ -17,9 +17,17 @@ from hypothesis import strategies as st
 from paho.mqtt.enums import MQTTErrorCode
 
 from pipeline.cli import run
-from pipeline.core.limits import LEAST_SAMPLES, MOST_WINDOWS, is_too_slow, longest_block_s, most_windows
 from pipeline.core.records import Block, StreamKey
-from pipeline.core.window import WindowSpec, WindowState, push
+from pipeline.core.window import (
+    LEAST_SAMPLES,
+    MOST_WINDOWS,
+    WindowSpec,
+    WindowState,
+    is_too_slow,
+    longest_block_s,
+    most_windows,
+    push,
+)
 from pipeline.drivers import intake, taker
 from pipeline.drivers.admission import Admission, Channels
 from pipeline.drivers.live import Live

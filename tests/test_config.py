@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from pipeline import cli
 from pipeline.config.keys import dotted, known_keys
 from pipeline.config.sources import load
-from pipeline.config.tables import Config
-from pipeline.config_machines import BearingConfig
+from pipeline.config.tables import BearingConfig, Config
 from pipeline.core.severity import Limits
 from pipeline.errors import ConfigError
 

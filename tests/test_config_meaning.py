@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.config.sources import load
 from pipeline.config.specs import stream_specs
-from pipeline.config.tables import ModesConfig
-from pipeline.config_machines import BearingConfig
+from pipeline.config.tables import BearingConfig, ModesConfig
 from pipeline.core.bearings import find
 from pipeline.core.records import StreamKey
 from pipeline.core.severity import Limits, limits_of_class

@@ -21,7 +21,7 @@ from pipeline import cli
 from pipeline.commands import doctor_broker, doctor_host
 from pipeline.commands.doctor_guarantee import Site, guarantee
 from pipeline.commands.doctor_report import duration
-from pipeline.commands.status_ask import Found
+from pipeline.commands.status import Found
 from pipeline.config.sources import load
 from pipeline.core.codec import encode
 from pipeline.core.records import Block, StreamKey

@@ -26,10 +26,9 @@ from pipeline.commands import explain as explain_command
 from pipeline.commands import state as state_command
 from pipeline.core.alarm import AlarmState, Episode
 from pipeline.core.engine import Step
-from pipeline.core.evidence import confirms
+from pipeline.core.evidence import UNCONFIRMED, confirms, shown_mode
 from pipeline.core.features.table import COLUMN
 from pipeline.core.records import AlarmChange, FeatureRow, StreamKey, changed
-from pipeline.core.veto import UNCONFIRMED, shown_mode
 from pipeline.drivers.live import Live
 from pipeline.drivers.results import Results
 from pipeline.drivers.serving import Serving

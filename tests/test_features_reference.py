@@ -17,8 +17,7 @@ from numba import njit
 from pipeline.core import features
 from pipeline.core.features import FeatureSpec
 from pipeline.core.features.fft import fft, fft_plan
-from pipeline.core.features.lane_math import exp2, log2
-from pipeline.core.features.lanes import LANES, load, store
+from pipeline.core.features.lanes import LANES, exp2, load, log2, store
 from pipeline.core.features.table import FEATURES, NAMES
 from pipeline.core.records import BearingOrders, StreamKey, Window, changed
 

@@ -15,7 +15,7 @@ import pytest
 from harness.live import BLOCKS, send, stop_when_idle
 from harness.watched import Linked, watched_service
 
-from pipeline.commands.status_ask import parse_metrics
+from pipeline.commands.status import parse_metrics
 from pipeline.drivers.watch import Watched
 from pipeline.edges.systemd import Notifier
 from pipeline.errors import ArchiveError

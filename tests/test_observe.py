@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from harness.broker import settings
 
-from pipeline.commands.status_ask import ask
+from pipeline.commands.status import ask
 from pipeline.core.codec import encode
 from pipeline.core.records import Block, StreamKey
 from pipeline.drivers.upkeep import ask as ask_for

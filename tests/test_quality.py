@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.core import stream
 from pipeline.core.features.table import COLUMN, NAMES
-from pipeline.core.quality import SENSOR, STOPS, Quality, judge
-from pipeline.core.quality_scan import REPEAT_SAMPLES, scan
+from pipeline.core.quality import REPEAT_SAMPLES, SENSOR, STOPS, Quality, judge, scan
 from pipeline.core.records import Block, FeatureRow, StreamKey, Window, changed
 from pipeline.core.state import StreamSpec
 from pipeline.core.window import WindowSpec

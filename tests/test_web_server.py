@@ -13,7 +13,7 @@ from harness.watched import Linked, watched_service
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.commands.status_ask import ask
+from pipeline.commands.status import ask
 from pipeline.errors import NotReachable
 from pipeline.service.http import Answer, WebServer, host_is_known, split_bind
 

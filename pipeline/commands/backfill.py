@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.common import Console, with_console
-from pipeline.commands.inputs import troubles
+from pipeline.commands.common import Console, troubles, with_console
 
 
 @click.command(name="backfill")

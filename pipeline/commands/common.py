@@ -20,6 +20,8 @@ import click
 if TYPE_CHECKING:
     from pipeline.config.sources import Resolved
     from pipeline.config.tables import Config
+import os
+from collections.abc import Sequence
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -146,3 +148,55 @@ def with_console(function: Callable[Concatenate[Console, P], R]) -> Callable[P, 
         return function(console, *args, **kwargs)
 
     return wrapper
+
+
+# Where a process that runs for months gets its memory from.
+
+
+def frugal() -> None:
+    """Lets Arrow use the C library's memory, unless the environment says otherwise; before pyarrow is imported.
+
+    Arrow's own allocator keeps what other threads gave back until it is asked for more, some 10 MB that come and go
+    from roll to roll. The C library's is given back as a whole after each roll and merge.
+    """
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+
+
+# Plain tables for the terminal.
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int | None = None) -> str:
+    """Columns as wide as they must be; the first `left` of them to the left (all, if None), the others to the right."""
+    edge = len(head) if left is None else left
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(w) if n < edge else cell.rjust(w) for n, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (head, *rows)
+    )
+
+
+# What `backfill` and `replay` say of recordings that could not be taken as they are.
+
+
+@contextlib.contextmanager
+def troubles(console: Console) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
+    """Files that are taken in part and files that are skipped, path -> why; said at the end, also after Ctrl-C."""
+    in_part: dict[str, str] = {}
+    skipped: dict[str, str] = {}
+    try:
+        yield in_part, skipped
+    finally:
+        for remark in (*by_reason("took in part", in_part), *by_reason("skipped", skipped)):
+            console.warn(remark)
+
+
+def by_reason(what: str, reasons: Mapping[str, str]) -> Iterator[str]:
+    """One remark per reason, which names the first file it holds for: `skipped 21 files, the first of them: ...`."""
+    alike: dict[str, list[str]] = {}
+    for path, why in reasons.items():
+        alike.setdefault(why.replace(path, ""), []).append(path)
+    for first, *others in alike.values():
+        why = reasons[first] if first in reasons[first] else f"{first}: {reasons[first]}"
+        yield f"{what} {len(others) + 1} files, the first of them: {why}" if others else f"{what}: {why}"

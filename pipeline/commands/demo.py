@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.commands.common import Console, with_console
-from pipeline.commands.memory import frugal
+from pipeline.commands.common import Console, frugal, with_console
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ from pipeline.commands.common import Console, with_console
 if TYPE_CHECKING:
     from pipeline.commands.doctor_broker import Heard
     from pipeline.commands.doctor_report import Finding
-    from pipeline.commands.status_ask import Found
+    from pipeline.commands.status import Found
     from pipeline.config.tables import Config
     from pipeline.edges.mqtt.probe import Delivery
 

@@ -10,7 +10,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from pipeline.commands.doctor_report import Finding
-from pipeline.commands.status_ask import Found, ask
+from pipeline.commands.status import Found, ask
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.edges.store.database import JOURNAL_NAME, view_journal
 from pipeline.errors import NotReachable, ThrumcastError

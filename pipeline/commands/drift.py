@@ -113,7 +113,7 @@ def _by_machine(
 
 def _text(document: dict[str, Any], shifts: dict[str, list[Shift]]) -> str:
     from models.drift import FEWEST_WINDOWS
-    from pipeline.commands.tables import table
+    from pipeline.commands.common import table
 
     judged, machines, reference = document["verdict"], len(document["machines"]), document["reference"]
     since = f"{datetime.fromisoformat(document['from']):%Y-%m-%d %H:%M:%S} UTC"

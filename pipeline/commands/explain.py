@@ -140,8 +140,7 @@ def _document(
 ) -> dict[str, Any]:
     import math
 
-    from pipeline.core.evidence import confirms
-    from pipeline.core.veto import shown_mode
+    from pipeline.core.evidence import confirms, shown_mode
     from pipeline.drivers.results import iso
 
     classes = model.spec.classes
@@ -210,7 +209,7 @@ def _place(model: Bundle, name: str, value: float) -> dict[str, Any]:
 
 
 def _text(document: dict[str, Any]) -> str:
-    from pipeline.commands.tables import table
+    from pipeline.commands.common import table
 
     archived = document["archived"]
     lines = [

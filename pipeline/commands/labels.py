@@ -33,7 +33,7 @@ def command() -> None:
 @with_console
 def ls(console: Console, machine: str | None, everything: bool, data_dir: Path | None) -> None:
     """List the labels, oldest first."""
-    from pipeline.commands.tables import table
+    from pipeline.commands.common import table
     from pipeline.edges.labels import LabelFile, active
     from pipeline.service.label_rows import not_in_model
 

@@ -16,8 +16,7 @@ from pipeline.config.specs import stream_specs
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipeline.config.tables import Config
-    from pipeline.config_machines import PointTable
+    from pipeline.config.tables import Config, PointTable
     from pipeline.core.records import StreamKey
     from pipeline.core.state import StreamSpec
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.commands.addresses import broker_flags, broker_option, mqtt_settings
-from pipeline.commands.common import Console, with_console
-from pipeline.commands.inputs import troubles
+from pipeline.commands.common import Console, troubles, with_console
 
 if TYPE_CHECKING:
     from pipeline.config.tables import Config
@@ -123,7 +122,7 @@ def command(
 def _longest_s(config: Config, stream: RecordedStream) -> float:
     """Seconds of the longest block that the service takes, by windows and by bytes."""
     from pipeline.config.specs import stream_specs
-    from pipeline.core.limits import LEAST_SAMPLES, is_too_slow, longest_block_s
+    from pipeline.core.window import LEAST_SAMPLES, is_too_slow, longest_block_s
     from pipeline.errors import RecordingError
 
     window, rate_hz = stream_specs(config, {})(stream.key).window, stream.recording.rate_hz

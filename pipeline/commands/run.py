@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.commands.addresses import broker_flags, broker_option
-from pipeline.commands.common import Console, with_console
+from pipeline.commands.common import Console, frugal, with_console
 from pipeline.commands.logs import log_format_option
-from pipeline.commands.memory import frugal
 
 if TYPE_CHECKING:
     from threading import Event

@@ -29,7 +29,7 @@ def show(console: Console, machine: str | None, point: str | None, data_dir: Pat
 
     Reads beside a running service; what is shown is what its last commit made true.
     """
-    from pipeline.commands.tables import table
+    from pipeline.commands.common import table
     from pipeline.config.specs import stream_specs
     from pipeline.core.state import from_bytes
     from pipeline.edges.machines import MACHINES_NAME, MachinesFile

@@ -9,8 +9,7 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
-from pipeline.config.tables import Config
-from pipeline.config_machines import Table
+from pipeline.config.tables import Config, Table
 from pipeline.core.records import is_id
 from pipeline.errors import ConfigError
 

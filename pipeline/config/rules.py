@@ -6,8 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from pipeline.config.keys import KeyPath, dotted
-from pipeline.config.tables import Config
-from pipeline.config_machines import BearingConfig, PointTable
+from pipeline.config.tables import BearingConfig, Config, PointTable
 from pipeline.core.bearings import find
 from pipeline.core.records import is_id
 from pipeline.errors import ConfigError, ThrumcastError

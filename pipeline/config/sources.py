@@ -33,8 +33,7 @@ from pipeline.config.keys import (
     unknown_key,
 )
 from pipeline.config.rules import check
-from pipeline.config.tables import Config
-from pipeline.config_machines import Table
+from pipeline.config.tables import Config, Table
 from pipeline.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "THRUMCAST_"

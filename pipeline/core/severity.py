@@ -11,10 +11,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.core.evidence import CHANGED_SIGMA, DEPARTED_SIGMA
 from pipeline.core.features.table import COLUMN
 from pipeline.core.quality import NO_VELOCITY, Quality
 from pipeline.core.records import FeatureRow
-from pipeline.core.signs import CHANGED_SIGMA, DEPARTED_SIGMA
 
 Support = Literal["rigid", "flexible"]
 Zone = Literal["A", "B", "C", "D"]

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from pipeline.core.limits import LEAST_SAMPLES, MOST_WINDOWS, is_too_slow, most_windows
 from pipeline.core.records import Block, StreamKey
-from pipeline.core.window import WindowSpec
+from pipeline.core.window import LEAST_SAMPLES, MOST_WINDOWS, WindowSpec, is_too_slow, most_windows
 from pipeline.errors import DecodeError
 from pipeline.telemetry import few
 

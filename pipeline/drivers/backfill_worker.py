@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.engine import Engine, Step
-from pipeline.core.limits import LEAST_SAMPLES, is_too_slow
 from pipeline.core.quality import STOPS
 from pipeline.core.records import Block, FeatureRow, Forecast, Prediction, StreamKey
 from pipeline.core.state import StreamState
+from pipeline.core.window import LEAST_SAMPLES, is_too_slow
 from pipeline.edges.archive_tables import Rows, feature_tables, forecast_table, packed, prediction_table, unpacked
 from pipeline.edges.machines import recording_facts
 from pipeline.edges.recordings import recording as recordings

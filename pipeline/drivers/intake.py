@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 from pipeline.core import codec
 from pipeline.core.engine import Engine, States, Step
-from pipeline.core.limits import MOST_WINDOWS
 from pipeline.core.records import Block, Duplicate, Gap, Late, StreamKey
+from pipeline.core.window import MOST_WINDOWS
 from pipeline.drivers.serving import Timed
 from pipeline.edges.archive_tables import Quarantined
 from pipeline.edges.labels import LabelEvent

@@ -4,6 +4,6 @@ window -> common bandwidth -> its quarters -> one FFT -> spectrum, orders, cepst
 """
 
 from pipeline.core.features.batch import compute, compute_alike, no_features
-from pipeline.core.features.spec import FeatureSpec
+from pipeline.core.features.table import FeatureSpec
 
 __all__ = ["FeatureSpec", "compute", "compute_alike", "no_features"]

@@ -8,8 +8,7 @@ import numpy as np
 
 from pipeline.core.features.compiled import kernel
 from pipeline.core.features.fft import FftPlan, fft, fft_plan
-from pipeline.core.features.lane_math import log2
-from pipeline.core.features.lanes import LANES, load, splat, store
+from pipeline.core.features.lanes import LANES, load, log2, splat, store
 from pipeline.core.features.spectrum import Spectra, SpectrumPlan, log_sums, unpack
 from pipeline.core.records import Float32
 

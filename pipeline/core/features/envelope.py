@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from pipeline.core.features.compiled import kernel
 from pipeline.core.features.fft import FftPlan, fft, fft_plan
-from pipeline.core.features.lane_math import exp2
-from pipeline.core.features.lanes import LANES, load, splat, store
+from pipeline.core.features.lanes import LANES, exp2, load, splat, store
 from pipeline.core.features.lengths import next_fast_length
 from pipeline.core.features.spectrum import BLOCK, RATE_PER_BANDWIDTH, Spectra, SpectrumPlan, log_sums, unpack
+from pipeline.core.features.time_domain import Float64
 from pipeline.core.records import Float32
 
 LEAST_BINS = 16  # of the band
@@ -169,3 +169,82 @@ def envelope_kurtosis(plan: EnvelopePlan, e: Envelopes, lane: int) -> float:
     """Of the complex envelope; 2 for Gaussian noise."""
     squares = np.float64(e.sums[lane])
     return plan.length * np.float64(e.sums[LANES + lane]) / (squares * squares) / TAPER_KURTOSIS
+
+
+# Angular resampling: where the shaft's speed changes within a window, its envelope is looked at per turn.
+#
+# The envelope is taken in time, where the structure's resonances stand still, and then resampled to constant
+# steps of shaft angle, where the lines of the bearing do (Randall, 3.6). The speed is constant between
+# two statements of it, so the angle is linear between them.
+
+
+TAPER_SUM = 3 / 8  # mean hann^2
+
+
+@kernel
+def resample_to_angle(
+    even: Float32, odd: Float32, count: int, lane: int, square_sum: float, at: Float64, turns: Float64, x: Float32
+) -> None:
+    """Replace one lane's squared envelope over time by that over angle, its mean under the window taken out.
+
+    even, odd: [m, lane], the samples 2m and 2m + 1 of `count`; at, turns: (pieces,) where in the window, 0 to 1,
+    a piece of constant speed ends and how many turns the shaft has made by then; x: (count + 2,) scratch.
+    Interpolated linearly: the lines stand far below the envelope's own bandwidth.
+    """
+    mean = square_sum / (count * TAPER_SUM)
+    for m in range(count):
+        hann = 0.5 - 0.5 * np.cos(2 * np.pi * m / count)
+        side = even if m % 2 == 0 else odd
+        x[m] = side[m // 2 * LANES + lane] - mean * hann * hann
+    x[count] = x[count + 1] = 0.0
+    piece, begin_at, begin_turns = 0, 0.0, 0.0
+    for m in range(count):
+        turned = turns[-1] * m / count
+        while piece < at.shape[0] - 1 and turns[piece] <= turned:
+            begin_at, begin_turns = at[piece], turns[piece]
+            piece += 1
+        span = turns[piece] - begin_turns
+        share = (turned - begin_turns) / span if span > 0 else 0.0
+        place = (begin_at + share * (at[piece] - begin_at)) * count
+        i = min(int(place), count)
+        value = x[i] + (x[i + 1] - x[i]) * (place - i)
+        side = even if m % 2 == 0 else odd
+        side[m // 2 * LANES + lane] = value
+
+
+# The sharpest band: the part of the envelope band in which impacts stand out most.
+#
+# A filter bank of halves, thirds, quarters and sixths of the band (after Antoni, MSSP 21 (2007) 108); the winner is
+# the one whose complex envelope has the largest kurtosis. That may be a single knock: the winner is used only where
+# a family of lines stands in its envelope, see `coherent`.
+
+
+USABLE = 0.5  # of a band's width: lines further apart have too few pairs of bins
+
+
+@kernel
+def sharpest_bands(plan: EnvelopePlan, s: Spectra, e: Envelopes, best: Float32) -> None:
+    """For each lane the number of the band with the largest kurtosis -> best [0, lane]; best [1] holds the kurtosis."""
+    store(best, 0, splat(0.0))
+    store(best, LANES, splat(-1.0))
+    for b in range(plan.bands.shape[0]):
+        demodulate(plan, s, e, plan.bands[b, 0], plan.bands[b, 1])
+        for lane in range(LANES):
+            kurtosis = envelope_kurtosis(plan, e, lane)
+            if kurtosis > best[LANES + lane]:
+                best[lane], best[LANES + lane] = b, kurtosis
+
+
+@kernel
+def sharpest_spectrum(plan: EnvelopePlan, s: Spectra, e: Envelopes, best: Float32) -> None:
+    """Envelope spectra, each lane of its own band; best [0] becomes the number of bins that are of use."""
+    e.re[: plan.length * LANES] = 0.0
+    e.im[: plan.length * LANES] = 0.0
+    for lane in range(LANES):
+        low, high = plan.bands[int(best[lane])]
+        for k in range(low, high):
+            gain = e.gains[(k - plan.low) * LANES + lane]
+            e.re[(k - low) * LANES + lane] = s.im[k * LANES + lane] * gain
+            e.im[(k - low) * LANES + lane] = s.re[k * LANES + lane] * gain
+        best[lane] = min(plan.bins, int(USABLE * (high - low)))
+    envelope_spectrum(plan, e, squared(plan, e))

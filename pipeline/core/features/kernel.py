@@ -6,41 +6,100 @@ and rows that lie a quarter, a half or three quarters of a window behind the one
 
 from __future__ import annotations
 
-import numpy as np
+from typing import NamedTuple
 
-from pipeline.core.features.angle import resample_to_angle
-from pipeline.core.features.cepstrum import cepstra
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.features.cepstrum import CepstrumPlan, cepstra
 from pipeline.core.features.compiled import entry, kernel
 from pipeline.core.features.envelope import (
+    EnvelopePlan,
+    Envelopes,
     demodulate,
     envelope_kurtosis,
     envelope_spectrum,
+    resample_to_angle,
+    sharpest_bands,
+    sharpest_spectrum,
     whiten,
 )
-from pipeline.core.features.kurtogram import sharpest_bands, sharpest_spectrum
 from pipeline.core.features.lanes import LANES, load, splat, store
-from pipeline.core.features.lines import family
-from pipeline.core.features.orders import ENVELOPE_COLUMNS, SHARE_BINS, coherent, envelope_lines, gear_mesh, order_line
-from pipeline.core.features.plan import Plan, Rows, Work
-from pipeline.core.features.spectral import bands, mains, shape, velocities
-from pipeline.core.features.spectrum import (
-    SLOW_RPM,
-    Spectra,
-    load_windows,
-    power_spectra,
-    transform,
+from pipeline.core.features.lines import (
+    ENVELOPE_COLUMNS,
+    SHARE_BINS,
+    coherent,
+    envelope_lines,
+    estimate,
+    family,
+    gear_mesh,
+    order_line,
 )
-from pipeline.core.features.speed import estimate
+from pipeline.core.features.spectral import bands, mains, shape, velocities
+from pipeline.core.features.spectrum import SLOW_RPM, Spectra, SpectrumPlan, load_windows, power_spectra, transform
 from pipeline.core.features.time_domain import (
     MEAN,
     PARTIALS,
     QUARTERS,
+    Float64,
     quarter,
     samples_at,
     shared_quarters,
     time_domain,
 )
 from pipeline.core.records import Float32
+
+# What the compiled kernel is given: the plan of a kind of rows, the rows, and room to work in.
+
+
+class Plan(NamedTuple):
+    """What every row of one rate, length and setting shares."""
+
+    spectrum: SpectrumPlan
+    envelope: EnvelopePlan
+    cepstrum: CepstrumPlan
+    has_envelope: bool
+    has_cepstrum: bool
+    complete: bool  # False = the core vector only
+    slip_tolerance: float
+    least_confidence: float
+    columns: NDArray[np.int64]  # first column of each stage: time, spectrum, orders, cepstrum, envelope, speed
+    orders: Float64  # of the shaft whose lines are features
+    core_orders: NDArray[np.bool_]  # which of them belong to the core vector
+
+
+class Rows(NamedTuple):
+    """What is known of each row; n is a multiple of LANES, the last ones repeat."""
+
+    address: NDArray[np.int64]  # (n,) of the first sample
+    turns: Float64  # (n,) of the shaft during the window; NaN = not known
+    low_turns: Float64  # (n,) range in which they are estimated; NaN = not to be
+    high_turns: Float64
+    to_m_s2: Float64  # (n,) factor from the row's unit; NaN = not an acceleration
+    lines: Float64  # (n, 4) orders of outer race, inner race, twice the spin, cage; NaN = not known
+    teeth: Float64  # (n, wheels) on this shaft; NaN = none
+    trace_first: NDArray[np.int64]  # (n,) pieces [first, first + count) of the traces below
+    trace_count: NDArray[np.int64]  # (n,) 0 = the speed does not change within the window
+    trace_at: Float64
+    trace_turns: Float64
+
+
+class Work(NamedTuple):
+    """Scratch, made once per plan and thread."""
+
+    spectra: Spectra
+    re2: Float32
+    im2: Float32
+    envelopes: Envelopes
+    found: Float32  # (32 * LANES,)
+    blocks: Float32
+    mean: Float32  # (LANES,)
+    total: Float32  # (LANES,)
+    turns: Float64  # (LANES,) of the shaft, stated or estimated
+    parts: Float64  # (2, QUARTERS, PARTIALS)
+    merged: Float64  # (PARTIALS,)
+    psi: Float32
+
 
 FLAT_RATIO = 1e-6  # a peak-to-peak that is a smaller share of the largest value is rounding
 PEAK_COLUMN, P2P_COLUMN = 2, 3  # among the `time` features

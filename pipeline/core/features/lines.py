@@ -12,8 +12,10 @@ import math
 import numpy as np
 
 from pipeline.core.features.compiled import inlined, kernel
+from pipeline.core.features.envelope import Envelopes
 from pipeline.core.features.lanes import LANES
-from pipeline.core.features.spectrum import log_range
+from pipeline.core.features.spectrum import Spectra, log_range
+from pipeline.core.features.time_domain import Float64
 from pipeline.core.records import Float32
 
 FLOOR_BINS = 24  # on each side of a line
@@ -115,3 +117,149 @@ def sidebands(
                     ratios += np.sqrt(ratio)
                     found += 1
     return 20.0 * np.log10(ratios / found) if found else np.nan
+
+
+# Which lines become which features: shaft and gears in the power spectrum, the bearing in the envelope's.
+
+
+SHARE_BINS = 1.5  # half the main lobe of the window: what belongs to the line of 1 x shaft
+RESOLVED_BINS = 8.0  # between shaft harmonics, or there is nothing between them to look at
+ENVELOPE_COLUMNS = 13
+OUTER, INNER, ELEMENT, CAGE = range(4)  # columns of `lines`
+STANDS_RATIO = 10.0  # 10 dB
+COHERENT_HARMONICS = 2
+QUARTER_TURN = 0.25  # of the shaft: a mesh line must not be mistaken for its sidebands
+
+
+@kernel
+def order_line(s: Spectra, bins: int, lane: int, place: float, tolerance: float) -> float:
+    """One shaft order over its floor, in dB."""
+    return 10 * np.log10(line(s.power, s.logs, s.log_blocks, bins, lane, place, tolerance, 0.0))
+
+
+@kernel
+def gear_mesh(s: Spectra, bins: int, lane: int, turns: float, teeth: Float64, tolerance: float) -> tuple[float, float]:
+    """Mesh and sidebands (+-1, +-2 x shaft) in dB, of the wheel on this shaft whose mesh stands out most."""
+    mesh, side = np.nan, np.nan
+    for wheel in teeth:
+        place = wheel * turns
+        if not place > 0:
+            continue
+        found = 0.0
+        heard = 0
+        for harmonic in range(1, HARMONICS + 1):
+            ratio = line(
+                s.power, s.logs, s.log_blocks, bins, lane, harmonic * place, min(tolerance, QUARTER_TURN / wheel), 0.0
+            )
+            if not np.isnan(ratio):
+                found += np.sqrt(ratio)
+                heard += 1
+        level = 20 * np.log10(found / heard) if heard else np.nan
+        if heard and not level <= mesh:
+            mesh = level
+            side = sidebands(
+                s.power, s.logs, s.log_blocks, bins, lane, place, turns, min(tolerance, QUARTER_TURN / wheel), 1, 2
+            )
+    return mesh, side
+
+
+@kernel
+def envelope_lines(
+    bins: int, e: Envelopes, lane: int, turns: float, lines: Float64, tolerance: float, complete: bool, out: Float32
+) -> None:
+    """The `envelope` features that are lines -> out, from its first column on."""
+    shaft = turns if turns >= RESOLVED_BINS else 0.0
+    for i in range(4):
+        level, high = family(e.power, e.logs, e.log_blocks, bins, lane, lines[i] * turns, tolerance, shaft)
+        out[i] = level
+        if complete:
+            out[5 + i] = np.nan if np.isnan(level) else high
+    if not complete:
+        return
+    out[4] = family(e.power, e.logs, e.log_blocks, bins, lane, turns, tolerance, 0.0)[0]
+    out[9] = sidebands(e.power, e.logs, e.log_blocks, bins, lane, lines[INNER] * turns, turns, tolerance, HARMONICS, 1)
+    out[10] = sidebands(
+        e.power, e.logs, e.log_blocks, bins, lane, lines[ELEMENT] * turns, lines[CAGE] * turns, tolerance, HARMONICS, 1
+    )
+
+
+@kernel
+def coherent(bins: int, e: Envelopes, lane: int, turns: float, lines: Float64, tolerance: float) -> bool:
+    """Whether the envelope shows a family of the bearing: two of its first three harmonics 10 dB over the floor."""
+    shaft = turns if turns >= RESOLVED_BINS else 0.0
+    for i in (OUTER, INNER, ELEMENT):
+        standing = 0
+        for harmonic in range(1, HARMONICS + 1):
+            place = harmonic * lines[i] * turns
+            standing += line(e.power, e.logs, e.log_blocks, bins, lane, place, tolerance, shaft) > STANDS_RATIO
+        if standing >= COHERENT_HARMONICS:
+            return True
+    return False
+
+
+# Shaft speed from the spectrum, where nobody states it and a range is configured.
+#
+# A candidate is as good as its first harmonics stand over their floor, the first counting most. The confidence is
+# how much better the best candidate is than the best of the others, its own multiples and parts among
+# them: noise and a single unexplained line leave it near 0.
+
+
+HARMONICS = 5
+STEP_BINS = 0.1  # of the candidates: the fifth harmonic moves half a bin
+LARGEST_DB = 20.0  # one harmonic counts at most this much
+APART_BINS = 3.0  # candidates closer than the main lobe of the window are the same one
+STANDS_RATIO = 10.0  # a harmonic that says where it is: 10 dB
+
+
+@kernel
+def _score(power: Float32, logs: Float32, log_blocks: Float32, bins: int, lane: int, place: float) -> float:
+    found = 0.0
+    for harmonic in range(1, HARMONICS + 1):
+        ratio = line(power, logs, log_blocks, bins, lane, harmonic * place, 0.0, 0.0)
+        if ratio > 1.0:
+            found += min(10 * np.log10(ratio), LARGEST_DB) / np.sqrt(harmonic)
+    return found
+
+
+@kernel
+def estimate(
+    power: Float32, logs: Float32, log_blocks: Float32, bins: int, lane: int, low: float, high: float
+) -> tuple[float, float]:
+    """Turns per window between low and high, and the confidence, 0 to 1; (NaN, 0) where nothing stands out."""
+    steps = int((high - low) / STEP_BINS) + 1
+    best, best_place = 0.0, np.nan
+    for i in range(steps):
+        place = low + i * STEP_BINS
+        score = _score(power, logs, log_blocks, bins, lane, place)
+        if score > best:
+            best, best_place = score, place
+    if not best > 0:
+        return np.nan, 0.0
+    second = 0.0
+    for i in range(steps):
+        place = low + i * STEP_BINS
+        if abs(place - best_place) > APART_BINS:
+            second = max(second, _score(power, logs, log_blocks, bins, lane, place))
+    return _refined(power, logs, log_blocks, bins, lane, best_place), (best - second) / best
+
+
+@kernel
+def _refined(power: Float32, logs: Float32, log_blocks: Float32, bins: int, lane: int, place: float) -> float:
+    """Harmonic by harmonic: where the peak really is tells where to look for the next; higher ones count more."""
+    weighted, weights = 0.0, 0.0
+    for harmonic in range(1, HARMONICS + 1):
+        middle = int(harmonic * place + 0.5)
+        if middle < 4 or middle + 4 >= bins:
+            continue
+        k = middle - 2
+        for near in range(middle - 1, middle + 3):
+            if power[near * LANES + lane] > power[k * LANES + lane]:
+                k = near
+        before, peak = np.log(power[(k - 1) * LANES + lane]), np.log(power[k * LANES + lane])
+        after = np.log(power[(k + 1) * LANES + lane])
+        stands = line(power, logs, log_blocks, bins, lane, float(k), 0.0, 0.0) > STANDS_RATIO
+        if stands and peak >= before and peak >= after and before - 2 * peak + after < 0:
+            weighted += harmonic * (k + 0.5 * (before - after) / (before - 2 * peak + after))
+            weights += harmonic * harmonic
+            place = weighted / weights
+    return place

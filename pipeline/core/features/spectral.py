@@ -7,8 +7,7 @@ import math
 import numpy as np
 
 from pipeline.core.features.compiled import kernel
-from pipeline.core.features.lane_math import log2
-from pipeline.core.features.lanes import LANES, absolute, greater, load, splat, store
+from pipeline.core.features.lanes import LANES, absolute, greater, load, log2, splat, store
 from pipeline.core.features.spectrum import BLOCK, Spectra, SpectrumPlan, log_range
 from pipeline.core.records import Float32
 

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.features.compiled import inlined, kernel
 from pipeline.core.features.fft import FftPlan, fft, fft_plan
-from pipeline.core.features.lane_math import log2
-from pipeline.core.features.lanes import LANES, greater, load, load_rows, splat, store
+from pipeline.core.features.lanes import LANES, greater, load, load_rows, log2, splat, store
 from pipeline.core.features.table import band_edges_hz
 from pipeline.core.features.time_domain import samples_at
 from pipeline.core.records import Float32

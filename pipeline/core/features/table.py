@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -248,3 +249,25 @@ def schema_name(settings: str) -> str:
     """Name of what the columns mean: changes when a feature, its formula or a setting that it depends on does."""
     meaning = "\n".join([*(f"{f.name}|{f.unit}|{f.formula}" for f in FEATURES), settings])
     return f"features-{hashlib.sha256(meaning.encode()).hexdigest()[:10]}"
+
+
+# The settings that decide what the numbers mean.
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSpec:
+    """Settings of the feature stage; all of them are part of the schema's name."""
+
+    bandwidth_hz: float = 5000.0
+    envelope_low_hz: float = 1000.0
+    envelope_high_hz: float = 5000.0
+    slip_tolerance: float = 0.02
+    mains_hz: float = 50.0
+    envelope_band: Literal["fixed", "kurtogram"] = "fixed"
+    speed_confidence: float = 0.2  # an estimated speed of less confidence counts as unknown
+    vector: Literal["complete", "core"] = "complete"  # core: a third of the columns is NaN, and the cost halved
+
+    @property
+    def schema(self) -> str:
+        """Name of the feature schema under these settings."""
+        return schema_name(repr(self))
