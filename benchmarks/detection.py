@@ -33,10 +33,10 @@ from pipeline.core.features.table import COLUMN, NAMES
 from pipeline.core.records import FeatureRow
 from pipeline.core.severity import floor
 from pipeline.drivers.backfill import Job, backfill
-from pipeline.edges.archive_rows import rows_of
 from pipeline.edges.recordings.recording import find_recordings, open_recording, parse_channels
 from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.journal import Journal
+from pipeline.edges.store.read import rows_of
 from pipeline.service.compose import MakeWorker, feature_schema
 
 COMMISSIONING = 60  # snapshots: ten minutes

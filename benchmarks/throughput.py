@@ -36,8 +36,8 @@ from pipeline.core.features import FeatureSpec
 from pipeline.core.records import Block, StreamKey
 from pipeline.core.state import StreamSpec, StreamState
 from pipeline.core.window import WindowSpec
-from pipeline.edges import archive_tables
 from pipeline.edges.store import parts as archive_files
+from pipeline.edges.store import schema as archive_tables
 from pipeline.edges.store.schema import FeatureSchema, arrow_schema, conform
 from pipeline.service.compose import feature_schema
 

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core.records import FeatureRow, Prediction, StreamKey
-from pipeline.edges.archive_tables import FeatureSchema, Rows, feature_tables, prediction_table
 from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.journal import Commit, Journal
+from pipeline.edges.store.schema import FeatureSchema, Rows, feature_tables, prediction_table
 
 SCHEMA = FeatureSchema("test-1", ("rms", "kurtosis"), ("g", "1"), ("ISO 20816", "moments"), ("gap", "flat"))
 MIDNIGHT_NS = 1_704_067_200_000_000_000  # 2024-01-01T00:00:00Z

@@ -12,10 +12,10 @@ from models.bundle import Bundle, ModelSpec
 from models.data.dataset import WindowSequence
 from models.scaling import Scaler
 from pipeline.core.records import FeatureRow, StreamKey
-from pipeline.edges.archive_tables import FeatureSchema
 from pipeline.edges.machines import MachinesFile
 from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.journal import Commit, Journal
+from pipeline.edges.store.schema import FeatureSchema
 
 SCHEMA = FeatureSchema("test-1", ("rms", "kurtosis", "crest"), ("g", "1", "1"), ("a", "b", "c"), ("gap", "gap", "gap"))
 START_NS = 1_704_067_200_000_000_000

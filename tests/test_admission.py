@@ -28,11 +28,12 @@ from pipeline.core.window import (
     most_windows,
     push,
 )
-from pipeline.drivers import intake, taker
-from pipeline.drivers.admission import Admission, Channels
+from pipeline.drivers import intake
+from pipeline.drivers import live as taker
+from pipeline.drivers.intake import Admission, Channels
 from pipeline.drivers.live import Live
 from pipeline.edges.mqtt import MqttSettings
-from pipeline.edges.mqtt.client import make_client
+from pipeline.edges.mqtt.settings import make_client
 from pipeline.edges.recordings.recording import write_recording
 from pipeline.errors import DecodeError
 

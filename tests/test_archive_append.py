@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 from archive_plant import Plant, append_turns, feature_row
 
-from pipeline.edges.archive_tables import Rows, feature_tables
 from pipeline.edges.faults import APPEND_FAULT_POINTS, KILLED
 from pipeline.edges.store.check import verify
 from pipeline.edges.store.journal import Commit
 from pipeline.edges.store.read import read_features, read_predictions
+from pipeline.edges.store.schema import Rows, feature_tables
 
 ROOT = Path(__file__).parent.parent
 POINTS = (*APPEND_FAULT_POINTS, "after_staging", "after_rename", "after_directory_fsync", "after_rewrite_rename")

@@ -16,13 +16,12 @@ from archive_plant import Plant, feature_row, fill, parts_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.edges.archive_rows import rows_of
 from pipeline.edges.faults import KILLED, UPKEEP_FAULT_POINTS
 from pipeline.edges.store import compact as archive_compact
 from pipeline.edges.store import swap
 from pipeline.edges.store.check import survey, verify
 from pipeline.edges.store.compact import compact, mergeable, prune
-from pipeline.edges.store.read import read_features
+from pipeline.edges.store.read import read_features, rows_of
 from pipeline.edges.store.schema import Part
 from pipeline.errors import ArchiveError
 

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from pipeline.drivers.aside import Aside
+from pipeline.drivers.disk import Aside
 from pipeline.drivers.intake import Account
 
 

@@ -20,10 +20,9 @@ from pipeline.drivers.watch import Watched
 from pipeline.edges.systemd import Notifier
 from pipeline.errors import ArchiveError
 from pipeline.service import health
-from pipeline.service.health import Endpoints, Vitals, live_checks, ready_checks, worst
+from pipeline.service import health as host
+from pipeline.service.health import Endpoints, Probe, Vitals, live_checks, ready_checks, worst
 from pipeline.telemetry import Telemetry
-from pipeline.web import host
-from pipeline.web.host import Probe
 
 READY = Vitals(model="v0001")
 
@@ -165,7 +164,7 @@ def test_while_a_roll_does_not_end_the_loop_is_alive_and_not_ready(
     broker = Linked()
     live, watched, endpoints = watched_service(tmp_path, broker)
     live.rhythm = replace(live.rhythm, roll_rows=1)
-    monkeypatch.setattr("pipeline.drivers.aside.PATIENCE_S", 0.0)
+    monkeypatch.setattr("pipeline.drivers.disk.PATIENCE_S", 0.0)
     seen: list[tuple[int, int, bool]] = []
     real = live.archive.roll
 

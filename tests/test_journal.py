@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from journal_rows import CLASSES, KEY, SCHEMA, alarm, content, feature_row, prediction, whole_commit
 
 from pipeline.core.records import FeatureRow, Prediction, StreamKey
-from pipeline.edges.archive_tables import FeatureSchema
 from pipeline.edges.store.journal import Commit, Journal
+from pipeline.edges.store.schema import FeatureSchema
 from pipeline.errors import ArchiveError, SchemaError
 
 

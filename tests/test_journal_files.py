@@ -15,11 +15,9 @@ from journal_rows import KEY, SCHEMA, whole_commit
 
 from pipeline import cli
 from pipeline.edges.faults import KILLED
-from pipeline.edges.journal_aside import set_aside
-from pipeline.edges.journal_files import DirectoryHeld
 from pipeline.edges.store import database
-from pipeline.edges.store.database import view_journal
-from pipeline.edges.store.journal import Commit, Journal
+from pipeline.edges.store.database import DirectoryHeld, view_journal
+from pipeline.edges.store.journal import Commit, Journal, set_aside
 from pipeline.errors import ArchiveError
 
 

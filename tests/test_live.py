@@ -14,10 +14,10 @@ from pipeline.core.codec import encode
 from pipeline.core.engine import Step
 from pipeline.core.records import Block, StreamKey
 from pipeline.drivers.intake import Batch, log_troubles
+from pipeline.drivers.live import Rhythm
 from pipeline.drivers.results import Results
-from pipeline.drivers.rhythm import Rhythm
-from pipeline.edges.archive_tables import Quarantined
 from pipeline.edges.store.read import read_predictions
+from pipeline.edges.store.schema import Quarantined
 from pipeline.errors import ArchiveError
 
 
@@ -238,7 +238,7 @@ def test_while_only_parts_are_refused_turns_go_on_until_too_many_rows_wait(
     tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.drivers.disk.RETRY_S", 0.0)
-    monkeypatch.setattr("pipeline.drivers.rhythm.RETRY_S", 0.0)
+    monkeypatch.setattr("pipeline.drivers.live.RETRY_S", 0.0)
     live = service(tmp_path, broker)
     live.rhythm = Rhythm(commit_interval_s=0.01, commit_messages=4, roll_rows=2)
     attempts: list[int] = []

@@ -16,10 +16,9 @@ from models.evaluation.events import poisson_upper
 from models.jobs.promotion import judge, promote, rollback
 from models.registry import Registry
 from pipeline.commands import promote as promote_command
-from pipeline.commands.reload import Running
 from pipeline.config.tables import Config, DataConfig, ModelConfig
 from pipeline.errors import GateRefused
-from pipeline.service.models import RegistryWatch, load_serving
+from pipeline.service.models import RegistryWatch, Running, load_serving
 
 
 def numbers(

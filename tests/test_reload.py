@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.reload import Running, different
 from pipeline.config.sources import load
 from pipeline.config.tables import Config
 from pipeline.core.records import StreamKey
+from pipeline.service.models import Running, different
 
 KEY = StreamKey("pump-01", "de")
 MACHINE = '[machines.pump-01]\nspeed_rpm = 1480.0\nlimits_mm_s = [1.0, 2.0, 3.0]\nlimits_source = "maker"\n'

@@ -24,7 +24,7 @@ from pipeline.core.engine import Step
 from pipeline.core.records import changed
 from pipeline.core.state import from_bytes
 from pipeline.drivers.intake import Batch
-from pipeline.drivers.outbox import Outbox
+from pipeline.drivers.results import Outbox
 from pipeline.edges.broker import PrivateBroker
 from pipeline.edges.labels import LabelFile
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile

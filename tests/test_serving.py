@@ -17,14 +17,12 @@ from pipeline.core.features.table import NAMES
 from pipeline.core.records import Float32, StreamKey, changed
 from pipeline.core.state import from_bytes
 from pipeline.drivers.intake import Intake
-from pipeline.drivers.live import Live
+from pipeline.drivers.live import Live, Rhythm
 from pipeline.drivers.results import Results
-from pipeline.drivers.rhythm import Rhythm
 from pipeline.drivers.serving import Serving, Shadow
-from pipeline.edges.archive_rows import last_rows, rows_of
 from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.journal import Journal
-from pipeline.edges.store.read import read_features, read_predictions
+from pipeline.edges.store.read import last_rows, read_features, read_predictions, rows_of
 
 PUMP = StreamKey("pump-01", "de")
 

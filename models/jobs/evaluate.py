@@ -185,7 +185,7 @@ def _as_it_is(model: Bundle, dataset: Dataset, features: pa.Table, config: Confi
 
 def _zones(features: pa.Table, config: Config) -> Zones:
     """The floor under the alarms of every window, a slice of the archive at a time."""
-    from pipeline.edges.archive_rows import rows_of
+    from pipeline.edges.store.read import rows_of
 
     names = [name for name in features.column_names if "." not in name or name.rpartition(".")[2] in FLOOR_FEATURES]
     needed, found = features.select(names), dict[tuple[StreamKey, int, int], str | None]()

@@ -11,7 +11,7 @@ from pipeline.chaos.plant import Plant
 from pipeline.core.codec import decode, encode
 from pipeline.core.records import Block
 from pipeline.core.window import WindowSpec
-from pipeline.drivers.admission import Admission
+from pipeline.drivers.intake import Admission
 from pipeline.edges.mqtt import TopicTemplate
 from pipeline.errors import DecodeError
 

@@ -20,11 +20,10 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from pipeline.drivers.upkeep import ask
-from pipeline.edges.journal_files import DirectoryHeld
 from pipeline.edges.store import compact as compaction
 from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.compact import compact, older
-from pipeline.edges.store.database import JOURNAL_NAME, view_journal
+from pipeline.edges.store.database import JOURNAL_NAME, DirectoryHeld, view_journal
 from pipeline.edges.store.journal import Journal
 from pipeline.errors import ArchiveError
 

@@ -55,9 +55,8 @@ def command(
     from pipeline.config.specs import stream_specs
     from pipeline.core.engine import Engine, inputs
     from pipeline.core.features.table import NAMES
-    from pipeline.edges.archive_rows import rows_of
     from pipeline.edges.machines import MACHINES_NAME, MachinesFile
-    from pipeline.edges.store.read import read_features, read_predictions
+    from pipeline.edges.store.read import read_features, read_predictions, rows_of
     from pipeline.service.label_rows import instead
 
     path = config.data.path

@@ -39,8 +39,7 @@ def command(
     from pipeline.config.specs import stream_specs
     from pipeline.core import order
     from pipeline.core.records import StreamKey
-    from pipeline.drivers.admission import Admission
-    from pipeline.drivers.intake import MOST_BYTES, Intake
+    from pipeline.drivers.intake import MOST_BYTES, Admission, Intake
     from pipeline.edges.mqtt import MqttConnection, TopicTemplate
     from pipeline.edges.recordings.readings import READINGS_NAME, ReadingsWriter
     from pipeline.service.compose import folder

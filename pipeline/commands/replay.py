@@ -146,7 +146,7 @@ def _timed(
     from pipeline.core.codec_map import MAX_FACTS, is_fact
     from pipeline.core.records import StreamKey
     from pipeline.edges.machines import recording_facts
-    from pipeline.edges.recordings_channels import id_text
+    from pipeline.edges.recordings.recording import id_text
 
     now_ns = time.time_ns()
     recording = stream.recording

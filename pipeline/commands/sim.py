@@ -156,8 +156,8 @@ def _tell(made: Plant, wanted: Scenario, path: Path) -> None:
 def _name(console: Console, made: Plant, directory: Path) -> None:
     """The facts of every machine, which a service takes up when it starts: a gear's teeth give its mesh frequency."""
     from pipeline.core.records import StreamKey
-    from pipeline.edges.journal_files import DirectoryLock
     from pipeline.edges.machines import MACHINES_NAME, MachinesFile
+    from pipeline.edges.store.database import DirectoryLock
     from sim.fleet import POINT, about
 
     lock = DirectoryLock(directory)

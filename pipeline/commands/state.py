@@ -70,7 +70,7 @@ def set_aside(console: Console, yes: bool, data_dir: Path | None) -> None:
     """
     from datetime import UTC, datetime
 
-    from pipeline.edges.journal_aside import set_aside as move
+    from pipeline.edges.store.journal import set_aside as move
 
     if not yes:
         msg = "expected --yes: stream states, and rows that are in no Parquet part yet, are put aside with the journal"

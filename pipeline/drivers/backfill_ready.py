@@ -12,9 +12,8 @@ from pipeline.core.engine import Engine
 from pipeline.core.features.table import FEATURES
 from pipeline.core.records import Block, StreamKey
 from pipeline.core.state import StreamSpec
-from pipeline.drivers import backfill_worker  # and with it all that reads recordings
-from pipeline.edges.archive_tables import feature_tables, packed
-from pipeline.edges.store.schema import FeatureSchema
+from pipeline.drivers import backfill as backfill_worker  # and with it all that reads recordings
+from pipeline.edges.store.schema import FeatureSchema, feature_tables, packed
 
 __all__ = ["backfill_worker"]
 

@@ -32,8 +32,9 @@ from queue import SimpleQueue
 from pipeline.core.engine import Engine, Step
 from pipeline.core.records import AlarmChange, StreamKey
 from pipeline.core.state import StreamState, to_bytes
-from pipeline.drivers.disk import Disk
+from pipeline.drivers.disk import RETRY_S, Disk
 from pipeline.drivers.intake import (
+    MOST_BYTES,
     OUTCOMES,
     Account,
     Batch,
@@ -45,14 +46,70 @@ from pipeline.drivers.intake import (
     step_all,
 )
 from pipeline.drivers.results import Results
-from pipeline.drivers.rhythm import Rhythm
 from pipeline.drivers.serving import ModelWatch, ReadLast, Serving, Shadow, acknowledged, remembered, together
-from pipeline.drivers.taker import Taker
 from pipeline.edges.faults import fault_point
 from pipeline.edges.ports import Connection, Message
 from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.journal import Commit, Journal
 from pipeline.errors import ArchiveError
+
+# When the live service does what.
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """When to commit and when to roll."""
+
+    commit_interval_s: float = 1.0
+    commit_messages: int = 1000
+    first_messages: int = 64  # of the first commit: a start with a long queue shows soon that it works
+    roll_s: float = 300.0
+    roll_rows: int = 10_000
+
+    @property
+    def most_pending(self) -> int:
+        """Rows that may wait in the journal while the disk refuses parts; a roll holds them in memory at once."""
+        return 10 * self.roll_rows
+
+    def is_due(self, pending_rows: int, since_s: float, *, refused: bool) -> bool:
+        """Whether to roll, so many seconds after the last attempt; one that the disk refused is soon made again."""
+        if refused:
+            return since_s >= RETRY_S
+        return pending_rows >= self.roll_rows or (pending_rows > 0 and since_s >= self.roll_s)
+
+    def most(self, *, first: bool) -> int:
+        """Messages that a commit may cover."""
+        return min(self.first_messages, self.commit_messages) if first else self.commit_messages
+
+
+# Which messages a turn has in hand: some of the connection's, bounded in number and in bytes.
+
+
+LOOK_UP_S = 0.25  # how long a silent broker may keep a stop request waiting
+
+
+@dataclass(slots=True)
+class Taker:
+    """Takes messages off a source."""
+
+    left: list[Message] = field(default_factory=list)  # taken, and more than the last commit could cover
+
+    def take(self, source: Connection, rhythm: Rhythm, stop: Callable[[], bool], *, first: bool) -> list[Message]:
+        """Messages of one commit interval, or as many as one commit may cover; at once where some are left."""
+        messages, self.left = self.left, []
+        if messages:
+            source.service()  # what is left may last for minutes, and the broker wants to hear of us
+        size = sum(len(message.payload) for message in messages)
+        until_s = time.monotonic() + (0.0 if messages else rhythm.commit_interval_s)
+        while (room := rhythm.most(first=first) - len(messages)) > 0 and size < MOST_BYTES:
+            left_s = 0.0 if stop() else until_s - time.monotonic()
+            taken = source.take(room, min(max(left_s, 0.0), LOOK_UP_S))
+            messages += taken
+            size += sum(len(message.payload) for message in taken)
+            if left_s <= 0:
+                break
+        return messages
+
 
 log = logging.getLogger("thrumcast.live")
 

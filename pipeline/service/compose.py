@@ -13,7 +13,7 @@ from pipeline.core.engine import Engine
 from pipeline.core.features.table import FEATURES
 from pipeline.core.quality import Quality
 from pipeline.core.severity import floor
-from pipeline.drivers.admission import Channels
+from pipeline.drivers.intake import Channels
 from pipeline.drivers.serving import Extra, Serving
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.edges.store.archive import Archive

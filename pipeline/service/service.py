@@ -11,24 +11,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.addresses import mqtt_settings
-from pipeline.commands.reload import Running
 from pipeline.core.engine import Engine, Step, rehearse
 from pipeline.core.order import REMEMBERED_SESSIONS
 from pipeline.core.records import Block, StreamKey
 from pipeline.core.state import StreamState, from_bytes
-from pipeline.drivers.admission import Admission
-from pipeline.drivers.intake import MOST_BYTES, Batch, Intake
+from pipeline.drivers.intake import MOST_BYTES, Admission, Batch, Intake
 from pipeline.drivers.label_news import LabelNews
-from pipeline.drivers.live import Live
-from pipeline.drivers.outbox import Outbox
-from pipeline.drivers.results import Results
-from pipeline.drivers.rhythm import Rhythm
+from pipeline.drivers.live import Live, Rhythm
+from pipeline.drivers.results import Outbox, Results
 from pipeline.drivers.serving import Shadow
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.edges.mqtt import Claim, MqttConnection, TopicTemplate, alone_here, claim_topic
 from pipeline.errors import ArchiveError
 from pipeline.service import compose
-from pipeline.service.models import RegistryWatch, load_serving, reader
+from pipeline.service.models import RegistryWatch, Running, load_serving, reader
 from pipeline.service.requests import Requests
 
 if TYPE_CHECKING:

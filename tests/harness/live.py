@@ -10,9 +10,8 @@ from pipeline.core.codec import encode
 from pipeline.core.records import Block
 from pipeline.core.state import from_bytes
 from pipeline.drivers.intake import Intake
-from pipeline.drivers.live import Live
+from pipeline.drivers.live import Live, Rhythm
 from pipeline.drivers.results import Results
-from pipeline.drivers.rhythm import Rhythm
 from pipeline.edges.mqtt import TopicTemplate
 from pipeline.edges.ports import LinkEvent, MemoryBroker
 from pipeline.edges.store.archive import Archive

@@ -15,7 +15,7 @@ from pipeline.core.records import StreamKey, changed
 from pipeline.drivers.intake import Intake
 from pipeline.drivers.label_news import LabelNews
 from pipeline.drivers.live import Live
-from pipeline.drivers.outbox import Outbox
+from pipeline.drivers.results import Outbox
 from pipeline.service.requests import Requests
 
 PUMP = StreamKey("pump-01", "de")

@@ -13,9 +13,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from pipeline.edges.mqtt.client import make_client
 from pipeline.edges.mqtt.publisher import MqttPublisher
-from pipeline.edges.mqtt.settings import MqttSettings, not_reachable
+from pipeline.edges.mqtt.settings import MqttSettings, make_client, not_reachable
 from pipeline.edges.mqtt.source import MqttConnection
 
 QUIET_S = 0.7  # nothing more comes after so long

@@ -14,6 +14,7 @@ What is derived from files takes a shorter way, see `archive_append`.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import shutil
 import sqlite3
 import threading
@@ -24,26 +25,80 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline.edges import archive_append
-from pipeline.edges.archive_known import read_part, without_known
-from pipeline.edges.archive_memory import give_back
-from pipeline.edges.archive_tables import Quarantined, Rows
 from pipeline.edges.faults import fault_point
-from pipeline.edges.journal_files import storage_error
+from pipeline.edges.store import database as read
 from pipeline.edges.store import parts as files
-from pipeline.edges.store.database import JournalView
+from pipeline.edges.store.database import JournalView, storage_error
 from pipeline.edges.store.journal import Journal, add_counters, write_extras, write_inputs, write_parts
+from pipeline.edges.store.parts import read_part, without_known
 from pipeline.edges.store.schema import (
     DATE_COLUMN,
     KINDS,
     FeatureSchema,
     Part,
+    Quarantined,
+    Rows,
     arrow_schema,
     conform,
     gathered,
     part_path,
 )
 from pipeline.edges.store.swap import settle
+
+# Rows that can be made again from a file go into parts at once, without a stay in the journal.
+#
+# What a broker delivered must be in the journal before it is acknowledged; a recording stays where it is, so its rows
+# may be lost in a crash as long as the recording then counts as not done. In this order:
+#
+#     1  what waits in the journal is rolled: a roll that died may have left its files under the next part number
+#     2  ONE journal transaction: new columns, and a note that parts of that number are being placed
+#     3  parts -> staging -> fsync -> rename -> fsync of the directories, as in a roll
+#     4  ONE journal transaction: parts into the manifest, inputs finished, part number + 1, note gone <- the commit point
+#
+# A crash between 3 and 4 leaves parts that no manifest lists. `withdraw` removes them before anything else is written.
+
+
+_META_KEY = "placing"
+
+
+def note(db: sqlite3.Connection) -> None:
+    """Parts of the next number are being placed; within the caller's transaction."""
+    db.execute("INSERT OR REPLACE INTO meta SELECT ?, value FROM meta WHERE key = 'part_number'", (_META_KEY,))
+
+
+def placed(db: sqlite3.Connection) -> None:
+    """They are listed; within the caller's transaction."""
+    db.execute("DELETE FROM meta WHERE key = ?", (_META_KEY,))
+
+
+def withdraw(journal: Journal, root: Path) -> None:
+    """Removes what an interrupted append placed and never listed.
+
+    Raises:
+        ArchiveError: the disk is read-only or broken.
+    """
+    with journal.transaction() as db:
+        noted = read.read_meta(db, _META_KEY)
+    if noted is None:
+        return
+    files.remove_parts(root, int(noted))
+    with journal.transaction() as db:
+        placed(db)
+
+
+# Memory that rows took on their way into a file goes back to the system; allocators would keep most of it.
+#
+# What still holds rows holds their memory, so this comes after the last name of them. Allocators keep pieces for each
+# thread: rolls and merges read with `use_threads=False`, so that each leaves its pieces where it finds them again.
+
+
+def give_back() -> None:
+    """Takes milliseconds, without the interpreter's lock. Where the C library cannot, Arrow's part has to do."""
+    pa.default_memory_pool().release_unused()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
+    if trim is not None:
+        trim(0)
+
 
 __all__ = ["Archive", "FeatureSchema", "Part", "Quarantined", "Rows"]
 
@@ -89,7 +144,7 @@ class Archive:
     def _settle(self) -> None:
         """Finishes, or takes back, what was interrupted."""
         settle(self.journal, self.root)
-        archive_append.withdraw(self.journal, self.root)
+        withdraw(self.journal, self.root)
 
     def _adopt(self) -> None:
         """A journal that never saw this archive takes over what stands there; done once in its life."""
@@ -139,7 +194,7 @@ class Archive:
             with self.journal.transaction() as db:
                 for each in rows:
                     write_extras(db, each.kind, each.extras)
-                archive_append.note(db)
+                note(db)
             fault_point("append_noted")
             view = self.journal.view(())
             try:
@@ -152,7 +207,7 @@ class Archive:
             with self.journal.transaction() as db:
                 write_inputs(db, inputs)
                 _record(db, view, parts, dropped)
-                archive_append.placed(db)
+                placed(db)
                 fault_point("append_in_transaction")
             fault_point("append_done")
         give_back()

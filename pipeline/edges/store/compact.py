@@ -16,11 +16,9 @@ from statistics import median
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.edges.archive_intent import Swap
-from pipeline.edges.archive_memory import give_back
 from pipeline.edges.store import parts as files
-from pipeline.edges.store.archive import Archive
-from pipeline.edges.store.database import JournalView
+from pipeline.edges.store.archive import Archive, give_back
+from pipeline.edges.store.database import JournalView, Swap
 from pipeline.edges.store.schema import Part, arrow_schema, conform
 from pipeline.edges.store.swap import swap
 from pipeline.errors import ArchiveError

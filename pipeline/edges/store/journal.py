@@ -22,14 +22,52 @@ from typing import Self
 import pyarrow as pa
 
 from pipeline.core.records import AlarmChange, FeatureRow, Forecast, Prediction, StreamKey
-from pipeline.edges import archive_tables as tables
-from pipeline.edges import journal_untold as untold
-from pipeline.edges.archive_tables import Quarantined
 from pipeline.edges.faults import fault_point
-from pipeline.edges.journal_files import DirectoryLock, close_as_it_is, create_or_open, storage_error
 from pipeline.edges.store import database as read
-from pipeline.edges.store.schema import KINDS, UNREADABLE, FeatureSchema, Part, schema_error
-from pipeline.errors import SchemaError
+from pipeline.edges.store import schema as tables
+from pipeline.edges.store.database import JOURNAL_NAME, DirectoryLock, close_as_it_is, create_or_open, storage_error
+from pipeline.edges.store.parts import sync_directory
+from pipeline.edges.store.schema import KINDS, UNREADABLE, FeatureSchema, Part, Quarantined, schema_error
+from pipeline.errors import ArchiveError, SchemaError
+
+# Alarm changes that are committed and of which the broker has not yet confirmed that it has them.
+#
+# They stand here, written in the transaction that decides them, whatever becomes of their rows: a roll may move those
+# into Parquet long before anybody was told. A start tells them again, so that no crash, and no broker that was away,
+# keeps one from whoever listens.
+
+
+_KEYS = "untold."  # in the table of facts: `untold.<number>` -> the change
+_NEXT = (
+    f"INSERT INTO meta SELECT '{_KEYS}' || printf('%012d', 1 + coalesce(max(CAST(substr(key, {len(_KEYS) + 1}) "
+    f"AS INTEGER)), 0)), ? FROM meta WHERE key LIKE '{_KEYS}%'"
+)
+
+
+def remember(db: sqlite3.Connection, changes: Sequence[AlarmChange]) -> None:
+    """Nobody has been told of these; within the caller's transaction."""
+    db.executemany(_NEXT, [(_text(change),) for change in changes])
+
+
+def forget(db: sqlite3.Connection, changes: Sequence[AlarmChange]) -> None:
+    """The broker has these; within the caller's transaction."""
+    told = [(_text(change),) for change in changes]
+    db.executemany(f"DELETE FROM meta WHERE key LIKE '{_KEYS}%' AND value = ?", told)
+
+
+def remembered(db: sqlite3.Connection) -> list[AlarmChange]:
+    """In the order in which they were committed."""
+    rows = db.execute(f"SELECT value FROM meta WHERE key LIKE '{_KEYS}%' ORDER BY key")
+    return [_change(*json.loads(value)) for (value,) in rows]
+
+
+def _text(change: AlarmChange) -> str:
+    return json.dumps([*change.key, change.type, change.id, change.mode, change.p, change.at_ns, change.since_ns])
+
+
+def _change(machine: str, point: str, *rest: object) -> AlarmChange:
+    return AlarmChange(StreamKey(machine, point), *rest)  # type: ignore[arg-type]
+
 
 __all__ = ["Commit", "Journal", "Quarantined"]
 
@@ -121,8 +159,8 @@ class Journal:
             )
             for change in commit.alarms:
                 _write_alarm(db, change)
-            untold.forget(db, commit.told)
-            untold.remember(db, commit.alarms)
+            forget(db, commit.told)
+            remember(db, commit.alarms)
             add_counters(db, commit.counters)
             fault_point("commit_before_end")
         fault_point("commit_done")
@@ -182,7 +220,7 @@ class Journal:
     def untold_alarms(self) -> list[AlarmChange]:
         """Changes of which nobody has said that they were told, in the order of their commits."""
         with self._reading() as db:
-            return untold.remembered(db)
+            return remembered(db)
 
     def pending_rows(self, kind: str | None = None) -> int:
         """How many rows of a kind (of all kinds) are not yet in a Parquet part."""
@@ -286,3 +324,32 @@ def _write_alarm(db: sqlite3.Connection, change: AlarmChange) -> None:
         "INSERT OR REPLACE INTO open_alarms VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (change.id, *change.key, change.type, change.mode, change.p, change.at_ns, change.since_ns),
     )
+
+
+# A journal that cannot be read, out of the way: kept as it is, so that the next start makes a new one.
+
+
+def set_aside(directory: Path, name: str) -> Path:
+    """Moves the journal as it is to `DIR/aside/NAME`, so that the next start makes a new one; nothing is removed.
+
+    Raises:
+        ArchiveError: another process holds the directory, there is no journal, or it cannot be moved.
+    """
+    lock, path = DirectoryLock(directory), directory / JOURNAL_NAME
+    try:
+        # The database first: a log without its database is of no consequence to SQLite.
+        files = [found for end in ("", "-wal", "-shm") if (found := path.with_name(path.name + end)).exists()]
+        if path not in files:
+            msg = f"expected a journal to set aside, found none: {path}"
+            raise ArchiveError(msg)
+        place = directory / "aside" / name
+        place.mkdir(parents=True)
+        for file in files:
+            file.rename(place / file.name)
+        for folder in (place, directory):
+            sync_directory(folder)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    finally:
+        lock.release()
+    return place

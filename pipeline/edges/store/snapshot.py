@@ -19,9 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.core.records import is_id
-from pipeline.edges.journal_files import storage_error
 from pipeline.edges.store import parts as files
-from pipeline.edges.store.database import JournalView, view_journal
+from pipeline.edges.store.database import JournalView, storage_error, view_journal
 from pipeline.edges.store.schema import KINDS, Part
 from pipeline.errors import ArchiveError
 

@@ -19,11 +19,10 @@ import shutil
 import sqlite3
 from pathlib import Path
 
-from pipeline.edges.archive_intent import META_KEY, Swap
 from pipeline.edges.faults import fault_point
-from pipeline.edges.journal_files import storage_error
 from pipeline.edges.store import database as read
 from pipeline.edges.store import parts as files
+from pipeline.edges.store.database import META_KEY, Swap, storage_error
 from pipeline.edges.store.journal import Journal, add_counters, write_parts
 from pipeline.edges.store.schema import Part, part_path
 
