@@ -108,9 +108,6 @@ def _quantity(name: str) -> str:
     return _QUANTITY_OF.get(feature, feature)
 
 
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
-
 KIND = "direction of quantities"
 QUANTILE = 0.98  # of held-out machines' distances
 SHRINKAGE = 0.1  # towards a sphere: few machines say little about how quantities go together

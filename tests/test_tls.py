@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from harness.broker import Site, payloads, take
 
-from pipeline.commands.addresses import mqtt_settings
 from pipeline.config.sources import load
 from pipeline.edges.broker import PrivateBroker, is_available
 from pipeline.edges.mqtt import MqttPublisher
 from pipeline.errors import ConfigError, NotReachable
+from pipeline.service.compose import mqtt_settings
 
 pytestmark = [
     pytest.mark.network,

@@ -169,7 +169,6 @@ def _wanted(columns: Sequence[str], choice: str) -> list[str]:
     return [name for name in columns if name in names or name.rpartition(".")[2] in names]
 
 
-Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
 UNKNOWN = -1  # class number of a window whose truth is not known

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,18 +16,6 @@ if TYPE_CHECKING:
     from pipeline.config.tables import Config
     from pipeline.drivers.parity import Parity
     from pipeline.edges.store.check import Stock
-import re
-from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
-from typing import Any
-
-from pipeline.drivers.upkeep import ask
-from pipeline.edges.store import compact as compaction
-from pipeline.edges.store.archive import Archive
-from pipeline.edges.store.compact import compact, older
-from pipeline.edges.store.database import JOURNAL_NAME, DirectoryHeld, view_journal
-from pipeline.edges.store.journal import Journal
-from pipeline.errors import ArchiveError
 
 _DATA = click.option(
     "--data", "data_dir", type=click.Path(path_type=Path), default=None, help="Data directory [default: data.dir]."
@@ -133,6 +123,7 @@ def _parity_text(found: Parity) -> list[str]:
 @with_console
 def compact_(console: Console, data_dir: Path | None) -> None:
     """Merge the small files of each day into few. The rows stay the same, for every reader, at every moment."""
+    from pipeline.service.maintenance import compacted
 
     directory = console.config(**{"data.dir": data_dir}).data.path
     done = compacted(directory)
@@ -150,6 +141,7 @@ def compact_(console: Console, data_dir: Path | None) -> None:
 @with_console
 def prune(console: Console, data_dir: Path | None, keep: str, dry_run: bool, yes: bool) -> None:
     """Remove days that are older than that, of every kind. Snapshots keep theirs."""
+    from pipeline.service.maintenance import prunable, pruned
 
     directory, before = console.config(**{"data.dir": data_dir}).data.path, cutoff(keep)
     if not (yes or dry_run):
@@ -199,12 +191,6 @@ def _table(stocks: list[Stock], pending: dict[str, int]) -> str:
     return "\n".join([*lines, f"still in the journal: {waiting or 'nothing'}"])
 
 
-# Upkeep from the command line: done here where nobody holds the data directory, else by the service that does.
-
-
-Done = list[dict[str, Any]]
-
-
 def cutoff(keep: str) -> date:
     """`90d` -> the first UTC day that is kept."""
     match = re.fullmatch(r"(\d{1,5})d?", keep.strip())
@@ -212,44 +198,3 @@ def cutoff(keep: str) -> date:
         msg = f"expected a number of days such as 90d, found: {keep!r}"
         raise click.BadParameter(msg, param_hint="--keep")
     return (datetime.now(UTC) - timedelta(days=int(match[1]))).date()
-
-
-def compacted(directory: Path) -> Done:
-    """Merges every day's small parts."""
-    return _done(directory, {"action": "compact"}, lambda archive: [asdict(one) for one in compact(archive)])
-
-
-def pruned(directory: Path, before: date) -> Done:
-    """Removes the days before a date."""
-    request = {"action": "prune", "before": before.isoformat()}
-    return _done(directory, request, lambda archive: [asdict(one) for one in compaction.prune(archive, before)])
-
-
-def prunable(directory: Path, before: date) -> Done:
-    """What `pruned` would remove."""
-    _check(directory)
-    view = view_journal(directory, ())
-    days = {} if view is None else older(view.parts, before)
-    return [
-        {"kind": kind, "date": day, "parts": len(parts), "rows": sum(p.rows for p in parts),
-         "bytes": sum(p.bytes for p in parts)}
-        for (kind, day), parts in days.items()
-    ]  # fmt: skip
-
-
-def _done(directory: Path, request: dict[str, Any], work: Callable[[Archive], Done]) -> Done:
-    _check(directory)
-    try:
-        with Journal(directory) as journal:
-            schema = journal.view(()).schema
-            if schema is None:
-                return []  # nothing was ever written
-            return work(Archive(directory, journal, schema))
-    except DirectoryHeld:
-        return ask(directory, request)
-
-
-def _check(directory: Path) -> None:
-    if not (directory / JOURNAL_NAME).exists():
-        msg = f"expected a data directory with a journal, found none in: {directory}"
-        raise ArchiveError(msg, hint="fill one with `thrumcast backfill` or `thrumcast run`, or check --data")

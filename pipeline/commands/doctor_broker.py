@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import TYPE_CHECKING
 
-from pipeline.commands.addresses import mqtt_settings
 from pipeline.commands.doctor_report import Finding, duration
 from pipeline.core import codec
 from pipeline.edges.mqtt import MqttConnection, TopicTemplate
@@ -50,6 +49,8 @@ class Heard:
 
 def probe_settings(config: Config) -> MqttSettings:
     """As the service, under another client id."""
+    from pipeline.service.compose import mqtt_settings
+
     settings = mqtt_settings(config, f"{config.mqtt.client_id}-doctor-{secrets.token_hex(3)}")
     return replace(settings, clean_start=True)
 

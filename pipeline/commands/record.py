@@ -35,14 +35,13 @@ def command(
     import time
     from dataclasses import replace
 
-    from pipeline.commands.addresses import mqtt_settings
     from pipeline.config.specs import stream_specs
     from pipeline.core import order
     from pipeline.core.records import StreamKey
     from pipeline.drivers.intake import MOST_BYTES, Admission, Intake
     from pipeline.edges.mqtt import MqttConnection, TopicTemplate
     from pipeline.edges.recordings.readings import READINGS_NAME, ReadingsWriter
-    from pipeline.service.compose import folder
+    from pipeline.service.compose import folder, mqtt_settings
 
     config = console.config(**{"data.dir": data_dir}, **broker_flags(broker))
     topics = TopicTemplate(config.mqtt.readings_topic)

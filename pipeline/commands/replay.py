@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.commands.addresses import broker_flags, broker_option, mqtt_settings
+from pipeline.commands.addresses import broker_flags, broker_option
 from pipeline.commands.common import Console, troubles, with_console
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def command(
     from pipeline.edges.mqtt import MqttPublisher, TopicTemplate
     from pipeline.edges.recordings.recording import find_recordings, open_recording, parse_channels, streams
     from pipeline.errors import RecordingError, ThrumcastError
+    from pipeline.service.compose import mqtt_settings
 
     config = console.config(**broker_flags(broker))
     channel_map = parse_channels(channels) if channels else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.addresses import broker_flags, broker_option, mqtt_settings
+from pipeline.commands.addresses import broker_flags, broker_option
 from pipeline.commands.common import Console, with_console
 from pipeline.commands.sim_plots import plot
 from pipeline.commands.sim_scenario import asked, plant_of, scenario_of
@@ -234,6 +234,7 @@ def _publish(console: Console, config: Config, made: Plant, wanted: Scenario) ->
     import numpy as np
 
     from pipeline.edges.mqtt import MqttPublisher, TopicTemplate
+    from pipeline.service.compose import mqtt_settings
     from sim.channel import Counts, Faults, Senders, Upsets, disturb
     from sim.publish import Sent, messages, to_broker
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.core.records import StreamKey
     from pipeline.core.state import StreamSpec
     from pipeline.drivers.backfill import Worker
+    from pipeline.edges.mqtt import MqttSettings
 
 
 def feature_schema(config: Config) -> FeatureSchema:
@@ -115,3 +116,30 @@ def folder(path: Path) -> str:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def mqtt_settings(config: Config, client_id: str | None = None) -> MqttSettings:
+    """The connection that the configuration describes, under the service's client id or another one."""
+    from pipeline.edges.mqtt import MqttSettings
+
+    mqtt = config.mqtt
+    return MqttSettings(
+        client_id=client_id or mqtt.client_id,
+        host=mqtt.host,
+        port=mqtt.port,
+        username=mqtt.username or None,
+        password_file=mqtt.password_path(),
+        tls=mqtt.tls,
+        ca_file=_path(mqtt.tls_ca_file),
+        cert_file=_path(mqtt.tls_cert_file),
+        key_file=_path(mqtt.tls_key_file),
+        keepalive_s=mqtt.keepalive_s,
+        session_expiry_s=mqtt.session_expiry_s,
+        receive_maximum=mqtt.receive_maximum,
+        # A broker drops what is larger without a word; what is only too large for us is to be quarantined by name.
+        maximum_packet_bytes=min(max(16 * 2**20, 4 * mqtt.max_payload_bytes), 268_435_455),
+    )
+
+
+def _path(text: str) -> Path | None:
+    return Path(text).expanduser() if text else None

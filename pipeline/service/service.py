@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pipeline.commands.addresses import mqtt_settings
 from pipeline.core.engine import Engine, Step, rehearse
 from pipeline.core.order import REMEMBERED_SESSIONS
 from pipeline.core.records import Block, StreamKey
@@ -24,6 +23,7 @@ from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.edges.mqtt import Claim, MqttConnection, TopicTemplate, alone_here, claim_topic
 from pipeline.errors import ArchiveError
 from pipeline.service import compose
+from pipeline.service.compose import mqtt_settings
 from pipeline.service.models import RegistryWatch, Running, load_serving, reader
 from pipeline.service.requests import Requests
 
