@@ -1,6 +1,6 @@
 """The recurrent cells in plain numpy, and the table of what a cell is: gates, width of its state, names of its weights.
 
-Equal to torch within 1e-6 over hundreds of carried steps (tests/test_predictor.py). With sigma the logistic
+Equal to torch within 1e-6 over hundreds of carried steps (tests/models/test_predictor.py). With sigma the logistic
 function, * element by element, a = W_i x + b_i and c = W_h h + b_h, split into gates:
 
     gru        r = sigma(a_r + c_r), u = sigma(a_u + c_u), n = tanh(a_n + r * c_n), h' = n + u * (h - n)

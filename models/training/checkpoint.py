@@ -3,7 +3,7 @@
     DIR/runs/<run>/run.json                settings, split and fingerprint of the data: another training is refused
     DIR/runs/<run>/<part>.safetensors      one per fold and member: weights, moments, random states, what it said so far
 
-A training that goes on gives the same weights as one that never stopped (tests/test_resume.py). Files are replaced as a
+A training that goes on gives the same weights as one that never stopped (tests/models/test_resume.py). Files are replaced as a
 whole, so that a kill leaves the one before. safetensors and JSON only: reading one can run nothing.
 """
 

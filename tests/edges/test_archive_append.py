@@ -17,7 +17,7 @@ from pipeline.edges.store.journal import Commit
 from pipeline.edges.store.read import read_features, read_predictions
 from pipeline.edges.store.schema import Rows, feature_tables
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 POINTS = (*APPEND_FAULT_POINTS, "after_staging", "after_rename", "after_directory_fsync", "after_rewrite_rename")
 # The second append crosses midnight, the third and fourth widen older parts.
 CRASHES = [(name, 1) for name in POINTS] + [("after_rename", 4), ("append_before_transaction", 3)]

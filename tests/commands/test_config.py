@@ -19,7 +19,7 @@ from pipeline.config.tables import BearingConfig, Config
 from pipeline.core.severity import Limits
 from pipeline.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_FILE = ROOT / "config.toml"
 pytestmark = pytest.mark.usefixtures("no_configuration")
 

@@ -25,7 +25,7 @@ from pipeline.edges.store.read import read_features, rows_of
 from pipeline.edges.store.schema import Part
 from pipeline.errors import ArchiveError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def nothing_left(data: Path) -> bool:

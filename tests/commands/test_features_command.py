@@ -16,7 +16,7 @@ from pipeline.core.features.table import FEATURES, NAMES, STAGES
 from pipeline.core.views import bearing_cursors, envelope_spectrum, shaft_cursors, spectrum
 from pipeline.edges.recordings.recording import write_recording
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RATE_HZ = 12_000.0
 
 

@@ -29,7 +29,7 @@ from pipeline.edges.mqtt import MqttPublisher
 from pipeline.edges.store.check import verify
 from pipeline.errors import NotReachable
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60.0
 pytestmark = [pytest.mark.network, pytest.mark.usefixtures("compiled")]
 

@@ -10,7 +10,6 @@ import pytest
 from harness.live import BLOCKS, send, service, stop_when_idle
 from harness.streams import ENGINE, recording
 from harness.watched import Linked
-from test_labels import label, retraction
 
 from pipeline.core.engine import Engine, Step
 from pipeline.core.features.table import COLUMN
@@ -24,6 +23,7 @@ from pipeline.edges.store.read import read_predictions
 from pipeline.service.observe import LabelCounts
 from pipeline.service.streams import STATES, StreamGauges
 from pipeline.telemetry import MAX_LABELS, Telemetry
+from tests.edges.test_labels import label, retraction
 
 
 def test_a_scrape_shows_state_probabilities_and_velocity_of_every_streams_newest_window(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.commands.logs import JsonLines, Repeats, fields
 from pipeline.telemetry import EVENTS, MAX_LABELS, METRICS, OTHER, Telemetry
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 LABEL = r'[a-z_]+="(\\.|[^"\\\n])*"'
 LINE = re.compile(rf"thrumcast_[a-z_]+(\{{{LABEL}(,{LABEL})*\}})? -?[0-9.e+-]+")
 

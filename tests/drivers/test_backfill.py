@@ -55,7 +55,7 @@ def recordings(tmp_path: Path, rng: np.random.Generator) -> Path:
 
 def started(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     """A command with --json."""
-    env = os.environ | SETTINGS | environment | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    env = os.environ | SETTINGS | environment | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     command = [sys.executable, "-m", "pipeline", *arguments, "--json"]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

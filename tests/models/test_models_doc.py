@@ -23,7 +23,7 @@ from pipeline.core.records import StreamKey
 from pipeline.edges.machines import MachinesFile
 from pipeline.edges.store.schema import part_path, row_schema
 
-TEXT = (Path(__file__).resolve().parents[1] / "docs" / "models.md").read_text()
+TEXT = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text()
 
 
 def quiet(*_):

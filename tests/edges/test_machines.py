@@ -147,7 +147,7 @@ def test_a_healthy_dataset_is_one_specimen_and_a_nameless_recording_its_own():
 
 
 def test_real_recordings_fall_into_as_many_specimens_as_there_are_bearings():
-    folder = Path(os.environ.get("THRUMCAST_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    folder = Path(os.environ.get("THRUMCAST_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no recordings at {folder}")
     for name, count in (("cwru/12k_drive_end", 9), ("hit_sm", 7), ("femto", 7)):

@@ -15,7 +15,7 @@ from pipeline import __version__, cli
 from pipeline.commands.common import Console, with_console
 from pipeline.errors import ArchiveError, ConfigError, GateRefused, NotReachable, UsageError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def commands(group: click.Group = cli.group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:

@@ -14,7 +14,6 @@ from click.testing import CliRunner
 from harness.live import BLOCKS, Broker, send, stop_when_idle
 from harness.streams import ENGINE, SPEC
 from model_world import bundle
-from test_serving import service
 
 from models import unknown
 from models.bundle import Bundle
@@ -33,6 +32,7 @@ from pipeline.drivers.live import Live
 from pipeline.drivers.results import Results
 from pipeline.drivers.serving import Serving
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
+from tests.drivers.test_serving import service
 
 INPUTS = ("x.kurtosis", "x.crest", "x.band_01", "x.band_02", "y.kurtosis")
 PUMP = StreamKey("pump-01", "de")

@@ -18,7 +18,7 @@ from pipeline.edges.store.check import verify
 from pipeline.edges.store.read import read_features, read_predictions
 from pipeline.errors import ArchiveError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_reader_beside_a_rolling_writer_never_sees_a_row_twice_or_loses_one(plant):

@@ -17,7 +17,7 @@ from pipeline.errors import NotReachable
 
 pytestmark = pytest.mark.network
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def lives(pid: int) -> bool:

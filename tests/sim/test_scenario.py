@@ -20,7 +20,7 @@ from sim.publish import messages
 from sim.recipe import Recipe, plant
 from sim.scenario import build, parse, read
 
-EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.toml"))
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.toml"))
 
 
 def test_there_are_examples() -> None:

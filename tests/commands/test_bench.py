@@ -19,7 +19,7 @@ from benchmarks.report import Row, Section, table_text
 from pipeline.cli import run
 from pipeline.edges.broker import is_available
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 PROMISED = {
     "features": {"core_ratio_to_rfft", "full_ratio_to_rfft", "windows_per_s"},

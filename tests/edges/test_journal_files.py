@@ -246,7 +246,7 @@ def test_a_reader_in_another_process_sees_what_is_committed_and_needs_no_lock(jo
 
 
 def root() -> Path:
-    return Path(__file__).parent.parent
+    return Path(__file__).parents[2]
 
 
 def test_a_journal_on_a_slow_disk_closes_as_it_is_and_nothing_is_missing_after(tmp_path: Path) -> None:

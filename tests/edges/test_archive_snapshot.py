@@ -16,7 +16,7 @@ from pipeline.edges.store.read import read_features, read_kind
 from pipeline.edges.store.snapshot import snapshot
 from pipeline.errors import ArchiveError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_snapshot_is_a_data_directory_that_upkeep_does_not_touch(plant: Plant) -> None:

@@ -19,7 +19,7 @@ from pipeline.edges.store import compact as archive_compact
 from pipeline.edges.store.compact import compact
 from pipeline.edges.store.database import Pending
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ROLLS = 3  # in a cycle
 CYCLES = 4
 WINDOWS = 100  # in a roll
