@@ -19,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.records import AlarmChange
-from pipeline.edges.store.archive import DUPLICATE_ROWS, Archive
+from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.check import verify
-from pipeline.edges.store.journal import Commit, Journal, Quarantined
+from pipeline.edges.store.journal import DUPLICATE_ROWS, Commit, Journal
 from pipeline.edges.store.parts import encode_part
 from pipeline.edges.store.read import first_row, read_features, read_kind, read_predictions
-from pipeline.edges.store.schema import FeatureSchema
+from pipeline.edges.store.schema import FeatureSchema, Quarantined
 from pipeline.errors import ArchiveError, SchemaError
 
 
