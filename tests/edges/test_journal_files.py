@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -27,6 +28,12 @@ def journal(tmp_path: Path):
     with Journal(tmp_path / "data") as opened:
         opened.bind(SCHEMA)
         yield opened
+
+
+def test_only_the_database_and_the_journal_run_sql():
+    modules = sorted((root() / "pipeline" / "edges" / "store").glob("*.py"))
+    speak = [path.stem for path in modules if re.search(r"sqlite3|\.execute|_transaction\(", path.read_text())]
+    assert speak == ["database", "journal"]
 
 
 def test_a_second_process_is_told_who_holds_the_directory(tmp_path):
