@@ -135,7 +135,7 @@ def test_a_full_disk_keeps_the_rows_for_the_next_roll(plant, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.edges.store.parts.stage", full)
+        patch.setattr("pipeline.edges.store.archive.stage", full)
         with pytest.raises(ArchiveError, match="No space left") as caught:
             plant.archive.roll()
     assert "free some space" in caught.value.hint
