@@ -1,4 +1,4 @@
-"""What the service says of itself: metrics that any Prometheus reads, and log lines that a program can read."""
+"""What the service reports about itself: metrics that Prometheus reads, and log lines that programs read."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.commands.logs import JsonLines, Repeats, fields
 from pipeline.telemetry import EVENTS, MAX_LABELS, METRICS, OTHER, Telemetry
@@ -31,13 +32,28 @@ def test_every_line_is_of_the_text_format_whatever_a_label_holds(label: str, n: 
         assert line.startswith("#") or LINE.fullmatch(line), line
 
 
+@given(st.text(min_size=1, max_size=20), st.floats(0, 1e15))
+def test_prometheus_reads_back_every_value_and_label_as_it_was_set(label: str, value: float) -> None:
+    telemetry = Telemetry()
+    telemetry.add("windows_total", value, label)
+    telemetry.set("disk_free_bytes", value)
+    read = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(telemetry.text())
+        for sample in family.samples
+    }
+    assert read["thrumcast_windows_total", label] == value
+    assert read["thrumcast_disk_free_bytes",] == value
+    assert read["thrumcast_messages_received_total",] == 0
+
+
 def test_every_metric_without_a_label_is_there_from_the_start() -> None:
     text = Telemetry().text()
     for metric in METRICS:
         assert f"# TYPE thrumcast_{metric.name} {metric.kind}" in text
         if not metric.labels:
             name = f"thrumcast_{metric.name}" + ("_count" if metric.kind == "histogram" else "")
-            assert f"\n{name} 0\n" in text
+            assert f"\n{name} 0.0\n" in text
 
 
 def test_names_follow_the_rules_of_prometheus() -> None:
@@ -61,10 +77,10 @@ def test_a_histogram_counts_each_duration_in_every_bucket_above_it() -> None:
     for seconds in (0.004, 0.3, 1e9, -5.0):
         telemetry.observe("turn_seconds", seconds)
     text = telemetry.text()
-    assert 'thrumcast_turn_seconds_bucket{le="0.005"} 2' in text  # a clock that is ahead counts as 0
-    assert 'thrumcast_turn_seconds_bucket{le="0.5"} 3' in text
-    assert 'thrumcast_turn_seconds_bucket{le="60"} 3' in text
-    assert 'thrumcast_turn_seconds_bucket{le="+Inf"} 4' in text
+    assert 'thrumcast_turn_seconds_bucket{le="0.005"} 2.0' in text  # a clock that is ahead counts as 0
+    assert 'thrumcast_turn_seconds_bucket{le="0.5"} 3.0' in text
+    assert 'thrumcast_turn_seconds_bucket{le="60"} 3.0' in text
+    assert 'thrumcast_turn_seconds_bucket{le="+Inf"} 4.0' in text
 
 
 def test_values_that_belong_together_are_never_seen_apart() -> None:
