@@ -30,7 +30,7 @@ import numpy as np
 from models import bundle, unknown
 from models.evaluation.events import Fault, Up, false_alarms, fate_of
 from models.predictor import NumpyPredictor
-from pipeline.commands.sim_archive import steps_of
+from sim.archive import steps_of
 from pipeline.config.specs import stream_specs
 from pipeline.config.tables import AlarmConfig, Config, ModelConfig
 from pipeline.core.engine import Engine

@@ -12,7 +12,7 @@ from typing import Any
 
 from models.data.dataset import Dataset, DatasetSpec, build, read
 from models.settings import TrainSettings
-from pipeline.commands.sim_archive import fill
+from sim.archive import fill
 from pipeline.config.tables import Config, DataConfig
 from pipeline.core.features.table import FEATURES
 from pipeline.drivers.backfill import Job, backfill

@@ -86,7 +86,7 @@ def promises(
     from dataclasses import asdict
     from statistics import median
 
-    from pipeline.commands.doctor_guarantee import Site, guarantee
+    from pipeline.service.guarantee import Site, guarantee
     from pipeline.commands.doctor_report import Finding, duration
     from pipeline.core.order import REMEMBERED_SESSIONS
 

@@ -170,7 +170,7 @@ def _name(console: Console, made: Plant, directory: Path) -> None:
 
 
 def _fill(console: Console, config: Config, made: Plant, seconds: float, workers: int) -> None:
-    from pipeline.commands.sim_archive import fill
+    from sim.archive import fill
     from pipeline.errors import ArchiveError
 
     if (config.data.path / "archive").exists():

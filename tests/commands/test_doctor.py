@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from pipeline import cli
 from pipeline.commands import doctor_broker, doctor_host
-from pipeline.commands.doctor_guarantee import Site, guarantee
+from pipeline.service.guarantee import Site, guarantee
 from pipeline.commands.doctor_report import duration
 from pipeline.commands.status import Found
 from pipeline.config.sources import load

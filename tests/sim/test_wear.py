@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.signal import hilbert
 
-from pipeline.commands.sim_archive import _site
+from sim.archive import _site
 from pipeline.config.specs import stream_specs
 from pipeline.config.tables import Config
 from pipeline.core.records import StreamKey
