@@ -105,13 +105,19 @@ TABLE: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
 # Log events: name -> (level, when it is logged). The name is the first word of the log message.
 EVENTS: Mapping[str, tuple[str, str]] = {
     "rehearsed": ("info", "the engine has run on a second of noise, so that all kernels are compiled"),
-    "stop_cut_short": ("warning", "a stop took too long because of the disk; the process ended as by a kill, which loses nothing"),
+    "stop_cut_short": (
+        "warning",
+        "a stop took too long because of the disk; the process ended as by a kill, which loses nothing",
+    ),
     "connected": ("info", "the broker accepted us"),
     "session_lost": ("info", "the broker no longer has our session; the messages it queued for us are lost"),
     "disconnected": ("info", "the connection ended"),
     "refused": ("info", "an attempt to connect failed"),
     "taken_over": ("info", "another client with our client id took over the session"),
-    "commit_failed": ("error", "the disk refused a commit; the service tries again and acknowledges nothing until it succeeds"),
+    "commit_failed": (
+        "error",
+        "the disk refused a commit; the service tries again and acknowledges nothing until it succeeds",
+    ),
     "commit_resumed": ("warning", "a commit succeeded after commit_failed"),
     "note_failed": ("error", "the disk refused machines.jsonl"),
     "note_resumed": ("warning", "machines.jsonl was written after note_failed"),

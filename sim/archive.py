@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
 
-from pipeline.config.specs import stream_specs
-from pipeline.config.tables import Config
 from pipeline.core.engine import Engine, Step
 from pipeline.core.records import Block, FeatureRow, StreamKey
-from pipeline.core.state import StreamState
+from pipeline.core.state import StreamSpec, StreamState
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile, recording_facts
-from pipeline.edges.store.journal import Commit
-from pipeline.service.compose import opened
-from sim.fleet import Plant, about
+from pipeline.edges.store.archive import Archive
+from pipeline.edges.store.journal import Commit, Journal
+from sim.fleet import POINT, Plant, about
 from sim.machine import UNIT, Machine
 from sim.recipe import CURRICULUM
 
 BLOCKS_PER_STEP = 64
 
+# Facts of machines -> the spec of each stream: `partial(pipeline.config.specs.stream_specs, config)`. It is pickled.
+Specs = Callable[[Mapping[StreamKey, Mapping[str, Any]]], Callable[[StreamKey], StreamSpec]]
+
 
 @dataclass(frozen=True, slots=True)
-class Filled:
-    """How far it is."""
+class MachineRun:
+    """A machine whose whole run is in the archive."""
 
     machine: str
     rows: int
-    seconds: float  # simulated
+    seconds: float  # of plant time
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """A plant of one machine, and whether somebody has written down how many teeth its gears have."""
+class Installation:
+    """A plant of one machine, and whether its nameplate (the teeth of its gears) is known."""
 
     plant: Plant
     nameplate: bool
@@ -43,58 +46,63 @@ class Site:
 def fill(
     plant: Plant,
     seconds: float,
-    config: Config,
+    data_dir: Path,
+    journal: Journal,
+    archive: Archive,
+    specs: Specs,
     *,
     workers: int,
     prefix: str = "",
     modest: bool = False,
-) -> Iterator[Filled]:
-    """Features of every machine's whole run into `config.data.dir`; yields machine after machine.
+) -> Iterator[MachineRun]:
+    """Writes the features of every machine's whole run into an archive; yields machine after machine.
 
     Args:
-        plant: the machines, and how they are sampled.
-        seconds: of plant time, each.
-        config: where to and which features.
-        workers: processes.
-        prefix: put before the ids, for plants that share an archive.
-        modest: equip machines as differently as plants do, see `_site`; else all have all axes and a nameplate.
+        plant: the machines and how they are sampled.
+        seconds: plant time of each run.
+        data_dir: the directory of `journal` and `archive`; the facts of the machines are written there too.
+        journal: takes the rows.
+        archive: rolls them into Parquet parts at the end.
+        specs: gives the specs of the streams.
+        workers: number of processes.
+        prefix: is put before the ids of machines, for plants that share an archive.
+        modest: equip the machines as differently as real plants do, see `installation`. Default: every machine has all
+            axes and a nameplate.
     """
-    with opened(config) as (journal, archive):
-        facts = MachinesFile(config.data.path / MACHINES_NAME)
-        known = {StreamKey(prefix + machine.id, "de"): _facts(machine) for machine in plant.machines}
-        facts.update_all(known)
-        work = partial(rows_of, seconds=seconds, config=config, prefix=prefix)
-        sites = [_site(plant, number, modest=modest) for number in range(len(plant.machines))]
-        if workers == 1:
-            for machine, site in zip(plant.machines, sites, strict=True):
-                rows = work(site)
+    known = {StreamKey(prefix + machine.id, POINT): _facts(machine) for machine in plant.machines}
+    MachinesFile(data_dir / MACHINES_NAME).update_all(known)
+    work = partial(rows_of, seconds=seconds, specs=specs, prefix=prefix)
+    installations = [installation(plant, number, modest=modest) for number in range(len(plant.machines))]
+    if workers == 1:
+        for machine, one in zip(plant.machines, installations, strict=True):
+            rows = work(one)
+            journal.commit(Commit(features=rows))
+            yield MachineRun(machine.id, len(rows), seconds)
+    else:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            for machine, rows in zip(plant.machines, pool.map(work, installations, chunksize=4), strict=True):
                 journal.commit(Commit(features=rows))
-                yield Filled(machine.id, len(rows), seconds)
-        else:
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-                for machine, rows in zip(plant.machines, pool.map(work, sites, chunksize=4), strict=True):
-                    journal.commit(Commit(features=rows))
-                    yield Filled(machine.id, len(rows), seconds)
-        archive.roll()
+                yield MachineRun(machine.id, len(rows), seconds)
+    archive.roll()
 
 
-def _site(plant: Plant, number: int, *, modest: bool) -> Site:
-    """One machine of a plant and how it is watched; if `modest`, in turn with all axes, no nameplate, one axis."""
+def installation(plant: Plant, number: int, *, modest: bool) -> Installation:
+    """Machine `number` of a plant with its equipment; if `modest`: all axes, no nameplate, or one axis, in turn."""
     alone = replace(plant, machines=(plant.machines[number],))
     third = number // len(CURRICULUM) % 3 if modest else 0
-    return Site(alone if third < 2 else replace(alone, axes=plant.axes[:1]), nameplate=third != 1)
+    return Installation(alone if third < 2 else replace(alone, axes=plant.axes[:1]), nameplate=third != 1)
 
 
-def rows_of(site: Site, *, seconds: float, config: Config, prefix: str = "") -> list[FeatureRow]:
+def rows_of(one: Installation, *, seconds: float, specs: Specs, prefix: str = "") -> list[FeatureRow]:
     """Feature rows of one machine's whole run."""
-    (machine,) = site.plant.machines
-    known = {StreamKey(prefix + machine.id, "de"): about(machine)} if site.nameplate else {}
-    engine = Engine(stream_specs(config, known))
-    return [row for step in steps_of(machine, site.plant, seconds, engine, prefix=prefix) for row in step.features]
+    (machine,) = one.plant.machines
+    known = {StreamKey(prefix + machine.id, POINT): about(machine)} if one.nameplate else {}
+    engine = Engine(specs(known))
+    return [row for step in steps_of(machine, one.plant, seconds, engine, prefix=prefix) for row in step.features]
 
 
 def steps_of(machine: Machine, plant: Plant, seconds: float, engine: Engine, *, prefix: str = "") -> Iterator[Step]:
-    """One machine's whole run through an engine, as a driver would step it."""
+    """The steps of an engine over one machine's whole run, as a driver would make them."""
     states: dict[StreamKey, StreamState] = {}
     run: list[Block] = []
     count = plant.count(seconds)

@@ -10,16 +10,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.commands.common import Console, with_console
+from pipeline.commands.common import Console, data_option, with_console
 
 if TYPE_CHECKING:
     from pipeline.config.tables import Config
     from pipeline.drivers.parity import Parity
     from pipeline.edges.store.check import Stock
-
-_DATA = click.option(
-    "--data", "data_dir", type=click.Path(path_type=Path), default=None, help="Data directory [default: data.dir]."
-)
 
 
 @click.group(name="archive")
@@ -28,7 +24,7 @@ def command() -> None:
 
 
 @command.command(name="ls")
-@_DATA
+@data_option
 @with_console
 def list_(console: Console, data_dir: Path | None) -> None:
     """Per kind and date: files, rows, bytes, machines and the time they span."""
@@ -47,7 +43,7 @@ def list_(console: Console, data_dir: Path | None) -> None:
 
 
 @command.command()
-@_DATA
+@data_option
 @click.option("--parity", is_flag=True, help="Also compute the features again from archive/readings.")
 @with_console
 def verify(console: Console, data_dir: Path | None, parity: bool) -> None:
@@ -119,7 +115,7 @@ def _parity_text(found: Parity) -> list[str]:
 
 
 @command.command(name="compact")
-@_DATA
+@data_option
 @with_console
 def compact_(console: Console, data_dir: Path | None) -> None:
     """Merge the small files of each day into few. The rows stay the same, for every reader, at every moment."""
@@ -134,7 +130,7 @@ def compact_(console: Console, data_dir: Path | None) -> None:
 
 
 @command.command()
-@_DATA
+@data_option
 @click.option("--keep", required=True, metavar="DAYS", help="How much to keep, such as 90d: whole UTC days go.")
 @click.option("--dry-run", is_flag=True, help="Say what would go, and leave it.")
 @click.option("--yes", is_flag=True, help="Do it; without --yes nothing is removed.")
@@ -157,7 +153,7 @@ def prune(console: Console, data_dir: Path | None, keep: str, dry_run: bool, yes
 
 
 @command.command()
-@_DATA
+@data_option
 @click.argument("name", required=False)
 @with_console
 def snapshot(console: Console, data_dir: Path | None, name: str | None) -> None:

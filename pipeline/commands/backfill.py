@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.common import Console, troubles, with_console
+from pipeline.commands.common import Console, data_option, recording_warnings, with_console
 
 
 @click.command(name="backfill")
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), default=None, help="Data directory.")
+@data_option
 @click.option("--channels", default=None, metavar="NAME[=AS],...", help="Channels to take, and their new names.")
 @click.option("--rate", "rate_hz", type=float, default=None, help="Sampling rate in Hz of recordings that do not say.")
 @click.option(
@@ -66,7 +66,7 @@ def command(
             skipped[str(done.path)] = done.error
 
     with (
-        troubles(console) as (in_part, skipped),
+        recording_warnings(console) as (in_part, skipped),
         opened(config) as (journal, archive),
         console.progress(len(jobs), "recordings") as bar,
     ):

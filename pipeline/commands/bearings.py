@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.common import Console, command_line, with_console
+from pipeline.commands.common import Console, usage_errors, with_console
 
 if TYPE_CHECKING:
     from pipeline.core.bearings import Bearing, Geometry
@@ -30,7 +30,7 @@ def command(console: Console, name: str | None, geometry: str | None, rpm: float
     if name is not None and geometry is not None:
         msg = "either NAME or --geometry, found both"
         raise click.UsageError(msg)
-    with command_line():
+    with usage_errors():
         if geometry is not None:
             chosen: tuple[Bearing, ...] = (Bearing("", "computed", _parsed(geometry), "the geometry as given"),)
         else:

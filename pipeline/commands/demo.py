@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.commands.common import Console, frugal, with_console
+from pipeline.commands.common import Console, use_system_allocator, with_console
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +44,7 @@ def command(
 
     Half of the machines develop a fault within the first minute or two. All that is written lies in ./demo-data.
     """
-    frugal()
+    use_system_allocator()
     import signal
     import sys
     import time

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.common import Console, with_console
+from pipeline.commands.common import Console, data_option, table, with_console
 from pipeline.core.alarm import HEALTHY
 from pipeline.errors import ThrumcastError
 
@@ -29,7 +29,7 @@ SHOWN = 12
     "--from", "start", type=click.DateTime(), help="Windows from this time, UTC [default: after the training]."
 )
 @click.option("--to", "end", type=click.DateTime(), help="Windows before this time, UTC.")
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@data_option
 @with_console
 def command(
     console: Console,
@@ -45,7 +45,7 @@ def command(
     on most machines, where training again helps, and which on one machine alone, where it is that machine or its
     sensor. Only suggests; nothing is trained.
     """
-    config = console.config(**{"data.dir": data_dir and str(data_dir)})
+    config = console.config(**{"data.dir": data_dir})
 
     import numpy as np
 
@@ -113,7 +113,6 @@ def _by_machine(
 
 def _text(document: dict[str, Any], shifts: dict[str, list[Shift]]) -> str:
     from models.drift import FEWEST_WINDOWS
-    from pipeline.commands.common import table
 
     judged, machines, reference = document["verdict"], len(document["machines"]), document["reference"]
     since = f"{datetime.fromisoformat(document['from']):%Y-%m-%d %H:%M:%S} UTC"

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.common import Console, with_console
+from pipeline.commands.common import Console, data_option, with_console
 
 
 @click.command(name="evaluate")
 @click.argument("version", required=False)
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@data_option
 @click.option("--against", metavar="ALIAS", help="Another version or alias to compare with.")
 @click.option(
     "--split",
@@ -42,7 +42,7 @@ def command(
 
     Event numbers come first: faults detected and missed, delays, false alarms per machine-day.
     """
-    config = console.config(**{"data.dir": data_dir and str(data_dir)})
+    config = console.config(**{"data.dir": data_dir})
 
     from models.jobs.evaluate import EvaluateRequest, evaluate, replay_alarms
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.common import Console, with_console
+from pipeline.commands.common import Console, data_option, table, with_console
 from pipeline.errors import ThrumcastError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ SHOWN = 10
     "--model", "version", help="Which version's prediction [default: the champion's, else the newest one there]."
 )
 @click.option("--mode", help="Which mode's probability to explain [default: the most probable].")
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@data_option
 @with_console
 def command(
     console: Console,
@@ -45,7 +45,7 @@ def command(
 
     The prediction is made again from the archived features; it must come out with the same class and probabilities.
     """
-    config = console.config(**{"data.dir": data_dir and str(data_dir)})
+    config = console.config(**{"data.dir": data_dir})
 
     import numpy as np
 
@@ -208,7 +208,6 @@ def _place(model: Bundle, name: str, value: float) -> dict[str, Any]:
 
 
 def _text(document: dict[str, Any]) -> str:
-    from pipeline.commands.common import table
 
     archived = document["archived"]
     lines = [

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.commands.common import command_line
+from pipeline.commands.common import usage_errors
 from pipeline.errors import RecordingError, ThrumcastError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def piece(
     recording = open_recording(file, rate_hz)
     original = channel or recording.channels[0]
     stream = streams(recording, parse_channels(original))[0]
-    with command_line():
+    with usage_errors():
         orders = find(bearing).geometry.orders() if bearing else stream.orders
     return Piece(
         machine=recording.machine,

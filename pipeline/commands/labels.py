@@ -9,16 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.common import Console, with_console
+from pipeline.commands.common import Console, data_option, table, with_console
 from pipeline.errors import ThrumcastError
 
 if TYPE_CHECKING:
     from pipeline.config.tables import Config
     from pipeline.edges.labels import LabelEvent
-
-_DATA: Callable[[Any], Any] = click.option(
-    "--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir]."
-)
 
 
 @click.group(name="labels")
@@ -29,11 +25,10 @@ def command() -> None:
 @command.command(name="ls")
 @click.option("--machine", help="Only this machine.")
 @click.option("--all", "everything", is_flag=True, help="Also what was retracted.")
-@_DATA
+@data_option
 @with_console
 def ls(console: Console, machine: str | None, everything: bool, data_dir: Path | None) -> None:
     """List the labels, oldest first."""
-    from pipeline.commands.common import table
     from pipeline.edges.labels import LabelFile, active
     from pipeline.service.label_rows import not_in_model
 
@@ -82,7 +77,7 @@ def ls(console: Console, machine: str | None, everything: bool, data_dir: Path |
 @click.option("--note", help="Free text.")
 @click.option("--author", help="Who says so [default: the user].")
 @click.option("--token", help="Saving the same token again changes nothing.")
-@_DATA
+@data_option
 @with_console
 def add(
     console: Console,
@@ -111,7 +106,7 @@ def add(
 @click.argument("label_id", metavar="ID")
 @click.option("--author", help="Who takes it back [default: the user].")
 @click.option("--note", help="Why.")
-@_DATA
+@data_option
 @with_console
 def retract(console: Console, label_id: str, author: str | None, note: str | None, data_dir: Path | None) -> None:
     """Take a label back; it stays in the file, and counts no more."""
@@ -128,7 +123,7 @@ def retract(console: Console, label_id: str, author: str | None, note: str | Non
 @command.command(name="import")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--author", help="Who says so, for rows without the column author [default: the user].")
-@_DATA
+@data_option
 @with_console
 def import_(console: Console, file: Path, author: str | None, data_dir: Path | None) -> None:
     """Read labels from a CSV with at least the columns machine, start, end and mode; all rows or none.
@@ -143,7 +138,7 @@ def import_(console: Console, file: Path, author: str | None, data_dir: Path | N
 
 @command.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@_DATA
+@data_option
 @with_console
 def export(console: Console, file: Path, data_dir: Path | None) -> None:
     """Write the labels that count to FILE: .csv, or .parquet with times as timestamps."""
@@ -163,7 +158,7 @@ def export(console: Console, file: Path, data_dir: Path | None) -> None:
 
 
 def _config(console: Console, data_dir: Path | None) -> Config:
-    return console.config(**{"data.dir": data_dir and str(data_dir)})
+    return console.config(**{"data.dir": data_dir})
 
 
 def _save(console: Console, config: Config, events: list[LabelEvent], told: Callable[[LabelEvent], str]) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.common import Console, with_console
+from pipeline.commands.common import Console, data_option, with_console
 
 
 @click.command(name="promote")
 @click.argument("version")
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@data_option
 @click.option("--why", default="promoted", help="The reason, kept in the history.")
 @click.option("--force", is_flag=True, help="Promote a version that is worse; the history will say so.")
 @click.option(
@@ -29,7 +29,7 @@ def command(
     both were not shown: the same task and split, no failure mode's recall down, and at most one false alarm more. What
     it was not tested on enough counts as not shown. Otherwise exit code 5. A running service takes it over.
     """
-    config = console.config(**{"data.dir": data_dir and str(data_dir)})
+    config = console.config(**{"data.dir": data_dir})
 
     from models.jobs.promotion import promote
 

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.addresses import broker_flags, broker_option
-from pipeline.commands.common import Console, with_console
+from pipeline.commands.common import Console, broker_flags, broker_option, data_option, with_console
 
 
 @click.command(name="record")
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), default=None, help="Data directory.")
+@data_option
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder [default: DATA/archive/readings].")
 @click.option("--machine", "machines", multiple=True, help="Only this machine; may be given several times.")
 @click.option("--seconds", type=click.FloatRange(min=0), default=None, help="Stop after so long [default: Ctrl-C].")

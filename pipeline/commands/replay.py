@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.commands.addresses import broker_flags, broker_option
-from pipeline.commands.common import Console, troubles, with_console
+from pipeline.commands.common import Console, broker_flags, broker_option, recording_warnings, with_console
 
 if TYPE_CHECKING:
     from pipeline.config.tables import Config
@@ -70,7 +69,7 @@ def command(
     began_s = time.monotonic()
     settings = mqtt_settings(config, f"{config.mqtt.client_id}-replay-{time.time_ns() % 10**9}")
     with (
-        troubles(console) as (in_part, skipped),
+        recording_warnings(console) as (in_part, skipped),
         MqttPublisher(settings).connect() as publisher,
         console.progress(len(paths), "recordings") as bar,
     ):

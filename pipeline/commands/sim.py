@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.addresses import broker_flags, broker_option
-from pipeline.commands.common import Console, with_console
-from pipeline.commands.sim_plots import plot
-from pipeline.commands.sim_scenario import asked, plant_of, scenario_of
-from pipeline.errors import ThrumcastError
+from pipeline.commands.common import Console, broker_flags, broker_option, usage_errors, with_console
+from pipeline.errors import ArchiveError, ConfigError, ThrumcastError, UsageError
 
 if TYPE_CHECKING:
     from pipeline.config.tables import Config
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from sim.scenario import Scenario
 
 REPORT_EVERY_S = 5.0
+DEFAULT_OUT_SECONDS = 60.0
+DEFAULT_LIFE_S = 600.0
+PICTURES = ("waveform", "spectrum", "envelope", "waterfall", "life")
 
 
 @click.group(name="sim", invoke_without_command=True)
@@ -131,7 +134,135 @@ def command(
         _publish(console, console.config(**broker_flags(broker)), made, wanted)
 
 
-command.add_command(plot)
+@command.command(name="plot")
+@click.argument("kinds", nargs=-1, type=click.Choice(PICTURES))
+@click.option("--mode", default="bearing_outer", show_default=True, help="Failure mode, or healthy.")
+@click.option(
+    "--severity",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="0 = sound, 1 = failed; a life goes through all.",
+)
+@click.option(
+    "--kind", "machine_kind", default=None, help="pump, fan, motor or gearbox [default: one that can fail so]."
+)
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Which machine.")
+@click.option("--rate-hz", type=float, default=25_600.0, show_default=True, help="Sampling rate.")
+@click.option("--axis", type=click.Choice(("x", "y", "z")), default="x", show_default=True, help="Which axis.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("sim-plots"), show_default=True, help="Folder for the PNGs."
+)
+@with_console
+def plot(
+    console: Console,
+    kinds: tuple[str, ...],
+    mode: str,
+    severity: float,
+    machine_kind: str | None,
+    seed: int,
+    rate_hz: float,
+    axis: str,
+    out: Path,
+) -> None:
+    """Draw waveform, spectrum, envelope spectrum with cursors, waterfall of a run-up, and a life in features.
+
+    Without KINDS all five are drawn. Needs matplotlib: `pip install thrumcast[plots]`.
+    """
+    try:
+        from sim import plots
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        msg = "matplotlib for drawing expected, found: none"
+        raise ThrumcastError(msg, hint="pip install 'thrumcast[plots]'") from error
+    try:
+        with usage_errors():
+            subject = plots.subject(mode, severity, machine_kind, seed, rate_hz, axis)
+            out.mkdir(parents=True, exist_ok=True)
+            written = [plots.draw_picture(kind, subject, out / f"{mode}_{kind}.png") for kind in kinds or PICTURES]
+    except OSError as error:
+        msg = f"a folder that can be written expected, found: {out}: {error}"
+        raise ThrumcastError(msg) from error
+    document = {"machine": subject.machine.id, "mode": mode, "severity": severity, "files": [str(p) for p in written]}
+    console.result(document, "\n".join(str(path) for path in written))
+
+
+@contextlib.contextmanager
+def asked(path: Path | None) -> Iterator[None]:
+    """A plant that cannot be is the command line's fault (exit code 2), unless the file's own cannot be either (3)."""
+    from sim.scenario import build, read
+
+    try:
+        yield
+    except ConfigError as error:
+        if path is not None:
+            build(read(path))
+        raise UsageError(error.message, hint=error.hint) from error
+
+
+def scenario_of(path: Path | None, given: dict[str, Any], transport: str, *, files: bool) -> Scenario:
+    """The scenario of the file, or an empty one, with what the flags say instead."""
+    import msgspec
+
+    from sim.scenario import PlantTable, RecipeTable, Scenario, read
+
+    base = Scenario() if path is None else read(path)
+    flags = {name: value for name, value in given.items() if value is not None}
+    of_plant = {name: flags[name] for name in PlantTable.__struct_fields__ if name in flags}
+    of_recipe = {name: flags[name] for name in RecipeTable.__struct_fields__ if name in flags}
+    plant = msgspec.structs.replace(base.plant, **of_plant)
+    if files and plant.seconds is None:
+        plant = msgspec.structs.replace(plant, seconds=DEFAULT_OUT_SECONDS)
+    recipe = msgspec.structs.replace(base.recipe, **of_recipe)
+    if recipe.life_s is None:
+        recipe = msgspec.structs.replace(recipe, life_s=plant.seconds or DEFAULT_LIFE_S)
+    network = msgspec.structs.replace(base.transport, **_chances(transport))
+    described = base.machines[: flags.get("machines")]  # fewer than the file describes: its first ones
+    return msgspec.structs.replace(base, plant=plant, recipe=recipe, transport=network, machines=described)
+
+
+def plant_of(wanted: Scenario, axes: str, start_ns: int | None, *, training: bool) -> Plant:
+    """The plant of that scenario, or of machines to learn from; None = it starts when all simulated plants start."""
+    from dataclasses import replace
+
+    from sim.population import AXES
+    from sim.recipe import training_plant
+    from sim.scenario import build
+
+    names = tuple(axis.strip() for axis in axes.split(","))
+    if len(set(names)) < len(names) or not set(names) <= set(AXES):
+        msg = f"--axes takes some of {', '.join(AXES)}, each once, found: {axes}"
+        raise ConfigError(msg, hint="x and y are radial, z is axial: --axes x,z")
+    if training:
+        p, r = wanted.plant, wanted.recipe
+        life_s = r.life_s or DEFAULT_LIFE_S
+        made = training_plant(p.seed, p.machines, life_s, rate_hz=p.rate_hz, block_s=p.block_s, shift=r.shift)
+    else:
+        made = build(wanted)
+    seconds = wanted.plant.seconds
+    if seconds is not None and not made.block_s <= seconds < math.inf:
+        msg = f"a run must last at least one block of {made.block_s:g} s, found: {seconds:g} s"
+        raise ConfigError(msg)
+    return replace(made, axes=names, start_ns=made.start_ns if start_ns is None else start_ns)
+
+
+def _chances(text: str) -> dict[str, float]:
+    """The transport faults that `drop=0.01,reorder=0.1` asks for."""
+    from sim.scenario import TransportTable
+
+    names = TransportTable.__struct_fields__
+    chances: dict[str, float] = {}
+    for item in filter(None, text.split(",")):
+        name, _, value = item.partition("=")
+        try:
+            if name.strip() not in names:
+                raise ValueError(name)
+            chances[name.strip()] = float(value)
+        except ValueError as error:
+            msg = f"--transport FAULT=CHANCE with a fault of {', '.join(names)} expected, found: {item}"
+            raise ConfigError(msg, hint="for instance drop=0.01,reorder=0.1") from error
+    return chances
 
 
 def _tell(made: Plant, wanted: Scenario, path: Path) -> None:
@@ -170,17 +301,21 @@ def _name(console: Console, made: Plant, directory: Path) -> None:
 
 
 def _fill(console: Console, config: Config, made: Plant, seconds: float, workers: int) -> None:
+    from functools import partial
+
+    from pipeline.config.specs import stream_specs
+    from pipeline.service.compose import opened
     from sim.archive import fill
-    from pipeline.errors import ArchiveError
 
     if (config.data.path / "archive").exists():
         msg = f"a data directory without an archive expected, found: {config.data.path} with one"
         raise ArchiveError(msg, hint="give another one; machines of two plants have the same names and times")
     began_s = time.monotonic()
     rows = 0
-    with console.progress(len(made.machines), "machines") as bar:
-        for filled in fill(made, seconds, config, workers=min(workers, len(made.machines))):
-            rows += filled.rows
+    specs, workers = partial(stream_specs, config), min(workers, len(made.machines))
+    with opened(config) as (journal, archive), console.progress(len(made.machines), "machines") as bar:
+        for run in fill(made, seconds, config.data.path, journal, archive, specs, workers=workers):
+            rows += run.rows
             bar.advance()
     wall_s = time.monotonic() - began_s
     simulated_s = made.simulated_s(seconds) * len(made.machines)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.common import Console, with_console
+from pipeline.commands.common import Console, data_option, table, with_console
 
 if TYPE_CHECKING:
     from pipeline.core.records import StreamKey
@@ -22,20 +22,19 @@ def command() -> None:
 @command.command()
 @click.option("--machine", help="Only this machine.")
 @click.option("--point", help="Only this point.")
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@data_option
 @with_console
 def show(console: Console, machine: str | None, point: str | None, data_dir: Path | None) -> None:
     """Per stream: model and age of its memory, the last window, alarms, and how far the samples have come.
 
     Reads beside a running service; what is shown is what its last commit made true.
     """
-    from pipeline.commands.common import table
     from pipeline.config.specs import stream_specs
     from pipeline.core.state import from_bytes
     from pipeline.edges.machines import MACHINES_NAME, MachinesFile
     from pipeline.edges.store.database import view_states
 
-    config = console.config(**{"data.dir": data_dir and str(data_dir)})
+    config = console.config(**{"data.dir": data_dir})
     spec_of = stream_specs(config, MachinesFile(config.data.path / MACHINES_NAME).load())
     rows = []
     for key, data in view_states(config.data.path).items():
@@ -60,7 +59,7 @@ def show(console: Console, machine: str | None, point: str | None, data_dir: Pat
 
 @command.command(name="set-aside")
 @click.option("--yes", is_flag=True, help="Do it; without --yes nothing is moved.")
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@data_option
 @with_console
 def set_aside(console: Console, yes: bool, data_dir: Path | None) -> None:
     """Begin with an empty journal, where the present one is damaged and there is no backup of it.
@@ -75,7 +74,7 @@ def set_aside(console: Console, yes: bool, data_dir: Path | None) -> None:
     if not yes:
         msg = "expected --yes: stream states, and rows that are in no Parquet part yet, are put aside with the journal"
         raise click.UsageError(msg)
-    directory = console.config(**{"data.dir": data_dir and str(data_dir)}).data.path
+    directory = console.config(**{"data.dir": data_dir}).data.path
     place = move(directory, datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ"))
     console.result(
         {"data": str(directory), "aside": str(place)}, f"the journal is in {place}; the next start begins anew"

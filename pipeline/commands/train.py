@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.common import Console, with_console
+from pipeline.commands.common import Console, data_option, with_console
 
 DATES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"]
 
 
 @click.command(name="train")
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@data_option
 @click.option("--from", "start", type=click.DateTime(DATES), help="Only windows from this time on (UTC).")
 @click.option("--to", "end", type=click.DateTime(DATES), help="Only windows before this time (UTC).")
 @click.option(
@@ -66,7 +66,7 @@ def command(
             if there and asked:
                 msg = f"{option} cannot be had with {with_}: leave one of them out"
                 raise click.UsageError(msg)
-    config = console.config(**{"data.dir": data_dir and str(data_dir)})
+    config = console.config(**{"data.dir": data_dir})
 
     if snapshot is not None:
         from pipeline.edges.store.snapshot import check_there

@@ -1,54 +1,189 @@
-"""The doctor asks the broker: may we in, what can it do, what comes, and whose clock is wrong."""
+"""A check-up of a site: this machine, the data directory and its model, the running service, the broker, the readings.
+
+Each `look_at_*` function returns findings; `listen` collects what the broker delivers and `judge` turns it into findings.
+`pipeline.service.guarantee` calculates from the measured values what can be promised.
+"""
 
 from __future__ import annotations
 
+import os
 import secrets
+import shutil
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from pipeline.commands.doctor_report import Finding, duration
 from pipeline.core import codec
+from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.edges.mqtt import MqttConnection, TopicTemplate
 from pipeline.edges.mqtt.probe import BrokerFeatures, Delivery, delivery, features
-from pipeline.errors import DecodeError
+from pipeline.edges.store.database import JOURNAL_NAME, view_journal
+from pipeline.errors import DecodeError, NotReachable, ThrumcastError
+from pipeline.service.client import ServiceReport, ask
 
 if TYPE_CHECKING:
     from pipeline.config.tables import Config
     from pipeline.edges.mqtt import MqttSettings
     from pipeline.edges.ports import Message
 
+Status = Literal["pass", "warn", "fail", "skip"]
+SLOW_FSYNC_S = 0.2
+LOW_BYTES = 2 * 2**30  # free disk space below which the check-up warns
 EVERYTHING = "#"
-DROPPED = "$SYS/broker/publish/messages/dropped"  # mosquitto's own count of what it threw away
-CLOCK_S = (-1.0, 10.0)  # how far ahead of ours, and how far behind, a sender's clock may seem to be
-DECODED = 300  # messages that are looked into
+DROPPED = "$SYS/broker/publish/messages/dropped"  # mosquitto's own count of dropped messages
+CLOCK_S = (-1.0, 10.0)  # how far a sender's clock may be ahead of ours, and behind it
+DECODED = 300  # messages that are decoded while listening
+_FSYNCS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check."""
+
+    check: str  # area:name
+    status: Status
+    found: str
+    advice: str = ""  # what to do unless the status is pass
+
+
+def duration(seconds: float) -> str:
+    """A duration for people: 2.1 h, 90 s, no limit."""
+    if seconds == float("inf"):
+        return "no limit"
+    for size, name in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {name}"
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+# -- this machine ----------------------------------------------------------------------------------------------------
+
+
+def look_at_disk(directory: Path) -> tuple[list[Finding], float]:
+    """Checks that the data directory is writable, its free space, and the time of an fsync. Also returns that time in s."""
+    place = directory
+    while not place.exists():
+        place = place.parent
+    try:
+        fsync_s = fsync_time_s(place)
+    except OSError as error:
+        advice = "choose another data.dir, or make it writable for the user that runs the service"
+        return [Finding("disk:writable", "fail", f"{place}: {error.strerror}", advice)], SLOW_FSYNC_S
+    free = shutil.disk_usage(place).free
+    findings = [
+        Finding("disk:writable", "pass", f"{directory}" + ("" if place == directory else " (will be created)")),
+        Finding(
+            "disk:free",
+            "pass" if free > LOW_BYTES else "warn",
+            f"{free / 1e9:.1f} GB",
+            "`thrumcast archive prune --keep 90d --yes` removes old days, except those of snapshots",
+        ),
+        Finding(
+            "disk:fsync",
+            "pass" if fsync_s < SLOW_FSYNC_S else "warn",
+            f"{fsync_s * 1e3:.1f} ms for an fsync (median of {_FSYNCS})",
+            "every commit waits for an fsync: use a local SSD, not a network disk or an SD card",
+        ),
+    ]
+    return findings, fsync_s
+
+
+def fsync_time_s(directory: Path) -> float:
+    """Median time in s to write 64 KiB and fsync it."""
+    path, times_s = directory / f".doctor.{os.getpid()}", []
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        for _ in range(_FSYNCS):
+            began_s = time.perf_counter()
+            os.write(descriptor, bytes(65536))
+            os.fsync(descriptor)
+            times_s.append(time.perf_counter() - began_s)
+    finally:
+        os.close(descriptor)
+        path.unlink()
+    return median(times_s)
+
+
+def look_at_data(config: Config, service: ServiceReport | None = None) -> list[Finding]:
+    """Checks the journal, the machine facts and the model of the data directory. `service` may use another directory."""
+    directory = config.data.path
+    findings = []
+    try:
+        view = view_journal(directory, ()) if (directory / JOURNAL_NAME).exists() else None
+        found = (
+            f"no journal yet in {directory}"
+            if view is None
+            else f"{len(view.parts)} files, {sum(p.rows for p in view.parts)} rows"
+        )
+        findings.append(Finding("data:journal", "pass", found))
+    except ThrumcastError as error:
+        findings.append(Finding("data:journal", "fail", error.message, error.hint or ""))
+    try:
+        streams = len(MachinesFile(directory / MACHINES_NAME).load())
+        findings.append(Finding("data:machines", "pass", f"facts of {streams} streams"))
+    except ThrumcastError as error:
+        findings.append(Finding("data:machines", "fail", error.message, error.hint or ""))
+    try:
+        from pipeline.service.compose import model as served
+        from pipeline.service.compose import serving
+
+        bundle = served(config)
+        model = None if bundle is None else serving(config, bundle).predictor
+        advice = "features are archived without a model; `thrumcast train` makes one"
+        status, serves = ("", "") if service is None else service.checks.get("model:loaded", ("", ""))
+        if service is not None and status == "pass":
+            advice = f"the service at {service.address} serves {serves}: give its data directory with --data"
+        shown = f"no {config.model.alias} in {directory}"
+        if model is not None:
+            shown = f"{config.model.alias} is {model.version}"
+        findings.append(Finding("model:loaded", "warn" if model is None else "pass", shown, advice))
+    except ThrumcastError as error:
+        findings.append(Finding("model:loaded", "fail", error.message, error.hint or ""))
+    return findings
+
+
+def look_at_service(config: Config) -> tuple[Finding, ServiceReport | None]:
+    """Checks whether a service runs at web.bind, and its health."""
+    try:
+        found = ask(config.web.bind, 2.0)
+    except NotReachable:
+        return Finding("service:ready", "skip", f"no service answers at {config.web.bind}"), None
+    failing = ", ".join(found.failing)
+    advice = "docs/operations.md explains each check"
+    if failing:
+        return Finding("service:ready", "warn", f"{found.address}: failing checks: {failing}", advice), found
+    return Finding("service:ready", "pass", found.address), found
+
+
+# -- the broker and its readings -------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
-class Heard:
-    """What came while we listened."""
+class Reception:
+    """The messages that arrived while listening."""
 
     seconds: float = 0.0
-    messages: int = 0  # of the template
+    messages: int = 0  # that match the template
     bytes: int = 0
     streams: set[str] = field(default_factory=set)
-    strangers: Counter[str] = field(default_factory=Counter)  # other topics
-    refused: Counter[str] = field(default_factory=Counter)  # reasons why a payload is no block
-    unknown: set[str] = field(default_factory=set)  # machines that config does not accept
-    late_s: list[float] = field(default_factory=list)  # arrival minus the block's last sample
+    strangers: Counter[str] = field(default_factory=Counter)  # topics that do not match
+    refused: Counter[str] = field(default_factory=Counter)  # reasons why payloads were not decoded
+    unknown: set[str] = field(default_factory=set)  # machines that the configuration does not accept
+    late_s: list[float] = field(default_factory=list)  # time from the last sample of a block to its arrival
     block_s: list[float] = field(default_factory=list)
     dropped: int | None = None
 
     @property
     def rate_per_s(self) -> float:
-        """Messages of the template."""
+        """Messages/s that match the template."""
         return self.messages / self.seconds if self.seconds else 0.0
 
 
 def probe_settings(config: Config) -> MqttSettings:
-    """As the service, under another client id."""
+    """The settings of the service, with another client id."""
     from pipeline.service.compose import mqtt_settings
 
     settings = mqtt_settings(config, f"{config.mqtt.client_id}-doctor-{secrets.token_hex(3)}")
@@ -56,10 +191,10 @@ def probe_settings(config: Config) -> MqttSettings:
 
 
 def look_at_broker(config: Config, settings: MqttSettings) -> tuple[list[Finding], BrokerFeatures]:
-    """Reachable, and what its CONNACK says.
+    """Connects and checks the limits and features that the broker announces in its CONNACK.
 
     Raises:
-        NotReachable: it does not answer, or refuses.
+        NotReachable: the broker does not answer or refuses the connection.
     """
     template = TopicTemplate(config.mqtt.readings_topic)
     found = features(settings, [template.subscription, EVERYTHING, DROPPED])
@@ -79,7 +214,7 @@ def look_at_broker(config: Config, settings: MqttSettings) -> tuple[list[Finding
             "broker:qos_1",
             "pass" if found.maximum_qos >= 1 else "fail",
             f"maximum QoS {found.maximum_qos}",
-            "without QoS 1 nothing is promised",
+            "without QoS 1 messages can be lost",
         ),
         Finding(
             "broker:retain",
@@ -91,38 +226,38 @@ def look_at_broker(config: Config, settings: MqttSettings) -> tuple[list[Finding
             "broker:packet_size",
             "pass" if found.maximum_packet_bytes >= size else "warn",
             f"{found.maximum_packet_bytes:,} bytes at most",
-            f"mqtt.max_payload_bytes is {size:,}: larger messages are dropped by the broker",
+            f"mqtt.max_payload_bytes is {size:,}: the broker drops larger messages",
         ),
         Finding(
             "broker:session",
             "pass" if 0 < wanted <= granted else "warn",
-            f"kept for {duration(granted)} while the service is away"
-            + ("" if granted == wanted else f", asked for: {duration(wanted)}"),
-            "mqtt.session_expiry_s, and the broker's limit (mosquitto: persistent_client_expiration)",
+            f"kept for {duration(granted)} while the service is disconnected"
+            + ("" if granted == wanted else f", requested: {duration(wanted)}"),
+            "raise mqtt.session_expiry_s, or the broker's limit (mosquitto: persistent_client_expiration)",
         ),
         Finding(
             "broker:encryption",
             "pass" if config.mqtt.tls or local else "warn",
             "TLS" if config.mqtt.tls else "none" + (" (this machine)" if local else ""),
-            "names, passwords and readings can be read on the way: mqtt.tls, mqtt.tls_ca_file",
+            "passwords and readings travel in clear text: set mqtt.tls and mqtt.tls_ca_file",
         ),
     ], found
 
 
 def look_at_delivery(config: Config, settings: MqttSettings, count: int) -> tuple[list[Finding], Delivery]:
-    """Publish and read back, and how much the broker keeps for a client that acknowledges nothing.
+    """Publishes test messages, reads them back, and measures the in-flight window and the queue of the broker.
 
     Raises:
-        NotReachable: it went away.
+        NotReachable: the connection was lost.
     """
     topic = f"{config.mqtt.results_topic}/doctor/{secrets.token_hex(4)}"
     found = delivery(settings, topic, count)
     user = config.mqtt.username or "anonymous clients"
     if not found.arrived:
-        how = "refused" if found.refused else "did not come back"
+        how = "refused" if found.refused else "the message did not come back"
         advice = f"allow {user} to write and read {config.mqtt.results_topic}/# (acl_file)"
         return [Finding("broker:publish", "fail", f"{topic}: {how}", advice)], found
-    findings = [Finding("broker:publish", "pass", f"and back in {found.round_trip_s * 1e3:.1f} ms")]
+    findings = [Finding("broker:publish", "pass", f"round trip in {found.round_trip_s * 1e3:.1f} ms")]
     if not count:
         return findings, found
     window, wanted = found.in_flight, config.mqtt.receive_maximum
@@ -130,29 +265,29 @@ def look_at_delivery(config: Config, settings: MqttSettings, count: int) -> tupl
         Finding(
             "broker:window",
             "pass" if window >= min(wanted, count) else "warn",
-            f"{window} messages unacknowledged, {wanted} asked for (mqtt.receive_maximum)",
-            "the broker sends fewer than one commit could cover; see `sustainable` below",
+            f"{window} unacknowledged messages, {wanted} requested (mqtt.receive_maximum)",
+            "the broker sends fewer messages than one commit could cover; see `sustainable` below",
         )
     )
     kept = f"{found.queued} messages beyond the window" + ("" if found.dropped else ", or more")
-    advice = "mosquitto: max_queued_messages (its default is 1,000); see deploy/mosquitto.conf"
+    advice = "mosquitto: raise max_queued_messages (default 1,000); see deploy/mosquitto.conf"
     if found.dropped:
-        kept += f"; {found.dropped} more were confirmed to the sender and dropped"
+        kept += f"; {found.dropped} more were acknowledged to the sender and then dropped"
     findings.append(Finding("broker:queue", "warn" if found.dropped else "pass", kept, advice))
     return findings, found
 
 
-def listen(config: Config, settings: MqttSettings, broker: BrokerFeatures, seconds: float) -> Heard:
-    """Everything that comes for some seconds.
+def listen(config: Config, settings: MqttSettings, broker: BrokerFeatures, seconds: float) -> Reception:
+    """Receives messages for `seconds`.
 
     Raises:
-        NotReachable: the broker went away.
+        NotReachable: the connection was lost.
     """
     template = TopicTemplate(config.mqtt.readings_topic)
     wide = broker.subscriptions.get(EVERYTHING, False)
     topics = [EVERYTHING if wide else template.subscription]
     topics += [DROPPED] if broker.subscriptions.get(DROPPED, False) else []
-    heard = Heard()
+    heard = Reception()
     ours = replace(settings, session_expiry_s=0)
     with MqttConnection(ours, subscriptions=topics, max_waiting=500) as connection:
         connection.connect()
@@ -166,7 +301,7 @@ def listen(config: Config, settings: MqttSettings, broker: BrokerFeatures, secon
     return heard
 
 
-def _hear(config: Config, template: TopicTemplate, message: Message, heard: Heard) -> None:
+def _hear(config: Config, template: TopicTemplate, message: Message, heard: Reception) -> None:
     if message.topic == DROPPED:
         heard.dropped = int(message.payload) if message.payload.isdigit() else None
         return
@@ -192,8 +327,8 @@ def _hear(config: Config, template: TopicTemplate, message: Message, heard: Hear
     heard.late_s.append(time.time() - block.t0_ns / 1e9 - length_s)
 
 
-def judge(config: Config, heard: Heard) -> list[Finding]:
-    """What the listening says."""
+def judge(config: Config, heard: Reception) -> list[Finding]:
+    """Checks topics, machines, payloads and clocks of the received messages."""
     template = config.mqtt.readings_topic
     some = ", ".join(topic for topic, _ in heard.strangers.most_common(5))
     rate = f"{heard.rate_per_s:.3g} messages/s of {len(heard.streams)} streams in {heard.seconds:.1f} s"
@@ -202,28 +337,30 @@ def judge(config: Config, heard: Heard) -> list[Finding]:
             "readings:match",
             "pass" if heard.messages else "warn",
             rate if heard.messages else f"none in {heard.seconds:.1f} s",
-            f"nothing fits {template}" + (f"; seen topics: {some}" if some else "; listen longer with --seconds"),
+            f"no topic matches {template}" + (f"; topics seen: {some}" if some else "; listen longer with --seconds"),
         )
     ]
     if heard.strangers and heard.messages:
         findings.append(Finding("readings:strangers", "pass", f"{len(heard.strangers)} other topics, such as {some}"))
     if heard.unknown:
-        advice = "name them under [machines], or set mqtt.accept_unknown_machines = true"
+        advice = "list them under [machines], or set mqtt.accept_unknown_machines = true"
         findings.append(
             Finding("readings:machines", "warn", f"not accepted: {', '.join(sorted(heard.unknown))}", advice)
         )
     if heard.refused:
         found = ", ".join(f"{reason} {n}" for reason, n in heard.refused.most_common())
-        findings.append(Finding("readings:payload", "warn", found, "README, section Your own machines, has the format"))
+        findings.append(
+            Finding("readings:payload", "warn", found, "README, section Your own machines, describes the format")
+        )
     if heard.late_s:
         late_s, (low_s, high_s) = median(heard.late_s), CLOCK_S
-        advice = "set both clocks by NTP; a replay of old recordings looks the same"
+        advice = "synchronise both clocks with NTP; a replay of old recordings also causes this"
         status: str = "pass" if low_s <= late_s <= high_s else "warn"
         findings.append(
             Finding("readings:clock", "warn" if status == "warn" else "pass",
-                    f"blocks come {late_s:.2f} s after their last sample (median)", advice)
+                    f"blocks arrive {late_s:.2f} s after their last sample (median)", advice)
         )  # fmt: skip
     if heard.dropped:
-        advice = "the broker's own count since it started, of all its clients; see max_queued_messages"
+        advice = "the broker's own count since its start, for all clients; see max_queued_messages"
         findings.append(Finding("broker:dropped", "warn", f"{heard.dropped} messages", advice))
     return findings

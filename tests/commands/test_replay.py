@@ -52,7 +52,7 @@ def test_a_replay_that_is_interrupted_says_what_it_had_skipped(
     broker = f"mqtt://{mosquitto.host}:{mosquitto.port}"
     assert run(["replay", str(whole), str(torn), "--rate", "1024", "--speed", "0", "--broker", broker]) == 130
     err = capsys.readouterr().err
-    assert f"took in part: {whole}: no number in note, which is left out" in err
+    assert f"read only in part: {whole}: no number in note, which is left out" in err
     assert f"skipped: expected a readable csv file, found {torn}" in err
 
 
