@@ -40,7 +40,7 @@ class Faults:
         """Refuse chances that are none."""
         chances = self.chances()
         if not all(0 <= chance <= 1 for chance in chances) or sum(chances) > 1 + 1e-9:
-            msg = f"chances of 0 to 1 that sum to at most 1 expected, found: {', '.join(f'{c:g}' for c in chances)}"
+            msg = f"expected chances of 0 to 1 that sum to at most 1, found: {', '.join(f'{c:g}' for c in chances)}"
             raise ConfigError(msg, hint="they stand for drop, duplicate, delay, reorder, corrupt")
         if self.hold < 1:
             msg = f"hold must be at least 1 message, found: {self.hold}"
@@ -81,10 +81,10 @@ class Upsets:
     def __post_init__(self) -> None:
         """Refuse chances that are none."""
         if not (0 <= self.clock_step <= 1 and 0 <= self.reboot <= 1):
-            msg = f"chances of 0 to 1 expected, found: clock_step {self.clock_step:g}, reboot {self.reboot:g}"
+            msg = f"expected chances of 0 to 1, found: clock_step {self.clock_step:g}, reboot {self.reboot:g}"
             raise ConfigError(msg)
         if not self.step_s >= 0 or self.away_blocks < 1:
-            msg = f"step_s of 0 or more and at least 1 block away expected, found: {self.step_s:g}, {self.away_blocks}"
+            msg = f"expected step_s of 0 or more and at least 1 block away, found: {self.step_s:g}, {self.away_blocks}"
             raise ConfigError(msg)
 
 

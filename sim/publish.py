@@ -147,7 +147,7 @@ def to_recordings(plant: Plant, seconds: float, target: Path) -> Iterator[Writte
         msg = f"one file holds one machine in one state, found: {count} episodes of {len(plans)} machine(s)"
         raise RecordingError(msg, hint="give a folder; every episode becomes a recording of its own")
     if not single and next(target.glob("*.parquet"), None) is not None:
-        msg = f"a folder without recordings expected, found: {target} with some"
+        msg = f"expected a folder without recordings, found: {target} with some"
         raise RecordingError(msg, hint="remove them or give another folder; machines of two runs have the same names")
     if not single:
         target.mkdir(parents=True, exist_ok=True)

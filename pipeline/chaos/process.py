@@ -121,7 +121,7 @@ class Service:
         while not fact():
             self.check_time()
             if time.monotonic() - began_s > patience_s:
-                msg = f"{what} expected within {patience_s:g} s, found: nothing"
+                msg = f"expected {what} within {patience_s:g} s, found: nothing"
                 raise NotReachable(msg, hint=f"the log of the service ends: {self.log()[-500:]}")
             time.sleep(0.02)
         return time.monotonic() - began_s

@@ -66,8 +66,8 @@ def command(
     except NotReachable as error:
         unreachable = error
     bad = [finding.check for finding in findings if finding.status == "fail"]
-    console.result({"ok": not bad and not unreachable, "findings": [asdict(finding) for finding in findings], "promises": promised},
-                   _text(findings))  # fmt: skip
+    document = {"ok": not bad and not unreachable, "findings": [asdict(f) for f in findings], "promises": promised}
+    console.result(document, _text(findings))
     if unreachable is not None:
         unreachable.reported = True
         raise unreachable
@@ -125,7 +125,7 @@ def promises(
             "an update takes minutes: raise max_queued_messages and max_queued_bytes of the broker",
         ),
         Finding(
-            "promise:repeated", "pass", f"the broker repeats up to {result.repeated} messages after a crash; all are recognised"
+            "promise:repeated", "pass", f"up to {result.repeated} messages are repeated after a crash, all recognised"
         ),
         Finding(
             "promise:latency", "pass",
@@ -139,7 +139,7 @@ def promises(
 
 
 def _per_message_s(service: ServiceReport | None) -> float | None:
-    """Seconds that the running service spends per message at its present load; in a full batch it is less."""
+    """Seconds that the service spends per message at its present load; in a full batch it is less."""
     if service is None or service.metrics.get("turn_seconds_count", 0) < ENOUGH_TURNS:
         return None
     return service.metrics["turn_seconds_sum"] / max(1, service.messages["committed"])

@@ -1,4 +1,4 @@
-"""`thrumcast models ls|show|diff|export`: what the registry holds."""
+"""`thrumcast models ls|show|diff|export`: the model versions of the registry."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def command() -> None:
 @data_option
 @with_console
 def ls(console: Console, data_dir: Path | None) -> None:
-    """List all versions with their aliases and held-out numbers; one that cannot be read says why."""
+    """List all versions with their aliases and held-out scores, or why a version is unreadable."""
     from models.evaluation.report import table
     from models.registry import Registry
 
@@ -71,9 +71,9 @@ def show(console: Console, version: str, data_dir: Path | None) -> None:
 @data_option
 @with_console
 def diff(console: Console, first: str, second: str, data_dir: Path | None) -> None:
-    """Show FIRST and SECOND (versions or aliases) side by side: settings, classes, inputs and held-out numbers.
+    """Compare FIRST and SECOND (versions or aliases): settings, classes, inputs and held-out scores.
 
-    Of settings and data what differs is shown, of numbers all. The numbers are those of their trainings; `thrumcast
+    Shows differences of settings and data, and all scores. The scores are those of each training; `thrumcast
     evaluate SECOND --against FIRST` scores both on the same windows.
     """
     from models.evaluation.version_diff import difference
@@ -90,9 +90,9 @@ def diff(console: Console, first: str, second: str, data_dir: Path | None) -> No
 @data_option
 @with_console
 def export(console: Console, version: str, path: Path, data_dir: Path | None) -> None:
-    """Write VERSION (a version or an alias) to PATH as ONNX, one step with explicit state.
+    """Write VERSION (a version or an alias) to PATH as ONNX: one step with explicit state.
 
-    The file stays only if 200 carried steps agree with thrumcast's own predictor.
+    The file is kept only if 200 consecutive steps agree with the predictor of thrumcast.
     """
     from models.export import STEPS
     from models.export import export as write

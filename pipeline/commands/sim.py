@@ -174,7 +174,7 @@ def plot(
     except ModuleNotFoundError as error:
         if error.name != "matplotlib":
             raise
-        msg = "matplotlib for drawing expected, found: none"
+        msg = "expected matplotlib for drawing, found: none"
         raise ThrumcastError(msg, hint="pip install 'thrumcast[plots]'") from error
     try:
         with usage_errors():
@@ -182,7 +182,7 @@ def plot(
             out.mkdir(parents=True, exist_ok=True)
             written = [plots.draw_picture(kind, subject, out / f"{mode}_{kind}.png") for kind in kinds or PICTURES]
     except OSError as error:
-        msg = f"a folder that can be written expected, found: {out}: {error}"
+        msg = f"expected a folder that can be written, found: {out}: {error}"
         raise ThrumcastError(msg) from error
     document = {"machine": subject.machine.id, "mode": mode, "severity": severity, "files": [str(p) for p in written]}
     console.result(document, "\n".join(str(path) for path in written))
@@ -260,7 +260,7 @@ def _chances(text: str) -> dict[str, float]:
                 raise ValueError(name)
             chances[name.strip()] = float(value)
         except ValueError as error:
-            msg = f"--transport FAULT=CHANCE with a fault of {', '.join(names)} expected, found: {item}"
+            msg = f"expected --transport FAULT=CHANCE with a fault of {', '.join(names)}, found: {item}"
             raise ConfigError(msg, hint="for instance drop=0.01,reorder=0.1") from error
     return chances
 
@@ -280,7 +280,7 @@ def _tell(made: Plant, wanted: Scenario, path: Path) -> None:
     try:
         path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
-        msg = f"a file that can be written expected, found: {path}: {error}"
+        msg = f"expected a file that can be written, found: {path}: {error}"
         raise ThrumcastError(msg, hint="its folder must exist") from error
 
 
@@ -308,7 +308,7 @@ def _fill(console: Console, config: Config, made: Plant, seconds: float, workers
     from sim.archive import fill
 
     if (config.data.path / "archive").exists():
-        msg = f"a data directory without an archive expected, found: {config.data.path} with one"
+        msg = f"expected a data directory without an archive, found: {config.data.path} with one"
         raise ArchiveError(msg, hint="give another one; machines of two plants have the same names and times")
     began_s = time.monotonic()
     rows = 0

@@ -1,6 +1,6 @@
 """A check-up of a site: this machine, the data directory and its model, the running service, the broker, the readings.
 
-Each `look_at_*` function returns findings; `listen` collects what the broker delivers and `judge` turns it into findings.
+Each `look_at_*` function returns findings; `listen` collects what the broker delivers, `judge` turns it into findings.
 `pipeline.service.guarantee` calculates from the measured values what can be promised.
 """
 
@@ -63,7 +63,7 @@ def duration(seconds: float) -> str:
 
 
 def look_at_disk(directory: Path) -> tuple[list[Finding], float]:
-    """Checks that the data directory is writable, its free space, and the time of an fsync. Also returns that time in s."""
+    """Checks that the data directory is writable, its free space, and the time of an fsync, which it returns in s."""
     place = directory
     while not place.exists():
         place = place.parent
@@ -108,7 +108,7 @@ def fsync_time_s(directory: Path) -> float:
 
 
 def look_at_data(config: Config, service: ServiceReport | None = None) -> list[Finding]:
-    """Checks the journal, the machine facts and the model of the data directory. `service` may use another directory."""
+    """Checks journal, machine facts and model of the data directory. `service` may use another directory."""
     directory = config.data.path
     findings = []
     try:

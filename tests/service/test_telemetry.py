@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline.commands.logs import JsonLines, Repeats, fields
+from pipeline.commands.logs import JsonLines, RepeatFilter, fields
 from pipeline.telemetry import EVENTS, MAX_LABELS, METRICS, OTHER, Telemetry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -168,7 +168,7 @@ def test_every_message_becomes_one_line_of_json(message: str) -> None:
 
 
 def test_a_repeated_warning_is_held_back_and_counted() -> None:
-    repeats = Repeats(every_s=10.0)
+    repeats = RepeatFilter(every_s=10.0)
     assert repeats.filter(record("gaps count=1", at_s=0.0))
     assert not any(repeats.filter(record(f"gaps count={n}", at_s=n / 10)) for n in range(1, 8))
     assert repeats.filter(record("quarantined topic=1", at_s=1.0))  # another event

@@ -161,7 +161,7 @@ class Link:
         """
         if self._fenced is not None:
             name = self.settings.client_id
-            msg = f"the client id {name!r} for this service alone expected, found another client: {self._fenced}"
+            msg = f"expected the client id {name!r} for this service alone, found another client: {self._fenced}"
             hint = "one service per mqtt.client_id: stop one of the two, or give it another id and another data.dir"
             raise ConfigError(msg, hint=hint)
         sock = None if self._attempt else self.client.socket()

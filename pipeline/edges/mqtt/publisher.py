@@ -26,7 +26,7 @@ class MqttPublisher:
 
     def __init__(self, settings: MqttSettings, *, window: int = 500) -> None:
         if not 1 <= window <= 65_000:
-            msg = f"a window of 1 to 65000 messages expected, found: {window}"
+            msg = f"expected a window of 1 to 65000 messages, found: {window}"
             raise ValueError(msg)
         self.window = window
         self.published = self.acknowledged = self.refused = self.unsent = 0
@@ -105,7 +105,9 @@ class MqttPublisher:
         while self._unconfirmed or self._link.client.want_write():
             if (left_s := deadline_s - time.monotonic()) <= 0:
                 address = self._link.settings.address
-                msg = f"all messages confirmed by {address} within {timeout_s:g} s expected, open: {self.in_flight}"
+                msg = (
+                    f"expected {address} to confirm all messages within {timeout_s:g} s, unconfirmed: {self.in_flight}"
+                )
                 raise NotReachable(msg, hint="the broker is gone or overloaded; see its log")
             self.service(min(left_s, 1.0))
 

@@ -56,13 +56,13 @@ class MqttSettings:
         try:
             return self.password_file.read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
-            msg = f"mqtt.password_file as a readable text file expected, found: {self.password_file}: {error}"
+            msg = f"mqtt.password_file: expected a readable text file, found: {self.password_file}: {error}"
             raise ConfigError(msg, hint="it holds the password alone and must be readable by this user") from error
 
 
 def not_reachable(settings: MqttSettings, why: Exception | str) -> NotReachable:
     """The error for a broker that does not answer at `settings.address`, with a hint that fits the cause."""
-    msg = f"an MQTT broker at {settings.address} expected, found: {why}"
+    msg = f"expected an MQTT broker at {settings.address}, found: {why}"
     text = str(why)
     if isinstance(why, ConnectionRefusedError):
         hint = "is it running? mqtt.host and mqtt.port say where it is looked for"
