@@ -27,23 +27,35 @@ PICTURES = ("waveform", "spectrum", "envelope", "waterfall", "life")
 
 
 @click.group(name="sim", invoke_without_command=True)
-@click.option("--scenario", type=click.Path(path_type=Path), default=None, help="Scenario as a TOML file; flags override it.")
+@click.option(
+    "--scenario", type=click.Path(path_type=Path), default=None, help="Scenario as a TOML file; flags override it."
+)
 @click.option("--machines", type=click.IntRange(1), default=None, help="Number of machines [default: 6].")
 @click.option("--seconds", type=float, default=None, help="Plant time in s [default: 60 into files, else without end].")
 @click.option(
-    "--speed", type=click.FloatRange(min=0), default=None, help="Times real time; 0 = as fast as the broker accepts [default: 1]."
+    "--speed",
+    type=click.FloatRange(min=0),
+    default=None,
+    help="Times real time; 0 = as fast as the broker accepts [default: 1].",
 )
 @click.option("--seed", type=click.IntRange(0), default=None, help="The same seed gives the same plant [default: 1].")
 @click.option("--rate-hz", type=float, default=None, help="Sampling rate per channel, 1000 to 51200 [default: 12000].")
 @click.option("--block-s", type=float, default=None, help="Length of one message in s [default: 0.25].")
 @click.option("--axes", default="x,y,z", show_default=True, metavar="NAME,...", help="Axes to send.")
 @click.option("--failing", type=float, default=None, help="Share of the machines that fail [default: 0.5].")
-@click.option("--onset", type=(float, float), default=None, help="Range of the start of faults, in parts of life [default: .05 .95].")
+@click.option(
+    "--onset",
+    type=(float, float),
+    default=None,
+    help="Range of the start of faults, in parts of life [default: .05 .95].",
+)
 @click.option("--life-s", type=float, default=None, help="Length of a life in s [default: --seconds, else 600].")
 @click.option("--shift", type=float, default=None, help="Shift machines out of the usual ranges: 0.3 = by 30 %.")
 @click.option("--modes", default=None, metavar="MODE,...", help="Only these failure modes.")
 @click.option("--training", is_flag=True, help="Machines for training: every failure mode, every severity.")
-@click.option("--transport", metavar="FAULT=CHANCE,...", default="", help="Simulate a bad network: drop=0.01,reboot=0.001.")
+@click.option(
+    "--transport", metavar="FAULT=CHANCE,...", default="", help="Simulate a bad network: drop=0.01,reboot=0.001."
+)
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Write recordings into this folder instead.")
 @click.option(
     "--archive",
@@ -58,7 +70,9 @@ PICTURES = ("waveform", "spectrum", "envelope", "waterfall", "life")
     default=None,
     help="Only write the facts of the machines into this data directory, as their senders would send them.",
 )
-@click.option("--truth", type=click.Path(path_type=Path), default=None, help="Write all faults and events as JSON into this file.")
+@click.option(
+    "--truth", type=click.Path(path_type=Path), default=None, help="Write all faults and events as JSON into this file."
+)
 @broker_option
 @with_console
 def command(

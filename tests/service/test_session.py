@@ -66,7 +66,7 @@ def test_a_session_that_was_lost_while_the_service_was_down_is_counted_and_logge
     assert said(caplog) == []
     forget(site.broker)
     assert life(site, tmp_path, "one", count=1) == 1
-    assert said(caplog) == ["session_lost no session of one: forgotten by the broker, or expired after 604800 s"]
+    assert said(caplog) == ["session_lost no session of one: the broker lost it, or it expired after 604800 s"]
     assert life(site, tmp_path, "one", count=1) == 1
     assert said(caplog) == []
 

@@ -140,7 +140,9 @@ def read_readings(path: Path) -> Iterator[Block]:
     known = json.loads((table.schema.metadata or {}).get(b"recording_metadata", b"{}"))
     if known.get("readings_version") != _VERSION:
         msg = f"expected readings of version {_VERSION}, found in {path}: {known.get('readings_version')}"
-        raise RecordingError(msg, hint="`thrumcast record` writes readings; use `thrumcast backfill` for other recordings")
+        raise RecordingError(
+            msg, hint="`thrumcast record` writes readings; use `thrumcast backfill` for other recordings"
+        )
     channels = tuple(name for name in table.column_names if name not in BESIDE)
     samples = np.stack([table[name].to_numpy() for name in channels]).astype(np.float32, copy=False)
     speeds = table["speed_rpm"].to_numpy()
