@@ -1,8 +1,8 @@
 """What the service reports about itself: the table of its metrics, the table of its log events, and the metric values.
 
 Metrics follow the rules of Prometheus: prefix `thrumcast_`, base units, `_total` for counters, and labels only where
-the number of their values is bounded. The tables and the bound are ours; `prometheus_client` writes the text format. It is
-imported at the first scrape, because its import costs more than the start of a small service should pay.
+the number of their values is bounded. The tables and the bound are ours; `prometheus_client` writes the text format. It
+is imported at the first scrape, because its import costs more than the start of a small service should pay.
 
 Writers and readers may be on different threads: one lock guards all values.
 """

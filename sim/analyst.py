@@ -16,7 +16,7 @@ from sim.signals import G_MM_S2, TURN_RAD, Float32, Float64
 
 
 def run(machine: Machine, axis: int, seconds: float, from_s: float = 0.0) -> tuple[Float32, Float64]:
-    """Samples (n,) of one axis and the shaft angle. At constant speed the first frame is dropped: filters settle in it."""
+    """Samples (n,) of one axis and the shaft angle, without the first frame at constant speed: filters settle in it."""
     # Each time has its own random numbers, so that neighbouring points of a life differ as they do on a real machine.
     state = replace(later(initial(machine), from_s), frame=round(from_s / 60))
     parts, angles = [], []

@@ -1,4 +1,4 @@
-"""A bad network: it drops, duplicates, delays, swaps and corrupts messages. It is pure, seeded, and counts what it does.
+"""A bad network: it drops, duplicates, delays, swaps and corrupts messages. Pure, seeded, with counts.
 
 A message has at most one of these fates, so the number of arriving messages follows from the counts. `Senders` come
 before the network: their clocks step, and they reboot.
@@ -84,7 +84,7 @@ class Upsets:
             msg = f"expected chances of 0 to 1, found: clock_step {self.clock_step:g}, reboot {self.reboot:g}"
             raise ConfigError(msg)
         if not self.step_s >= 0 or self.away_blocks < 1:
-            msg = f"expected step_s of 0 or more and away_blocks of 1 or more, found: {self.step_s:g}, {self.away_blocks}"
+            msg = f"expected step_s >= 0 and away_blocks >= 1, found: {self.step_s:g}, {self.away_blocks}"
             raise ConfigError(msg)
 
 

@@ -65,7 +65,7 @@ def shaft(make: MakeUp, fault: Condition, theta: Float64, drive: Drive) -> Float
     velocity = _RADIAL * np.array([unbalance, twice, thrice])  # (C, K) mm/s rms
     skew = fault.of("misalignment") * make.misalignment_fault_mm_s
     pattern = np.array([0.7, 0.7 * make.misalignment_2x, 0.25])
-    side, axial = (0.4, 1.1) if make.angular else (1.0, 0.2)  # angular misalignment shows along the shaft, parallel misalignment across it
+    side, axial = (0.4, 1.1) if make.angular else (1.0, 0.2)  # angular shows axially, parallel radially
     velocity += skew * np.array([[side], [side], [axial]]) * pattern
     velocity[:, 0] *= amplification(make, drive.speed)
     peak_g = [drive.force * signals.velocity_to_g(1.0, (k + 1) * make.speed_hz) for k in range(3)]
@@ -97,7 +97,8 @@ def gears(make: MakeUp, fault: Condition, theta: Float64, drive: Drive, rate_hz:
     """Mesh of one pair of wheels. Returns: (3, n) in g.
 
     Wear raises 2x and 3x mesh and the sidebands of both shafts. It also modulates at the hunting tooth frequency: the
-    same pair of teeth meets every lcm(z1, z2) teeth. A cracked tooth dips amplitude and phase once per turn of its shaft.
+    same pair of teeth meets every lcm(z1, z2) teeth. A cracked tooth dips amplitude and
+    phase once per turn of its shaft.
     """
     wear, crack = fault.of("gear_wear"), fault.of("gear_tooth")
     driven = theta * (make.teeth[0] / make.teeth[1])
@@ -120,7 +121,7 @@ def gears(make: MakeUp, fault: Condition, theta: Float64, drive: Drive, rate_hz:
 
 
 def mains(make: MakeUp, fault: Condition, first: int, n: int, rate_hz: float) -> Float32:
-    """Twice the line frequency. A loose stator (`other`) raises it and its pole-pass sidebands. Returns: (3, n) in g."""
+    """Twice the line frequency; a loose stator (`other`) raises it and its sidebands. Returns: (3, n) in g."""
     stator = fault.of("other")
     peak_g = signals.velocity_to_g(make.line_mm_s + 5.0 * stator, 2 * LINE_HZ)
     tone = signals.line_tone(first, n, rate_hz, LINE_HZ, make.pole_pass_hz, 0.1 + 0.5 * stator)
@@ -177,7 +178,7 @@ def bearing_strikes(
     drive: Drive,
     rng: np.random.Generator,
 ) -> tuple[Float64, Float64, tuple[float, int]]:
-    """Strikes of one damaged part: shaft angles, heights in g, and (angle of the next strike, number of strikes so far).
+    """Strikes of one damaged part: shaft angles, heights in g, and (angle of the next strike, strikes so far).
 
     Outer ring: constant load. Inner ring: passes the load zone once per turn, hence sidebands at f_r. Element: load
     turns with the cage, and differs between the two rings. Cage: few and irregular strikes, some missing, some twice as

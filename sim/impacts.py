@@ -75,7 +75,7 @@ def roughness(severity: float) -> float:
 
 
 def sample_positions(angles_rad: Float64, before_rad: float, theta: Float64) -> Float64:
-    """Positions in samples at which the shaft passes these angles, in (-1, n - 1]; 0 = the first sample of theta (n,)."""
+    """Positions in samples at which the shaft passes these angles, in (-1, n - 1]; 0 = first sample of theta (n,)."""
     grid = np.concatenate(([before_rad], theta))
     return np.interp(angles_rad, grid, np.arange(-1.0, theta.size))
 

@@ -67,7 +67,7 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """The course of one fault: it starts at `onset_s`, grows to `final` severity at `end_s` and stays until the repair."""
+    """One fault: it starts at `onset_s`, grows to `final` severity at `end_s` and stays until the repair."""
 
     mode: str
     shape: str = "gradual"

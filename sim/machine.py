@@ -174,7 +174,7 @@ def step(machine: Machine, state: MachineState) -> tuple[MachineState, Frame]:
     slow, coupling = signals.low_pass(x, signals.pole_of(_COUPLING_HZ, rate_hz), state.coupling)
     samples, sensor = make.gains[:, None] * np.float32(now.mounting) * (x - slow), state.sensor
     if machine.events:
-        own = np.random.default_rng((*machine.entropy, state.frame + 1, 1))  # of its own: sensor faults do not change the machine
+        own = np.random.default_rng((*machine.entropy, state.frame + 1, 1))  # sensor faults leave the machine alone
         faults = tuple(event for event in machine.events if event.family == "sensor")
         samples, sensor = sensors.disturb(faults, samples, state.time_s, rate_hz, sensor, own)
     after = MachineState(

@@ -64,9 +64,7 @@ def subject(mode: str, severity: float, kind: str | None, seed: int, rate_hz: fl
     if mode not in (HEALTHY, *FAULTS):
         msg = f"a failure mode must be one of {', '.join((HEALTHY, *FAULTS))}, found: {mode!r}"
         near = difflib.get_close_matches(mode, (HEALTHY, *FAULTS), n=1, cutoff=0.4)
-        raise ConfigError(
-            msg, hint=f"did you mean {near[0]}?" if near else "the default is bearing_outer"
-        )
+        raise ConfigError(msg, hint=f"did you mean {near[0]}?" if near else "the default is bearing_outer")
     if kind is not None and kind not in KINDS:
         msg = f"a kind of machine must be one of {', '.join(KINDS)}, found: {kind!r}"
         raise ConfigError(msg)

@@ -1,7 +1,7 @@
 """What a machine is made of: every machine draws its make-up from a population.
 
-The levels of two machines of a kind differ by a factor of two to three, as in a real plant. Structure, bearing, mounting
-and the colour of the noise differ too. All numbers are typical ranges, not standards. A `shift` moves every range up or
+The levels of two machines of a kind differ by a factor of two to three, as in a real plant. Structure, bearing,
+mounting and the colour of the noise differ too. All numbers are typical ranges, not standards. A `shift` moves every range up or
 down by that share of its width, raises the noise and uses other bearings: machines that no model was trained on.
 """
 
@@ -40,7 +40,7 @@ _LEVEL_LIMIT = 1.6  # sigmas: a machine beyond 0.3 to 3 times the typical level 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MakeUp:
-    """The make-up of one machine. Levels are of the sound machine; `*_fault_*` is added at full severity. C axes, M modes."""
+    """One machine. Levels are of the sound machine; `*_fault_*` is added at full severity. C axes, M modes."""
 
     kind: str
     speed_hz: float

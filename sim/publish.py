@@ -144,7 +144,7 @@ def to_recordings(plant: Plant, seconds: float, target: Path) -> Iterator[Episod
     single = target.suffix == ".parquet"
     count = sum(len(plan) for _, plan in plans)
     if single and count > 1:
-        msg = f"expected one episode of one machine for a single file, found: {count} episodes of {len(plans)} machine(s)"
+        msg = f"expected one episode for a single file, found: {count} episodes of {len(plans)} machine(s)"
         raise RecordingError(msg, hint="give a folder; every episode becomes a recording of its own")
     if not single and next(target.glob("*.parquet"), None) is not None:
         msg = f"expected a folder without recordings, found: {target} with some"

@@ -169,8 +169,8 @@ def course(make: MakeUp, mode: str, rate_hz: float, **given: float | str) -> Cou
 def _life(make: MakeUp, recipe: Recipe, seed: int, number: int, rate_hz: float) -> Life:
     """The life of machine `number`: sound, or with one or two courses.
 
-    Golden-ratio steps spread the failing machines evenly, so even a small plant has about the right share. Modes come in
-    turn, in an order that depends on the seed, if the kind can have them.
+    Golden-ratio steps spread the failing machines evenly, so even a small plant has about the right share. Modes come
+    in turn, in an order that depends on the seed, if the kind can have them.
     """
     offset = np.random.default_rng((seed, _LIVES)).random()
     rng = np.random.default_rng((seed, _LIVES, number))

@@ -87,7 +87,7 @@ def gear_mesh(
 ) -> Float32:
     """Gear mesh: x = sum_k A_k [1 + a(theta)] cos(k (z theta + b(theta))), k = 1..K.
 
-    Modulation by the shafts gives sidebands at k GMF +- m f_r (McFadden 1986). Give harmonics below the Nyquist frequency only.
+    Modulation by the shafts gives sidebands at k GMF +- m f_r (McFadden 1986). Only harmonics below Nyquist.
     angle_rad (n,) of the wheel with `teeth` teeth; both modulations (n,). Returns: (n,) in g.
     """
     mesh = np.mod(angle_rad * teeth, TURN_RAD).astype(np.float32) + phase_mod_rad
@@ -150,7 +150,7 @@ def low_pass(x: Float32, pole: float, state: Float64) -> tuple[Float32, Float64]
 
 
 def colour(white: Float32, tilt: float, pole: float, state: Float64) -> tuple[Float32, Float64]:
-    """Coloured noise: white plus `tilt` times itself low-passed, so the floor is 1 + tilt times higher below the corner.
+    """Coloured noise: white plus `tilt` times itself low-passed, so the floor is higher by 1 + tilt below the corner.
 
     white (C, n); state (C,) as in `low_pass`. Returns: (C, n), new state.
     """

@@ -69,7 +69,7 @@ class Slope:
 
     @property
     def kept(self) -> bool:
-        """Whether both slopes are below the limit. A fit with a large error must exceed the limit by two errors to fail."""
+        """Whether both slopes are below the limit. A fit with a large error fails only beyond two errors."""
         if self.error < MOST_MB_PER_H:
             return max(self.least_squares, self.theil_sen) < MOST_MB_PER_H
         return not self.least_squares - 2 * self.error > MOST_MB_PER_H  # NaN: too few samples to say anything

@@ -1,4 +1,4 @@
-"""`thrumcast sim`: simulates a plant, to a broker, into recordings or an archive; `thrumcast sim plot` draws machines."""
+"""`thrumcast sim`: simulates a plant, to a broker, into recordings or an archive. `sim plot` draws machines."""
 
 from __future__ import annotations
 
@@ -299,7 +299,7 @@ def _tell(made: Plant, wanted: Scenario, path: Path) -> None:
 
 
 def _name(console: Console, made: Plant, directory: Path) -> None:
-    """Writes the facts of every machine, which a service reads at its start: the teeth of a gear give its mesh frequency."""
+    """Writes the facts of every machine, which a service reads at its start, such as the teeth of gears."""
     from pipeline.core.records import StreamKey
     from pipeline.edges.machines import MACHINES_NAME, MachinesFile
     from pipeline.edges.store.database import DirectoryLock

@@ -90,7 +90,7 @@ def write_config(kind: Kind, directory: Path, host: str, port: int, *, anonymous
         # -P: ignore a folder named iotcore in the working directory.
         return [sys.executable, "-P", "-m", "iotcore", "--config", str(config), "--log-level", "CRITICAL"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
-        text += f"\nuser {getpass.getuser()}\n"  # else mosquitto drops root for the user `mosquitto`, which cannot write here
+        text += f"\nuser {getpass.getuser()}\n"  # else it becomes user `mosquitto`, who cannot write here
     config = directory / "mosquitto.conf"
     config.write_text(text, encoding="utf-8")
     return [_mosquitto() or "mosquitto", "-c", str(config)]

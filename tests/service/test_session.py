@@ -86,7 +86,7 @@ def test_another_client_id_is_a_loss_of_what_is_kept_for_the_former_one_and_says
     life(site, tmp_path, "one", count=1)
     assert life(site, tmp_path, "two", count=1) == 1
     assert said(caplog) == [
-        "session_lost no session of two: the one before was one's, and what is kept for that one will not come"
+        "session_lost no session of two: the earlier one was of one; messages queued for it will not arrive"
     ]
     assert life(site, tmp_path, "two", count=1) == 1
 
