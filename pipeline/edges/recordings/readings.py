@@ -1,8 +1,8 @@
 """Readings stored as recordings: archive/readings/date=YYYY-MM-DD/*.parquet, or another folder.
 
 A part is an ordinary recording: one row per sample, one float32 column per channel, `recording_metadata` in the file.
-Further columns are machine, point, session, index (of the sample in its session) and speed_rpm. With them `read_readings`
-returns the same blocks, which give the same windows.
+Further columns are machine, point, session, index (of the sample in its session) and speed_rpm. With them
+`read_readings` returns the same blocks, which give the same windows.
 """
 
 from __future__ import annotations
