@@ -2,7 +2,8 @@
 
 The levels of two machines of a kind differ by a factor of two to three, as in a real plant. Structure, bearing,
 mounting and the colour of the noise differ too. All numbers are typical ranges, not standards. A `shift`
-moves every range up or down by that share of its width, raises the noise and uses other bearings: machines that no model was trained on.
+moves every range up or down by that share of its width, raises the noise and uses other bearings: machines that no
+model was trained on.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def test_one_file_holds_one_sound_machine(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_into_the_target_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecordingError, match="one file holds one machine"):
+    with pytest.raises(RecordingError, match="expected one episode for a single file"):
         list(to_recordings(plant(2, 1), 1.0, tmp_path / "one.parquet"))
     list(to_recordings(plant(1, 1), 1.0, tmp_path / "folder"))
     with pytest.raises(RecordingError, match="a folder without recordings"):
