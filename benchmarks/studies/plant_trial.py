@@ -30,13 +30,13 @@ import numpy as np
 from models import bundle, unknown
 from models.evaluation.events import Fault, Up, false_alarms, fate_of
 from models.predictor import NumpyPredictor
-from pipeline.commands.sim_archive import steps_of
 from pipeline.config.specs import stream_specs
 from pipeline.config.tables import AlarmConfig, Config, ModelConfig
 from pipeline.core.engine import Engine
 from pipeline.core.records import StreamKey
 from pipeline.core.severity import floor
 from sim import scenario
+from sim.archive import steps_of
 from sim.fleet import POINT, Plant, Snapshots, about
 from sim.life import FAULTS, HEALTHY
 from sim.machine import Machine

@@ -1,4 +1,4 @@
-"""MQTT through paho's external loop: one thread owns the connection, and nothing happens behind its back."""
+"""MQTT through the external loop of paho: one thread owns the connection and does all of its work."""
 
 from pipeline.edges.mqtt.claim import Claim, alone_here, claim_topic
 from pipeline.edges.mqtt.publisher import MqttPublisher

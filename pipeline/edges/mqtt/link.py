@@ -1,8 +1,7 @@
-"""One MQTT 5 connection on one thread, made again whenever it is lost.
+"""One MQTT 5 connection on one thread, which reconnects whenever it is lost.
 
-Nothing is read, written or called back except inside `pump`, `flush` and `close`, on the caller's thread. Not reading
-the socket is the back-pressure; the PINGREQs go on all the same, so the broker does not take a slow consumer for a dead
-one.
+`pump`, `flush` and `close` do all reading, writing and callbacks, on the thread of the caller. Not reading the socket
+is the back-pressure. PINGREQs go out meanwhile, so the broker does not disconnect a slow consumer.
 """
 
 from __future__ import annotations
@@ -24,21 +23,21 @@ from pipeline.edges.mqtt.settings import Attempt, CallbackErrors, Client, MqttSe
 from pipeline.edges.ports import EventKind, LinkEvent
 from pipeline.errors import ConfigError
 
-# Waiting for a socket, and waiting before the next try.
-
-
-_STABLE_S: Final = 10.0  # a connection that lived this long ends the growth of the back-off
+_STABLE_S: Final = 10.0  # a connection that lasted this long resets the back-off
+_TAKEN_OVER: Final = 0x8E  # MQTT 5 reason "session taken over"
+_MAX_EVENTS: Final = 1000
+_NO_CONNACK: Final = "no answer to CONNECT in time"
 
 
 class Waiter:
-    """A selector for one socket that comes and goes; tells it only what has changed."""
+    """A selector for one socket at a time. It calls the kernel only for changes."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._known: tuple[Any, int] | None = None  # socket and interest that the selector knows
 
     def wait(self, sock: Any, *, reading: bool, writing: bool, timeout_s: float) -> tuple[bool, bool]:
-        """Whether the socket can be read and written; sleeps through the time-out if neither is asked for."""
+        """Waits until the socket is readable or writable; sleeps for the time-out if neither is requested."""
         interest = (selectors.EVENT_READ if reading else 0) | (selectors.EVENT_WRITE if writing else 0)
         if self._known != (sock, interest):
             self.forget()
@@ -54,21 +53,21 @@ class Waiter:
         return bool(ready & selectors.EVENT_READ), bool(ready & selectors.EVENT_WRITE)
 
     def forget(self) -> None:
-        """Drops the socket, before it is closed or another one may get its number."""
+        """Unregisters the socket. Call it before the socket is closed and its number can be reused."""
         if self._known is not None:
             self._selector.unregister(self._known[0])
             self._known = None
 
     def close(self) -> None:
-        """Ends; may be called twice."""
+        """Closes the selector; may be called twice."""
         self.forget()
         self._selector.close()
 
 
 class Backoff:
-    """Times of the next try: jittered, growing twofold, and not forgotten at the first success.
+    """Time of the next attempt: random, with a limit that doubles, and not reset by a short connection.
 
-    Two clients with one id throw each other out again and again; each success alone says nothing.
+    Two clients with the same id disconnect each other repeatedly, so a short success does not show stability.
     """
 
     def __init__(self, shortest_s: float, longest_s: float) -> None:
@@ -78,26 +77,21 @@ class Backoff:
         self._due_s = 0.0
 
     def left_s(self) -> float:
-        """Seconds until the next try, at least 0."""
+        """Seconds until the next attempt, at least 0."""
         return max(0.0, self._due_s - time.monotonic())
 
     def failed(self, *, lived_s: float) -> None:
-        """The try failed, or its connection was lost after `lived_s`."""
+        """Notes a failed attempt, or a connection that was lost after `lived_s`."""
         self._tries = 1 if lived_s > _STABLE_S else self._tries + 1
         longest_s = min(self._longest_s, self._shortest_s * 2 ** min(self._tries, 10))
         self._due_s = time.monotonic() + random.uniform(self._shortest_s, longest_s)
 
 
-_TAKEN_OVER: Final = 0x8E  # MQTT 5 reason "session taken over"
-_MAX_EVENTS: Final = 1000
-_NO_CONNACK: Final = "no answer to CONNECT in time"
-
-
 class Link:
-    """The connection and its life; what goes over it belongs to `MqttConnection` and `MqttPublisher`.
+    """The life of a connection. `MqttConnection` and `MqttPublisher` decide what goes over it.
 
-    `on_message` and `on_puback` are called from `pump` only; `on_puback` says whether that id was waited for (paho also
-    calls it for what it has merely written at QoS 0). `epoch` counts connections from 1. A link is used once.
+    `pump` calls `on_message` and `on_puback`. `on_puback` returns whether the id was expected, because paho also calls
+    it for messages at QoS 0. `epoch` counts connections from 1. A link is used once.
     """
 
     def __init__(
@@ -114,13 +108,13 @@ class Link:
     ) -> None:
         self.settings = settings
         self.subscriptions = subscriptions
-        self._former_id = former_id  # client id under which an earlier process had a session; None: there was none
-        self._notes = notes  # topics whose retained message is wanted at every connection, at QoS 0
+        self._former_id = former_id  # client id of the session of an earlier process; None: there was none
+        self._notes = notes  # topics whose retained message is requested at every connection, at QoS 0
         self.epoch = 0
-        self.connected = False  # CONNACK said yes
-        self.subscribed = False  # SUBACK too
+        self.connected = False  # CONNACK accepted us
+        self.subscribed = False  # SUBACK arrived
         self.server_receive_maximum = 65535
-        self._progress = 0  # messages and PUBACKs that came: a sign of life
+        self._progress = 0  # received messages and PUBACKs: they show that the connection is alive
         self._errors = CallbackErrors()
         self._on_message = on_message
         self._on_puback = on_puback
@@ -130,15 +124,15 @@ class Link:
         self._waiter = Waiter()
         self._backoff = Backoff(*settings.backoff_s)
         self._attempt: Attempt | None = None
-        self._since_s = 0.0  # monotonic time of the present socket, then of its CONNACK
-        self._error: Exception | str | None = None  # why the last try failed, or the last connection ended
-        self._useless: str | None = None  # why the present connection is to be given up
-        self._down = True  # the end of the present connection has been told
+        self._since_s = 0.0  # monotonic time of the socket, then of its CONNACK
+        self._error: Exception | str | None = None  # why the last attempt failed or the last connection ended
+        self._useless: str | None = None  # why the present connection must be closed
+        self._down = True  # the end of the connection has been reported
         self._fenced: str | None = None  # by whom
         self._closed = False
 
     def connect(self, *, wait: bool, ready: Callable[[], bool] = lambda: False) -> None:
-        """Makes the first connection; with `wait` returns at once and lets later calls of `pump` bring it about.
+        """Makes the first connection. With `wait` it returns at once, and `pump` connects later.
 
         Raises:
             NotReachable: without `wait`, if the first attempt fails.
@@ -154,22 +148,24 @@ class Link:
                 raise not_reachable(self.settings, self._error or _NO_CONNACK)
 
     def pump(self, timeout_s: float, *, room: Callable[[], bool]) -> None:
-        """Waits at most `timeout_s` for the network and does what there is to do; reads while there is `room()`.
+        """Waits at most `timeout_s` for the network, then reads while there is `room()`, and writes.
 
         Raises:
-            ConfigError: when another client has taken the session over; going on would only throw that one out.
+            ConfigError: another client has taken over the session; reconnecting would disconnect that client.
         """
         if self._fenced is not None:
             name = self.settings.client_id
-            msg = f"the client id {name!r} for this service alone expected, found another client: {self._fenced}"
+            msg = f"expected the client id {name!r} for this service alone, found another client: {self._fenced}"
             hint = "one service per mqtt.client_id: stop one of the two, or give it another id and another data.dir"
             raise ConfigError(msg, hint=hint)
         sock = None if self._attempt else self.client.socket()
         if sock is None:
             self._revive(timeout_s)
             return
-        reading = room() or not self.connected  # CONNACK must come through a full house too
-        unread = reading and isinstance(sock, ssl.SSLSocket) and sock.pending() > 0  # held by TLS, unseen by select
+        reading = room() or not self.connected  # always read until the CONNACK
+        unread = (
+            reading and isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+        )  # decrypted by TLS, so select does not see them
         timeout_s = 0.0 if unread else min(timeout_s, max(self.settings.keepalive_s / 4, 0.25))
         readable, writable = self._waiter.wait(
             sock, reading=reading, writing=self.client.want_write(), timeout_s=timeout_s
@@ -189,18 +185,18 @@ class Link:
         self._errors.raise_first()
 
     def flush(self) -> None:
-        """Writes what the socket takes now; the rest goes out in `pump`."""
+        """Writes what the socket accepts now; `pump` writes the rest."""
         if self._attempt is None and self.client.want_write():
             self.client.loop_write()
             self._errors.raise_first()
 
     def fence(self, by: str) -> None:
-        """From now on `pump` refuses: the session belongs to somebody else."""
+        """Makes `pump` raise from now on: another client owns the session."""
         self._fenced = by
 
     @property
     def fenced(self) -> bool:
-        """Whether somebody else has the session."""
+        """Whether another client owns the session."""
         return self._fenced is not None
 
     def events(self) -> list[LinkEvent]:
@@ -210,7 +206,7 @@ class Link:
         return events
 
     def close(self) -> None:
-        """Says goodbye properly (the last will is not sent then) and ends; may be called twice."""
+        """Sends DISCONNECT, which cancels the last will, and closes; may be called twice."""
         self._closed = True
         if self._attempt is not None:
             self._attempt.join(self.settings.connect_timeout_s)
@@ -227,7 +223,7 @@ class Link:
     # -- what happens inside pump ------------------------------------------------------------------------------------
 
     def _read(self, room: Callable[[], bool]) -> None:
-        """Reads packets until there is no room, or the last call brought nothing whole."""
+        """Reads packets until there is no room or no complete packet."""
         while (room() or not self.connected) and self.client.socket() is not None:
             before = self._progress
             self.client.loop_read()
@@ -241,7 +237,7 @@ class Link:
         self._attempt = Attempt(self.client)
 
     def _revive(self, timeout_s: float) -> None:
-        """Without a connection: waits for the attempt under way, or until the next one is due."""
+        """Without a connection: waits for the present attempt, or until the next one is due."""
         if self._attempt is None:
             if (left_s := self._backoff.left_s()) > 0 or self._closed:
                 time.sleep(min(timeout_s, left_s))
@@ -254,12 +250,12 @@ class Link:
         self._since_s = time.monotonic()
         if attempt.error is None:
             return
-        if not isinstance(attempt.error, OSError | ValueError):  # not the network: ours
+        if not isinstance(attempt.error, OSError | ValueError):  # a bug, not the network
             raise attempt.error
         self._ended("refused", attempt.error)
 
     def _give_up(self, why: str) -> None:
-        """Leaves a connection that is there but useless; `_gone` follows from the write."""
+        """Closes a useless connection. The write leads to `_gone`."""
         self._useless = None
         if self.client.socket() is not None:
             self._error = why
@@ -280,7 +276,7 @@ class Link:
         client.on_disconnect = self._errors.guard(self._gone)
         client.on_subscribe = self._errors.guard(self._suback)
         client.on_message = self._errors.guard(self._message)
-        if self._on_puback is not None:  # for QoS 0 paho builds two objects per call: only where somebody listens
+        if self._on_puback is not None:  # only if needed: paho builds two objects per call at QoS 0
             client.on_publish = self._errors.guard(self._puback)
         return client
 
@@ -308,12 +304,10 @@ class Link:
     def _why_lost(self, former_id: str) -> str:
         ours = self.settings.client_id
         if former_id != ours:
-            return (
-                f"no session of {ours}: the one before was {former_id}'s, and what is kept for that one will not come"
-            )
+            return f"no session of {ours}: the earlier one was of {former_id}; messages queued for it will not arrive"
         if self.epoch > 1:
-            return "the broker has forgotten the session"
-        return f"no session of {ours}: forgotten by the broker, or expired after {self.settings.session_expiry_s} s"
+            return "the broker has lost the session"
+        return f"no session of {ours}: the broker lost it, or it expired after {self.settings.session_expiry_s} s"
 
     def _suback(self, _mid: int, reasons: list[ReasonCode], _properties: Properties) -> None:
         refused = [topic for topic, reason in zip(self.subscriptions, reasons, strict=False) if reason.is_failure]
@@ -323,10 +317,10 @@ class Link:
             self.subscribed = True
 
     def _gone(self, flags: paho.DisconnectFlags, reason: ReasonCode, _properties: Properties) -> None:
-        if self._closed or self._down:  # paho tells of one loss twice at times
+        if self._closed or self._down:  # paho sometimes reports a loss twice
             self.connected = self.subscribed = False
         elif flags.is_disconnect_packet_from_server and reason.value == _TAKEN_OVER:
-            self.fence("whoever connected last")
+            self.fence("the client that connected last")
             self._ended("taken_over", str(reason))
         elif self.connected:
             self._ended("disconnected", str(reason))

@@ -1,4 +1,4 @@
-"""What a broker is and does, found out by asking it: CONNACK, permissions, its window and its queue."""
+"""Probes a broker: its CONNACK, permissions, in-flight window and queue."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from pipeline.edges.mqtt.publisher import MqttPublisher
 from pipeline.edges.mqtt.settings import MqttSettings, make_client, not_reachable
 from pipeline.edges.mqtt.source import MqttConnection
 
-QUIET_S = 0.7  # nothing more comes after so long
+QUIET_S = 0.7  # without a message for this long, no more will come
 PATIENCE_S = 20.0
 _UNLIMITED = {"ReceiveMaximum": 65535, "MaximumQoS": 2, "MaximumPacketSize": 268_435_455}
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerFeatures:
-    """Of the CONNACK; what the broker does not say has the meaning that MQTT 5 gives to silence."""
+    """The features in the CONNACK, with the defaults of MQTT 5."""
 
-    receive_maximum: int  # unacknowledged messages that it takes of us
+    receive_maximum: int  # unacknowledged messages that it accepts from us
     maximum_qos: int
     maximum_packet_bytes: int
     retain: bool
     wildcards: bool
-    keepalive_s: int | None  # if it wants another than ours
+    keepalive_s: int | None  # if it differs from ours
     session_expiry_s: int  # what it grants
     subscriptions: dict[str, bool] = field(default_factory=dict)  # whether each was allowed
 
 
 def features(settings: MqttSettings, subscriptions: Sequence[str]) -> BrokerFeatures:
-    """Connects, subscribes, and leaves.
+    """Connects, subscribes and disconnects.
 
     Raises:
         NotReachable: the broker does not answer or refuses.
-        ConfigError: the password file or a certificate cannot be used.
+        ConfigError: the password file or a certificate is unusable.
     """
     client = make_client(settings, None)
     told: list[tuple[ReasonCode, Any]] = []
@@ -54,14 +54,14 @@ def features(settings: MqttSettings, subscriptions: Sequence[str]) -> BrokerFeat
         reason, properties = told[0]
         if reason.is_failure:
             raise not_reachable(settings, str(reason))
-        # QoS 0: if we are killed here, a session is left behind, and the broker puts nothing into it.
+        # QoS 0: if this process is killed here, the broker queues nothing for the session that remains.
         client.subscribe([(topic, SubscribeOptions(qos=0)) for topic in subscriptions])
         _loop_until(client, lambda: bool(granted), settings)
     except OSError as error:
         raise not_reachable(settings, error) from error
     finally:
         leave = Properties(PacketTypes.DISCONNECT)
-        leave.SessionExpiryInterval = 0  # whatever was granted: nothing stays behind
+        leave.SessionExpiryInterval = 0  # leave no session
         client.disconnect(properties=leave)
         client.loop(0.1)
     found: dict[str, Any] = {name: getattr(properties, name, value) for name, value in _UNLIMITED.items()}
@@ -88,34 +88,34 @@ def _loop_until(client: paho.Client, fact: Callable[[], bool], settings: MqttSet
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """How messages to ourselves came back."""
+    """The delivery of test messages to ourselves."""
 
-    refused: bool  # the broker does not let us publish there
-    arrived: bool  # one message came back at all
+    refused: bool  # the broker does not allow us to publish there
+    arrived: bool  # at least one message came back
     round_trip_s: float
     sent: int  # small messages, to a subscriber that acknowledged none of them
-    in_flight: int  # of those that came all the same
-    kept: int  # that came in the end
+    in_flight: int  # messages that it sent without acknowledgements
+    kept: int  # messages that arrived in the end
 
     @property
     def queued(self) -> int:
-        """What the broker kept beyond its window; if nothing was dropped, it may keep more."""
+        """Messages that the broker queued beyond its window. If none was dropped, it may queue more."""
         return self.kept - self.in_flight
 
     @property
     def dropped(self) -> int:
-        """What it confirmed to the sender and threw away."""
+        """Messages that it acknowledged to the sender and then dropped."""
         return self.sent - self.kept
 
 
 def delivery(settings: MqttSettings, topic: str, count: int) -> Delivery:
-    """Sends `count` small messages to ourselves on a topic of our own, and acknowledges none until no more come.
+    """Sends `count` small messages to ourselves and acknowledges none until no more arrive.
 
-    So the broker shows how many it sends unacknowledged and how many more it keeps; what goes beyond is dropped
-    while the publisher is told that all is well.
+    So the broker shows how many messages it sends unacknowledged and how many more it queues. It drops the rest, while
+    it acknowledges them to the publisher.
 
     Raises:
-        NotReachable: the broker goes away.
+        NotReachable: the connection was lost.
     """
     ours = replace(settings, clean_start=True, session_expiry_s=0)
     reader = MqttConnection(

@@ -1,4 +1,4 @@
-"""The plant's side: readings to a broker, as fast as it confirms them."""
+"""The side of the plant: publishes readings as fast as the broker acknowledges them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from pipeline.errors import NotReachable
 
 
 class MqttPublisher:
-    """Publishes at QoS 1 with at most `window` messages unconfirmed; reconnects and sends the unconfirmed ones again.
+    """Publishes at QoS 1 with at most `window` unacknowledged messages; reconnects and sends those again.
 
-    It keeps no session at the broker. All methods belong to one thread; a sender that pauses does so in `service`.
-    `published` counts what was handed over, `acknowledged` the PUBACKs, `refused` those of them that said no, `unsent`
-    what was lost at QoS 0 for want of a connection.
+    It has no session at the broker. All methods belong to one thread; a sender that pauses calls `service` or `rest`.
+    `published` counts messages, `acknowledged` PUBACKs, `refused` PUBACKs with a failure, `unsent` messages at QoS 0
+    that were lost without a connection.
     """
 
     def __init__(self, settings: MqttSettings, *, window: int = 500) -> None:
         if not 1 <= window <= 65_000:
-            msg = f"a window of 1 to 65000 messages expected, found: {window}"
+            msg = f"expected a window of 1 to 65000 messages, found: {window}"
             raise ValueError(msg)
         self.window = window
         self.published = self.acknowledged = self.refused = self.unsent = 0
@@ -35,7 +35,7 @@ class MqttPublisher:
         self._served_s = 0.0
 
     def connect(self, *, wait: bool = False) -> Self:
-        """Connects; with `wait` does so whenever the broker comes.
+        """Connects; with `wait` as soon as the broker is reachable.
 
         Raises:
             NotReachable: without `wait`, if the broker does not answer or refuses.
@@ -45,7 +45,7 @@ class MqttPublisher:
 
     @property
     def connected(self) -> bool:
-        """Whether the broker has accepted us and not gone since."""
+        """Whether the connection is up."""
         return self._link.connected
 
     @property
@@ -60,9 +60,9 @@ class MqttPublisher:
     def publish(
         self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False, content_type: str | None = None
     ) -> None:
-        """Sends one message; waits while the window is full, also for a broker that has gone to come back.
+        """Sends one message. Waits while the window is full, also for a lost broker.
 
-        `content_type` costs both sides tens of microseconds, and the payload says what it is.
+        `content_type` is optional: it costs both sides tens of microseconds, and the payload identifies itself.
         """
         properties = None
         if content_type is not None:
@@ -70,7 +70,7 @@ class MqttPublisher:
             properties.ContentType = content_type
         while qos and (not self.connected or self._window_is_full()):
             self.service(1.0)
-        while self._link.connected and self._link.client.want_write():  # the socket is full: wait, do not pile up
+        while self._link.connected and self._link.client.want_write():  # the socket is full: wait
             self.service(1.0)
         if not qos and not self._link.connected:
             self.unsent += 1
@@ -85,36 +85,38 @@ class MqttPublisher:
             self.service(0.0)
 
     def service(self, timeout_s: float = 0.0) -> None:
-        """Reads PUBACKs, reconnects, keeps alive; returns at the first thing that happened or when the time is over."""
+        """Reads PUBACKs, reconnects and keeps alive; returns at the first event or after the time-out."""
         self._link.pump(timeout_s, room=lambda: True)
         self._served_s = time.monotonic()
 
     def rest(self, seconds: float) -> None:
-        """Sleeps, with the connection served."""
+        """Sleeps while the connection is served."""
         deadline_s = time.monotonic() + seconds
         while (left_s := deadline_s - time.monotonic()) > 0:
             self.service(left_s)
 
     def drain(self, *, timeout_s: float = 60.0) -> None:
-        """Waits until every message is confirmed.
+        """Waits until every message is acknowledged.
 
         Raises:
-            NotReachable: if that takes longer than `timeout_s`.
+            NotReachable: it takes longer than `timeout_s`.
         """
         deadline_s = time.monotonic() + timeout_s
         while self._unconfirmed or self._link.client.want_write():
             if (left_s := deadline_s - time.monotonic()) <= 0:
                 address = self._link.settings.address
-                msg = f"all messages confirmed by {address} within {timeout_s:g} s expected, open: {self.in_flight}"
-                raise NotReachable(msg, hint="the broker is gone or overloaded; see its log")
+                msg = (
+                    f"expected {address} to confirm all messages within {timeout_s:g} s, unconfirmed: {self.in_flight}"
+                )
+                raise NotReachable(msg, hint="the broker is unreachable or overloaded; see its log")
             self.service(min(left_s, 1.0))
 
     def close(self) -> None:
-        """Leaves; what is unconfirmed stays so, `drain` before."""
+        """Disconnects. Call `drain` first: unacknowledged messages are given up."""
         self._link.close()
 
     def __enter__(self) -> Self:
-        """Does not connect: `connect` can fail and wants a word from the caller."""
+        """Does not connect, because `connect` can fail and has arguments."""
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,4 +1,12 @@
-"""How to reach a broker, and what to say when it cannot be reached."""
+"""The settings of a client, paho's client as we use it (MQTT 5, manual acknowledgement, external loop), and its errors.
+
+Two facts of paho 2 shape this module; tests cover both:
+
+* paho writes at once unless `on_socket_register_write` is set. With it, writes wait for `loop_write`, so a batch of
+  acknowledgements is one write.
+* paho closes a connection whose PINGRESP does not arrive within the keep-alive. While reading is paused, the PINGRESP
+  is unread behind the messages, so `forgive_ping` resets that clock.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +26,8 @@ from paho.mqtt.properties import Properties
 
 from pipeline.errors import ConfigError, NotReachable
 
+PACKET_IDS = 65_535
+
 
 @dataclass(frozen=True, slots=True)
 class MqttSettings:
@@ -30,13 +40,13 @@ class MqttSettings:
     password_file: Path | None = None
     tls: bool = False
     ca_file: Path | None = None  # None = the system's certificates
-    cert_file: Path | None = None  # our own certificate, for brokers that ask for one
+    cert_file: Path | None = None  # our own certificate, for brokers that require one
     key_file: Path | None = None  # its key; None = in cert_file
     keepalive_s: int = 30
     clean_start: bool = False
     session_expiry_s: int = 7 * 86400
     receive_maximum: int = 2000
-    maximum_packet_bytes: int = 16 * 2**20  # a broker throws larger messages away without a word
+    maximum_packet_bytes: int = 16 * 2**20  # a broker silently drops larger messages
     connect_timeout_s: float = 5.0
     backoff_s: tuple[float, float] = (1.0, 10.0)  # shortest and longest wait before connecting again
 
@@ -46,26 +56,26 @@ class MqttSettings:
         return f"{self.host}:{self.port}"
 
     def password(self) -> str | None:
-        """What the password file says, without the line end.
+        """The content of the password file without the line end.
 
         Raises:
-            ConfigError: if the file cannot be read.
+            ConfigError: the file is unreadable.
         """
         if self.password_file is None:
             return None
         try:
             return self.password_file.read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
-            msg = f"mqtt.password_file as a readable text file expected, found: {self.password_file}: {error}"
-            raise ConfigError(msg, hint="it holds the password alone and must be readable by this user") from error
+            msg = f"mqtt.password_file: expected a readable text file, found: {self.password_file}: {error}"
+            raise ConfigError(msg, hint="it contains only the password and must be readable for this user") from error
 
 
 def not_reachable(settings: MqttSettings, why: Exception | str) -> NotReachable:
     """The error for a broker that does not answer at `settings.address`, with a hint that fits the cause."""
-    msg = f"an MQTT broker at {settings.address} expected, found: {why}"
+    msg = f"expected an MQTT broker at {settings.address}, found: {why}"
     text = str(why)
     if isinstance(why, ConnectionRefusedError):
-        hint = "is it running? mqtt.host and mqtt.port say where it is looked for"
+        hint = "is it running? mqtt.host and mqtt.port give its address"
     elif isinstance(why, socket.gaierror):
         hint = "check the name in mqtt.host"
     elif isinstance(why, ssl.SSLError):
@@ -82,21 +92,8 @@ def not_reachable(settings: MqttSettings, why: Exception | str) -> NotReachable:
     return NotReachable(msg, hint=hint)
 
 
-# paho's client as we use it: MQTT 5, manual acknowledgement, external loop.
-#
-# Two facts of paho 2 shape this module (both are covered by tests):
-#
-# * Its writes go out at once unless `on_socket_register_write` is set; set, they wait for `loop_write`, so that a batch
-#   of acknowledgements is written as one.
-# * It closes a connection whose PINGRESP does not come within the keep-alive. While reading is paused the PINGRESP lies
-#   unread behind the messages, so that clock must be set back: `forgive_ping`.
-
-
-PACKET_IDS = 65_535
-
-
 class Client(paho.Client):
-    """paho's client with the two things it lacks."""
+    """paho's client with two additions."""
 
     def publish(
         self,
@@ -106,9 +103,9 @@ class Client(paho.Client):
         retain: bool = False,
         properties: Properties | None = None,
     ) -> paho.MQTTMessageInfo:
-        """As paho's, under the next packet id that is free.
+        """Publishes with the next free packet id.
 
-        paho counts ids round, those of QoS 0 too, and drops a message that comes upon one without a PUBACK.
+        paho counts ids cyclically, also at QoS 0, and drops a message whose id still waits for its PUBACK.
         """
         info = super().publish(topic, payload, qos, retain, properties)
         for _ in range(PACKET_IDS):
@@ -118,19 +115,19 @@ class Client(paho.Client):
         return info
 
     def forgive_ping(self) -> None:
-        """Asks no answer to the last PINGREQ: we are not reading, or messages prove that the connection lives."""
+        """Stops waiting for the last PINGRESP: reading is paused, or messages prove that the connection is alive."""
         self._ping_t = 0.0
 
 
 def make_client(settings: MqttSettings, will: tuple[str, bytes] | None) -> Client:
-    """A client that is told everything but its callbacks, and not yet connected.
+    """A configured client without callbacks, not yet connected.
 
     Raises:
-        ConfigError: if the password file or a certificate cannot be used.
+        ConfigError: the password file or a certificate is unusable.
     """
     client = Client(CallbackAPIVersion.VERSION2, client_id=settings.client_id, protocol=paho.MQTTv5, manual_ack=True)
     client.connect_timeout = settings.connect_timeout_s
-    client.max_inflight_messages = 0  # no limit: the windows are ours, and paho's costs a scan per PUBACK
+    client.max_inflight_messages = 0  # no limit: we keep our own windows, and the one of paho costs a scan per PUBACK
     client.max_queued_messages = 0
     if settings.username is not None:
         client.username_pw_set(settings.username, settings.password())
@@ -145,12 +142,12 @@ def make_client(settings: MqttSettings, will: tuple[str, bytes] | None) -> Clien
     client.connect_async(
         settings.host, settings.port, settings.keepalive_s, clean_start=settings.clean_start, properties=properties
     )
-    client.on_socket_register_write = lambda *_: None  # its mere presence defers writes
+    client.on_socket_register_write = lambda *_: None  # its presence defers writes
     return client
 
 
 def _use_tls(client: Client, settings: MqttSettings) -> None:
-    """Encrypts, checks the broker's certificate and shows ours if there is one; each file that is wrong is named."""
+    """Sets up TLS with the check of the broker's certificate and, if configured, our own. Errors name the file."""
     for key, path in (
         ("mqtt.tls_ca_file", settings.ca_file),
         ("mqtt.tls_cert_file", settings.cert_file),
@@ -169,7 +166,7 @@ def _use_tls(client: Client, settings: MqttSettings) -> None:
         raise ConfigError(msg, hint="it begins with -----BEGIN CERTIFICATE-----") from error
     if settings.cert_file is not None:
         try:
-            # An empty password instead of a question at a terminal that a service does not have.
+            # An empty password prevents a prompt, which a service cannot answer.
             context.load_cert_chain(settings.cert_file, settings.key_file, password="")
         except (ssl.SSLError, ValueError) as error:
             reason = getattr(error, "reason", None) or error
@@ -180,9 +177,9 @@ def _use_tls(client: Client, settings: MqttSettings) -> None:
 
 
 class Attempt(threading.Thread):
-    """One blocking `reconnect` off the caller's thread: name lookup, TCP and TLS can hang for seconds.
+    """One blocking `reconnect` on its own thread: name lookup, TCP and TLS can take seconds.
 
-    Nobody else touches the client until `done`.
+    No other thread uses the client until `done`.
     """
 
     def __init__(self, client: Client) -> None:
@@ -193,7 +190,7 @@ class Attempt(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Connects, and keeps the error for the owner's thread, which sorts it."""
+        """Connects, and keeps an error for the thread of the owner."""
         try:
             self.client.reconnect()
         except Exception as error:
@@ -204,7 +201,7 @@ class Attempt(threading.Thread):
 
 
 def _close_sockets(error: Exception) -> None:
-    """Closes the socket whose TLS handshake failed: paho keeps it in a local variable only."""
+    """Closes the socket of a failed TLS handshake, which paho keeps only in a local variable."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         for value in frame.f_locals.values():
             if isinstance(value, socket.socket):
@@ -212,13 +209,13 @@ def _close_sockets(error: Exception) -> None:
 
 
 class CallbackErrors:
-    """Keeps what a callback raises until paho is done with its packet; raising through paho leaves it in the middle."""
+    """Keeps errors of callbacks until paho has finished its packet; raising through paho would interrupt it."""
 
     def __init__(self) -> None:
         self._first: Exception | None = None
 
     def guard(self, callback: Callable[..., None]) -> Callable[..., None]:
-        """The callback without paho's two leading arguments, and without its exceptions."""
+        """The callback without the two leading arguments of paho; its errors are kept."""
 
         def guarded(_client: object, _userdata: object, *arguments: Any) -> None:
             try:
@@ -229,7 +226,7 @@ class CallbackErrors:
         return guarded
 
     def raise_first(self) -> None:
-        """Raises the oldest one that was kept, once."""
+        """Raises the oldest kept error, once."""
         if self._first is not None:
             error, self._first = self._first, None
             raise error

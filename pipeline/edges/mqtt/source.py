@@ -20,10 +20,10 @@ _MAX_UNCONFIRMED: Final = 10_000  # results at QoS 1 without PUBACK; beyond, the
 
 
 class MqttConnection:
-    """`Source` and `Publisher` over MQTT 5: at least once, acknowledged when told, reconnecting by itself.
+    """`Source` and `Publisher` over MQTT 5: at-least-once delivery, explicit acknowledgements, automatic reconnection.
 
-    All methods belong to one thread, and one of `take` and `service` must be called well within every keep-alive.
-    While `max_waiting` messages (or `max_waiting_bytes`) lie here un-taken the socket is not read.
+    All methods belong to one thread; call `take` or `service` well within every keep-alive. The socket is not read
+    while `max_waiting` messages (or `max_waiting_bytes`) wait to be taken.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class MqttConnection:
         max_waiting: int = 2000,
         max_waiting_bytes: int = 64 * 2**20,
     ) -> None:
-        """`status_topic` gets the last will `{"state":"offline"}`, retained; it is also said at `close`.
+        """`status_topic` gets the last will `{"state":"offline"}`, retained; `close` publishes the same.
 
-        With a `claim` this client ends, instead of fighting, when a newer one works under its client id. `former_id` is
-        the client id under which an earlier process had a session: finding none at the first connection is then a loss.
+        With a `claim` this client ends when a newer one uses its client id. `former_id` is the client id of the session
+        of an earlier process: without a session at the first connection, `session_lost` is reported.
         """
         self.max_waiting = max_waiting
         self.max_waiting_bytes = max_waiting_bytes
@@ -68,7 +68,7 @@ class MqttConnection:
         )
 
     def connect(self, *, wait: bool = False) -> Self:
-        """Connects and subscribes; with `wait` does so whenever the broker comes, inside `take`.
+        """Connects and subscribes; with `wait` inside `take`, as soon as the broker is reachable.
 
         Raises:
             NotReachable: without `wait`, if the broker does not answer or refuses.
@@ -83,12 +83,12 @@ class MqttConnection:
 
     @property
     def subscribed(self) -> bool:
-        """Whether the broker keeps a session with our subscriptions."""
+        """Whether the broker has a session with our subscriptions."""
         return self._link.subscribed
 
     @property
     def connected(self) -> bool:
-        """Whether the broker has accepted us and not gone since."""
+        """Whether the connection is up."""
         return self._link.connected
 
     @property
@@ -107,7 +107,7 @@ class MqttConnection:
 
     @property
     def settled(self) -> bool:
-        """See `Connection.settled`; never again once one of them was dropped."""
+        """See `Connection.settled`; False for good once a result was dropped."""
         return not self._gave_up and not self._unsent and all(info.is_published() for info in self._unconfirmed)
 
     def events(self) -> list[LinkEvent]:
@@ -136,8 +136,8 @@ class MqttConnection:
     def acknowledge(self, messages: Sequence[Message]) -> None:
         """See `Source.acknowledge`.
 
-        MQTT asks for PUBACKs in order of arrival, and rumqttd cuts the connection at a skipped one: what was taken
-        later than a message that is not safe yet is held back until that one is.
+        MQTT requires PUBACKs in order of arrival, and rumqttd closes the connection when one is skipped. So the PUBACK
+        of a message waits until all earlier messages are safe.
         """
         self._forget_former_connections()
         if not self._unacknowledged or not self._link.connected:  # paho would write a PUBACK before the next CONNECT
@@ -176,9 +176,9 @@ class MqttConnection:
             self.unsent += 1
 
     def close(self, *, timeout_s: float = 2.0) -> None:
-        """Publishes "offline", waits at most `timeout_s` until results at QoS 1 are confirmed, and leaves.
+        """Publishes "offline", waits at most `timeout_s` for the PUBACKs of results at QoS 1, and disconnects.
 
-        Messages that come meanwhile are not kept: they were not acknowledged and will be delivered again.
+        Messages that arrive meanwhile are ignored: they are not acknowledged and will be delivered again.
         """
         self._closing = True
         self._waiting.clear()
@@ -196,7 +196,7 @@ class MqttConnection:
         self._link.close()
 
     def __enter__(self) -> Self:
-        """Does not connect: `connect` can fail and wants a word from the caller."""
+        """Does not connect, because `connect` can fail and has arguments."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -230,7 +230,7 @@ class MqttConnection:
             self._send(self._claim.topic, self._claim.payload(), 1, True)
 
     def _meet_claim(self, claim: Claim, payload: bytes) -> None:
-        """At the first connection ours goes above what stands there; later, what stands above ours ends us."""
+        """At the first connection our claim is raised above the present one; later, a higher claim ends this client."""
         number = claim.number
         holder = claim.meet(payload, first=self._link.epoch == 1)
         if holder is not None:
@@ -247,7 +247,7 @@ class MqttConnection:
         try:
             topic = message.topic
         except UnicodeDecodeError:
-            topic = ""  # fits no template: goes to quarantine like any other foreign topic
+            topic = ""  # matches no template, so it goes to quarantine
         if self._claim is not None and topic == self._claim.topic:
             self._meet_claim(self._claim, bytes(message.payload))
             return
