@@ -16,10 +16,7 @@ Importing this package loads neither torch nor pyarrow nor an MQTT client, not e
 
 from __future__ import annotations
 
-from pipeline import kernel_cache
 from pipeline.errors import ThrumcastError
-
-kernel_cache.choose()
 
 __version__ = "0.1.0"
 

@@ -21,7 +21,7 @@ from pipeline.core.features.kernel import Plan, Rows, Work, address_of, compute_
 from pipeline.core.features.lanes import LANES
 from pipeline.core.features.spectral import M_S2
 from pipeline.core.features.spectrum import BLOCK, Spectra, spectrum_plan
-from pipeline.core.features.table import COLUMN, FEATURES, NAMES, ORDERS, FeatureSpec, stage_columns
+from pipeline.core.features.table import FAMILIES, FEATURES, NAMES, FeatureSpec
 from pipeline.core.features.time_domain import PARTIALS, QUARTERS
 from pipeline.core.records import Float32, Window
 
@@ -83,7 +83,7 @@ def _known(windows: Sequence[Window]) -> NDArray[np.float64]:
 def _numbers(window: Window) -> tuple[float, ...]:
     low, high = (NAN, NAN) if window.speed_range_rpm is None else window.speed_range_rpm
     orders = window.orders
-    lines = (NAN,) * 4 if orders is None else (orders.bpfo, orders.bpfi, 2 * orders.bsf, orders.ftf)
+    lines = [NAN if orders is None else family.order(orders) for family in FAMILIES]
     teeth = (*window.gear_teeth, *(NAN,) * WHEELS)[:WHEELS]
     speed = NAN if window.speed_rpm is None else window.speed_rpm / 60
     return (speed, low / 60, high / 60, M_S2.get(window.unit, NAN), *lines, *teeth)
@@ -109,7 +109,6 @@ def _trace(window: Window, length: int, share: float) -> tuple[list[float], list
     return at, turned
 
 
-STAGES = ("time", "spectrum", "orders", "cepstrum", "envelope", "speed")
 STAGGER = 80  # float32 between buffers: arrays a whole page apart would evict each other from the cache
 ROWS_AT_A_TIME = 96  # of those that are brought to the common bandwidth: bounds the memory for them
 LEAST_CEPSTRUM_BINS = 64
@@ -133,7 +132,6 @@ def _stage(spec: FeatureSpec, rate_hz: float, length: int) -> _Stage:
     complete = spec.vector == "complete"
     low_hz, high_hz = spec.envelope_low_hz, spec.envelope_high_hz
     envelope = envelope_plan(spectrum, low_hz, high_hz, kurtogram=spec.envelope_band == "kurtogram")
-    core = {feature.name for feature in FEATURES if feature.core}
     plan = Plan(
         spectrum=spectrum,
         envelope=envelope or no_envelope(),
@@ -143,9 +141,7 @@ def _stage(spec: FeatureSpec, rate_hz: float, length: int) -> _Stage:
         complete=complete,
         slip_tolerance=spec.slip_tolerance,
         least_confidence=spec.speed_confidence,
-        columns=np.array([stage_columns(stage).start for stage in STAGES], np.int64),
-        orders=np.array(ORDERS),
-        core_orders=np.array([name in core for name in NAMES[COLUMN["ord_0_5"] :][: len(ORDERS)]]),
+        wanted=np.array([complete or feature.core or feature.stage == "speed" for feature in FEATURES]),
     )
     return _Stage(resample, plan, [])
 

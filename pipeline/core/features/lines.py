@@ -15,6 +15,7 @@ from pipeline.core.features.compiled import inlined, kernel
 from pipeline.core.features.envelope import Envelopes
 from pipeline.core.features.lanes import LANES
 from pipeline.core.features.spectrum import Spectra, log_range
+from pipeline.core.features.table import AT, FAMILIES, columns
 from pipeline.core.features.time_domain import Float64
 from pipeline.core.records import Float32
 
@@ -124,8 +125,9 @@ def sidebands(
 
 SHARE_BINS = 1.5  # half the main lobe of the window: what belongs to the line of 1 x shaft
 RESOLVED_BINS = 8.0  # between shaft harmonics, or there is nothing between them to look at
-ENVELOPE_COLUMNS = 13
-OUTER, INNER, ELEMENT, CAGE = range(4)  # columns of `lines`
+OUTER, INNER, ELEMENT, CAGE = range(4)  # columns of `lines`: the families of the table
+FAMILY_COLUMNS = columns(*(family.feature for family in FAMILIES))
+HARMONICS_COLUMNS = columns(*(f"{family.feature}_harmonics" for family in FAMILIES))
 STANDS_RATIO = 10.0  # 10 dB
 COHERENT_HARMONICS = 2
 QUARTER_TURN = 0.25  # of the shaft: a mesh line must not be mistaken for its sidebands
@@ -167,19 +169,21 @@ def gear_mesh(s: Spectra, bins: int, lane: int, turns: float, teeth: Float64, to
 def envelope_lines(
     bins: int, e: Envelopes, lane: int, turns: float, lines: Float64, tolerance: float, complete: bool, out: Float32
 ) -> None:
-    """The `envelope` features that are lines -> out, from its first column on."""
+    """The `envelope` features that are lines -> out (F,)."""
     shaft = turns if turns >= RESOLVED_BINS else 0.0
-    for i in range(4):
+    for i in range(FAMILY_COLUMNS.shape[0]):
         level, high = family(e.power, e.logs, e.log_blocks, bins, lane, lines[i] * turns, tolerance, shaft)
-        out[i] = level
-        if complete:
-            out[5 + i] = np.nan if np.isnan(level) else high
+        out[FAMILY_COLUMNS[i]] = level
+        out[HARMONICS_COLUMNS[i]] = np.nan if np.isnan(level) else high
     if not complete:
         return
-    out[4] = family(e.power, e.logs, e.log_blocks, bins, lane, turns, tolerance, 0.0)[0]
-    out[9] = sidebands(e.power, e.logs, e.log_blocks, bins, lane, lines[INNER] * turns, turns, tolerance, HARMONICS, 1)
-    out[10] = sidebands(
-        e.power, e.logs, e.log_blocks, bins, lane, lines[ELEMENT] * turns, lines[CAGE] * turns, tolerance, HARMONICS, 1
+    out[AT.env_shaft] = family(e.power, e.logs, e.log_blocks, bins, lane, turns, tolerance, 0.0)[0]
+    inner, element, cage = lines[INNER] * turns, lines[ELEMENT] * turns, lines[CAGE] * turns
+    out[AT.env_bpfi_sidebands] = sidebands(
+        e.power, e.logs, e.log_blocks, bins, lane, inner, turns, tolerance, HARMONICS, 1
+    )
+    out[AT.env_2bsf_sidebands] = sidebands(
+        e.power, e.logs, e.log_blocks, bins, lane, element, cage, tolerance, HARMONICS, 1
     )
 
 

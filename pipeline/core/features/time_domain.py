@@ -26,6 +26,7 @@ from pipeline.core.features.lanes import (
     store,
     types,
 )
+from pipeline.core.features.table import AT
 from pipeline.core.records import Float32
 
 Float64 = NDArray[np.float64]
@@ -215,7 +216,7 @@ def _merge(a: Float64, b: Float64) -> None:
 
 @kernel
 def time_domain(parts: Float64, rate_hz: float, energy: bool, merged: Float64, out: Float32) -> None:
-    """All `time` features of a window from its quarters (4, PARTIALS) -> out (12,), in table order."""
+    """All `time` features of a window from its quarters (4, PARTIALS) -> out (F,)."""
     for j in range(PARTIALS):  # element by element: an assignment of arrays compiles a page of error messages
         merged[j] = parts[0, j]
     for i in range(1, QUARTERS):
@@ -229,21 +230,21 @@ def time_domain(parts: Float64, rate_hz: float, energy: bool, merged: Float64, o
         merged[LOW] = min(merged[LOW], parts[i, LOW])
     n, mean = merged[COUNT], merged[MEAN]
     if merged[HIGH] == merged[LOW]:  # nothing moves: no ratio has a meaning, and none is made of rounding errors
-        out[:] = np.nan
         if np.isfinite(mean):
-            out[0], out[1], out[2], out[3] = mean, 0.0, 0.0, 0.0
+            out[AT.mean], out[AT.rms], out[AT.peak], out[AT.p2p] = mean, 0.0, 0.0, 0.0
         return
     variance = merged[M2] / n
     rms = np.sqrt(variance)
     peak = max(merged[HIGH] - mean, mean - merged[LOW])
     size, root = merged[ABSOLUTE] / n, merged[ROOT] / n
-    out[0], out[1], out[2], out[3] = mean, rms, peak, merged[HIGH] - merged[LOW]
-    out[4] = peak / rms
-    out[5] = merged[M4] / n / (variance * variance)
-    out[6] = merged[M3] / n / (variance * rms)
-    out[7] = rms / size
-    out[8] = peak / size
-    out[9] = peak / (root * root)
-    out[10] = merged[CROSSINGS] * rate_hz / (2 * (n - 1))
-    psi = merged[PSI:]
-    out[11] = psi[COUNT] * psi[M4] / (psi[M2] * psi[M2]) if energy else np.nan
+    out[AT.mean], out[AT.rms], out[AT.peak], out[AT.p2p] = mean, rms, peak, merged[HIGH] - merged[LOW]
+    out[AT.crest] = peak / rms
+    out[AT.kurtosis] = merged[M4] / n / (variance * variance)
+    out[AT.skewness] = merged[M3] / n / (variance * rms)
+    out[AT.shape] = rms / size
+    out[AT.impulse] = peak / size
+    out[AT.clearance] = peak / (root * root)
+    out[AT.zero_crossing] = merged[CROSSINGS] * rate_hz / (2 * (n - 1))
+    if energy:
+        psi = merged[PSI:]
+        out[AT.tkeo_kurtosis] = psi[COUNT] * psi[M4] / (psi[M2] * psi[M2])
