@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pipeline.core.faults import MODES
 from pipeline.errors import ConfigError
 from sim import components, impacts, sensors, signals
 from sim.components import BEARING_FAULTS, PASS, Drive
@@ -30,7 +31,6 @@ _COUPLING_HZ = 0.5  # an accelerometer's amplifier blocks what is slower
 _SOFTER_PER_K = 4e-4  # how much resonances fall with warmth
 _THINNER_PER_K = 0.01  # how much the background of a bearing rises with warmth
 _STANDING = 0.01  # of the nominal speed: below that nothing turns
-_STRUCTURE_FAULTS = (*BEARING_FAULTS, "gear_tooth", "cavitation")  # they show in the structure's resonances
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +75,7 @@ def check_rate(rate_hz: float) -> None:
 
 def needs_rate_hz(make: MakeUp, mode: str) -> float:
     """The lowest sampling rate at which that fault of that machine can be heard."""
-    if mode in _STRUCTURE_FAULTS:
+    if mode in MODES and MODES[mode].line is None:
         return float(make.modes_hz[0]) / PASS
     if mode == "gear_wear":
         return 2.1 * make.teeth[0] * make.speed_hz / PASS  # twice the mesh, whatever the speed does
