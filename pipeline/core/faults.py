@@ -22,8 +22,8 @@ HEALTHY = "healthy"
 
 Rule = Literal["level", "family", "share", "double", "harmonics", "noise", "impulses"]
 
-# Thresholds. They were set on simulated machines of many make-ups and checked on real recordings: nine of ten windows of
-# sound machines stay below. Levels in dB are over a local floor.
+# Thresholds, set on simulated machines of many make-ups and checked on real recordings: nine of ten windows of sound
+# machines stay below. Levels in dB are over a local floor.
 FULL_DB = 20.0  # a line this far above its threshold has the full strength
 FAMILY_DB = 11.0  # an envelope family; nine of ten windows of sound machines stay below 9 dB
 CAGE_DB = 8.0  # the family of the cage, whose lines are narrow: sound machines stay below 5 dB

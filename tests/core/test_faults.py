@@ -61,7 +61,7 @@ def test_every_mode_is_one_that_the_simulator_can_draw_and_place() -> None:
 @pytest.mark.parametrize(
     ("sign", "values", "text"),
     [
-        (Sign(("rel_band_13",), 6.0, 26.0, "hiss of the belt"), {"rel_band_13": 9.0}, "hiss of the belt 9 dB over floor"),
+        (Sign(("rel_band_13",), 6.0, 26.0, "hiss"), {"rel_band_13": 9.0}, "hiss 9 dB over floor"),
         (
             Sign(("env_bpfo",), 15.0, 31.0, "belt", "family"),
             {"env_bpfo": 20.0, "env_bpfo_harmonics": 2.0},

@@ -1,7 +1,8 @@
-"""The whole feature vector of many rows in one compiled call, eight rows at a time, nothing allocated.
+"""The whole feature vector of many rows in one compiled call, eight rows at a time, without any allocation.
 
-A row is one channel of one window, given by the address of its first sample: rows are read where they lie,
-and rows that lie a quarter, a half or three quarters of a window behind the one before share its sums.
+A row is one channel of one window, given by the address of its first sample, so rows are read where they lie. A row
+that begins one, two or three quarters of a window after the row before takes the sums of the shared quarters from
+there. The kernel gets a plan for rows of one rate and length, the rows, and scratch memory.
 """
 
 from __future__ import annotations
@@ -57,11 +58,8 @@ from pipeline.core.features.time_domain import (
 )
 from pipeline.core.records import Float32
 
-# What the compiled kernel is given: the plan of a kind of rows, the rows, and room to work in.
-
-
 class Plan(NamedTuple):
-    """What every row of one rate, length and setting shares."""
+    """What all rows of one rate, length and setting share."""
 
     spectrum: SpectrumPlan
     envelope: EnvelopePlan
@@ -75,11 +73,11 @@ class Plan(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What is known of each row; n is a multiple of LANES, the last ones repeat."""
+    """What is known of each row. n is a multiple of LANES; the last row is repeated to fill it up."""
 
     address: NDArray[np.int64]  # (n,) of the first sample
     turns: Float64  # (n,) of the shaft during the window; NaN = not known
-    low_turns: Float64  # (n,) range in which they are estimated; NaN = not to be
+    low_turns: Float64  # (n,) range in which they are estimated; NaN = no estimate wanted
     high_turns: Float64
     to_m_s2: Float64  # (n,) factor from the row's unit; NaN = not an acceleration
     lines: Float64  # (n, 4) orders of outer race, inner race, twice the spin, cage; NaN = not known
@@ -107,7 +105,7 @@ class Work(NamedTuple):
     psi: Float32
 
 
-FLAT_RATIO = 1e-6  # a peak-to-peak that is a smaller share of the largest value is rounding
+FLAT_RATIO = 1e-6  # a peak-to-peak below this share of the largest value is rounding
 SHAFT_ORDERS = np.array(ORDERS)
 ORDER_COLUMNS = columns(*(order_name(order) for order in ORDERS))
 BAND_COLUMNS = columns(*BANDS)
@@ -118,7 +116,7 @@ MOVING_COLUMNS = columns(  # features of a window in which something moves
 
 @entry
 def address_of(x: Float32) -> int:
-    """Where an array begins; ten times faster than asking NumPy."""
+    """Address of an array's first element; ten times faster than asking NumPy."""
     return x.ctypes.data
 
 
@@ -138,9 +136,9 @@ def compute_rows(plan: Plan, rows: Rows, count: int, work: Work, out: Float32) -
 
 @kernel
 def _only_what_is_known(plan: Plan, out: Float32) -> None:
-    """NaN for what was not asked for, what is infinite, and all but the levels of a window without any movement.
+    """Sets to NaN what is infinite, what nobody asked for, and all but the levels of a window that does not move.
 
-    A window moves if its values differ by more than their last bits.
+    A window does not move if its values differ by no more than rounding.
     """
     largest = abs(out[AT.mean]) + out[AT.peak]
     if not out[AT.p2p] > FLAT_RATIO * largest:  # NaN is not
@@ -157,7 +155,7 @@ def _only_what_is_known(plan: Plan, out: Float32) -> None:
 
 @kernel
 def _time_row(plan: Plan, rows: Rows, row: int, work: Work, out: Float32) -> None:
-    """Quarters that the row before has already summed are taken from there."""
+    """Time-domain features; quarters that the row before has summed are taken from there."""
     n = plan.spectrum.length
     current, before = row % 2, (row + 1) % 2
     shared = shared_quarters(rows.address, row, n)
@@ -206,7 +204,7 @@ def _spectrum_rows(plan: Plan, rows: Rows, first: int, last: int, work: Work, ou
 
 @kernel
 def _order_row(plan: Plan, rows: Rows, s: Spectra, row: int, lane: int, work: Work, out: Float32) -> None:
-    """The speed, and what follows from it in the power spectrum."""
+    """The shaft speed, and the features that follow from it in the power spectrum."""
     p = plan.spectrum
     turns, confidence = rows.turns[row], 1.0
     if np.isnan(turns):
@@ -257,7 +255,7 @@ def _cepstrum_rows(
         needed |= work.turns[row - first] > 0
     if not needed:
         return
-    # s.re and s.im are still wanted by the envelope; the halves of the free pair serve here.
+    # The envelope still needs s.re and s.im; the halves of the free pair serve as four buffers here.
     middle = (length // 2 + 1) * LANES
     cepstra(plan.cepstrum, s, re[:middle], im[:middle], re[middle:], im[middle:], work.blocks, e.logs, e.log_blocks)
     for row in range(first, last):

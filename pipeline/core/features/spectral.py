@@ -15,12 +15,13 @@ from pipeline.core.records import Float32
 M_S2 = {"g": 9.80665, "m/s2": 1.0}  # units of acceleration that can be integrated to a velocity
 LOG10_2 = np.float32(np.log10(2.0))
 CENTROID, SPREAD, ENTROPY, FLATNESS, ROLLOFF_85, ROLLOFF_95, DOMINANT, TOTAL = range(8)  # what `shape` leaves, in rows
-SHAPE_COLUMNS = columns("centroid", "spread", "entropy", "flatness", "rolloff_85", "rolloff_95", "dominant")
+SHAPE = ("centroid", "spread", "entropy", "flatness", "rolloff_85", "rolloff_95", "dominant")  # ... and their features
+SHAPE_COLUMNS = columns(*SHAPE)
 
 
 @kernel
 def shape(plan: SpectrumPlan, s: Spectra, moments: Float32, out: Float32) -> None:
-    """Centroid, spread, entropy, flatness, roll-offs, dominant line and total power -> out [8, lane], CENTROID to TOTAL.
+    """Centroid, spread, entropy, flatness, roll-offs, dominant line, total power -> out [CENTROID to TOTAL, lane].
 
     moments and out: as `power_spectra` left them. Second moments are taken about the centroid block by block, so that
     a pure tone loses nothing to the difference of large numbers. Roll-offs are interpolated within their bin.

@@ -254,7 +254,8 @@ FEATURES: tuple[Feature, ...] = (*_TIME, *_SPECTRUM, *_ORDERS, *_CEPSTRUM, *_ENV
 
 NAMES: tuple[str, ...] = tuple(feature.name for feature in FEATURES)
 COLUMN: dict[str, int] = {name: i for i, name in enumerate(NAMES)}
-AT: Any = namedtuple("AT", NAMES)(*range(len(NAMES)))  # noqa: PYI024 - AT.rms is the column of `rms`, a constant for numba
+# AT.rms is the column of `rms`, which compiled code takes for a constant.
+AT: Any = namedtuple("AT", NAMES)(*range(len(NAMES)))  # noqa: PYI024 - the names are those of the table
 
 
 def columns(*names: str) -> NDArray[np.int64]:
@@ -279,12 +280,9 @@ def band_edges_hz(high_hz: float) -> np.ndarray:
 
 
 def schema_name(settings: str) -> str:
-    """Name of what the columns mean: changes when a feature, its formula or a setting that it depends on does."""
+    """Name of what the columns mean. It changes with every feature, formula and setting."""
     meaning = "\n".join([*(f"{f.name}|{f.unit}|{f.formula}" for f in FEATURES), settings])
     return f"features-{hashlib.sha256(meaning.encode()).hexdigest()[:10]}"
-
-
-# The settings that decide what the numbers mean.
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """Time-domain statistics: one pass over each quarter of a window, then the quarters are merged.
 
-Windows that overlap by quarters share the quarters' sums, so that a recording's samples are read once and
-not four times. Sums are central (about the quarter's own mean) and are merged by Pebay's formulas
-(Sandia report SAND2008-6212): raw power sums lose the kurtosis beside a sensor's bias. The quarters
-follow from the window alone, so what is shared and what is not changes no bit.
+Windows that overlap by quarters share the sums of the quarters, so that the samples of a recording are read once and
+not four times. Sums are central (about the quarter's own mean) and merged by Pebay's formulas (Sandia report
+SAND2008-6212): raw power sums lose the kurtosis beside a sensor's bias. Quarters follow from the window alone, so
+sharing changes no bit.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def quarter(x: Float32, energy: bool, psi: Float32, lane: Float32, out: Float64)
 def _mean(x: Float32, lane: Float32) -> np.float32:
     """About the mean: good enough to take moments about, which then correct it."""
     n = x.shape[0]
-    a, b, c, d = splat(0.0), splat(0.0), splat(0.0), splat(0.0)  # four sums: an addition takes longer than its turn
+    a, b, c, d = splat(0.0), splat(0.0), splat(0.0), splat(0.0)  # four sums: additions overlap
     even = n - n % (4 * LANES)
     for i in range(0, even, 4 * LANES):
         a, b = a + load(x, i), b + load(x, i + LANES)
@@ -165,7 +165,7 @@ def _one_pass(x: Float32, centre: np.float32, psi: Float32, lane: Float32, out: 
 
 @kernel
 def _moments(x: Float32, centre: np.float32, scale: np.float32, lane: Float32, out: Float64) -> None:
-    """Count, mean and central moments (sums) of x; centre is about its mean, what it lacks is made up for."""
+    """Count, mean and central moments (sums) of x; `centre` is near its mean, and the rest is corrected for."""
     n = x.shape[0]
     even = n - n % LANES
     v1, v2, v3, v4 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
