@@ -1,9 +1,9 @@
 """Power spectra: one Hann-windowed FFT per window serves the bands, the orders, the cepstrum and the envelope.
 
 rows of samples -> less their means, times Hann, eight side by side -> FFT of half the length -> X_k, and
-P_k = 2 |X_k|^2 / (n sum w^2), whose sum is the mean square. The lowest two bins are left out: they hold what the Hann window
-leaks from a bias. The logarithms of P_k are summed in the same pass, so that the geometric mean over any range of
-bins is a difference of two sums.
+P_k = 2 |X_k|^2 / (n sum w^2), whose sum is the mean square. The lowest two bins are left out: they hold what the Hann
+window leaks from a bias. The logarithms of P_k are summed in the same pass, so that the geometric mean over any range
+of bins is a difference of two sums.
 """
 
 from __future__ import annotations
