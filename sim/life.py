@@ -10,22 +10,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pipeline.core.faults import HEALTHY, MODES
 from pipeline.errors import ConfigError
 
-HEALTHY = "healthy"
-FAULTS = (
-    "unbalance",
-    "misalignment",
-    "looseness",
-    "bearing_inner",
-    "bearing_outer",
-    "bearing_ball",
-    "bearing_cage",
-    "gear_wear",
-    "gear_tooth",
-    "cavitation",
-    "other",  # a loose stator, which shows at twice the line frequency
-)
+FAULTS = tuple(MODES)
 GROWING = ("gradual", "exponential", "cliff", "stepwise")
 SHAPES = (*GROWING, "constant")
 

@@ -15,9 +15,8 @@ PACKAGES = ("pipeline", "models", "sim")
 # `pipeline` itself to all. What a room may import, its rooms within may import too.
 STORE_AND_NOTES = ("pipeline.edges.store", "pipeline.edges.labels", "pipeline.edges.machines")
 RULES: dict[str, tuple[str, ...]] = {
-    "pipeline": ("pipeline.kernel_cache",),
+    "pipeline": (),
     "pipeline.errors": (),
-    "pipeline.kernel_cache": (),
     "pipeline.telemetry": (),
     "pipeline.core": (),
     "pipeline.config": ("pipeline.core",),

@@ -11,7 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.core.evidence import CHANGED_SIGMA, DEPARTED_SIGMA
+from pipeline.core.evidence import DEPARTED_SIGMA
+from pipeline.core.faults import CHANGED_SIGMA
 from pipeline.core.features.table import COLUMN
 from pipeline.core.quality import NO_VELOCITY, Quality
 from pipeline.core.records import FeatureRow

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import ifft, rfft
 
+from pipeline.core.features.table import FAMILIES
 from pipeline.core.records import BearingOrders, Float32
 
 Float64 = NDArray[np.float64]
@@ -69,7 +70,7 @@ def bearing_cursors(
     harmonic or one of another family, and how far this one is above it.
     """
     shaft_hz = speed_rpm / 60
-    families = (("BPFO", orders.bpfo), ("BPFI", orders.bpfi), ("2BSF", 2 * orders.bsf), ("FTF", orders.ftf))
+    families = tuple((family.id.upper(), family.order(orders)) for family in FAMILIES)
     lines = [(name, k, k * order * shaft_hz) for name, order in families for k in range(1, harmonics + 1)]
     found = []
     for family, k, hz in lines:

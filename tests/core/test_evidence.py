@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core import stream
-from pipeline.core.evidence import FAMILY_DB, TOP, confirms, evidence
+from pipeline.core.evidence import TOP, confirms, evidence
+from pipeline.core.faults import FAMILY_DB
 from pipeline.core.features.table import COLUMN, NAMES
 from pipeline.core.records import BearingOrders, Block, FeatureRow, StreamKey
 from pipeline.core.state import StreamSpec

@@ -1,9 +1,9 @@
 """Baseline: what a stream looked like while it was known to be healthy, and how far it is from that now.
 
-The first `commissioning_windows` good windows of a stream that is declared healthy at its beginning are remembered;
-then their median and MAD are taken and frozen. A stream that is not declared healthy has none: its
-relative features stay NaN, and nothing learns a fault as normal. All values are in dB, so that a machine that
-is twice as loud as its sister is no further from its own baseline.
+A stream that is declared healthy at its beginning has a baseline: the median and MAD of its first
+`commissioning_windows` good windows, frozen from then on. Any other stream has none, and its relative features stay
+NaN, so that no fault is learned as normal. Levels are in dB, so that a machine that is twice as loud as its sister is
+no further from its own baseline.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 from pipeline.core.features.table import COLUMN, RELATIVE, stage_columns
 from pipeline.core.records import FeatureRow, Float32
 
-VERSION = 1  # of how a baseline is made; a baseline of another version counts as none
+VERSION = 1  # of the way a baseline is made; one of another version counts as none
 SIGMA_PER_MAD = 1.4826  # of a Gaussian
-LEAST_SPREAD_DB = 0.25  # a machine that never changed at all is not infinitely sensitive
+LEAST_SPREAD_DB = 0.25  # bounds the sensitivity for a machine that did not change at all
 LARGEST_SIGMA = 50.0
 LEAST_SHARE = 0.5  # of the commissioning windows in which a feature must have had a value
 
@@ -63,7 +63,7 @@ def _collected(commissioning_windows: int, baseline: Baseline, levels: Float32) 
     if len(collected) < commissioning_windows:
         return replace(baseline, collected=collected)
     known = np.isfinite(collected).mean(axis=0) >= LEAST_SHARE
-    filled = np.where(known, collected, np.float32(0))  # nanmedian has an opinion on columns of NaN
+    filled = np.where(known, collected, np.float32(0))  # nanmedian warns of columns of NaN
     centre = np.nanmedian(filled, axis=0)
     mad = np.nanmedian(abs(filled - centre), axis=0)
     return replace(
