@@ -248,5 +248,5 @@ def test_a_death_at_any_step_of_upkeep_loses_and_doubles_nothing(tmp_path: Path,
 
 
 def test_upkeep_passes_every_fault_point() -> None:
-    source = (ROOT / "pipeline" / "edges" / "archive_swap.py").read_text()
+    source = (ROOT / "pipeline" / "edges" / "store" / "swap.py").read_text()
     assert all(f'fault_point("{name}")' in source for name in UPKEEP_FAULT_POINTS)
