@@ -214,7 +214,7 @@ def judge(config: Config, heard: Heard) -> list[Finding]:
         )
     if heard.refused:
         found = ", ".join(f"{reason} {n}" for reason, n in heard.refused.most_common())
-        findings.append(Finding("readings:payload", "warn", found, "README, section Your own machines, has the format"))
+        findings.append(Finding("readings:payload", "warn", found, "docs/connect.md has the format"))
     if heard.late_s:
         late_s, (low_s, high_s) = median(heard.late_s), CLOCK_S
         advice = "set both clocks by NTP; a replay of old recordings looks the same"
