@@ -11,6 +11,8 @@ import click
 import pytest
 
 from pipeline import cli
+from pipeline.core.codec import decode
+from pipeline.core.records import StreamKey
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -99,3 +101,14 @@ def test_every_key_of_the_configuration_that_is_named_exists(page: Path) -> None
 def test_the_index_lists_every_document() -> None:
     listed = set(re.findall(r"^\| \[([\w-]+\.md)\]", (ROOT / "docs" / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
     assert listed == {page.name for page in DOCS} - {"README.md"}
+
+
+def test_the_five_lines_of_the_readme_send_a_block_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    sent: list[tuple[str, bytes, int]] = []
+    monkeypatch.setattr("paho.mqtt.publish.single", lambda topic, payload, qos: sent.append((topic, payload, qos)))
+    exec(code, {})
+    ((topic, payload, qos),) = sent
+    assert (topic, qos) == ("plant/hall1/pump-01/de/vibration", 1)
+    block = decode(payload, StreamKey("pump-01", "de"), max_payload_bytes=2 * 2**20)
+    assert (block.samples.shape, block.channels, block.index) == ((3, 24000), ("x", "y", "z"), 0)
