@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
 ROOMS = "pipeline|models|sim|tests|benchmarks|deploy|docs|examples"
-SHORT_ROOMS = "core|config|edges|drivers|service|commands|chaos"  # `core/order.py` is short for `pipeline/core/order.py`
+# `core/order.py` is short for `pipeline/core/order.py`.
+SHORT_ROOMS = "core|config|edges|drivers|service|commands|chaos"
 MADE_BY_USERS = {"docs/results-table.md"}  # `make results` writes it; it is not kept
 
 pages = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
@@ -94,12 +95,16 @@ def test_every_module_that_is_run_and_every_target_of_make_exists(page: Path) ->
 def test_every_key_of_the_configuration_that_is_named_exists(page: Path) -> None:
     keys = tomllib.loads((ROOT / "config.toml").read_text(encoding="utf-8"))
     for code in codes(page):
-        for section, key in re.findall(r"(?<![\w./\"'])([a-z]+)\.([a-z]+_[a-z_]+|alias|shadow|bind|hosts|dir)\b(?!\()", code):
+        for section, key in re.findall(
+            r"(?<![\w./\"'])([a-z]+)\.([a-z]+_[a-z_]+|alias|shadow|bind|hosts|dir)\b(?!\()", code
+        ):
             assert section not in keys or key in keys[section], f"{section}.{key}"
 
 
 def test_the_index_lists_every_document() -> None:
-    listed = set(re.findall(r"^\| \[([\w-]+\.md)\]", (ROOT / "docs" / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
+    listed = set(
+        re.findall(r"^\| \[([\w-]+\.md)\]", (ROOT / "docs" / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     assert listed == {page.name for page in DOCS} - {"README.md"}
 
 
