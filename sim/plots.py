@@ -18,12 +18,12 @@ from matplotlib.figure import Figure
 from scipy.signal import butter, sosfiltfilt, stft
 from scipy.stats import kurtosis
 
-from pipeline.core.faults import MODES
+from pipeline.core.faults import HEALTHY, MODES
 from pipeline.errors import ConfigError
 from sim.analyst import amplitudes, envelope_order, features, run, squared_envelope, told_by
 from sim.components import BEARING_FAULTS, PASS
 from sim.events import Event
-from sim.life import FAULTS, HEALTHY, Life
+from sim.life import FAULTS, Life
 from sim.machine import Machine
 from sim.population import AXES, KINDS, draw, faults_of, location
 from sim.recipe import course

@@ -349,9 +349,7 @@ def judge(config: Config, heard: Reception) -> list[Finding]:
         )
     if heard.refused:
         found = ", ".join(f"{reason} {n}" for reason, n in heard.refused.most_common())
-        findings.append(
-            Finding("readings:payload", "warn", found, "docs/connect.md describes the format")
-        )
+        findings.append(Finding("readings:payload", "warn", found, "docs/connect.md describes the format"))
     if heard.late_s:
         late_s, (low_s, high_s) = median(heard.late_s), CLOCK_S
         advice = "synchronise both clocks with NTP; a replay of old recordings also causes this"
