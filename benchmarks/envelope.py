@@ -24,6 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from pipeline.config.sources import load
 from pipeline.config.specs import feature_spec
@@ -32,7 +33,7 @@ from pipeline.core.bearings import orders_from_geometry
 from pipeline.core.evidence import confirms
 from pipeline.core.features import FeatureSpec
 from pipeline.core.features.table import COLUMN
-from pipeline.core.records import BearingOrders, FeatureRow, Float32, Window, changed
+from pipeline.core.records import BearingOrders, FeatureRow, Float32, Window
 from pipeline.core.window import WindowSpec, length_and_hop
 from pipeline.edges.recordings.recording import Recording, find_recordings, open_recording, parse_channels, streams
 
@@ -82,7 +83,7 @@ def judge(path: Path, folder: str, spec: FeatureSpec) -> Verdict:
     levels = {place: _levels(rows, name) for place, name in FAMILIES.items()}
     strongest = max(levels, key=lambda place: float(np.nanmean(levels[place])))
     shown = fault if fault in FAMILIES else strongest
-    others = [_rows(spec, [changed(w, orders=made_up) for w in windows]) for made_up in _made_up()]
+    others = [_rows(spec, [replace(w, orders=made_up) for w in windows]) for made_up in _made_up()]
     plain, squared = plain_families(samples, recording.rate_hz, rpm, orders)
     confirmed = {place: _confirmed(rows, place) for place in FAMILIES}
     known = fault in FAMILIES

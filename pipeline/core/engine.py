@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from pipeline.core import alarm, stream
@@ -33,7 +34,6 @@ from pipeline.core.records import (
     StreamKey,
     Trouble,
     Window,
-    changed,
 )
 from pipeline.core.state import StreamSpec, StreamState
 
@@ -217,7 +217,7 @@ class _Memory:
 
     def state(self) -> StreamState:
         """The stream's state with all this in it."""
-        return changed(
+        return replace(
             self._before,
             hidden=None if self.hidden is _NOTHING else self.hidden,
             state_age=self.age,

@@ -14,12 +14,14 @@ blocks that can be used now, each beginning where the one before it ended or aft
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
+from msgspec.structs import replace
 
-from pipeline.core.records import Block, Duplicate, Gap, Late, Rejected, Trouble, changed
+from pipeline.core.records import Block, Duplicate, Gap, Late, Rejected, Trouble
 
 REMEMBERED_GAPS = 32  # per session, to tell late blocks from repeated ones
 REMEMBERED_SESSIONS = 512  # ranges of finished sessions, to tell what a broker delivers again after a crash
@@ -70,7 +72,7 @@ def push(spec: OrderSpec, state: OrderState, block: Block) -> tuple[OrderState, 
         return state, ready, [*troubles, _repeated(block, state.next_index, known=not filled)]
 
     held = tuple(sorted((*state.held, block), key=lambda b: (b.index, b.end)))
-    state = _drain(changed(state, held=held), ready)
+    state = _drain(replace(state, held=held), ready)
     max_wait = round(spec.max_wait_s * block.rate_hz)
     while state.held and _waited_enough(state, max_wait):
         state = _give_up(state, ready, troubles)
@@ -97,11 +99,11 @@ def push_all(
             ready.append(block)
             next_index = end
         else:
-            state, some, trouble = push(spec, changed(state, next_index=next_index), block)
+            state, some, trouble = push(spec, replace(state, next_index=next_index), block)
             ready += some
             troubles += trouble
             next_index = state.next_index
-    return changed(state, next_index=next_index), ready, troubles
+    return replace(state, next_index=next_index), ready, troubles
 
 
 def flush(state: OrderState) -> tuple[OrderState, list[Block], list[Trouble]]:
@@ -134,7 +136,7 @@ def _remember(state: OrderState) -> tuple[Finished, ...]:
         return state.finished
     newest = state.finished[-1] if state.finished else None
     if newest is not None and newest.last + 1 == state.session and newest.end == state.next_index:
-        return (*state.finished[:-1], replace(newest, last=state.session))
+        return (*state.finished[:-1], dataclasses.replace(newest, last=state.session))
     return (*state.finished, Finished(state.session, state.session, state.next_index))[-REMEMBERED_SESSIONS:]
 
 
@@ -157,7 +159,7 @@ def _drain(state: OrderState, ready: list[Block]) -> OrderState:
         if block.end > next_index:
             ready.append(after(block, next_index))
             next_index = block.end
-    return changed(state, next_index=next_index, held=tuple(held))
+    return replace(state, next_index=next_index, held=tuple(held))
 
 
 def _give_up(state: OrderState, ready: list[Block], troubles: list[Trouble]) -> OrderState:
@@ -166,7 +168,7 @@ def _give_up(state: OrderState, ready: list[Block], troubles: list[Trouble]) -> 
     if first.index > state.next_index:
         gap = (state.next_index, first.index)
         troubles.append(Gap(first.key, first.session, *gap))
-        state = changed(state, next_index=first.index, gaps=(*state.gaps, gap)[-REMEMBERED_GAPS:])
+        state = replace(state, next_index=first.index, gaps=(*state.gaps, gap)[-REMEMBERED_GAPS:])
     return _drain(state, ready)
 
 
@@ -176,4 +178,4 @@ def after(block: Block, index: int) -> Block:
     if skip <= 0:
         return block
     t0_ns = block.t0_ns + round(skip * 1e9 / block.rate_hz)
-    return replace(block, index=index, t0_ns=t0_ns, samples=block.samples[:, skip:])
+    return dataclasses.replace(block, index=index, t0_ns=t0_ns, samples=block.samples[:, skip:])

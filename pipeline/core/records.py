@@ -34,9 +34,6 @@ def is_id(text: str) -> bool:
     return ID_PATTERN.fullmatch(text) is not None and text.strip(".") != ""
 
 
-changed = msgspec.structs.replace  # (record, field=value, ...): a copy with other values in these fields
-
-
 class StreamKey(NamedTuple):
     """Which measurement point of which machine."""
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from msgspec.structs import replace
+
 from pipeline.core import features, order, window
 from pipeline.core.features.baseline import relate
 from pipeline.core.quality import Quality, incomplete, judge_alike, stands_still
-from pipeline.core.records import Block, FeatureRow, Float32, Trouble, Window, changed
+from pipeline.core.records import Block, FeatureRow, Float32, Trouble, Window
 from pipeline.core.state import StreamSpec, StreamState
 
 Event = FeatureRow | Trouble
@@ -76,17 +78,17 @@ def related(spec: StreamSpec, state: StreamState, rows: list[FeatureRow]) -> Str
     baseline = state.baseline
     for i, row in enumerate(rows):
         if stands_still(row, spec.speed_rpm, baseline):
-            row = rows[i] = changed(row, quality=row.quality | int(Quality.NOT_RUNNING))
+            row = rows[i] = replace(row, quality=row.quality | int(Quality.NOT_RUNNING))
         if spec.commissioning_windows > 0:
             baseline = relate(spec.commissioning_windows, baseline, row, good=not Quality(row.quality).stops)
-    return state if baseline is state.baseline else changed(state, baseline=baseline)
+    return state if baseline is state.baseline else replace(state, baseline=baseline)
 
 
 def _cut(
     spec: StreamSpec, state: StreamState, ordered: order.OrderState, ready: list[Block], troubles: list[Trouble]
 ) -> tuple[StreamState, list[Window], list[Trouble]]:
     cut, windows = window.push(spec.window, state.window, ready, spec)
-    return changed(state, order=ordered, window=cut), windows, troubles
+    return replace(state, order=ordered, window=cut), windows, troubles
 
 
 def _row(window: Window, values: Float32, quality: int, schema: str) -> FeatureRow:

@@ -8,12 +8,13 @@ from pathlib import Path
 import features_golden
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from benchmarks import envelope
 from pipeline.core import features
 from pipeline.core.features import FeatureSpec
 from pipeline.core.features.table import COLUMN
-from pipeline.core.records import BearingOrders, StreamKey, Window, changed
+from pipeline.core.records import BearingOrders, StreamKey, Window
 from pipeline.core.window import WindowSpec, length_and_hop
 
 
@@ -90,7 +91,7 @@ def test_the_speed_of_the_recordings_is_found_without_being_told(shared_data: Pa
     right = known = total = 0
     for path in sorted(shared_data.glob("cwru/12k_drive_end/*.parquet"))[::4]:
         windows, about = read(path)
-        silent = [changed(w, speed_rpm=None, speed_range_rpm=(1200.0, 2400.0)) for w in windows]
+        silent = [replace(w, speed_rpm=None, speed_range_rpm=(1200.0, 2400.0)) for w in windows]
         values = np.stack(features.compute(FeatureSpec(), silent))[:, 0, COLUMN["speed_used"]]
         total += len(values)
         known += int(np.isfinite(values).sum())

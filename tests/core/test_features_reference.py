@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ import scipy.fft
 import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from numba import njit
 
 from pipeline.core import features
@@ -19,7 +20,7 @@ from pipeline.core.features import FeatureSpec
 from pipeline.core.features.fft import fft, fft_plan
 from pipeline.core.features.lanes import LANES, exp2, load, log2, store
 from pipeline.core.features.table import FEATURES, NAMES
-from pipeline.core.records import BearingOrders, StreamKey, Window, changed
+from pipeline.core.records import BearingOrders, StreamKey, Window
 
 ORDERS = BearingOrders(ftf=0.4, bpfo=3.6, bpfi=5.4, bsf=2.4)
 HERE = [f.name for f in FEATURES if f.stage != "baseline"]
@@ -35,7 +36,7 @@ def signal(n: int, channels: int, seed: int) -> np.ndarray:
 def window(x: np.ndarray, rate_hz: float, speed_rpm: float | None, **changes: object) -> Window:
     channels = tuple(f"c{i}" for i in range(len(x)))
     made = Window(StreamKey("m", "p"), 1, 0, 0, 0, rate_hz, channels, "g", x, 1.0, speed_rpm, ORDERS, None)
-    return changed(made, **changes)  # type: ignore[arg-type]
+    return replace(made, **changes)  # type: ignore[arg-type]
 
 
 def differences(
@@ -109,7 +110,7 @@ def test_overlapping_windows_share_work_and_no_bit_changes(
     spec = FeatureSpec(bandwidth_hz=bandwidth_hz, envelope_low_hz=50.0, envelope_high_hz=300.0)
     x = signal(256 + 12 * hop, channels, seed)
     views = [window(x[:, k * hop : k * hop + 256], 1000.0, 1234.0) for k in range(12)]
-    alone = [features.compute(spec, [changed(w, samples=np.array(w.samples))])[0] for w in views]
+    alone = [features.compute(spec, [replace(w, samples=np.array(w.samples))])[0] for w in views]
     shuffled = list(range(12))
     order.shuffle(shuffled)  # type: ignore[attr-defined]
     for arrangement in (range(12), shuffled):
@@ -145,7 +146,7 @@ def test_where_the_speed_changes_the_envelope_is_looked_at_per_turn(pieces: tupl
 def test_the_sharpest_band_is_used_only_where_a_family_stands_in_it() -> None:
     n, rate_hz = 12_000, 12_000.0
     spec = FeatureSpec(bandwidth_hz=0.0, envelope_band="kurtogram")
-    fixed = replace(spec, envelope_band="fixed")
+    fixed = dataclasses.replace(spec, envelope_band="fixed")
     noise = np.random.default_rng(0).standard_normal(n)
     knock = noise.copy()
     knock[5000:5040] += 60 * np.sin(2 * np.pi * 0.3 * np.arange(40))  # one knock: sharp, and no family

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from pipeline.core import stream
 from pipeline.core.features.table import COLUMN, NAMES
 from pipeline.core.quality import REPEAT_SAMPLES, SENSOR, STOPS, Quality, judge, scan
-from pipeline.core.records import Block, FeatureRow, StreamKey, Window, changed
+from pipeline.core.records import Block, FeatureRow, StreamKey, Window
 from pipeline.core.state import StreamSpec
 from pipeline.core.window import WindowSpec
 
@@ -39,7 +40,7 @@ def window(x: NDArray[np.floating], **changes: object) -> Window:
         orders=None,
         truth=None,
     )
-    return changed(made, **changes)  # type: ignore[arg-type]
+    return replace(made, **changes)  # type: ignore[arg-type]
 
 
 def vibration(seed: int = 1, n: int = N) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +10,11 @@ import pytest
 from harness.live import BLOCKS, send, service, stop_when_idle
 from harness.streams import ENGINE, recording
 from harness.watched import Linked
+from msgspec.structs import replace
 
 from pipeline.core.engine import Engine, Step
 from pipeline.core.features.table import COLUMN
-from pipeline.core.records import AlarmChange, Block, StreamKey, changed
+from pipeline.core.records import AlarmChange, Block, StreamKey
 from pipeline.core.state import StreamSpec
 from pipeline.drivers.intake import Batch
 from pipeline.drivers.serving import Timed
@@ -29,7 +30,7 @@ from tests.edges.test_labels import label, retraction
 def test_a_scrape_shows_state_probabilities_and_velocity_of_every_streams_newest_window(tmp_path: Path) -> None:
     broker = Linked()
     live = service(tmp_path, broker)
-    live.engine = replace(live.engine, predictor=Timed(ENGINE.predictor))
+    live.engine = dataclasses.replace(live.engine, predictor=Timed(ENGINE.predictor))
     telemetry = Telemetry()
     watched, gauges = Watched(broker, telemetry), StreamGauges(lambda: live.engine.predictor)
     live.source, live.on_turn = watched, (watched.told, gauges.told)
@@ -71,7 +72,7 @@ def test_streams_have_their_velocity_in_base_units_and_those_beyond_the_bound_ha
     gauges, telemetry = StreamGauges(lambda: engine.predictor), Telemetry()
     for number in range(MAX_LABELS + 20):
         key = StreamKey(f"pump-{number}", "de")
-        gauges.told(Batch(()), Step(features=[changed(row, key=key)], predictions=[changed(prediction, key=key)]))
+        gauges.told(Batch(()), Step(features=[replace(row, key=key)], predictions=[replace(prediction, key=key)]))
     gauges.show(telemetry)
     shown = telemetry.value("velocity_rms_meters_per_second", "pump-7", "de")
     assert shown == pytest.approx(float(row.values[0, COLUMN["velocity_rms"]]) / 1000, abs=1e-7)
