@@ -16,7 +16,6 @@ the severity: zone C is at least a warning, and zone D that lasts is an alarm of
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import msgspec
@@ -41,16 +40,14 @@ class AlarmSpec:
     merge_s: float = 0.0  # ... but one that is back within so long is the same alarm
 
 
-@dataclass(frozen=True, slots=True)
-class Suspicion:
+class Suspicion(msgspec.Struct, frozen=True):
     """A mode that is probable, but not for long enough yet."""
 
     mode: str
     since_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Episode:
+class Episode(msgspec.Struct, frozen=True):
     """An alarm that is up, or was. `since_ns` is when its mode first reached `enter_p`."""
 
     mode: str
@@ -129,7 +126,7 @@ def judge(
         suspicion = state.suspicion if same and state.suspicion is not None else Suspicion(mode, start_ns)
         raised = _due(spec, suspicion, past, p, end_ns)
         if raised is not None:
-            raised = dataclasses.replace(raised, by_severity=by_severity)
+            raised = replace(raised, by_severity=by_severity)
             still, revoked = _taken_back(still, suspicion, end_ns)
             changes += [_change("revoked", e, key, probabilities.get(e.mode, 0.0), end_ns) for e in revoked]
             changes.append(_change("raised", raised, key, p, end_ns))
@@ -144,7 +141,7 @@ def acknowledge(state: AlarmState, key: StreamKey, alarm_id: str, at_ns: int) ->
     episodes = list(state.open)
     for place, episode in enumerate(episodes):
         if episode_id(key, episode) == alarm_id and episode.acked_ns is None:
-            episodes[place] = dataclasses.replace(episode, acked_ns=at_ns)
+            episodes[place] = replace(episode, acked_ns=at_ns)
             changes.append(_change("acked", episode, key, episode.p, at_ns))
     return replace(state, open=tuple(episodes)), changes
 
@@ -157,7 +154,7 @@ def waits_begin_anew(state: AlarmState) -> AlarmState:
     return replace(
         state,
         suspicion=None,
-        open=tuple(dataclasses.replace(episode, low_since_ns=None) for episode in state.open),
+        open=tuple(replace(episode, low_since_ns=None) for episode in state.open),
         unknown_since_ns=None,
         unknown=False,
     )
@@ -201,13 +198,13 @@ def _watch_all(
         if end_ns - low_since_ns < spec.leave_s * 1e9:
             still.append(_low_since(episode, low_since_ns))
         else:
-            ended.append(dataclasses.replace(episode, low_since_ns=None, ended_ns=end_ns))
+            ended.append(replace(episode, low_since_ns=None, ended_ns=end_ns))
             changes.append(_change("cleared", episode, key, p, end_ns))
     return still, ended, changes
 
 
 def _low_since(episode: Episode, since_ns: int | None) -> Episode:
-    return episode if episode.low_since_ns == since_ns else dataclasses.replace(episode, low_since_ns=since_ns)
+    return episode if episode.low_since_ns == since_ns else replace(episode, low_since_ns=since_ns)
 
 
 def _due(spec: AlarmSpec, suspicion: Suspicion, past: list[Episode], p: float, end_ns: int) -> Episode | None:
@@ -217,7 +214,7 @@ def _due(spec: AlarmSpec, suspicion: Suspicion, past: list[Episode], p: float, e
     for episode in past:
         if episode.mode == suspicion.mode and episode.ended_ns is not None:
             if suspicion.since_ns - episode.ended_ns < spec.merge_s * 1e9:
-                return dataclasses.replace(episode, ended_ns=None, p=p)
+                return replace(episode, ended_ns=None, p=p)
             if end_ns - episode.ended_ns < spec.cooldown_s * 1e9:
                 return None
     return Episode(suspicion.mode, suspicion.since_ns, p)
@@ -226,9 +223,7 @@ def _due(spec: AlarmSpec, suspicion: Suspicion, past: list[Episode], p: float, e
 def _taken_back(still: list[Episode], suspicion: Suspicion, end_ns: int) -> tuple[list[Episode], list[Episode]]:
     """Open alarms that stay, and those that were improbable for as long as another mode was suspected."""
     gone = [e for e in still if e.low_since_ns is not None and e.low_since_ns <= suspicion.since_ns]
-    return [e for e in still if e not in gone], [
-        dataclasses.replace(e, low_since_ns=None, ended_ns=end_ns) for e in gone
-    ]
+    return [e for e in still if e not in gone], [replace(e, low_since_ns=None, ended_ns=end_ns) for e in gone]
 
 
 def _change(type_: str, episode: Episode, key: StreamKey, p: float, at_ns: int) -> AlarmChange:

@@ -34,8 +34,7 @@ class OrderSpec:
     max_wait_s: float = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(msgspec.Struct, frozen=True):
     """Sessions `first` to `last`, each with samples [0, end) behind it; counted sessions fit in one range."""
 
     first: int
@@ -136,7 +135,7 @@ def _remember(state: OrderState) -> tuple[Finished, ...]:
         return state.finished
     newest = state.finished[-1] if state.finished else None
     if newest is not None and newest.last + 1 == state.session and newest.end == state.next_index:
-        return (*state.finished[:-1], dataclasses.replace(newest, last=state.session))
+        return (*state.finished[:-1], replace(newest, last=state.session))
     return (*state.finished, Finished(state.session, state.session, state.next_index))[-REMEMBERED_SESSIONS:]
 
 

@@ -154,11 +154,11 @@ def test_no_alarm_clears_because_of_a_switch_and_it_survives_a_restart(tmp_path:
     up = Episode("cavitation", 5, 0.9, low_since_ns=7)
     live.states[PUMP] = replace(live.states[PUMP], alarm=AlarmState(open=(up,)))
     live.serve(Serving(Renamed("v2")), lambda: False)
-    assert live.states[PUMP].alarm.open == (dataclasses.replace(up, low_since_ns=None),)
+    assert live.states[PUMP].alarm.open == (replace(up, low_since_ns=None),)
     live.journal.close()
     again = service(tmp_path, Broker())
     again.engine = dataclasses.replace(ENGINE, predictor=Renamed("v2"))
-    assert again.states[PUMP].alarm.open == (dataclasses.replace(up, low_since_ns=None),)
+    assert again.states[PUMP].alarm.open == (replace(up, low_since_ns=None),)
     assert (again.states[PUMP].model, again.states[PUMP].alarm.name) == ("v2", "alarm")
 
 
