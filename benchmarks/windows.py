@@ -9,6 +9,7 @@ from benchmarks.measure import Effort, interleaved
 from benchmarks.report import Row, Section
 from benchmarks.vibration import RATE_HZ, blocks
 from models.settings import TrainSettings
+from pipeline.config.specs import default_spec
 from pipeline.core import stream
 from pipeline.core.records import Block, StreamKey
 from pipeline.core.state import StreamSpec, StreamState, to_bytes
@@ -19,7 +20,7 @@ BLOCKS = 64
 
 def run(effort: Effort) -> Section:
     """A stream of blocks in order, with the default windows: 1 s, half of it shared with the next."""
-    spec = StreamSpec()
+    spec = default_spec()
     given = blocks(StreamKey("bench", "de"), BLOCKS)
 
     def advance() -> None:

@@ -32,12 +32,12 @@ STRAINED = ("C", "D")
 class AlarmSpec:
     """Thresholds as probabilities, waits in event time."""
 
-    enter_p: float = 0.8
-    leave_p: float = 0.5
-    enter_s: float = 3.0
-    leave_s: float = 15.0
-    cooldown_s: float = 0.0  # after its end a mode raises no new alarm for so long
-    merge_s: float = 0.0  # ... but one that is back within so long is the same alarm
+    enter_p: float
+    leave_p: float
+    enter_s: float
+    leave_s: float
+    cooldown_s: float  # how long a mode raises no new alarm after its last one ended
+    merge_s: float  # how soon after its end a mode must return to reopen the same alarm
 
 
 class Suspicion(msgspec.Struct, frozen=True):

@@ -284,14 +284,3 @@ def _not_judged(predictor: Predictor, row: FeatureRow, memory: _Memory) -> Predi
         name = "sensor_fault" if quality.sensor_fault else memory.alarm.name
     nothing = np.full(len(predictor.classes), np.nan, np.float32)
     return _prediction(row, None, float("nan"), nothing, name, memory.age, predictor.version)
-
-
-def rehearse() -> None:
-    """Sends a second of noise through an engine, so that everything that has to be compiled is.
-
-    The first time on a machine that takes half a minute of a processor, after that a quarter of a second.
-    """
-    rate_hz = 48_000  # above what the features look at, so that resampling has its turn too
-    noise = np.random.default_rng(0).standard_normal((1, rate_hz)).astype(np.float32)
-    block = Block(StreamKey("rehearsal", "rehearsal"), 1, 0, 0, float(rate_hz), ("x",), "g", noise)
-    Engine(lambda _: StreamSpec()).step({}, [block])

@@ -31,7 +31,7 @@ REMEMBERED_SESSIONS = 512  # ranges of finished sessions, to tell what a broker 
 class OrderSpec:
     """How long, in event time, a missing block is waited for."""
 
-    max_wait_s: float = 2.0
+    max_wait_s: float
 
 
 class Finished(msgspec.Struct, frozen=True):

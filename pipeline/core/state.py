@@ -28,25 +28,25 @@ VERSION = 1  # of the bytes; another one is refused by number
 
 @dataclass(frozen=True, slots=True)
 class StreamSpec:
-    """Everything about a stream that is configured and does not change while it runs.
+    """Everything that is configured about a stream. It does not change while the stream runs.
 
-    `speed_rpm`, `orders` and `unit` stand in where the blocks do not say.
+    There are no defaults here: `pipeline.config` has them all, and makes the specs.
     """
 
-    order: OrderSpec = OrderSpec()
-    window: WindowSpec = WindowSpec()
-    features: FeatureSpec = FeatureSpec()
-    alarm: AlarmSpec = AlarmSpec()
-    speed_rpm: float | None = None
-    orders: BearingOrders | None = None
-    unit: str | None = None
-    gear_teeth: tuple[int, ...] = ()  # of the gears on this shaft
-    speed_min_rpm: float | None = None  # where nobody states the speed, it is looked for between these two
-    speed_max_rpm: float | None = None
-    commissioning_windows: int = 0  # good windows from which the baseline is made; 0 = not known to be healthy: none
-    limits: Limits | None = None  # of the vibration severity zones
-    max_gap_s: float = 30.0  # a longer pause between windows resets the hidden state
-    warm_up_windows: int = 5  # a younger hidden state is reported as warming up, and raises no alarm
+    order: OrderSpec
+    window: WindowSpec
+    features: FeatureSpec
+    alarm: AlarmSpec
+    speed_rpm: float | None  # used where the blocks give no speed
+    orders: BearingOrders | None  # used where the blocks give none
+    unit: str | None  # replaces the unit that the blocks give
+    gear_teeth: tuple[int, ...]  # of the gears on this shaft
+    speed_min_rpm: float | None  # a speed that nobody gives is estimated between these two
+    speed_max_rpm: float | None
+    commissioning_windows: int  # how many good windows make the baseline; 0 = not known to be healthy, no baseline
+    limits: Limits | None  # of the vibration severity zones
+    max_gap_s: float  # a longer pause between windows resets the hidden state
+    warm_up_windows: int  # a younger hidden state is reported as warming up, and raises no alarm
 
     @property
     def speed_range_rpm(self) -> tuple[float, float] | None:

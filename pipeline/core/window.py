@@ -31,9 +31,9 @@ SAMPLES_AT_ONCE = 1 << 15  # per channel
 class WindowSpec:
     """Length and hop of the windows in seconds, and the largest step of the block times within a run."""
 
-    length_s: float = 1.0
-    hop_s: float = 0.5
-    max_time_step_s: float = 0.5
+    length_s: float
+    hop_s: float
+    max_time_step_s: float
 
 
 @lru_cache(maxsize=256)

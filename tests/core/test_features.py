@@ -10,6 +10,7 @@ import pytest
 import scipy.fft
 import scipy.signal
 import scipy.stats
+import specs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -25,7 +26,7 @@ STAGES = ("time", "spectrum", "orders", "cepstrum", "envelope", "speed", "baseli
 RATE_HZ = 12_000.0
 NEVER_HERE = [f.name for f in FEATURES if {"gear", "baseline"} & set(f.needs)]  # the windows below have neither
 ORDERS = BearingOrders(ftf=0.39828, bpfo=3.5848, bpfi=5.4152, bsf=2.35675)
-SPEC = FeatureSpec()
+SPEC = specs.features()
 
 
 def window(x: np.ndarray, **changes: object) -> Window:

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import specs
 from msgspec.structs import replace
 
 from pipeline.core import features
@@ -14,7 +15,7 @@ from pipeline.core.features.table import NAMES
 from pipeline.core.records import BearingOrders, StreamKey, Window
 
 RATE_HZ = 12_000.0
-SPEC = FeatureSpec()
+SPEC = specs.features()
 T = np.arange(12_000) / RATE_HZ
 ORDER_NAMES = [name for name in NAMES if name.startswith("ord_") and name != "ord_1_velocity_share"]
 ORDERS = BearingOrders(ftf=0.39828, bpfo=3.5848, bpfi=5.4152, bsf=2.35675)

@@ -8,11 +8,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import specs
 from harness.live import BLOCKS, TOPICS, Broker, schema, send, stop_when_idle
 from harness.streams import ENGINE, SPEC, recording
 from msgspec.structs import replace
 
-from pipeline.core.alarm import AlarmSpec, AlarmState, Episode, episode_id
+from pipeline.core.alarm import AlarmState, Episode, episode_id
 from pipeline.core.engine import Engine
 from pipeline.core.features.table import NAMES
 from pipeline.core.records import Float32, StreamKey
@@ -250,7 +251,9 @@ def test_an_acknowledgement_is_committed_and_published_and_the_alarm_stays(tmp_p
 
 
 def test_windows_that_the_model_does_not_know_make_the_stream_unknown_and_raise_nothing(tmp_path: Path) -> None:
-    spec = dataclasses.replace(SPEC, alarm=AlarmSpec(enter_p=0.0, leave_p=0.0, enter_s=0.0), warm_up_windows=0)
+    spec = dataclasses.replace(
+        SPEC, alarm=specs.alarm(enter_p=0.0, leave_p=0.0, enter_s=0.0, merge_s=0.0), warm_up_windows=0
+    )
     engine = Engine(lambda key: spec, ENGINE.predictor, is_unknown=lambda x, p: np.ones(len(x), np.bool_))
     step = engine.step({}, recording(1))
     assert step.alarms == []

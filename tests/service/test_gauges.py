@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import specs
 from harness.live import BLOCKS, send, service, stop_when_idle
 from harness.streams import ENGINE, recording
 from harness.watched import Linked
@@ -15,7 +16,6 @@ from msgspec.structs import replace
 from pipeline.core.engine import Engine, Step
 from pipeline.core.features.table import COLUMN
 from pipeline.core.records import AlarmChange, Block, StreamKey
-from pipeline.core.state import StreamSpec
 from pipeline.drivers.intake import Batch
 from pipeline.drivers.serving import Timed
 from pipeline.drivers.watch import Watched
@@ -65,7 +65,7 @@ def test_an_alarm_that_is_cleared_or_revoked_is_not_open() -> None:
 
 
 def test_streams_have_their_velocity_in_base_units_and_those_beyond_the_bound_have_no_gauges() -> None:
-    engine = Engine(lambda _: StreamSpec(), ENGINE.predictor)
+    engine = Engine(lambda _: specs.stream(alarm=specs.alarm(merge_s=0.0)), ENGINE.predictor)
     noise = np.random.default_rng(1).standard_normal((1, 20_000)).astype(np.float32)
     step = engine.step({}, [Block(StreamKey("p", "de"), 1, 0, 10**18, 10_000.0, ("x",), "m/s2", noise)])
     row, prediction = step.features[0], step.predictions[0]
