@@ -20,14 +20,13 @@ from numpy.typing import NDArray
 
 from pipeline.core import alarm, stream
 from pipeline.core.features.table import COLUMN, NAMES
+from pipeline.core.forecast import Forecast, Foretell
 from pipeline.core.quality import STOPS, Quality
 from pipeline.core.records import (
     AlarmChange,
     Block,
     FeatureRow,
     Float32,
-    Forecast,
-    Foretell,
     Prediction,
     Predictor,
     Rejected,

@@ -15,7 +15,6 @@ H hidden units, K classes. Times are integers, nanoseconds since 1970 UTC.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -141,29 +140,6 @@ class Prediction(msgspec.Struct, frozen=True, eq=False, gc=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Future:
-    """Modes that come after the present one, in order; `ends` when nothing else is foretold after them."""
-
-    modes: tuple[str, ...]
-    ends: bool
-    p: float  # of this future as a whole
-    step_p: tuple[float, ...]  # of each of its tokens, the end included
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """What may come after a window, from the hidden state that the network had then; the most probable future first."""
-
-    key: StreamKey
-    session: int
-    window: int
-    start_ns: int
-    end_ns: int
-    futures: tuple[Future, ...]
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
 class AlarmChange:
     """An alarm that was raised, updated or cleared."""
 
@@ -219,8 +195,6 @@ class Rejected:
 
 
 Trouble = Gap | Late | Duplicate | Rejected
-
-Foretell = Callable[[Float32], list[list[Future]]]  # hidden states (B, L, H) -> futures of each stream, best first
 
 
 class Predictor(Protocol):

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from pipeline.core.alarm import acknowledge, waits_begin_anew
 from pipeline.core.engine import Engine, States, Step
-from pipeline.core.records import FeatureRow, Float32, Foretell, Future, Prediction, Predictor, StreamKey
+from pipeline.core.forecast import Foretell, Future
+from pipeline.core.records import FeatureRow, Float32, Prediction, Predictor, StreamKey
 from pipeline.core.state import StreamState
 
 log = logging.getLogger("thrumcast.serving")

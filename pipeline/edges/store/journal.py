@@ -21,7 +21,8 @@ from typing import Self
 
 import pyarrow as pa
 
-from pipeline.core.records import AlarmChange, FeatureRow, Forecast, Prediction, StreamKey
+from pipeline.core.forecast import Forecast
+from pipeline.core.records import AlarmChange, FeatureRow, Prediction, StreamKey
 from pipeline.edges.faults import fault_point
 from pipeline.edges.store import database as read
 from pipeline.edges.store import schema as tables
