@@ -20,7 +20,7 @@ class Future:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What may come after a window, from the hidden state that the network had then. The most probable future is first."""
+    """What may come after a window, the most probable future first. It follows from the hidden state at that window."""
 
     key: StreamKey
     session: int
