@@ -3,8 +3,8 @@
     suspected --enter_s at or above enter_p--> raised --leave_s below leave_p--> cleared
                                                raised --another mode is raised instead--> revoked
 
-*Cleared* means that the machine is well again. *Revoked* means that the diagnosis was taken back: another mode was raised,
-and this one was improbable for as long as the other was suspected.
+*Cleared* means that the machine is well again. *Revoked* means that the diagnosis was taken back: another mode was
+raised, and this one was improbable for as long as the other was suspected.
 
 A mode that returns within `merge_s` reopens its alarm under the same id, so that one episode stays one alarm. A later
 return raises no new alarm before `cooldown_s` have passed since the last one ended.
