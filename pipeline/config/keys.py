@@ -87,7 +87,7 @@ def known_keys(struct: type[Table] = Config, prefix: KeyPath = (), ids: KeyPath 
 
 
 def unknown_key(path: KeyPath) -> ConfigError:
-    """The error for an unknown key. It names a sibling with similar spelling, the same name elsewhere, or the nearest key."""
+    """The error for an unknown key. It names a similar sibling, the same name elsewhere, or the nearest."""
     # Use the ids of the path itself, so that a misspelt key is compared with its siblings and not with "ID".
     ids = path[1::2][: (len(path) - 1) // 2] if path[0] == "machines" else ()
     keys = list(known_keys(ids=ids))

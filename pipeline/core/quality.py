@@ -24,9 +24,9 @@ from pipeline.core.features.time_domain import QUARTERS, samples_at, shared_quar
 from pipeline.core.records import FeatureRow, Float32, Window
 
 # The rules that look at the samples of one channel, in one compiled scan. Order makes it cheap: all windows pay only
-# for loops that vectorise. They read the samples' bits as integers that sort as the numbers do, because float minima do not
-# vectorise. Windows that overlap by quarters share the counts of the quarters. Rules that take longer run only where a
-# count says that there may be something to find.
+# for loops that vectorise. They read the samples' bits as integers that sort as the numbers do, because float minima
+# do not vectorise. Windows that overlap by quarters share the counts of the quarters. Rules that take longer run only
+# where a count says that there may be something to find.
 
 FLAT_RATIO = 1e-6  # a channel whose peak-to-peak is below this share of its largest value carries no vibration
 HELD_SHARE = 0.1  # of the window: one value for so long is a sensor, or a logger, that hangs
