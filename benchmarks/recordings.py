@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -30,10 +30,10 @@ from benchmarks.measure import Effort, median
 from benchmarks.report import Row, Section
 from benchmarks.vibration import SPEED_RPM, vibration
 from pipeline.config.sources import load
-from pipeline.config.specs import feature_spec
+from pipeline.config.specs import default_spec, feature_spec
 from pipeline.core import features
 from pipeline.core.records import Block, Window
-from pipeline.core.window import WindowSpec, length_and_hop
+from pipeline.core.window import length_and_hop
 from pipeline.edges.recordings.recording import find_recordings, open_recording, streams, write_recording
 from pipeline.errors import RecordingError
 
@@ -204,7 +204,8 @@ _held: list[list[Window]] = []
 
 
 def _hold(paths: list[Path]) -> None:
-    spec = WindowSpec(SETTINGS["window.length_s"], SETTINGS["window.hop_s"])
+    usual = default_spec().window
+    spec = replace(usual, length_s=SETTINGS["window.length_s"], hop_s=SETTINGS["window.hop_s"])
     for path in paths:
         recording = open_recording(path, None)
         length, hop = length_and_hop(spec, recording.rate_hz)

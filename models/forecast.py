@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle
 from models.cells import gru_step, softmax
-from pipeline.core.records import Future
+from pipeline.core.forecast import Future
 from pipeline.errors import ModelError
 
 Float32 = NDArray[np.float32]

@@ -15,7 +15,7 @@ from archive_plant import Plant
 from harness.broker import Site
 
 from pipeline.chaos.ground import Ground, ground
-from pipeline.core.engine import rehearse
+from pipeline.core.rehearsal import rehearse
 from pipeline.edges.broker import PrivateBroker, is_available
 
 # Machines are shared: an example that took long says nothing about the code. The gate draws the same examples every

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.engine import Engine, Step
+from pipeline.core.forecast import Forecast
 from pipeline.core.quality import STOPS
-from pipeline.core.records import Block, FeatureRow, Forecast, Prediction, StreamKey
+from pipeline.core.records import Block, FeatureRow, Prediction, StreamKey
 from pipeline.core.state import StreamState
 from pipeline.core.window import LEAST_SAMPLES, is_too_slow
 from pipeline.drivers.backfill_pool import pool

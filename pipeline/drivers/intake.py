@@ -179,7 +179,6 @@ def _step_one_by_one(engine: Engine, states: States, batch: Batch, now_ns: int) 
         total.forecasts += step.forecasts
         total.alarms += step.alarms
         total.troubles += step.troubles
-        total.rejected += step.rejected
     batch.blocks, batch.origin = [b for b, _ in good], [m for _, m in good]
     return total
 

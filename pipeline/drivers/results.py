@@ -14,8 +14,9 @@ import msgspec
 from pipeline import __version__
 from pipeline.core.engine import Step
 from pipeline.core.evidence import confirms, evidence, shown_mode
+from pipeline.core.forecast import Forecast
 from pipeline.core.quality import Quality
-from pipeline.core.records import AlarmChange, FeatureRow, Forecast, Prediction, StreamKey
+from pipeline.core.records import AlarmChange, FeatureRow, Prediction, StreamKey
 from pipeline.core.severity import Limits, severity, velocity_rms_mm_s
 
 STATE_EVERY_S = 60.0  # an unchanged state is repeated, so that a reader can tell it from a forgotten one

@@ -9,19 +9,22 @@ archived under its own version and never published, it raises no alarm, and if i
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from pipeline.core.alarm import acknowledge, waits_begin_anew
 from pipeline.core.engine import Engine, States, Step
-from pipeline.core.records import FeatureRow, Float32, Foretell, Future, Prediction, Predictor, StreamKey, changed
+from pipeline.core.forecast import Foretell, Future
+from pipeline.core.records import FeatureRow, Float32, Prediction, Predictor, StreamKey
 from pipeline.core.state import StreamState
 
 log = logging.getLogger("thrumcast.serving")
@@ -41,7 +44,7 @@ class Serving:
 
     def on(self, engine: Engine) -> Engine:
         """The engine with these models; it keeps everything else."""
-        return replace(engine, predictor=self.predictor, is_unknown=self.is_unknown, foretell=self.foretell)
+        return dataclasses.replace(engine, predictor=self.predictor, is_unknown=self.is_unknown, foretell=self.foretell)
 
 
 @dataclass(slots=True)
@@ -126,7 +129,7 @@ def remembered(engine: Engine, states: States, read_last: ReadLast) -> dict[Stre
     warmed: dict[StreamKey, StreamState] = {}
     for key in foreign:
         fresh = replayed.get(key, StreamState())
-        warmed[key] = changed(
+        warmed[key] = replace(
             states[key],
             hidden=fresh.hidden,
             state_age=fresh.state_age,
@@ -188,7 +191,7 @@ def acknowledged(states: States, queue: SimpleQueue[tuple[StreamKey, str]], step
             if state is not None:
                 alarm, changes = acknowledge(state.alarm, key, alarm_id, time.time_ns())
                 step.alarms += changes
-                step.states[key] = changed(state, alarm=alarm)
+                step.states[key] = replace(state, alarm=alarm)
 
 
 def together(
@@ -207,5 +210,5 @@ def _widened(rows: Sequence[Prediction], classes: tuple[str, ...], union: tuple[
     for row in rows:
         p = np.full(len(union), np.nan, np.float32)
         p[place] = row.probabilities
-        wide.append(changed(row, probabilities=p))
+        wide.append(replace(row, probabilities=p))
     return wide

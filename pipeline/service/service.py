@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core.engine import Engine, Step, rehearse
+from pipeline.core.engine import Engine, Step
 from pipeline.core.order import REMEMBERED_SESSIONS
 from pipeline.core.records import Block, StreamKey
+from pipeline.core.rehearsal import rehearse
 from pipeline.core.state import StreamState, from_bytes
 from pipeline.drivers.intake import MOST_BYTES, Admission, Batch, Intake
 from pipeline.drivers.label_news import LabelNews

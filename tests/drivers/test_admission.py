@@ -10,6 +10,7 @@ import numpy as np
 import paho.mqtt.client as paho
 import pyarrow.parquet as pq
 import pytest
+import specs
 from harness.live import BLOCKS, Broker, same_rows, send, service, stop_when_idle, stored, uninterrupted
 from harness.streams import SPEC
 from hypothesis import given
@@ -21,7 +22,6 @@ from pipeline.core.records import Block, StreamKey
 from pipeline.core.window import (
     LEAST_SAMPLES,
     MOST_WINDOWS,
-    WindowSpec,
     WindowState,
     is_too_slow,
     longest_block_s,
@@ -73,7 +73,7 @@ def reasons(directory: Path) -> Counter[str]:
 def test_no_block_completes_more_windows_than_it_is_taken_for(
     rate_hz: float, length_s: float, hop_s: float, parts: list[int]
 ) -> None:
-    spec, state, index = WindowSpec(length_s, hop_s), WindowState(), 0
+    spec, state, index = specs.window(length_s=length_s, hop_s=hop_s), WindowState(), 0
     for n in parts:
         one = replace(block(n, rate_hz), index=index)
         state, windows = push(spec, state, [one])
@@ -85,7 +85,7 @@ def test_no_block_completes_more_windows_than_it_is_taken_for(
 def test_the_longest_block_is_taken_and_twice_of_it_is_not(
     rate_hz: float, length_s: float, hop_s: float, channels: int
 ) -> None:
-    spec = WindowSpec(length_s, hop_s)
+    spec = specs.window(length_s=length_s, hop_s=hop_s)
     n = max(1, round(longest_block_s(spec, rate_hz, channels) * rate_hz))
     names = tuple(f"c{i}" for i in range(channels))
     shape = (channels, n)
@@ -95,9 +95,9 @@ def test_the_longest_block_is_taken_and_twice_of_it_is_not(
 
 
 def test_a_rate_at_which_a_window_holds_too_few_samples_is_too_slow() -> None:
-    assert is_too_slow(WindowSpec(1.0, 0.5), LEAST_SAMPLES - 1.0)
-    assert not is_too_slow(WindowSpec(1.0, 0.5), float(LEAST_SAMPLES))
-    assert not is_too_slow(WindowSpec(60.0, 30.0), 1.0)  # of a slow process one looks at minutes
+    assert is_too_slow(specs.window(length_s=1.0, hop_s=0.5), LEAST_SAMPLES - 1.0)
+    assert not is_too_slow(specs.window(length_s=1.0, hop_s=0.5), float(LEAST_SAMPLES))
+    assert not is_too_slow(specs.window(length_s=60.0, hop_s=30.0), 1.0)  # of a slow process one looks at minutes
 
 
 @pytest.mark.parametrize(

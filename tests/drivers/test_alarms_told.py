@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import specs
 
-from pipeline.core.alarm import AlarmSpec
 from pipeline.core.engine import Engine
 from pipeline.core.records import Float32, StreamKey
 from pipeline.drivers.live import Live
@@ -64,7 +64,7 @@ def broker() -> Listener:
 def started(directory: Path, broker: Listener, p: float) -> Live:
     """As the service starts: what the journal has is restored before anything else."""
     live = service(directory, broker)
-    spec = replace(SPEC, alarm=AlarmSpec(enter_s=0.2, leave_s=0.2))
+    spec = replace(SPEC, alarm=specs.alarm(enter_s=0.2, leave_s=0.2, merge_s=0.0))
     live.engine = Engine(lambda key: spec, Fixed(p))
     live.results.classes = Fixed.classes
     live.results.restore(live.journal.open_alarms().values(), live.journal.untold_alarms())

@@ -24,7 +24,8 @@ from models.registry import Registry
 from pipeline.cli import group
 from pipeline.config.specs import feature_spec
 from pipeline.config.tables import CommitConfig, Config, DataConfig, ModelConfig, MqttConfig
-from pipeline.core.records import Float32, Future
+from pipeline.core.forecast import Future
+from pipeline.core.records import Float32
 from pipeline.drivers.live import Live
 from pipeline.drivers.serving import Extra, Serving
 from pipeline.edges.broker import PrivateBroker

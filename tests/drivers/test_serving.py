@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+import specs
 from harness.live import BLOCKS, TOPICS, Broker, schema, send, stop_when_idle
 from harness.streams import ENGINE, SPEC, recording
+from msgspec.structs import replace
 
-from pipeline.core.alarm import AlarmSpec, AlarmState, Episode, episode_id
+from pipeline.core.alarm import AlarmState, Episode, episode_id
 from pipeline.core.engine import Engine
 from pipeline.core.features.table import NAMES
-from pipeline.core.records import Float32, StreamKey, changed
+from pipeline.core.records import Float32, StreamKey
 from pipeline.core.state import from_bytes
 from pipeline.drivers.intake import Intake
 from pipeline.drivers.live import Live, Rhythm
@@ -151,12 +153,12 @@ def test_no_alarm_clears_because_of_a_switch_and_it_survives_a_restart(tmp_path:
     send(broker, BLOCKS)
     live.run(stop_when_idle(broker))
     up = Episode("cavitation", 5, 0.9, low_since_ns=7)
-    live.states[PUMP] = changed(live.states[PUMP], alarm=AlarmState(open=(up,)))
+    live.states[PUMP] = replace(live.states[PUMP], alarm=AlarmState(open=(up,)))
     live.serve(Serving(Renamed("v2")), lambda: False)
     assert live.states[PUMP].alarm.open == (replace(up, low_since_ns=None),)
     live.journal.close()
     again = service(tmp_path, Broker())
-    again.engine = replace(ENGINE, predictor=Renamed("v2"))
+    again.engine = dataclasses.replace(ENGINE, predictor=Renamed("v2"))
     assert again.states[PUMP].alarm.open == (replace(up, low_since_ns=None),)
     assert (again.states[PUMP].model, again.states[PUMP].alarm.name) == ("v2", "alarm")
 
@@ -169,7 +171,7 @@ def test_a_service_that_starts_under_another_model_builds_its_memory_first(tmp_p
     ages = {key: state.state_age for key, state in live.states.items()}
     live.journal.close()
     again = service(tmp_path, Broker())
-    again.engine = replace(ENGINE, predictor=Renamed("v2"))
+    again.engine = dataclasses.replace(ENGINE, predictor=Renamed("v2"))
     again.run(lambda: True)
     assert {key: state.state_age for key, state in again.states.items()} == ages
     assert from_bytes(SPEC, again.journal.states()[PUMP]).model == "v2"
@@ -238,7 +240,7 @@ def test_an_acknowledgement_is_committed_and_published_and_the_alarm_stays(tmp_p
     send(broker, BLOCKS[:4])
     live.run(stop_when_idle(broker))
     up = Episode("unbalance", 5, 0.9)
-    live.states[PUMP] = changed(live.states[PUMP], alarm=AlarmState(open=(up,)))
+    live.states[PUMP] = replace(live.states[PUMP], alarm=AlarmState(open=(up,)))
     live.acknowledgements.put((PUMP, episode_id(PUMP, up)))
     live.acknowledgements.put((StreamKey("nobody", "de"), "x"))
     live.run(lambda: True)
@@ -249,7 +251,9 @@ def test_an_acknowledgement_is_committed_and_published_and_the_alarm_stays(tmp_p
 
 
 def test_windows_that_the_model_does_not_know_make_the_stream_unknown_and_raise_nothing(tmp_path: Path) -> None:
-    spec = replace(SPEC, alarm=AlarmSpec(enter_p=0.0, leave_p=0.0, enter_s=0.0), warm_up_windows=0)
+    spec = dataclasses.replace(
+        SPEC, alarm=specs.alarm(enter_p=0.0, leave_p=0.0, enter_s=0.0, merge_s=0.0), warm_up_windows=0
+    )
     engine = Engine(lambda key: spec, ENGINE.predictor, is_unknown=lambda x, p: np.ones(len(x), np.bool_))
     step = engine.step({}, recording(1))
     assert step.alarms == []

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from harness.live import BLOCKS, TOPICS, Broker, send, service, stop_when_idle
 from pipeline.config.tables import Config, DataConfig, MqttConfig
 from pipeline.core.alarm import AlarmState, Episode, episode_id
-from pipeline.core.records import StreamKey, changed
+from pipeline.core.records import StreamKey
 from pipeline.drivers.intake import Intake
 from pipeline.drivers.label_news import LabelNews
 from pipeline.drivers.live import Live
@@ -35,7 +36,7 @@ def asked(directory: Path, broker: Broker) -> Live:
     live.between, live.tell = (LabelNews.of(live.journal, "thrumcast", outbox.publish),), outbox.send
     send(broker, BLOCKS[:4])
     live.run(stop_when_idle(broker))
-    live.states[PUMP] = changed(live.states[PUMP], alarm=AlarmState(open=(UP,)))
+    live.states[PUMP] = replace(live.states[PUMP], alarm=AlarmState(open=(UP,)))
     return live
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import specs
 from click.testing import CliRunner
 from model_world import bundle, sequence, table
 
@@ -16,12 +17,11 @@ from models.data.dataset import DatasetSpec, build
 from models.evaluation.alarm_replay import archived_tracks, settings_of, trade_off, trade_off_text
 from models.evaluation.events import Track, event_metrics
 from models.evaluation.scoring import as_served, zones_of
-from pipeline.core.alarm import AlarmSpec
 from pipeline.core.features.table import COLUMN, NAMES
 from pipeline.core.records import FeatureRow
 from pipeline.errors import ConfigError
 
-SPEC = AlarmSpec(enter_p=0.8, leave_p=0.5, enter_s=2.0, leave_s=3.0)
+SPEC = specs.alarm(enter_p=0.8, leave_p=0.5, enter_s=2.0, leave_s=3.0, merge_s=0.0)
 CLASSES = ("healthy", "unbalance")
 
 

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from harness.live import BLOCKS, Broker, send, stop_when_idle
 from harness.streams import ENGINE, SPEC
 from model_world import bundle
+from msgspec.structs import replace
 
 from models import unknown
 from models.bundle import Bundle
@@ -27,7 +28,7 @@ from pipeline.core.alarm import AlarmState, Episode
 from pipeline.core.engine import Step
 from pipeline.core.evidence import UNCONFIRMED, confirms, shown_mode
 from pipeline.core.features.table import COLUMN
-from pipeline.core.records import AlarmChange, FeatureRow, StreamKey, changed
+from pipeline.core.records import AlarmChange, FeatureRow, StreamKey
 from pipeline.drivers.live import Live
 from pipeline.drivers.results import Results
 from pipeline.drivers.serving import Serving
@@ -67,7 +68,7 @@ def plant(tmp_path: Path) -> Path:
     send(broker, BLOCKS[half:])
     live.run(stop_when_idle(broker))
     alarm = AlarmState(open=(Episode("unbalance", 5, 0.9, acked_ns=7),))
-    live.states[PUMP] = changed(live.states[PUMP], alarm=alarm)
+    live.states[PUMP] = replace(live.states[PUMP], alarm=alarm)
     live.engine = dataclasses.replace(live.engine, predictor=NumpyPredictor(model(3).named("v0003")))
     live.run(lambda: True)  # commits every state
     live.journal.close()

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
+import specs
 from harness.live import BLOCKS, send, service, stop_when_idle
 from harness.streams import ENGINE, recording
 from harness.watched import Linked
+from msgspec.structs import replace
 
 from pipeline.core.engine import Engine, Step
 from pipeline.core.features.table import COLUMN
-from pipeline.core.records import AlarmChange, Block, StreamKey, changed
-from pipeline.core.state import StreamSpec
+from pipeline.core.records import AlarmChange, Block, StreamKey
 from pipeline.drivers.intake import Batch
 from pipeline.drivers.serving import Timed
 from pipeline.drivers.watch import Watched
@@ -29,7 +30,7 @@ from tests.edges.test_labels import label, retraction
 def test_a_scrape_shows_state_probabilities_and_velocity_of_every_streams_newest_window(tmp_path: Path) -> None:
     broker = Linked()
     live = service(tmp_path, broker)
-    live.engine = replace(live.engine, predictor=Timed(ENGINE.predictor))
+    live.engine = dataclasses.replace(live.engine, predictor=Timed(ENGINE.predictor))
     telemetry = Telemetry()
     watched, gauges = Watched(broker, telemetry), StreamGauges(lambda: live.engine.predictor)
     live.source, live.on_turn = watched, (watched.told, gauges.told)
@@ -64,14 +65,14 @@ def test_an_alarm_that_is_cleared_or_revoked_is_not_open() -> None:
 
 
 def test_streams_have_their_velocity_in_base_units_and_those_beyond_the_bound_have_no_gauges() -> None:
-    engine = Engine(lambda _: StreamSpec(), ENGINE.predictor)
+    engine = Engine(lambda _: specs.stream(alarm=specs.alarm(merge_s=0.0)), ENGINE.predictor)
     noise = np.random.default_rng(1).standard_normal((1, 20_000)).astype(np.float32)
     step = engine.step({}, [Block(StreamKey("p", "de"), 1, 0, 10**18, 10_000.0, ("x",), "m/s2", noise)])
     row, prediction = step.features[0], step.predictions[0]
     gauges, telemetry = StreamGauges(lambda: engine.predictor), Telemetry()
     for number in range(MAX_LABELS + 20):
         key = StreamKey(f"pump-{number}", "de")
-        gauges.told(Batch(()), Step(features=[changed(row, key=key)], predictions=[changed(prediction, key=key)]))
+        gauges.told(Batch(()), Step(features=[replace(row, key=key)], predictions=[replace(prediction, key=key)]))
     gauges.show(telemetry)
     shown = telemetry.value("velocity_rms_meters_per_second", "pump-7", "de")
     assert shown == pytest.approx(float(row.values[0, COLUMN["velocity_rms"]]) / 1000, abs=1e-7)

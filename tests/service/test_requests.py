@@ -16,12 +16,12 @@ from harness.broker import PATIENCE_S, wait_until
 from harness.live import BLOCKS, TOPICS, Broker, send
 from harness.requests import LABEL, PUMP, UP, UP_ID, ask, asked, events
 from harness.streams import SPEC
+from msgspec.structs import replace
 
 from pipeline.config.tables import CommitConfig, Config, DataConfig, MqttConfig
 from pipeline.core.alarm import AlarmState
 from pipeline.core.codec import encode
 from pipeline.core.engine import Step
-from pipeline.core.records import changed
 from pipeline.core.state import from_bytes
 from pipeline.drivers.intake import Batch
 from pipeline.drivers.results import Outbox
@@ -243,7 +243,7 @@ def test_a_running_service_does_what_is_asked_over_a_broker(
         topic = TOPICS.format(machine=key.machine, point=key.point)
         client.mqtt.publish(topic, encode(BLOCKS[0]), qos=1).wait_for_publish(PATIENCE_S)
         wait_until(lambda: key in live.states, lambda: live.turn(lambda: False), "the first reading")
-        live.states[key] = changed(live.states[key], alarm=AlarmState(open=(UP,)))
+        live.states[key] = replace(live.states[key], alarm=AlarmState(open=(UP,)))
         client.ask("ack", {"id": f"{key}/unbalance/5"})
         client.ask("label", LABEL)
         client.ask("reload", {})

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 
 from pipeline.core.features.table import COLUMN, RELATIVE, stage_columns
@@ -39,22 +40,25 @@ class Baseline:
     spread: Float32 | None = None
 
 
-def relate(commissioning_windows: int, baseline: Baseline | None, row: FeatureRow, *, good: bool) -> Baseline | None:
-    """Write the relative features into a row that was just computed; return the baseline with this window in it."""
+def relate(
+    commissioning_windows: int, baseline: Baseline | None, row: FeatureRow, *, good: bool
+) -> tuple[Baseline | None, FeatureRow]:
+    """Return the baseline with this window in it, and the row with its relative features where there are any."""
     if commissioning_windows <= 0:
-        return baseline
+        return baseline, row
     if baseline is None:
         baseline = Baseline(schema=row.schema, channels=row.channels)
     if (baseline.version, baseline.schema, baseline.channels) != (VERSION, row.schema, row.channels):
-        return baseline  # made of other numbers: it says nothing about these
+        return baseline, row  # made of other numbers: it says nothing about these
     if not good:
-        return baseline
+        return baseline, row
     levels = _in_db(row.values)
     if baseline.centre is None or baseline.spread is None:
-        return _collected(commissioning_windows, baseline, levels)
+        return _collected(commissioning_windows, baseline, levels), row
     sigma = (levels - baseline.centre) / baseline.spread
-    row.values[:, _TARGET] = np.clip(sigma, -LARGEST_SIGMA, LARGEST_SIGMA)
-    return baseline
+    values = row.values.copy()
+    values[:, _TARGET] = np.clip(sigma, -LARGEST_SIGMA, LARGEST_SIGMA)
+    return baseline, msgspec.structs.replace(row, values=values)
 
 
 def _collected(commissioning_windows: int, baseline: Baseline, levels: Float32) -> Baseline:

@@ -288,14 +288,14 @@ def schema_name(settings: str) -> str:
 class FeatureSpec:
     """Settings of the feature stage; all of them are part of the schema's name."""
 
-    bandwidth_hz: float = 5000.0
-    envelope_low_hz: float = 1000.0
-    envelope_high_hz: float = 5000.0
-    slip_tolerance: float = 0.02
-    mains_hz: float = 50.0
-    envelope_band: Literal["fixed", "kurtogram"] = "fixed"
-    speed_confidence: float = 0.2  # an estimated speed of less confidence counts as unknown
-    vector: Literal["complete", "core"] = "complete"  # core: a third of the columns is NaN, and the cost halved
+    bandwidth_hz: float
+    envelope_low_hz: float
+    envelope_high_hz: float
+    slip_tolerance: float
+    mains_hz: float
+    envelope_band: Literal["fixed", "kurtogram"]
+    speed_confidence: float  # an estimated speed of less confidence counts as unknown
+    vector: Literal["complete", "core"]  # core: a third of the columns is NaN, and the cost halved
 
     @property
     def schema(self) -> str:
