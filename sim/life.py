@@ -111,12 +111,17 @@ class Course:
     def detectable_s(self) -> float:
         """When the fault is first detectable in principle; infinity if it never is."""
         if self.shape == "stepwise":
-            first = max(1, math.ceil(self.detectable / self.final * self.steps - 1e-9)) if self.final > 0 else math.inf
-            part = (first - 1) / self.steps
-            found = self.onset_s + part * (self.end_s - self.onset_s) if first <= self.steps else math.inf
+            found = self._step_s()
         else:
             found = self._crossing_s()
         return found if found < self.until_s else math.inf
+
+    def _step_s(self) -> float:
+        # Compared before dividing: a detectable severity over a tiny final one is infinite.
+        if self.final == 0 or self.detectable * self.steps > self.final * (self.steps + 1e-9):
+            return math.inf
+        first = max(1, math.ceil(self.detectable / self.final * self.steps - 1e-9))
+        return self.onset_s + (first - 1) / self.steps * (self.end_s - self.onset_s)
 
     def _crossing_s(self) -> float:
         low, high = self.onset_s, self.end_s

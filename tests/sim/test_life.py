@@ -7,7 +7,7 @@ from itertools import islice, pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sim.fleet import Snapshots, machine_blocks, truth_document
@@ -17,6 +17,7 @@ from sim.recipe import CURRICULUM, Recipe, plant, training_plant
 
 
 @settings(deadline=None)
+@example("stepwise", 0.0, 1.0, 2.2e-313, 0.2, 5)
 @given(
     st.sampled_from(SHAPES), st.floats(0, 50), st.floats(0.5, 50), st.floats(0, 1), st.floats(0.05, 0.9),
     st.integers(1, 9),
