@@ -24,7 +24,7 @@ explore: $(STAMP)  ## the property tests with new examples for MINUTES=60, in ra
 
 promises: $(STAMP)  ## every promise in its long form (half an hour); figures in build/promises.txt
 	@mkdir -p build && rm -f build/promises.txt
-	THRUMCAST_PROMISES=build/promises.txt $(BIN)/python -m pytest -q -m "slow or not slow" -k promises
+	THRUMCAST_PROMISES=build/promises.txt $(BIN)/python -m pytest -q -m "slow or not slow" tests/promises
 
 fuzz: $(STAMP)  ## a coverage-guided fuzzer on the codec, a million payloads
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3'

@@ -8,7 +8,9 @@ import os
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
+import fcntl
 import functools
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -30,6 +32,9 @@ hypothesis.settings.register_profile("explore", deadline=None, max_examples=300,
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
+WITHOUT_KERNELS = ("models", "edges")  # folders of tests; the few kernels that these need are loaded or compiled
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20240229)
@@ -45,13 +50,30 @@ def shared_data() -> Path:
     return path
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests without signal processing run last, and all others start with compiled kernels.
+
+    Of two workers one then begins with each kind: one compiles, for a minute of a processor, and the other has work
+    that needs no kernel. The sort is stable, so the order within each kind stays random.
+    """
+    items.sort(key=lambda item: item.path.parent.name in WITHOUT_KERNELS)
+    for item in items:
+        if isinstance(item, pytest.Function) and item.path.parent.name not in WITHOUT_KERNELS:
+            item.fixturenames.insert(0, "compiled")
+
+
 @pytest.fixture(scope="session")
 def compiled() -> None:
-    """For tests that start a service: a first start compiles for half a minute, much longer on a busy machine.
+    """Compiles every kernel, or loads what another worker has compiled. Processes started later find it on the disk.
 
-    It connects to nobody meanwhile. Processes find what was compiled here.
+    One worker at a time: what the first has compiled costs the others a quarter of a second.
     """
-    rehearse()
+    cache = Path(os.environ["NUMBA_CACHE_DIR"])
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        rehearse()
 
 
 @pytest.fixture(params=["mosquitto", "iotcore"])
@@ -86,6 +108,25 @@ def plant(tmp_path: Path) -> Iterator[Plant]:
     opened = Plant(tmp_path / "data")
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def first_training(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data directory of a plant on which one quick training has been done; not to be changed."""
+    from harness.trained import trained
+    from model_world import archive_of_plant
+
+    data = tmp_path_factory.mktemp("first-training")
+    archive_of_plant(data, np.random.default_rng(20240229))
+    trained(data)
+    return data
+
+
+@pytest.fixture
+def taught(first_training: Path, tmp_path: Path) -> Path:
+    """A data directory of the test's own whose v0001 is challenger and champion."""
+    shutil.copytree(first_training, tmp_path, dirs_exist_ok=True)
+    return tmp_path
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 from harness.live import BLOCKS, TOPICS, Broker, schema, send, stop_when_idle
+from harness.serving import Watch, service
 from harness.streams import ENGINE, SPEC, recording
 
 from pipeline.core.alarm import AlarmSpec, AlarmState, Episode, episode_id
@@ -40,36 +41,6 @@ class Renamed:
     def step(self, x: Float32, h: Float32) -> tuple[Float32, Float32]:
         self.seen += len(x)
         return self.inner.step(x, h)
-
-
-class Watch:
-    """Says once that something else is to serve."""
-
-    def __init__(self) -> None:
-        self.next: Serving | None = None
-
-    def look_again(self) -> None:
-        pass
-
-    def due(self) -> Serving | None:
-        serving, self.next = self.next, None
-        return serving
-
-
-def service(directory: Path, broker: Broker, watch: Watch | None = None, windows: int = 1000) -> Live:
-    journal = Journal(directory)
-    return Live(
-        engine=ENGINE,
-        source=broker,
-        intake=Intake(TOPICS.parse, lambda machine: True, 1_000_000),
-        journal=journal,
-        archive=Archive(directory, journal, schema()),
-        results=Results("thrumcast", broker.publish, classes=ENGINE.predictor.classes),
-        rhythm=Rhythm(commit_interval_s=0.01, commit_messages=4),
-        states={key: from_bytes(SPEC, data) for key, data in journal.states().items()},
-        models=watch,
-        read_last=lambda until_ns: last_rows(directory, until_ns, 1e6, windows, NAMES),
-    )
 
 
 def test_rows_come_back_from_the_archive_as_the_engine_made_them(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from harness.live import BLOCKS, Broker, send, stop_when_idle
 from harness.streams import ENGINE, SPEC
+from harness.serving import service
 from model_world import bundle
 
 from models import unknown
@@ -32,7 +33,6 @@ from pipeline.drivers.live import Live
 from pipeline.drivers.results import Results
 from pipeline.drivers.serving import Serving
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
-from tests.drivers.test_serving import service
 
 INPUTS = ("x.kurtosis", "x.crest", "x.band_01", "x.band_02", "y.kurtosis")
 PUMP = StreamKey("pump-01", "de")
