@@ -31,6 +31,7 @@ SHAPES = (*GROWING, "constant")
 
 DETECTABLE = 0.2  # where nothing better is known; `sim.detectable` reckons it for a machine
 _CLIFF_AT, _BEFORE_CLIFF = 0.94, 0.3  # flat-then-cliff: most damage in the last 3 to 9 % of life (FEMTO)
+_LARGE_GROWTH = 700.0  # e^growth is near the largest double
 _HEALING = 0.35  # of a step: fresh edges are rolled smooth again
 
 
@@ -100,6 +101,9 @@ class Course:
                 f"found: {self.final:g}, {self.growth:g}, {self.steps}"
             )
             raise ConfigError(msg)
+        if not self.detectable > 0:
+            msg = f"a fault needs a detectable severity above 0, found: {self.detectable:g}"
+            raise ConfigError(msg)
 
     def severity(self, time_s: float) -> float:
         """Severity at that time, 0 to 1. Only the stepwise shape ever falls."""
@@ -110,10 +114,7 @@ class Course:
 
     def detectable_s(self) -> float:
         """When the fault is first detectable in principle; infinity if it never is."""
-        if self.shape == "stepwise":
-            found = self._step_s()
-        else:
-            found = self._crossing_s()
+        found = self._step_s() if self.shape == "stepwise" else self._crossing_s()
         return found if found < self.until_s else math.inf
 
     def _step_s(self) -> float:
@@ -140,6 +141,10 @@ class Course:
         match self.shape:
             case "constant":
                 return 1.0
+            case "exponential" if self.growth > _LARGE_GROWTH:
+                return math.exp(self.growth * (part - 1)) - math.exp(
+                    -self.growth
+                )  # both divided by e^growth
             case "exponential":
                 return math.expm1(self.growth * part) / math.expm1(self.growth)
             case "cliff" if part < _CLIFF_AT:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from harness.live import BLOCKS, TOPICS, Broker, schema, send, stop_when_idle
+from harness.live import BLOCKS, Broker, send, stop_when_idle
 from harness.serving import Watch, service
 from harness.streams import ENGINE, SPEC, recording
 
@@ -17,12 +17,7 @@ from pipeline.core.engine import Engine
 from pipeline.core.features.table import NAMES
 from pipeline.core.records import Float32, StreamKey, changed
 from pipeline.core.state import from_bytes
-from pipeline.drivers.intake import Intake
-from pipeline.drivers.live import Live, Rhythm
-from pipeline.drivers.results import Results
 from pipeline.drivers.serving import Serving, Shadow
-from pipeline.edges.store.archive import Archive
-from pipeline.edges.store.journal import Journal
 from pipeline.edges.store.read import last_rows, read_features, read_predictions, rows_of
 
 PUMP = StreamKey("pump-01", "de")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from harness.live import BLOCKS, Broker, send, stop_when_idle
-from harness.streams import ENGINE, SPEC
 from harness.serving import service
+from harness.streams import ENGINE, SPEC
 from model_world import bundle
 
 from models import unknown
