@@ -142,9 +142,7 @@ class Course:
             case "constant":
                 return 1.0
             case "exponential" if self.growth > _LARGE_GROWTH:
-                return math.exp(self.growth * (part - 1)) - math.exp(
-                    -self.growth
-                )  # both divided by e^growth
+                return math.exp(self.growth * (part - 1)) - math.exp(-self.growth)  # both divided by e^growth
             case "exponential":
                 return math.expm1(self.growth * part) / math.expm1(self.growth)
             case "cliff" if part < _CLIFF_AT:
