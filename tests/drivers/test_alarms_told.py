@@ -10,13 +10,13 @@ import msgspec
 import numpy as np
 import pytest
 import specs
+from harness.live import Broker, send, service
+from harness.streams import SPEC, recording
 
 from pipeline.core.engine import Engine
 from pipeline.core.records import Float32, StreamKey
 from pipeline.drivers.live import Live
 from pipeline.edges.store.read import read_kind
-from tests.core.test_laws import SPEC, recording
-from tests.drivers.test_live import Broker, send, service
 
 KEY = StreamKey("pump-01", "de")
 PLACES = ("turn_committed", "turn_noted", "turn_acknowledged", "turn_published")

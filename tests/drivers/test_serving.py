@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 import specs
-from harness.live import BLOCKS, TOPICS, Broker, schema, send, stop_when_idle
+from harness.live import BLOCKS, Broker, send, stop_when_idle
+from harness.serving import Watch, service
 from harness.streams import ENGINE, SPEC, recording
 from msgspec.structs import replace
 
@@ -18,12 +19,7 @@ from pipeline.core.engine import Engine
 from pipeline.core.features.table import NAMES
 from pipeline.core.records import Float32, StreamKey
 from pipeline.core.state import from_bytes
-from pipeline.drivers.intake import Intake
-from pipeline.drivers.live import Live, Rhythm
-from pipeline.drivers.results import Results
 from pipeline.drivers.serving import Serving, Shadow
-from pipeline.edges.store.archive import Archive
-from pipeline.edges.store.journal import Journal
 from pipeline.edges.store.read import last_rows, read_features, read_predictions, rows_of
 
 PUMP = StreamKey("pump-01", "de")
@@ -42,36 +38,6 @@ class Renamed:
     def step(self, x: Float32, h: Float32) -> tuple[Float32, Float32]:
         self.seen += len(x)
         return self.inner.step(x, h)
-
-
-class Watch:
-    """Says once that something else is to serve."""
-
-    def __init__(self) -> None:
-        self.next: Serving | None = None
-
-    def look_again(self) -> None:
-        pass
-
-    def due(self) -> Serving | None:
-        serving, self.next = self.next, None
-        return serving
-
-
-def service(directory: Path, broker: Broker, watch: Watch | None = None, windows: int = 1000) -> Live:
-    journal = Journal(directory)
-    return Live(
-        engine=ENGINE,
-        source=broker,
-        intake=Intake(TOPICS.parse, lambda machine: True, 1_000_000),
-        journal=journal,
-        archive=Archive(directory, journal, schema()),
-        results=Results("thrumcast", broker.publish, classes=ENGINE.predictor.classes),
-        rhythm=Rhythm(commit_interval_s=0.01, commit_messages=4),
-        states={key: from_bytes(SPEC, data) for key, data in journal.states().items()},
-        models=watch,
-        read_last=lambda until_ns: last_rows(directory, until_ns, 1e6, windows, NAMES),
-    )
 
 
 def test_rows_come_back_from_the_archive_as_the_engine_made_them(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from harness.labels import at, label, retraction
 from hypothesis import given
 from hypothesis import strategies as st
 from model_world import table
@@ -24,27 +25,6 @@ from pipeline.edges.labels import LabelEvent, LabelFile, active, to_ns
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.errors import ThrumcastError
 from pipeline.service.label_rows import never_seen
-
-
-def at(second: float) -> str:
-    whole = int(second)
-    return f"1970-01-01T00:{whole // 60:02d}:{whole % 60:02d}.{round((second - whole) * 1e6):06d}Z"
-
-
-def label(name: str, start: float, end: float, mode: str | None = "unbalance", **more: object) -> LabelEvent:
-    fixed = {
-        "id": name,
-        "client_token": f"t-{name}",
-        "op": "add",
-        "machine": "pump-01",
-        "start": at(start),
-        "end": at(end),
-    }
-    return LabelEvent(**{**fixed, "mode": mode, **more})
-
-
-def retraction(name: str) -> LabelEvent:
-    return LabelEvent(id=name, client_token=f"r-{name}", op="retract")
 
 
 def truths(labels: list[LabelEvent], windows: int = 20, **more: object) -> list[str | None]:

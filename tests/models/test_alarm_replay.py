@@ -139,9 +139,12 @@ def test_zones_and_the_detector_are_asked_of_every_archived_window(monkeypatch: 
 def test_the_command_replays_what_a_service_has_said(tmp_path: Path) -> None:
     import dataclasses
 
+    from harness.live import BLOCKS, Broker, send, stop_when_idle
+    from harness.serving import service
+    from harness.streams import ENGINE
+
     from models.registry import Registry
     from pipeline.commands import evaluate as evaluate_command
-    from tests.drivers.test_serving import BLOCKS, ENGINE, Broker, send, service, stop_when_idle
 
     broker = Broker()
     live = service(tmp_path, broker)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from harness.live import BLOCKS, Broker, send, stop_when_idle
+from harness.serving import service
 from harness.streams import ENGINE, SPEC
 from model_world import bundle
 from msgspec.structs import replace
@@ -33,7 +34,6 @@ from pipeline.drivers.live import Live
 from pipeline.drivers.results import Results
 from pipeline.drivers.serving import Serving
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
-from tests.drivers.test_serving import service
 
 INPUTS = ("x.kurtosis", "x.crest", "x.band_01", "x.band_02", "y.kurtosis")
 PUMP = StreamKey("pump-01", "de")

@@ -22,7 +22,7 @@ SMALL = TrainSettings(hidden=16, members=1, batch=16, learning_rate=0.01, decode
 def test_a_forecast_goes_the_whole_way_to_a_version_and_beats_what_mostly_comes(tmp_path, rng):
     archive_of_lives(tmp_path, rng)
     quick = replace(
-        SMALL, epochs=30, folds=3, structure_offset=0.0, structure_drop=0.0, noise=0.05, hidden=12, chunk=30
+        SMALL, epochs=15, folds=3, structure_offset=0.0, structure_drop=0.0, noise=0.05, hidden=12, chunk=30
     )
     result = train(TrainRequest(tmp_path, Config(), quick), say=lambda _: None, warn=lambda _: None)
     numbers = result.document["metrics"]["forecast"]
@@ -43,7 +43,7 @@ def test_a_forecast_goes_the_whole_way_to_a_version_and_beats_what_mostly_comes(
 def test_where_nothing_can_be_foreseen_the_guess_is_what_mostly_comes_and_the_text_says_so(tmp_path, rng):
     archive_of_lives(tmp_path, rng, early=0.0)
     quick = replace(
-        SMALL, epochs=30, folds=3, structure_offset=0.0, structure_drop=0.0, noise=0.05, hidden=12, chunk=30
+        SMALL, epochs=15, folds=3, structure_offset=0.0, structure_drop=0.0, noise=0.05, hidden=12, chunk=30
     )
     result = train(TrainRequest(tmp_path, Config(), quick), say=lambda _: None, warn=lambda _: None)
     numbers = result.document["metrics"]["forecast"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import specs
+from harness.labels import label, retraction
 from harness.live import BLOCKS, send, service, stop_when_idle
 from harness.streams import ENGINE, recording
 from harness.watched import Linked
@@ -24,7 +25,6 @@ from pipeline.edges.store.read import read_predictions
 from pipeline.service.observe import LabelCounts
 from pipeline.service.streams import STATES, StreamGauges
 from pipeline.telemetry import MAX_LABELS, Telemetry
-from tests.edges.test_labels import label, retraction
 
 
 def test_a_scrape_shows_state_probabilities_and_velocity_of_every_streams_newest_window(tmp_path: Path) -> None:
