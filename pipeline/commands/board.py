@@ -12,7 +12,7 @@ from pipeline.core.engine import Step
 from pipeline.core.evidence import confirms, evidence
 from pipeline.core.features.table import COLUMN
 from pipeline.core.records import FeatureRow, StreamKey
-from pipeline.drivers.intake import Batch
+from pipeline.edges.ports import Batch, Onlooker, Work
 
 ORDER = ("alarm", "warning", "unknown", "sensor_fault", "warming_up", "not_running", "normal")
 MARK = {"alarm": "■", "warning": "▲", "sensor_fault": "!", "normal": "○"}  # shape and word, never colour alone
@@ -33,7 +33,7 @@ class Line:
 
 
 @dataclass(slots=True)
-class Board:
+class Board(Onlooker):
     """Collects what committed steps say; `text` draws it."""
 
     lines: dict[StreamKey, Line] = field(default_factory=dict)
@@ -43,8 +43,8 @@ class Board:
     judged: int = 0  # predictions of windows whose truth is known
     alarms: list[str] = field(default_factory=list)
 
-    def __call__(self, batch: Batch, step: Step) -> None:
-        """After a committed turn."""
+    def committed(self, batch: Batch, step: Step) -> Work | None:  # noqa: ARG002
+        """Keep what is shown."""
         self.windows += len(step.features)
         self.predictions += len(step.predictions)
         truth = {}
@@ -62,6 +62,7 @@ class Board:
                 self.judged += 1
                 self.right += known == p.mode
         self.alarms += [f"{c.type} {c.key} {c.mode} p={c.p:.2f}" for c in step.alarms]
+        return None
 
     def text(self) -> str:
         """The table."""
