@@ -107,9 +107,7 @@ class Inbox:
 
     left: list[Message] = field(default_factory=list)
 
-    def take(
-        self, source: Connection, most: int, interval_s: float, is_stopping: Callable[[], bool]
-    ) -> list[Message]:
+    def take(self, source: Connection, most: int, interval_s: float, is_stopping: Callable[[], bool]) -> list[Message]:
         """Messages of one commit: those left over at once, else what arrives within `interval_s`, at most `most`."""
         messages, self.left = self.left, []
         if messages:

@@ -16,7 +16,9 @@ from pipeline.core.quality import Quality
 from pipeline.core.records import AlarmChange, FeatureRow, Forecast, Prediction, StreamKey
 from pipeline.core.severity import Limits, severity, velocity_rms_mm_s
 
-STATE_EVERY_S = 60.0  # an unchanged state is published again after this, so that a reader can tell it from an outdated one
+STATE_EVERY_S = (
+    60.0  # an unchanged state is published again after this, so that a reader can tell it from an outdated one
+)
 STALE_AFTER_S = 60.0  # without a window, after which a stream is stale
 
 
@@ -204,4 +206,3 @@ def iso(ns: int) -> str:
 
 def _path(key: StreamKey) -> str:
     return f"machines/{key.machine}/{key.point}"
-

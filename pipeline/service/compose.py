@@ -260,7 +260,11 @@ def observed(config: Config, live: Live, connection: MqttConnection) -> Iterator
     telemetry.set("alarms_active", len(watch.open_alarms))
     gauges = StreamGauges(lambda: live.engine.predictor)
     endpoints = Endpoints(live, watch, telemetry, config.data.path, capacity=connection.max_waiting)
-    endpoints.gauges += [gauges.show, LabelCounts(config.data.path).show, lambda telemetry: _show_reloads(live, telemetry)]
+    endpoints.gauges += [
+        gauges.show,
+        LabelCounts(config.data.path).show,
+        lambda telemetry: _show_reloads(live, telemetry),
+    ]
 
     def notify(_: LoopWatch) -> None:
         endpoints.ready(wait_s=0.0)  # so that a change is logged even if nobody asks
@@ -275,9 +279,7 @@ def observed(config: Config, live: Live, connection: MqttConnection) -> Iterator
             try:
                 server = WebServer(config.web.bind, endpoints.routes(), config.web.hosts)
             except OSError as error:
-                logging.getLogger("thrumcast.web").warning(
-                    "web_unavailable address=%s err=%s", config.web.bind, error
-                )
+                logging.getLogger("thrumcast.web").warning("web_unavailable address=%s err=%s", config.web.bind, error)
             else:
                 stack.enter_context(server)
                 logging.getLogger("thrumcast.web").info("web_listening address=%s", server.address)

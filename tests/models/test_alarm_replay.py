@@ -141,7 +141,7 @@ def test_the_command_replays_what_a_service_has_said(tmp_path: Path) -> None:
 
     from models.registry import Registry
     from pipeline.commands import evaluate as evaluate_command
-    from tests.drivers.test_serving import BLOCKS, ENGINE, Broker, send, service, stop_when_idle
+    from tests.drivers.test_switch import BLOCKS, ENGINE, Broker, send, service, stop_when_idle
 
     broker = Broker()
     live = service(tmp_path, broker)
