@@ -43,7 +43,7 @@ class Board(Onlooker):
     judged: int = 0  # predictions of windows whose truth is known
     alarms: list[str] = field(default_factory=list)
 
-    def committed(self, batch: Batch, step: Step) -> Work | None:  # noqa: ARG002
+    def committed(self, batch: Batch, step: Step) -> Work | None:
         """Keep what is shown."""
         self.windows += len(step.features)
         self.predictions += len(step.predictions)

@@ -4,8 +4,8 @@ Worker processes read recordings and step the engine; this process alone writes.
 Parquet part. They are written together with the marks of their recordings, or not at all: an interrupted run continues
 where it was, and a second run finds nothing to do. A recording that cannot be read is reported, and the others go on.
 
-A `Job` is a recording to be read, an `Outcome` what a worker made of it, and a `Share` several outcomes with their rows,
-as tables that travel cheaply to the process that writes.
+A `Job` is a recording to be read, an `Outcome` what a worker made of it, and a `Share` several outcomes with their
+rows, as tables that travel cheaply to the process that writes.
 """
 
 from __future__ import annotations

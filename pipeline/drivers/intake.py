@@ -307,7 +307,10 @@ def _step_one_by_one(engine: Engine, states: States, batch: Batch) -> Step:
 
 
 def acknowledge_alarms(states: States, batch: Batch, step: Step, now_ns: int) -> None:
-    """Add to a step that people have acknowledged alarms (`Batch.alarms_seen`); alarms that are not up change nothing."""
+    """Add to a step which alarms people have acknowledged (`Batch.alarms_seen`).
+
+    An alarm that is not up, or acknowledged already, changes nothing.
+    """
     for key, alarm_id in batch.alarms_seen:
         state = step.states.get(key) or states.get(key)
         if state is not None:

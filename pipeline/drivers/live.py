@@ -367,7 +367,10 @@ class Live:
             self.results.online(time.time_ns())
 
     def _remember(self, engine: Engine) -> bool:
-        """Rebuild the hidden states that belong to another model than the engine's; False if asked to stop meanwhile."""
+        """Rebuild and commit the hidden states that belong to another model than the engine's.
+
+        False if asked to stop before the disk took them.
+        """
         states = self._disk.do(lambda: self.models.memory(engine, self.states))
         if not states:
             return True

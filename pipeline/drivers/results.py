@@ -80,7 +80,7 @@ class Results:
                 self._send(f"{_path(key)}/state", document, 1, True)
 
     def told(self) -> tuple[AlarmChange, ...]:
-        """Changes of alarms that are published and not noted in the journal; valid once the broker has confirmed all."""
+        """Published changes of alarms that are not noted as told; the broker has them once it has confirmed everything."""
         return tuple(self.said)
 
     def noted(self, told: Sequence[AlarmChange]) -> None:
@@ -139,7 +139,7 @@ class Results:
         }
 
     def restore(self, alarms: Iterable[AlarmChange], untold: Sequence[AlarmChange] = ()) -> None:
-        """At a start: the alarms that are up, and the changes that may not have reached the broker. These are repeated."""
+        """Take over the alarms that are up, and publish again the changes that may not have reached the broker."""
         for change in alarms:
             acknowledged = {"acknowledged": iso(change.at_ns)} if change.type == "acked" else {}
             self.up.setdefault(change.key, {})[change.id] = self._document_of(change, None) | acknowledged

@@ -171,7 +171,8 @@ class Companion(Protocol):
     def stepped(self, batch: Batch, step: Step) -> None:
         """Called after the engine's step and before the commit, which covers what this adds to the batch.
 
-        May claim, hold and refuse messages. If the disk refuses the commit and the service stops, the batch comes again.
+        May claim, hold and refuse messages. If the service stops while the disk refuses the commit, the broker
+        delivers the messages again.
         """
 
     def committed(self, batch: Batch, step: Step) -> Work | None:
@@ -197,7 +198,7 @@ class Onlooker:
     def stepped(self, batch: Batch, step: Step) -> None:
         """See `Companion.stepped`."""
 
-    def committed(self, batch: Batch, step: Step) -> Work | None:  # noqa: ARG002
+    def committed(self, batch: Batch, step: Step) -> Work | None:
         """See `Companion.committed`."""
         return None
 

@@ -32,13 +32,13 @@ log = logging.getLogger("thrumcast.service")
 
 @dataclass(slots=True)
 class MachineNotes(Onlooker):
-    """Writes into the machines file what blocks say of their streams: at first sight, and when a block carries facts."""
+    """Writes into the machines file what blocks say of a stream: at its first block, and when one carries facts."""
 
     machines: MachinesFile
     known: set[StreamKey] = field(default_factory=set)
     waiting: dict[StreamKey, set[int]] = field(default_factory=dict)  # sessions of streams without any window yet
 
-    def stepped(self, batch: Batch, step: Step) -> None:  # noqa: ARG002
+    def stepped(self, batch: Batch, step: Step) -> None:
         """Messages that carry facts are acknowledged when these are written."""
         for block, message in zip(batch.blocks, batch.origin, strict=True):
             if block.about is not None:

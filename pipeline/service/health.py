@@ -1,4 +1,4 @@
-"""/livez, /readyz and /metrics: the health of the service, judged by what it commits and not by what it is connected to.
+"""/livez, /readyz and /metrics: the health of the service, judged by what it commits and not by its connections.
 
 The judgement is a pure function of `Vitals`. `Endpoints` collects them from the running service, `Probe` from its disk.
 """

@@ -157,7 +157,7 @@ class StreamGauges(Onlooker):
     rows: dict[StreamKey, FeatureRow] = field(default_factory=dict)
     predictions: dict[StreamKey, Prediction] = field(default_factory=dict)
 
-    def committed(self, batch: Batch, step: Step) -> Work | None:  # noqa: ARG002
+    def committed(self, batch: Batch, step: Step) -> Work | None:
         """Keep the newest windows."""
         for row in step.features:
             if row.key in self.rows or len(self.rows) < MAX_LABELS:

@@ -219,7 +219,7 @@ class RegistryWatch:
         self._look_again = True
 
     def due(self) -> ModelSet | None:
-        """The models that are to serve, if they have changed; a version that cannot be used is logged, the old stays."""
+        """The models that are to serve, if they have changed; a version that cannot be used is logged and left out."""
         signature = self._signature()
         if signature == self._seen and not self._look_again:
             return None

@@ -72,7 +72,7 @@ class Requests(Onlooker):
         """
         return self.config.mqtt.commands and topic.startswith(self.prefix)
 
-    def stepped(self, batch: Batch, step: Step) -> None:  # noqa: ARG002
+    def stepped(self, batch: Batch, step: Step) -> None:
         """Read the requests; the commit of their messages covers acknowledged alarms and refusals."""
         self._pending = []
         if not self.config.mqtt.commands:
@@ -85,7 +85,7 @@ class Requests(Onlooker):
             elif request.alarm is not None:
                 batch.alarms_seen.append(request.alarm)
 
-    def committed(self, batch: Batch, step: Step) -> Work | None:  # noqa: ARG002
+    def committed(self, batch: Batch, step: Step) -> Work | None:
         """Do the rest and answer."""
         requests, self._pending = self._pending, []
         acked = {change.id for change in step.alarms if change.type == "acked"}
@@ -129,7 +129,7 @@ class Requests(Onlooker):
         return answers
 
     def _keep(self, label: LabelEvent) -> dict[str, str]:
-        """Write a label. Returns its id in the file and a warning as `labels add` gives it, or why it cannot be written.
+        """Write a label: its id in the file and a warning as `labels add` gives it, or why it cannot be written.
 
         Raises:
             ArchiveError: the disk refuses; the loop tries again.

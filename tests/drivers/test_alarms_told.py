@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-
 from harness.live import Operator
+
 from pipeline.core.alarm import AlarmSpec
 from pipeline.core.engine import Engine
 from pipeline.core.records import Float32, StreamKey
