@@ -80,7 +80,7 @@ class Results:
                 self._send(f"{_path(key)}/state", document, 1, True)
 
     def told(self) -> tuple[AlarmChange, ...]:
-        """Published changes of alarms that are not noted as told; the broker has them once it has confirmed everything."""
+        """Published changes of alarms that are not noted as told; settled means that the broker has them."""
         return tuple(self.said)
 
     def noted(self, told: Sequence[AlarmChange]) -> None:
