@@ -170,7 +170,8 @@ def test_the_help_of_the_command_loads_no_heavy_library() -> None:
 
 def test_a_start_of_the_service_loads_nothing_that_serving_has_no_use_for() -> None:
     code = (
-        "import pipeline.commands.run, pipeline.service.service, pipeline.service.observe, models.predictor\n"
+        "import pipeline.commands.run, pipeline.service.compose, pipeline.drivers.live, pipeline.service.health, "
+        "pipeline.service.companions, pipeline.service.requests, pipeline.service.upkeep, models.predictor\n"
         "from pipeline.core.rehearsal import rehearse\n"
         "rehearse()"
     )

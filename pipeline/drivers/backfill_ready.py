@@ -1,4 +1,4 @@
-"""Imported once, by the process from which backfill workers are forked: loads what they share, kernels included.
+"""Loads what backfill workers share, kernels included; imported once, by the process from which they are forked.
 
 A compiled kernel is loaded when it is first called, and pyarrow imports pandas for its first table: so importing this
 module rehearses an engine and makes a table of the rows.

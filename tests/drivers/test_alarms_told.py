@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 import specs
-from harness.live import Broker, send, service
+from harness.live import Broker, Operator, send, service
 from harness.streams import SPEC, recording
 
 from pipeline.core.engine import Engine
@@ -106,8 +106,7 @@ def test_an_alarm_is_told_at_least_once_wherever_the_service_dies_after_its_comm
 
     monkeypatch.setattr("pipeline.drivers.live.fault_point", dies)
     if change == ACKED and alarm_id is not None:
-        monkeypatch.setattr(Live, "_acknowledge_alarms", lambda live, stop: None)  # it goes with the turn's messages
-        live.acknowledgements.put((KEY, alarm_id))
+        live.companions = (Operator([(KEY, alarm_id)]),)
     with pytest.raises(Died):
         live.run(lambda: False)
     monkeypatch.undo()
@@ -149,7 +148,8 @@ def test_an_alarm_raised_seen_and_cleared_unheard_is_told_in_that_order(tmp_path
     for p in (0.99, 0.01):
         live = started(tmp_path, broker, p)
         if p > 0.5:
-            live.acknowledgements.put((KEY, alarm_id))
+            live.companions = (Operator([(KEY, alarm_id)]),)
+            send(broker, SICK[:1])  # a Duplicate, whose commit covers the acknowledgement
         else:
             send(broker, WELL)
         lived(live)

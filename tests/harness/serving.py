@@ -11,7 +11,7 @@ from pipeline.core.state import from_bytes
 from pipeline.drivers.intake import Intake
 from pipeline.drivers.live import Live, Rhythm
 from pipeline.drivers.results import Results
-from pipeline.drivers.serving import Serving
+from pipeline.drivers.switch import ModelSet, ModelSwitch
 from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.journal import Journal
 from pipeline.edges.store.read import last_rows
@@ -21,14 +21,14 @@ class Watch:
     """Says once that something else is to serve."""
 
     def __init__(self) -> None:
-        self.next: Serving | None = None
+        self.next: ModelSet | None = None
 
     def look_again(self) -> None:
         pass
 
-    def due(self) -> Serving | None:
-        serving, self.next = self.next, None
-        return serving
+    def due(self) -> ModelSet | None:
+        models, self.next = self.next, None
+        return models
 
 
 def service(directory: Path, broker: Broker, watch: Watch | None = None, windows: int = 1000) -> Live:
@@ -42,6 +42,5 @@ def service(directory: Path, broker: Broker, watch: Watch | None = None, windows
         results=Results("thrumcast", broker.publish, classes=ENGINE.predictor.classes),
         rhythm=Rhythm(commit_interval_s=0.01, commit_messages=4),
         states={key: from_bytes(SPEC, data) for key, data in journal.states().items()},
-        models=watch,
-        read_last=lambda until_ns: last_rows(directory, until_ns, 1e6, windows, NAMES),
+        models=ModelSwitch(watch, lambda until_ns: last_rows(directory, until_ns, 1e6, windows, NAMES)),
     )

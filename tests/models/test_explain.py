@@ -32,7 +32,7 @@ from pipeline.core.features.table import COLUMN
 from pipeline.core.records import AlarmChange, FeatureRow, StreamKey
 from pipeline.drivers.live import Live
 from pipeline.drivers.results import Results
-from pipeline.drivers.serving import Serving
+from pipeline.drivers.switch import ModelSet
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 
 INPUTS = ("x.kurtosis", "x.crest", "x.band_01", "x.band_02", "y.kurtosis")
@@ -64,7 +64,7 @@ def plant(tmp_path: Path) -> Path:
     half = len(BLOCKS) // 2
     send(broker, BLOCKS[:half])
     live.run(stop_when_idle(broker))
-    live.serve(Serving(NumpyPredictor(registry.load("v0002"))), lambda: False)
+    live.serve(ModelSet(NumpyPredictor(registry.load("v0002"))))
     send(broker, BLOCKS[half:])
     live.run(stop_when_idle(broker))
     alarm = AlarmState(open=(Episode("unbalance", 5, 0.9, acked_ns=7),))
