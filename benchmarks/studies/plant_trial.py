@@ -27,6 +27,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+import models
 from models import bundle, unknown
 from models.evaluation.events import Fault, Up, false_alarms, fate_of
 from models.predictor import NumpyPredictor
@@ -43,8 +44,8 @@ from sim.machine import Machine
 from sim.population import KINDS, faults_of
 from sim.recipe import DAY_S, Recipe, plant
 
-QUIET_WEEK = Path(__file__).resolve().parents[1] / "examples" / "quiet_week.toml"
-SHIPPED = Path(__file__).with_name("pretrained")
+QUIET_WEEK = Path(__file__).resolve().parents[2] / "examples" / "quiet_week.toml"
+SHIPPED = Path(models.__file__).with_name("pretrained")
 LIFE_S, EVERY_S, RECORD_S = 10 * DAY_S, 3600.0, 3.0
 ONSET = (0.1, 0.5)
 SEED = 20_260_103
