@@ -32,7 +32,7 @@ from models.data.splits import Split, make_split
 from models.evaluation.events import Track
 from models.evaluation.scoring import recording_metrics, score
 from models.jobs.train import alarm_spec, dataset_spec
-from models.metrics import window_metrics
+from models.evaluation.metrics import window_metrics
 from models.settings import TrainSettings
 from models.training.aim import aimed_validation
 from pipeline.config.tables import Config, DataConfig

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from models.bundle import Bundle
 from models.data.dataset import UNKNOWN, Dataset, WindowSequence
 from models.data.splits import Split
-from models.metrics import macro_auroc
+from models.evaluation.metrics import macro_auroc
 from models.scaling import Scaler
 from pipeline.core.alarm import HEALTHY
 

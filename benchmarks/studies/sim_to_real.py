@@ -31,7 +31,7 @@ from models.data.splits import group_of, make_split
 from models.evaluation.events import Track, fault_fates
 from models.evaluation.scoring import score
 from models.jobs.train import alarm_spec
-from models.metrics import macro_auroc, softmax
+from models.evaluation.metrics import macro_auroc, softmax
 from models.network import RecurrentNetwork
 from models.scaling import Scaler
 from models.settings import TrainSettings

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.dataset import UNKNOWN, WindowSequence
-from models.metrics import number_or_none
+from models.evaluation.metrics import number_or_none
 from pipeline.core.alarm import HEALTHY, AlarmSpec, AlarmState, judge
 from pipeline.core.records import AlarmChange
 

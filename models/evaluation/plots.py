@@ -23,7 +23,7 @@ import numpy as np
 
 from models.data.dataset import UNKNOWN
 from models.evaluation.events import Fate, Track
-from models.metrics import reliability
+from models.evaluation.metrics import reliability
 
 SIZE = (6.4, 4.6)
 DPI = 110

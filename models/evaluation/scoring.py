@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from models.bundle import Bundle
 from models.data.dataset import UNKNOWN, WindowSequence
 from models.evaluation.events import Track, event_metrics, recording_metrics
-from models.metrics import window_metrics
+from models.evaluation.metrics import window_metrics
 from models.predictor import NumpyPredictor, ValuePredictor
 from models.unknown import detector
 from pipeline.core.alarm import AlarmSpec

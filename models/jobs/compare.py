@@ -16,7 +16,7 @@ from models.data.dataset import Dataset, read_machines
 from models.evaluation.report import table
 from models.evaluation.scoring import score
 from models.jobs.train import DEFAULT_SPLIT, Say, TrainRequest, alarm_spec, asked_data, choose_split
-from models.jobs.train_values import asked_data as value_request
+from models.jobs.values import asked_data as value_request
 from models.scaling import Scaler
 from models.settings import TrainSettings
 from models.training.aim import as_asked

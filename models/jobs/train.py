@@ -35,14 +35,14 @@ from models.evaluation import card, plots, report
 from models.evaluation.diagnosis import diagnose, evidence
 from models.evaluation.events import fault_fates
 from models.evaluation.scoring import score
-from models.jobs.registering import packages, reference_document, register, summary
+from models.jobs.registration import packages, reference_document, register, summary
 from models.jobs.train_forecast import with_forecast
 from models.registry import CHALLENGER, CHAMPION
 from models.settings import TrainSettings
 from models.training.aim import Aimed, aimed_validation, as_asked
 from models.training.checkpoint import Checkpoints, fingerprint
 from models.training.folds import FinalModel, OutOfFold, final_fit, leaky_validation
-from models.training.forecast_training import check_foreseeable
+from models.training.forecast import check_foreseeable
 from models.training.runlog import Pace, RunLog
 from pipeline.config import specs
 from pipeline.config.tables import Config

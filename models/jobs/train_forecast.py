@@ -16,7 +16,7 @@ from models.forecast import Forecaster
 from models.settings import TrainSettings
 from models.training.folds import OutOfFold, final_fit
 from models.training.forecast_scoring import UNTRIED, Trial, score
-from models.training.forecast_training import Facts, Futures, fit_decoder, futures
+from models.training.forecast import Facts, Futures, fit_decoder, futures
 from pipeline.errors import ThrumcastError
 
 

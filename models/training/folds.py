@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from models.data.dataset import UNKNOWN, Dataset, WindowSequence
 from models.data.splits import Fold, Split, leaky_split
 from models.evaluation.events import Track
-from models.metrics import fit_temperature, nll, softmax
+from models.evaluation.metrics import fit_temperature, nll, softmax
 from models.network import NetworkConfig, RecurrentNetwork
 from models.places import direct_weights
 from models.scaling import Scaler

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from models.evaluation.events import interval_90
 from models.forecast import Forecaster
-from models.training.forecast_training import CHECKS, MASKED, Futures
+from models.training.forecast import CHECKS, MASKED, Futures
 
 UNTRIED = CHECKS[2], 0.25  # steps and trust where nothing is held back: about what simulated plants have chosen
 DOUBTS = 3.0

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO
 
-from models.metrics import number_or_none
+from models.evaluation.metrics import number_or_none
 from models.training.loop import EpochReport
 
 LINES_PER_FIT = 4

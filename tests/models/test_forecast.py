@@ -17,7 +17,7 @@ from models.data.dataset import UNKNOWN
 from models.forecast import Forecaster
 from models.network import NetworkConfig
 from models.settings import TrainSettings
-from models.training.forecast_training import (
+from models.training.forecast import (
     MASKED,
     Decoder,
     Futures,

@@ -10,7 +10,7 @@ import pytest
 
 from models.evaluation.report import forecast_text
 from models.training.forecast_scoring import DECODER, MODEL, NAMED, NOTHING, TRUE, UNTRIED, USUAL, Trial, choose, score
-from models.training.forecast_training import MASKED, Futures
+from models.training.forecast import MASKED, Futures
 
 EVEN = np.full(3, 1 / 3, np.float32)  # two modes and the end
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_world import sequence
 
-from models import metrics
+from models.evaluation import metrics
 from models.evaluation.events import Track, event_metrics, fault_fates, recording_metrics
 from models.evaluation.report import metrics_text
 from models.evaluation.scoring import score

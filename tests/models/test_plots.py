@@ -12,7 +12,7 @@ from models.bundle import load
 from models.evaluation import plots
 from models.evaluation.events import Fate
 from models.jobs.train import TrainRequest, train
-from models.metrics import ece, reliability
+from models.evaluation.metrics import ece, reliability
 from models.settings import TrainSettings
 from pipeline.config.tables import Config
 from pipeline.errors import ModelError

@@ -15,7 +15,7 @@ from models.data.splits import leaky_split, make_split
 from models.data.tasks import Targets, ValueSequence, one_mode_per_sequence, remaining_life
 from models.jobs.evaluate import EvaluateRequest, evaluate
 from models.jobs.train import TrainRequest, train
-from models.jobs.train_values import train_values
+from models.jobs.values import train_values
 from models.network import NetworkConfig
 from models.predictor import NumpyPredictor, ValuePredictor
 from models.registry import Registry

@@ -12,7 +12,7 @@ from model_world import bundle, sequence
 from models import unknown
 from models.data.dataset import DataFacts, Dataset
 from models.data.splits import make_split
-from models.jobs.registering import reference_document
+from models.jobs.registration import reference_document
 from models.scaling import Scaler
 from models.unknown import Quantities
 

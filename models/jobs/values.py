@@ -14,7 +14,7 @@ import torch
 from models.bundle import Bundle, ModelSpec
 from models.data.dataset import Dataset, provenance, read, read_machines
 from models.data.tasks import Targets
-from models.jobs.registering import packages, register, summary
+from models.jobs.registration import packages, register, summary
 from models.jobs.train import DEFAULT_SPLIT, Say, Trained, TrainRequest, dataset_spec
 from models.settings import TrainSettings
 from models.training.runlog import Pace, RunLog
