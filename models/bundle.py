@@ -32,10 +32,8 @@ from models.cells import CELLS, DIRECT
 from models.scaling import KINDS, Scaler
 from pipeline.errors import ModelError, SchemaError
 
-# What a model version is, in numbers and names: config.json, and the weights that belong to it.
-
-
 FORMAT = 1  # of a version's directory; another number is refused
+FARTHEST = 32  # horizon of versions that were written before config.json had one
 
 Document = dict[str, Any]
 
@@ -60,17 +58,18 @@ class ModelSpec:
     scaler: Scaler
     hidden: int  # H
     layers: int  # L
-    temperature: float = 1.0
-    cell: str = "gru"  # of models/cells.py
-    members: int = 1  # M networks whose outputs are averaged; each has a state of its own
-    task: str = "window"  # of TASKS
-    targets: tuple[str, ...] = ()  # D names of what a value task says, with unit; classes is empty then
+    temperature: float  # divisor of the logits, fitted on held-out machines
+    cell: str  # of models/cells.py
+    members: int  # M networks whose outputs are averaged; each has its own state
+    task: str  # of TASKS
+    # A model of failure modes has no targets, and a model without a decoder makes no forecast.
+    targets: tuple[str, ...] = ()  # D names of the values of a value task, with their units; classes is empty then
     target_scaler: Scaler | None = None
-    decoder: int = 0  # units of the mode forecast's decoder; 0 = the model makes no forecast
-    direct: bool = False  # bearing lines speak for themselves, see models/places.py
-    horizon: int = 32  # modes ahead that its training data knew of; beyond, a decoder would be inventing
-    trust: float = 1.0  # share of a forecast that is the decoder's, the rest is `usual`
-    usual: tuple[float, ...] = ()  # K + 1: how often each mode, and the end, was ahead in the training data
+    direct: bool = False  # whether bearing lines act on their modes directly, see models/places.py
+    decoder: int = 0  # units of the decoder that forecasts modes; 0 = no forecast
+    horizon: int = FARTHEST  # how many modes ahead the training data reached; no forecast goes farther
+    trust: float = 1.0  # weight of the decoder in a forecast; the rest is `usual`
+    usual: tuple[float, ...] = ()  # (K + 1,) how often each mode, and the end, came next in the training data
 
     @property
     def outputs(self) -> int:
@@ -127,11 +126,11 @@ class ModelSpec:
             layers=int(network["layers"]),
             temperature=float(document["temperature"]),
             cell=str(network["cell"]),
-            # Versions of the first release know one network and one task.
+            # Versions of the first release have one network and one task, and none of these keys.
             members=int(network.get("members", 1)),
             decoder=int(network.get("decoder", 0)),
             direct=bool(network.get("direct", False)),
-            horizon=int(network.get("horizon", 32)),
+            horizon=int(network.get("horizon", FARTHEST)),
             trust=float(network.get("trust", 1.0)),
             usual=tuple(map(float, network.get("usual", ()))),
             task=str(document.get("task", "window")),

@@ -21,7 +21,7 @@ SPAN = 20  # windows over which an input is withheld
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Explained:
+class Explanation:
     """The last window's probabilities (K,), and what each input and each family of inputs adds to one of them."""
 
     p: Float32
@@ -30,7 +30,7 @@ class Explained:
     windows: int  # over which it was withheld
 
 
-def explain(predictor: Predictor, x: Float32, mode: str | None = None, span: int = SPAN) -> Explained:
+def explain(predictor: Predictor, x: Float32, mode: str | None = None, span: int = SPAN) -> Explanation:
     """Step through x (T, F) raw inputs from a zero state; explain `mode`, or the most probable, of the last window."""
     steps, features = x.shape
     split = max(0, steps - span)
@@ -48,7 +48,7 @@ def explain(predictor: Predictor, x: Float32, mode: str | None = None, span: int
         p, h = predictor.step(np.where(withheld, np.float32(np.nan), row), h)
     k = int(p[0].argmax()) if mode is None else predictor.classes.index(mode)
     fall = p[0, k].astype(np.float64) - p[1:, k]
-    return Explained(p[0], fall[:features], dict(zip(families, fall[features:].tolist(), strict=True)), steps - split)
+    return Explanation(p[0], fall[:features], dict(zip(families, fall[features:].tolist(), strict=True)), steps - split)
 
 
 def _families(inputs: Sequence[str]) -> dict[str, list[int]]:

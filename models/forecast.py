@@ -11,7 +11,7 @@ No future is longer than those that the training data knew.
 A plant shows few changes, and a decoder soon knows them by heart. So what is said is a mixture with the naive guess,
 how often each mode was ahead at all:
 
-    p = trust p_k + (1 - trust) usual        trust: as held-out machines have it, see models/training/forecast_scoring.py
+    p = trust p_k + (1 - trust) usual        trust: as held-out machines have it, see models/training/forecast.py
 
     greedy    the most probable token at every step
     sampled   drawn from p^(1/temperature), with a seed: the same seed gives the same futures

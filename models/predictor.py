@@ -49,16 +49,6 @@ class NumpyPredictor:
         """(M L, S) of one stream's hidden state: M members of L layers; a new sequence starts from zeros."""
         return self._spec.state_shape
 
-    @property
-    def temperature(self) -> float:
-        """Divisor of the logits, fitted on held-out machines."""
-        return self._spec.temperature
-
-    @property
-    def feature_schema(self) -> str:
-        """Name of the feature table the inputs come from."""
-        return self._spec.feature_schema
-
     def initial(self, batch: int) -> Float32:
         """State of `batch` fresh sequences, (B, L, H)."""
         return np.zeros((batch, *self.hidden_shape), np.float32)

@@ -35,7 +35,7 @@ class Scaler:
     scale: Float32  # (F,) > 0
 
     @classmethod
-    def fit(cls, x: Float32, kind: str = "standard") -> Self:
+    def fit(cls, x: Float32, kind: str) -> Self:
         """Fit on rows x (N, F); NaN is left out. A feature without spread gets scale 1.
 
         Raises:

@@ -160,7 +160,7 @@ class Directions:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Judged:
+class DetectorQuality:
     """How well what is unknown is told from what is known."""
 
     threshold: float | None
@@ -181,9 +181,9 @@ def candidates(inputs: Sequence[str]) -> list[Quantities]:
     return [*few, Quantities.of(inputs)]
 
 
-def judge(dataset: Dataset, split: Split, scaler_kind: str) -> Judged:
+def assess(dataset: Dataset, split: Split, scaler_kind: str) -> DetectorQuality:
     """Threshold and leave-one-fault-out numbers, over what tells faults best; trains no network."""
-    tried = [_judge(dataset, split, scaler_kind, some) for some in candidates(dataset.inputs)]
+    tried = [_assess(dataset, split, scaler_kind, some) for some in candidates(dataset.inputs)]
     return max(tried, key=lambda judged: judged.mean_auroc or 0.0)
 
 
@@ -196,7 +196,7 @@ def distances(
     return fitted.of(some.read(scaler.apply(tested)))
 
 
-def _judge(dataset: Dataset, split: Split, scaler_kind: str, some: Quantities) -> Judged:
+def _assess(dataset: Dataset, split: Split, scaler_kind: str, some: Quantities) -> DetectorQuality:
     """Numbers over the folds of a split, with some of the quantities."""
     known: list[Float64] = []  # distances of held-out windows of known modes
     left_out: dict[int, list[tuple[Float64, Float64]]] = {}  # fault -> (its distances, those of the other modes)
@@ -219,7 +219,7 @@ def _judge(dataset: Dataset, split: Split, scaler_kind: str, some: Quantities) -
                 d = distances(x[rest], y[rest], tested_x, healthy, scaler_kind, some)
                 left_out.setdefault(fault, []).append((d[strange], d[others]))
     if not known:
-        return Judged(None, {}, {}, some)
+        return DetectorQuality(None, {}, {}, some)
     threshold = float(np.quantile(np.concatenate(known), QUANTILE))
     auroc, called = {}, {}
     for fault, pairs in left_out.items():
@@ -231,10 +231,10 @@ def _judge(dataset: Dataset, split: Split, scaler_kind: str, some: Quantities) -
         truth = np.concatenate([np.zeros(len(usual), np.int64), np.ones(len(strange), np.int64)])
         auroc[dataset.classes[fault]] = macro_auroc(truth, np.stack([-p, p], axis=1))
         called[dataset.classes[fault]] = float((strange > threshold).mean())
-    return Judged(threshold, auroc, called, some)
+    return DetectorQuality(threshold, auroc, called, some)
 
 
-def document(dataset: Dataset, scaler: Scaler, judged: Judged) -> dict[str, Any]:
+def document(dataset: Dataset, scaler: Scaler, judged: DetectorQuality) -> dict[str, Any]:
     """What data.json keeps: numbers always, the fitted detector where it is of use."""
     mean = judged.mean_auroc
     result: dict[str, Any] = {

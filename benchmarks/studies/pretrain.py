@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.studies.sim_data import BEARING, DISTURBED, PLANT_SETTINGS, dataset, recorded, say, simulated
 import models
+from benchmarks.studies.sim_data import BEARING, DISTURBED, PLANT_SETTINGS, dataset, recorded, say, simulated
 from models import bundle
 from models.bundle import Bundle
 from models.data import prior

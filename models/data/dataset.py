@@ -216,8 +216,8 @@ class DatasetSpec:
 
     modes: tuple[str, ...]  # the taxonomy, in its order
     resolve: Callable[[str], str]  # alias -> mode
-    max_gap_s: float = 30.0
-    inputs: str = "gain_free"  # gain_free, all, or names of features or columns with commas
+    max_gap_s: float  # a longer pause begins a new sequence
+    inputs: str  # gain_free, all, or names of features or columns with commas
     exact_inputs: tuple[str, ...] | None = None  # columns of a model that is there already
     exact_classes: tuple[str, ...] | None = None
 

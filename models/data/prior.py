@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from models.data.dataset import UNKNOWN, Dataset, DatasetSpec, build
 from models.settings import TrainSettings
-from pipeline.config.tables import ModesConfig
+from pipeline.config.tables import ModelConfig, ModesConfig
 
 PLACE = Path(__file__).parents[1] / "simulated.parquet"
 CHANNEL = "x"  # the only channel of the file; it stands for every channel of the archive
@@ -52,7 +52,14 @@ def with_simulated(dataset: Dataset, settings: TrainSettings, say: Callable[[str
         say(f"simulated machines are left out: their feature schema is {schema}, that of the archive {dataset.feature_schema}")
         return dataset
     modes = ModesConfig()
-    spec = DatasetSpec(modes.names, modes.resolve, exact_inputs=_columns(dataset.inputs), exact_classes=dataset.classes)
+    spec = DatasetSpec(
+        modes.names,
+        modes.resolve,
+        ModelConfig().max_gap_s,
+        settings.inputs,
+        exact_inputs=_columns(dataset.inputs),
+        exact_classes=dataset.classes,
+    )
     simulated = build(table, spec).sequences
     known = [s for s in simulated if (s.y != UNKNOWN).any()]
     chosen = np.random.default_rng(settings.seed).permutation(len(known))[: round(settings.simulated * len(known))]

@@ -123,7 +123,7 @@ def group_of(sequences: Sequence[WindowSequence], facts: Facts, field: str) -> l
     if field == "machine":
         return [f"machine {sequence.key.machine}" for sequence in sequences]
     values = {key: known[field] for key, known in found.items() if known.get(field) is not None}
-    together = _Together()
+    together = _DisjointSets()
     for key, known in found.items():
         if key not in values:
             together.join(*_bodies(key, known))
@@ -146,7 +146,7 @@ def _bodies(key: StreamKey, known: Mapping[str, object]) -> tuple[str, ...]:
     return (machine,) if specimen is None else (machine, f"specimen {specimen}")
 
 
-class _Together:
+class _DisjointSets:
     """Sets that grow together; the root of each is the last of its members in the alphabet: specimens name it."""
 
     def __init__(self) -> None:

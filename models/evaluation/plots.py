@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from models.data.dataset import UNKNOWN
-from models.evaluation.events import Fate, Track
+from models.evaluation.events import FaultOutcome, Track
 from models.evaluation.metrics import reliability
 
 SIZE = (6.4, 4.6)
@@ -38,7 +38,7 @@ def available() -> bool:
 
 
 def draw(
-    directory: Path, log: Path, metrics: dict[str, Any], tracks: Sequence[Track], fates: Sequence[Fate]
+    directory: Path, log: Path, metrics: dict[str, Any], tracks: Sequence[Track], outcomes: Sequence[FaultOutcome]
 ) -> list[Path]:
     """Write all pictures that there are numbers for; return their paths.
 
@@ -47,15 +47,15 @@ def draw(
         log: metrics.jsonl of the run.
         metrics: as in metrics.json.
         tracks: held-out probabilities.
-        fates: of all held-out faults.
+        outcomes: of all held-out faults.
     """
     directory.mkdir(parents=True, exist_ok=True)
     made = [_save(directory / "curves.png", _learning(log))]
     if metrics:
         made.append(_save(directory / "confusion.png", _confusion(metrics["confusion"])))
         made.append(_save(directory / "reliability.png", _reliability(tracks, metrics["ece"])))
-    if fates:
-        made.append(_save(directory / "delay.png", _delay(fates)))
+    if outcomes:
+        made.append(_save(directory / "delay.png", _delay(outcomes)))
     return made
 
 
@@ -146,15 +146,15 @@ def _reliability(tracks: Sequence[Track], ece: float | None) -> Any:
     return figure
 
 
-def _delay(fates: Sequence[Fate]) -> Any:
-    modes = sorted({fate.mode for fate in fates})
+def _delay(outcomes: Sequence[FaultOutcome]) -> Any:
+    modes = sorted({outcome.mode for outcome in outcomes})
     figure, axes = _figure((SIZE[0], 1.8 + 0.5 * len(modes)))
-    seen = [fate.delay_s for fate in fates if fate.delay_s is not None]
+    seen = [outcome.delay_s for outcome in outcomes if outcome.delay_s is not None]
     edge = 1.05 * max(seen, default=1.0) + 0.5
     beside = axes.get_yaxis_transform()  # x in widths of the axes: no point lies beyond 1
     for row, mode in enumerate(modes):
-        found = [fate.delay_s for fate in fates if fate.mode == mode and fate.delay_s is not None]
-        others = Counter(fate.name.replace("_", " ") for fate in fates if fate.mode == mode and fate.delay_s is None)
+        found = [outcome.delay_s for outcome in outcomes if outcome.mode == mode and outcome.delay_s is not None]
+        others = Counter(outcome.name.replace("_", " ") for outcome in outcomes if outcome.mode == mode and outcome.delay_s is None)
         jitter = np.linspace(-0.18, 0.18, len(found)) if len(found) > 1 else np.zeros(len(found))
         axes.plot(found, row + jitter, "o", color=HELD_OUT, ms=4, alpha=0.7)
         if found:

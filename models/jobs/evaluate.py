@@ -6,7 +6,7 @@
                     and with the split that it was made from these are the numbers that `train` has printed. Alarms are
                     those of the network alone: no fold has a detector of its own
 
-A version that says values is scored as what it is (models/jobs/evaluate_values.py).
+A version that says values is scored as what it is (models/jobs/values.py).
 With `--against` another version is scored on the same windows and classes, and the differences are shown.
 """
 
@@ -29,12 +29,12 @@ from models.evaluation.alarm_replay import archived_tracks, settings_of, trade_o
 from models.evaluation.diagnosis import diagnose, evidence
 from models.evaluation.events import Track
 from models.evaluation.scoring import FLOOR_FEATURES, Zones, as_served, run, score, train_data, trained_on, zones_of
-from models.jobs.evaluate_values import evaluate_values
 from models.jobs.train import DEFAULT_SPLIT, alarm_spec, dataset_spec
+from models.jobs.values import evaluate_values
 from models.predictor import NumpyPredictor
 from models.registry import CHAMPION, Registry
 from models.settings import TrainSettings
-from models.training.runlog import Pace
+from models.training.checkpoint import Pace
 from pipeline.config.tables import Config
 from pipeline.core.features.table import NAMES
 from pipeline.core.records import StreamKey
@@ -60,14 +60,14 @@ class EvaluateRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluated:
+class EvaluateResult:
     """The result, as JSON and as text."""
 
     document: dict[str, Any]
     text: str
 
 
-def evaluate(request: EvaluateRequest, *, say: Say, warn: Say, status: Say | None = None) -> Evaluated:
+def evaluate(request: EvaluateRequest, *, say: Say, warn: Say, status: Say | None = None) -> EvaluateResult:
     """Score a version, and another one beside it if asked.
 
     Raises:
@@ -92,10 +92,10 @@ def evaluate(request: EvaluateRequest, *, say: Say, warn: Say, status: Say | Non
         document, *against = [_evaluate_one(model, request, say, warn, status) for model in models]
     if against:
         document["against"] = against[0]
-    return Evaluated(document, text or report.evaluated_text(document))
+    return EvaluateResult(document, text or report.evaluated_text(document))
 
 
-def replay_alarms(request: EvaluateRequest, given: Sequence[str], *, say: Say, warn: Say) -> Evaluated:
+def replay_alarms(request: EvaluateRequest, given: Sequence[str], *, say: Say, warn: Say) -> EvaluateResult:
     """Archived predictions of a version under the present and other alarm settings.
 
     Raises:
@@ -131,7 +131,7 @@ def replay_alarms(request: EvaluateRequest, given: Sequence[str], *, say: Say, w
     tracks = as_served(tracks, model, _zones(features, config))
     rows = trade_off(tracks, classes, settings, warm_up_windows=config.model.warm_up_windows)
     document = {"version": version, "source": source, "windows": windows, "remarks": remarks, "settings": rows}
-    return Evaluated(document | {"seconds": round(time.monotonic() - started, 3)}, trade_off_text(rows))
+    return EvaluateResult(document | {"seconds": round(time.monotonic() - started, 3)}, trade_off_text(rows))
 
 
 def _default(registry: Registry) -> str:

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from models.bundle import CLASS_TASKS, Bundle
+from models.evaluation.diagnosis import self_test
 from models.evaluation.events import poisson_upper
-from models.evaluation.selftest import self_test
 from models.registry import CHAMPION, Registry
 from pipeline.errors import GateRefused, ModelError
 

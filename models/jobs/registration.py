@@ -15,7 +15,7 @@ from models.bundle import Bundle
 from models.data.dataset import UNKNOWN, Dataset
 from models.data.splits import Split
 from models.drift import distribution
-from models.evaluation.selftest import self_test
+from models.evaluation.diagnosis import self_test
 from models.registry import Registry
 from models.scaling import Scaler
 from pipeline.core.alarm import HEALTHY
@@ -80,6 +80,6 @@ def reference_document(
         parts, what = [sequence.x for sequence in dataset.sequences], "all"
     document: dict[str, Any] = {"distribution": {"of": what, **distribution(np.concatenate(parts), dataset.inputs)}}
     if split is not None:
-        document["unknown"] = unknown.document(dataset, scaler, unknown.judge(dataset, split, scaler.kind))
+        document["unknown"] = unknown.document(dataset, scaler, unknown.assess(dataset, split, scaler.kind))
         say(unknown.text(document["unknown"]))
     return document

@@ -33,17 +33,22 @@ from models.data.splits import Split, make_split
 from models.data.tasks import one_mode_per_sequence
 from models.evaluation import card, plots, report
 from models.evaluation.diagnosis import diagnose, evidence
-from models.evaluation.events import fault_fates
+from models.evaluation.events import fault_outcomes
 from models.evaluation.scoring import score
 from models.jobs.registration import packages, reference_document, register, summary
-from models.jobs.train_forecast import with_forecast
 from models.registry import CHALLENGER, CHAMPION
 from models.settings import TrainSettings
-from models.training.aim import Aimed, aimed_validation, as_asked
-from models.training.checkpoint import Checkpoints, fingerprint
-from models.training.folds import FinalModel, OutOfFold, final_fit, leaky_validation
-from models.training.forecast import check_foreseeable
-from models.training.runlog import Pace, RunLog
+from models.training.checkpoint import Checkpoints, Pace, RunLog, fingerprint
+from models.training.folds import (
+    AimChoice,
+    CrossValidation,
+    FinalModel,
+    choose_aim,
+    data_for_aim,
+    final_fit,
+    leaky_validation,
+)
+from models.training.forecast import check_foreseeable, with_forecast
 from pipeline.config import specs
 from pipeline.config.tables import Config
 from pipeline.core.alarm import AlarmSpec
@@ -77,7 +82,7 @@ class TrainRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainResult:
     """The new version, and what to print of it."""
 
     version: str
@@ -85,7 +90,7 @@ class Trained:
     text: str
 
 
-def train(request: TrainRequest, *, say: Say, warn: Say, status: Say | None = None) -> Trained:
+def train(request: TrainRequest, *, say: Say, warn: Say, status: Say | None = None) -> TrainResult:
     """Train a new version of the registry of a data directory.
 
     Raises:
@@ -106,9 +111,9 @@ def train(request: TrainRequest, *, say: Say, warn: Say, status: Say | None = No
     with (run / "metrics.jsonl").open("a") as log:
         folds = 0 if split is None else len(split.folds)
         watch = RunLog(log, say, folds, pace=None if status is None else Pace(status, folds, settings.members))
-        aimed = Aimed(None, *as_asked(dataset, settings))
+        aimed = AimChoice(None, *data_for_aim(dataset, settings))
         if split is not None:
-            aimed = aimed_validation(dataset, split, settings, watch, say=say, checkpoints=checkpoints)
+            aimed = choose_aim(dataset, split, settings, watch, say=say, checkpoints=checkpoints)
         held_out, dataset, settings = aimed.held_out, aimed.dataset, aimed.settings
         interrupted = aimed.interrupted
         if interrupted:
@@ -203,16 +208,16 @@ def _as_it_was(request: TrainRequest) -> TrainRequest:
     return dataclasses.replace(request, settings=settings, split=request.split or begun["split"] or "none")
 
 
-def _pictures(run: Path, bundle: Bundle, held_out: OutOfFold | None, config: Config, say: Say) -> dict[str, bytes]:
+def _pictures(run: Path, bundle: Bundle, held_out: CrossValidation | None, config: Config, say: Say) -> dict[str, bytes]:
     """Draw what there are numbers for."""
     if not plots.available():
         say("no pictures: they need matplotlib (pip install 'thrumcast[plots]')")
         return {}
     tracks, classes = () if held_out is None else held_out.tracks, bundle.spec.classes
     timed = tracks if bundle.spec.task == "window" else ()
-    fates = fault_fates(timed, classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
+    outcomes = fault_outcomes(timed, classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
     with tempfile.TemporaryDirectory() as there:
-        made = plots.draw(Path(there), run / "metrics.jsonl", bundle.metrics, tracks, fates)
+        made = plots.draw(Path(there), run / "metrics.jsonl", bundle.metrics, tracks, outcomes)
         say(f"pictures: {', '.join(path.name for path in made)}")
         return {path.name: path.read_bytes() for path in made}
 
@@ -245,7 +250,7 @@ def choose_split(dataset: Dataset, request: TrainRequest, warn: Say) -> Split | 
     return split
 
 
-def _metrics(held_out: OutOfFold, dataset: Dataset, config: Config, task: str) -> dict[str, Any]:
+def _metrics(held_out: CrossValidation, dataset: Dataset, config: Config, task: str) -> dict[str, Any]:
     warm_up = config.model.warm_up_windows
     numbers = score(held_out.tracks, dataset.classes, alarm_spec(config), warm_up_windows=warm_up, task=task)
     return {**numbers, "likelihood": [list(pair) for pair in held_out.likelihood]}
@@ -275,7 +280,7 @@ def _spec(
 
 def _register(
     request: TrainRequest, bundle: Bundle, pictures: dict[str, bytes], seconds: float, say: Say, warn: Say
-) -> Trained:
+) -> TrainResult:
     registry, version = register(request.data_dir, card.with_card(bundle), CHALLENGER, pictures)
     aliases = [CHALLENGER]
     if CHAMPION not in registry.aliases() and not bundle.train["interrupted"]:
@@ -293,4 +298,4 @@ def _register(
         "diagnosis": bundle.train["diagnosis"],
         "windows_per_s": round(bundle.data["used"] / max(seconds, 1e-9), 1),
     }
-    return Trained(version, document, report.trained_text(document))
+    return TrainResult(version, document, report.trained_text(document))

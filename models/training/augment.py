@@ -53,7 +53,7 @@ def structural(inputs: Sequence[str], order_structure: float) -> NDArray[np.floa
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Drawn:
+class SequenceDraw:
     """What stays the same for a whole sequence: (B, 1, F), (B, 1, 1) or (B, F)."""
 
     offsets: Tensor  # (B, 1, F)
@@ -114,7 +114,7 @@ class Augmentation:
         scaler = Scaler("standard", np.zeros(features, np.float32), np.ones(features, np.float32))
         return cls.of([f"x.unnamed{n}" for n in range(features)], scaler, settings)
 
-    def draw(self, rows: int, rng: np.random.Generator) -> Drawn:
+    def draw(self, rows: int, rng: np.random.Generator) -> SequenceDraw:
         """Draw another machine for each of B sequences; it stays for the whole pass."""
         settings, features = self.settings, self.structure.size
         offsets = settings.structure_offset * rng.standard_normal((rows, 1, features)) * self.structure
@@ -124,14 +124,14 @@ class Augmentation:
         if self.place.size and settings.channel_swap:
             for row in np.flatnonzero(rng.random(rows) < settings.channel_swap):
                 order[row, self.place.ravel()] = self.place[rng.permutation(len(self.place))].ravel()
-        return Drawn(
+        return SequenceDraw(
             torch.from_numpy(offsets.astype(np.float32)),
             torch.from_numpy(gain.astype(np.float32)),
             np.minimum(speed, 1 + _SPEED_LIMIT),
             torch.from_numpy(order),
         )
 
-    def apply(self, z: Tensor, drawn: Drawn, rng: np.random.Generator) -> Tensor:
+    def apply(self, z: Tensor, drawn: SequenceDraw, rng: np.random.Generator) -> Tensor:
         """Change a chunk z (B, T, F); NaN stays NaN, and more of it is made."""
         settings = self.settings
         if settings.channel_swap and self.place.size:

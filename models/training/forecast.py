@@ -1,21 +1,33 @@
-"""Training of the mode forecast's decoder: teacher forcing, scheduled sampling, on live states or end to end.
+"""The forecast of failure modes: training of its decoder, and honest numbers about it. Serving is models/forecast.py.
 
-    frozen   the network that serves stays as it is; its states at every window, stepped as in serving, are the
-             examples. What is foretold is conditioned on exactly the state that the live service carries
-    joint    encoder and decoder are trained together on sequences and the tokens that follow them (for tasks where the
-             present mode says little about what comes); the encoder's own loss is the present mode
+    network that serves -> its states at every window (forecast_examples) -> decoder (fit_decoder) -> steps and trust
+    that held-out machines choose (choose) -> a version with a decoder (with_forecast)
 
-Windows are many and changes few: all windows ahead of one change have the same future. So a decoder begins with saying
-what is usual, whatever the state; every change is drawn as often as any other; and the weights are held small.
+The network stays as it is. Its states are stepped as in serving, so a forecast depends on exactly the state that the
+live service carries.
 
-With scheduled sampling (Bengio et al. 2015, arXiv:1506.03099) the decoder is given its own last token instead of the
-true one in a share of the steps, which grows from 0 to 1 - teacher over the training.
+Windows are many and changes of mode are few: all windows ahead of one change have the same future. So a decoder starts
+from the naive guess whatever the state, every change is drawn as often as any other, and strong weight decay keeps the
+weights small. The decoder is trained with teacher forcing: each step is given the true mode before it. With scheduled
+sampling (Bengio et al. 2015, arXiv:1506.03099) a share of the steps, growing from 0 to 1 - teacher over the training,
+is given the decoder's own last token instead.
+
+Held-out machines decide how long a decoder is trained and how far it is trusted. With p the decoder's probabilities,
+given the true modes before, and u the naive guess (how often each mode came next in the training data):
+
+    trust = argmax sum log(trust p + (1 - trust) u)    by expectation and maximisation over held-out changes,
+                                                       with DOUBTS additional changes that speak for u
+
+With few changes, or a decoder that is sure and wrong, the naive guess remains. Each fold is scored with the steps and
+the trust that the other folds chose, or with UNTRIED where there is no other fold, so no fold influences its own score.
+Every change counts once, however many windows lie ahead of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,25 +37,98 @@ from torch.nn import functional
 
 from models.bundle import Bundle
 from models.cells import Recurrence, softmax
-from models.data.dataset import UNKNOWN, WindowSequence
-from models.network import NetworkConfig, RecurrentNetwork
+from models.data.dataset import UNKNOWN, Dataset, WindowSequence
+from models.data.splits import Fold, Split
+from models.evaluation.events import interval_90
+from models.forecast import Forecaster
 from models.settings import TrainSettings
+from models.training.folds import CrossValidation, final_fit
 from pipeline.core.records import StreamKey
 from pipeline.errors import ThrumcastError
 
-MASKED = -100  # a token that nobody knows
+MASKED = -100  # a token that is not known
 STEPS, BATCH = 600, 64
-DECAY = 1.0  # of the decoder's weights: that of the network would leave it free to know every change by heart
-NEVER = -30.0  # logit of a token that no window of the training data was ahead of
-CHECKS = (10, 30, 75, 150, 300, STEPS)  # steps after which a decoder is looked at
+DECAY = 1.0  # weight decay of the decoder; with that of the network it would learn every change by heart
+NEVER = -30.0  # logit of a token that never comes in the training data
+CHECKS = (10, 30, 75, 150, 300, STEPS)  # steps after which the decoder is kept, to choose from
+
+UNTRIED = CHECKS[2], 0.25  # steps and trust where nothing is held out: about what simulated plants choose
+DOUBTS = 3.0  # changes that speak against the decoder
+FIT_STEPS = 100  # of expectation and maximisation
+LEAST = 1e-9  # least probability: the log of 0 is infinite
+MODEL, DECODER = "model", "decoder alone"
+USUAL, NOTHING, NAMED = "what mostly comes", "nothing else comes", "what mostly follows the mode it names"
+TRUE = "what mostly follows the true mode"
+NAIVE = (USUAL, NOTHING, NAMED)  # guesses that need no true mode
 
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 Facts = Mapping[StreamKey, Mapping[str, object]]
 
 
+def with_forecast(
+    bundle: Bundle,
+    dataset: Dataset,
+    settings: TrainSettings,
+    facts: Facts,
+    split: Split | None,
+    held_out: CrossValidation | None,
+    warn: Callable[[str], None],
+) -> Bundle:
+    """Return the version with a decoder and, where something was held back, `metrics.forecast`.
+
+    Raises:
+        ThrumcastError: no mode ever follows another in these data.
+    """
+    trials = []
+    for fold in [] if split is None or held_out is None else split.folds:
+        try:
+            trials.append(_trial(bundle, dataset, settings, facts, fold, held_out))
+        except ThrumcastError:  # a fold without a change of mode has no numbers
+            continue
+    numbers = score(trials) if trials else None
+    steps, trust = UNTRIED if numbers is None else (numbers["trained_steps"], numbers["trust"])
+    if numbers is None:
+        warn(f"forecast: no change of mode is held out to decide how far the decoder is trusted; assumed: {trust:.0%}")
+    decoded = _decoded(bundle, dataset, settings, facts)[0][steps]
+    if numbers is not None:
+        decoded.metrics["forecast"] = numbers
+    return replace(decoded, spec=replace(decoded.spec, trust=trust))
+
+
+def _trial(
+    bundle: Bundle, dataset: Dataset, settings: TrainSettings, facts: Facts, fold: Fold, held_out: CrossValidation | None
+) -> Trial:
+    """Train decoders on a network of the fold's own: that of the version has seen the held-out machines."""
+    side = replace(dataset, sequences=fold.train)
+    model = final_fit(side, settings, held_out, lambda *_: None)
+    if model.cut_short:
+        raise KeyboardInterrupt
+    spec = replace(bundle.spec, scaler=model.scaler, members=model.members)
+    own, known = _decoded(replace(bundle, spec=spec, weights=model.weights), side, settings, facts)
+    test = future_windows(next(iter(own.values())), fold.test, facts, settings.forecast).foreseeable(known)
+    if not len(test.tokens):
+        msg = "forecast: expected held-out changes to modes that occur on the training side, found: none"
+        raise ThrumcastError(msg)
+    return Trial(known, test, {steps: Forecaster(decoded) for steps, decoded in own.items()})
+
+
+def _decoded(
+    bundle: Bundle, dataset: Dataset, settings: TrainSettings, facts: Facts
+) -> tuple[dict[int, Bundle], FutureWindows]:
+    """Train the decoder on the states of the network on these sequences; return the version at each of CHECKS."""
+    known = future_windows(bundle, dataset.sequences, facts, settings.forecast)
+    usual = tuple(known.usual(len(dataset.classes)).tolist())
+    spec = replace(bundle.spec, decoder=settings.decoder, horizon=known.horizon, usual=usual)
+    seen = fit_decoder(known, len(dataset.classes), settings)
+    return {
+        steps: replace(bundle, spec=spec, weights=bundle.weights | weights) for steps, weights in seen.items()
+    }, known
+
+
 class Decoder(nn.Module):
-    """Tokens and a state of the network -> the next token; models/forecast.py is the same without torch."""
+    """Predicts the next token from the tokens before and a state of the network; models/forecast.py is its numpy twin."""
 
     def __init__(self, state: int, classes: int, units: int) -> None:
         super().__init__()
@@ -54,7 +139,10 @@ class Decoder(nn.Module):
         self.out = nn.Linear(units, classes + 1)
 
     def forward(self, h: Tensor, tokens: Tensor, own: float = 0.0) -> Tensor:
-        """Logits (B, k, K + 1) of tokens (B, k) from flat states h (B, M L S); `own` = share of its own last token."""
+        """Return logits (B, k, K + 1) for k steps, given flat states h (B, M L S) and the true tokens (B, k).
+
+        `own` is the share of the steps that are given the decoder's own last token instead of the true one.
+        """
         s = torch.tanh(self.bridge(h))[None]  # (1, B, D)
         given = torch.full_like(tokens[:, 0], self.start)
         logits = []
@@ -68,9 +156,10 @@ class Decoder(nn.Module):
 
 
 def next_modes(y: Int64, horizon: int, end: int, *, ended: bool) -> Int64:
-    """Tokens (T, horizon): the modes that follow the one at each window, each once, then END if `ended`.
+    """Return tokens (T, horizon): the modes that follow the mode of each window, each once, then END if `ended`.
 
-    What comes after a recording that just stops is MASKED: nobody knows it. So is all at windows of unknown mode.
+    What comes after a recording that merely stops is MASKED, because it is not known. At windows of unknown mode all
+    tokens are MASKED.
     """
     tokens = np.full((len(y), horizon), MASKED, np.int64)
     ahead: list[int] = [end] if ended else []
@@ -86,57 +175,57 @@ def next_modes(y: Int64, horizon: int, end: int, *, ended: bool) -> Int64:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Futures:
+class FutureWindows:
     """Windows whose future is known."""
 
     states: Float32  # (N, M L S) of the live network after the window
     present: Int64  # (N,) mode
-    tokens: Int64  # (N, k)
-    named: Float32  # (N, K) what the network says of the window
+    tokens: Int64  # (N, k) the modes that follow
+    named: Float32  # (N, K) probabilities that the network gives the window
     machine: Int64  # (N,) number of the machine
-    change: Int64  # (N,) number of the change of the machine that lies ahead; the windows ahead of it have one future
+    change: Int64  # (N,) number of the next change of mode; all windows ahead of one change have the same future
 
     @property
     def weight(self) -> NDArray[np.float64]:
-        """(N,): all changes weigh 1, however many windows, of however many points, lie ahead of them."""
+        """Weights (N,): the windows ahead of one change weigh 1 together."""
         return 1.0 / np.bincount(self.change)[self.change]
 
     @property
     def horizon(self) -> int:
-        """How many modes ahead anything is known."""
+        """Largest number of modes ahead that are known."""
         return int((self.tokens != MASKED).any(axis=0).sum())
 
     def usual(self, classes: int) -> NDArray[np.float64]:
-        """(K + 1,): how often each token came next, each one that was ever ahead counted once more."""
+        """Shares (K + 1,) of the tokens that came next. Every token that occurs at all counts once more."""
         counts = np.bincount(self.tokens[:, 0], self.weight, classes + 1)
         counts[np.unique(self.tokens[self.tokens != MASKED])] += 1
         return counts / counts.sum()
 
-    def foreseeable(self, learned: Futures) -> Futures:
-        """Without what was never ahead, or never so far ahead, in what a decoder learned from, and what comes after."""
+    def foreseeable(self, learned: FutureWindows) -> FutureWindows:
+        """Return the windows with their tokens cut at the first that a decoder could not learn from `learned`."""
         known = np.isin(self.tokens, learned.tokens[learned.tokens != MASKED])
         known[:, learned.horizon :] = False
         known = np.logical_and.accumulate(known, axis=1)
         mine = known[:, 0]
         tokens = np.where(known, self.tokens, MASKED)[mine]
-        return Futures(
+        return FutureWindows(
             self.states[mine], self.present[mine], tokens, self.named[mine], self.machine[mine], self.change[mine]
         )
 
 
 @dataclass(slots=True)
 class Wait:
-    """Windows of a stream one after the other that are ahead of one change."""
+    """Consecutive windows of a stream that are ahead of one change."""
 
     machine: str
     present: int
     next: int
-    first_ns: int  # start of its first window
-    last_ns: int = 0  # and of its last
+    first_ns: int  # start of the first window
+    last_ns: int = 0  # start of the last window
 
 
 def check_foreseeable(sequences: Sequence[WindowSequence], facts: Facts, horizon: int) -> None:
-    """Refuse a forecast of data in which nothing follows anything, before a network is trained on them.
+    """Refuse a forecast for data in which no mode follows another, before any network is trained.
 
     Raises:
         ThrumcastError: a forecast is asked for, and no mode ever follows another.
@@ -153,12 +242,12 @@ def _ahead(sequence: WindowSequence, facts: Facts, horizon: int, end: int) -> In
 def _no_future() -> ThrumcastError:
     return ThrumcastError(
         "forecast: expected sequences in which one mode follows another, found: none",
-        hint="recordings of one condition each have no future; live data and labels do",
+        hint="recordings of one condition each have no next mode; train on live data and labels",
     )
 
 
-def futures(bundle: Bundle, sequences: Sequence[WindowSequence], facts: Facts, horizon: int) -> Futures:
-    """Step the network that serves through the sequences; keep the windows whose next mode is known.
+def future_windows(bundle: Bundle, sequences: Sequence[WindowSequence], facts: Facts, horizon: int) -> FutureWindows:
+    """Step the serving network through the sequences; keep the windows whose next mode is known.
 
     Raises:
         ThrumcastError: no mode ever follows another.
@@ -190,7 +279,7 @@ def futures(bundle: Bundle, sequences: Sequence[WindowSequence], facts: Facts, h
         raise _no_future()
     machines = {name: number for number, name in enumerate(dict.fromkeys(wait.machine for wait in waits))}
     change = changes_of(waits)
-    return Futures(
+    return FutureWindows(
         np.stack(states),
         np.array(present, np.int64),
         np.stack(tokens),
@@ -201,7 +290,7 @@ def futures(bundle: Bundle, sequences: Sequence[WindowSequence], facts: Facts, h
 
 
 def changes_of(waits: Sequence[Wait]) -> Int64:
-    """Number of the change (W,) that each wait is for: what two points of a machine wait for meanwhile is one."""
+    """Return the number of the change (W,) that each wait ends with; two points of a machine can wait for the same one."""
     change = np.zeros(len(waits), np.int64)
     latest: dict[tuple[str, int, int], tuple[int, int]] = {}  # what is waited for -> until when, and its number
     for number in sorted(range(len(waits)), key=lambda number: waits[number].first_ns):
@@ -213,8 +302,8 @@ def changes_of(waits: Sequence[Wait]) -> Int64:
     return np.unique(change, return_inverse=True)[1]
 
 
-def fit_decoder(known: Futures, classes: int, settings: TrainSettings) -> dict[int, dict[str, Float32]]:
-    """Train a decoder on the states of a network that stays as it is; return the weights `decoder.*` at each check."""
+def fit_decoder(known: FutureWindows, classes: int, settings: TrainSettings) -> dict[int, dict[str, Float32]]:
+    """Train a decoder on the states of a fixed network; return its weights `decoder.*` at each of CHECKS."""
     seen: dict[int, dict[str, Float32]] = {}
     never, share = np.setdiff1d(np.arange(classes + 1), known.tokens), known.weight / known.weight.sum()
     rng = np.random.default_rng(settings.seed)
@@ -240,49 +329,123 @@ def fit_decoder(known: Futures, classes: int, settings: TrainSettings) -> dict[i
     return seen
 
 
-def fit_joint(
-    sequences: Sequence[tuple[Float32, Int64, Int64]],
-    config: NetworkConfig,
-    settings: TrainSettings,
-    *,
-    steps: int = STEPS,
-) -> tuple[RecurrentNetwork, Decoder]:
-    """Train encoder and decoder together.
+@dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    """One fold: the windows of its training side and of its test side, and the decoders trained on the first."""
 
-    Args:
-        sequences: scaled features z (T, F), modes y (T,) and the tokens (T, k) that follow each window.
-        config: sizes of the encoder.
-        settings: decoder, teacher, learning_rate, batch, seed.
-        steps: of the optimiser.
-    """
-    rng = np.random.default_rng(settings.seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)
-        encoder = RecurrentNetwork(config)
-        decoder = Decoder(config.layers * config.width, config.outputs, settings.decoder)
-        weights = [*encoder.parameters(), *decoder.parameters()]
-        optimiser = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-        shortest = min(len(y) for _, y, _ in sequences)
-        for step in range(steps):
-            # All rows of a batch are cut to one length: the state after it is the last valid one of every row.
-            rows, length = rng.integers(0, len(sequences), settings.batch), int(rng.integers(1, shortest + 1))
-            z, y, tokens = (
-                torch.from_numpy(np.stack([sequences[row][part][:length] for row in rows])) for part in range(3)
-            )
-            outputs, h = encoder(z, encoder.initial(len(rows)))
-            logits = decoder(flat(h), tokens[:, -1], own=(1 - settings.teacher) * step / steps)
-            optimiser.zero_grad()
-            losses = [
-                functional.cross_entropy(said.flatten(0, 1), truth.flatten(), ignore_index=masked, reduction="sum")
-                / max(1, int((truth != masked).sum()))
-                for said, truth, masked in ((outputs, y, UNKNOWN), (logits, tokens[:, -1], MASKED))
-            ]
-            torch.stack(losses).sum().backward()
-            nn.utils.clip_grad_norm_(weights, settings.clip_norm)
-            optimiser.step()
-    return encoder.eval(), decoder.eval()
+    known: FutureWindows
+    test: FutureWindows
+    decoders: Mapping[int, Forecaster]  # steps of training -> decoder
+
+    def parts(self, steps: int) -> tuple[Float64, Float64]:
+        """Return the probabilities of the decoder and of the naive guess, (N, k, K + 1) each, given the true tokens before."""
+        decoder, tokens = self.decoders[steps], self.test.tokens
+        s = decoder.begin(self.test.states.reshape(len(tokens), *decoder.state_shape))
+        before = np.full(len(tokens), decoder.start, np.int64)
+        said, usual = [], []
+        for token in np.where(tokens == MASKED, decoder.end, tokens).T:
+            p, u, s = decoder.parts(before, s)
+            said.append(p)
+            usual.append(u)
+            before = token
+        return np.stack(said, axis=1).astype(np.float64), np.stack(usual, axis=1).astype(np.float64)
+
+    def evidence(self, steps: int) -> Float64:
+        """Return p, u and weight of every known token, (3, tokens)."""
+        p, u = (_of_truth(part, self.test.tokens)[self.test.tokens != MASKED] for part in self.parts(steps))
+        weight = np.broadcast_to(self.test.weight[:, None], self.test.tokens.shape)[self.test.tokens != MASKED]
+        return np.stack([p, u, weight])
 
 
-def flat(h: Tensor) -> Tensor:
-    """State of the network (L, B, S) -> (B, L S), as a served state is laid out."""
-    return h.transpose(0, 1).flatten(1)
+def choose(evidence: Sequence[Mapping[int, Float64]]) -> tuple[int, float]:
+    """Return the steps of training and the trust that make the held-out futures most probable."""
+    found = []
+    for steps in evidence[0]:
+        p, u, weight = np.concatenate([of_trial[steps] for of_trial in evidence], axis=1)
+        trust = _trust(p, u, weight)
+        found.append((-float((weight * np.log(trust * p + (1 - trust) * u)).sum()), steps, trust))
+    _, steps, trust = min(found)
+    return steps, trust
+
+
+def _trust(p: Float64, u: Float64, weight: Float64) -> float:
+    trust = 0.5
+    for _ in range(FIT_STEPS):
+        mine = trust * p / (trust * p + (1 - trust) * u)
+        trust = float((weight * mine).sum() / (weight.sum() + DOUBTS))
+    return trust
+
+
+def score(trials: Sequence[Trial]) -> dict[str, Any]:
+    """Return steps and trust chosen by all trials, and accuracy and log loss of the model, its decoder and naive guesses."""
+    evidence = [{steps: trial.evidence(steps) for steps in trial.decoders} for trial in trials]
+    tallies: dict[str, list[Float64]] = {}
+    for number, trial in enumerate(trials):
+        others = evidence[:number] + evidence[number + 1 :]
+        steps, trust = choose(others) if others else UNTRIED
+        p, usual = trial.parts(steps)
+        guesses = {MODEL: trust * p + (1 - trust) * usual, DECODER: p, **_naive(trial.known, trial.test, usual)}
+        for who, guess in guesses.items():
+            tallies.setdefault(who, []).append(_tally(guess, trial.test))
+    pooled = {who: np.concatenate(each) for who, each in tallies.items()}  # (machines, k, 3)
+    guesses_said = {who: _said(each.sum(axis=0)) for who, each in pooled.items()}
+    naive = min(NAIVE, key=lambda who: float(guesses_said[who]["log_loss"]))
+    pairs = list(zip(pooled[naive].sum(axis=1), pooled[MODEL].sum(axis=1), strict=True))
+
+    def gain(some: Sequence[tuple[Float64, Float64]]) -> float:
+        return float(sum(a[2] - b[2] for a, b in some) / sum(a[0] for a, _ in some))
+
+    steps, trust = choose(evidence)
+    return {
+        "trained_steps": steps,
+        "trust": trust,
+        "windows": sum(len(trial.test.tokens) for trial in trials),
+        "changes": sum(len(np.unique(trial.test.change)) for trial in trials),
+        "machines": len(pairs),
+        "guesses": guesses_said,
+        "gain": {"over": naive, "log_loss": gain(pairs), "interval_90": interval_90(pairs, gain)},
+    }
+
+
+def _naive(known: FutureWindows, test: FutureWindows, usual: Float64) -> dict[str, Float64]:
+    """Return guesses (N, k, K + 1) from the frequencies of the training side."""
+    tokens, classes = usual.shape[2], usual.shape[2] - 1
+    often, first = known.usual(classes), known.tokens[:, 0]
+    table = DOUBTS * np.broadcast_to(often, (tokens, tokens)).copy()
+    np.add.at(table, (known.present, first), known.weight)
+    np.fill_diagonal(table[:classes, :classes], 0.0)
+    table /= np.maximum(table.sum(axis=1, keepdims=True), LEAST)
+    ends = (known.weight[first == classes].sum() + 1) / (known.weight.sum() + 2)
+    nothing = np.append(np.full(classes, (1 - ends) / classes), ends)
+    before = np.where(test.tokens == MASKED, classes, test.tokens)[:, :-1]
+    later = table[before]  # (N, k - 1, K + 1)
+    return {
+        USUAL: usual,
+        NOTHING: np.broadcast_to(nothing, usual.shape),
+        NAMED: np.concatenate([(test.named.astype(np.float64) @ table[:classes])[:, None], later], axis=1),
+        TRUE: np.concatenate([table[test.present][:, None], later], axis=1),
+    }
+
+
+def _of_truth(p: Float64, tokens: Int64) -> Float64:
+    """Return the probability (N, k) of the token that came."""
+    there = np.where(tokens == MASKED, 0, tokens)[:, :, None]
+    return np.maximum(np.take_along_axis(p, there, axis=2)[:, :, 0], LEAST)
+
+
+def _tally(p: Float64, test: FutureWindows) -> Float64:
+    """Return weight, hits and loss per machine and step, (machines, k, 3); points of one machine see the same changes."""
+    weight = np.where(test.tokens == MASKED, 0.0, test.weight[:, None])
+    hits, losses = p.argmax(axis=2) == test.tokens, -np.log(_of_truth(p, test.tokens))
+    each = np.stack([weight, weight * hits, weight * losses], axis=2)  # (N, k, 3)
+    return np.stack([each[test.machine == machine].sum(axis=0) for machine in np.unique(test.machine)])
+
+
+def _said(tally: Float64) -> dict[str, Any]:
+    weight, hits, loss = tally.sum(axis=0)
+    steps = tally[tally[:, 0] > 0]
+    return {
+        "accuracy": float(hits / weight),
+        "log_loss": float(loss / weight),
+        "steps": {"accuracy": (steps[:, 1] / steps[:, 0]).tolist(), "log_loss": (steps[:, 2] / steps[:, 0]).tolist()},
+    }

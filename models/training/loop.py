@@ -60,7 +60,7 @@ class EpochReport:
     gradient_norm: float  # largest before clipping
     state: Callable[[], FitState]  # to go on from here
     member: int = 0  # of an ensemble
-    aim: str = ""  # see models/training/aim.py
+    aim: str = ""  # see models/training/folds.py
 
 
 AfterEpoch = Callable[[EpochReport, RecurrentNetwork], bool]  # False = stop
@@ -77,6 +77,15 @@ def epochs_for(examples: Sequence[Example], settings: TrainSettings) -> int:
     )
     low, high = EPOCHS_RANGE
     return min(high, max(low, math.ceil(STEPS_WANTED / max(1, steps))))
+
+
+def network_config(
+    inputs: int, outputs: int, settings: TrainSettings, direct: Float32 | None = None
+) -> NetworkConfig:
+    """Sizes of the network that these settings ask for."""
+    return NetworkConfig(
+        inputs, outputs, settings.hidden, settings.layers, settings.dropout, settings.cell, direct=direct
+    )
 
 
 def device_of(settings: TrainSettings) -> torch.device:

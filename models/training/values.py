@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from models.data.dataset import Dataset, DatasetSpec, build
 from models.data.splits import Facts, Fold, make_split
 from models.data.tasks import Targets, ValueSequence, as_one_class, next_values, remaining_life
-from models.network import NetworkConfig, RecurrentNetwork
+from models.network import RecurrentNetwork
 from models.scaling import Scaler
 from models.settings import TrainSettings
 from models.training.augment import Augmentation
-from models.training.folds import Watch, of_member
-from models.training.loop import EpochReport, epochs_for, fit, predict
+from models.training.folds import Watch, member_settings
+from models.training.loop import EpochReport, epochs_for, fit, network_config, predict
 from models.training.objective import Example
 from pipeline.errors import ThrumcastError
 
@@ -75,9 +75,7 @@ def fit_values(
     examples = _examples(sequences, scaler, target_scaler)
     epochs, done = epochs_for(examples, settings), 0
     targets = sequences[0].target.shape[1]
-    config = NetworkConfig(
-        len(inputs), targets, settings.hidden, settings.layers, settings.dropout, settings.cell
-    )  # fmt: skip
+    config = network_config(len(inputs), targets, settings)
     networks: list[RecurrentNetwork] = []
     last: RecurrentNetwork | None = None
     cut_short = False
@@ -90,7 +88,7 @@ def fit_values(
 
     try:
         for member in range(settings.members):
-            own = _levels_stay(of_member(settings, member))
+            own = _levels_stay(member_settings(settings, member))
             augmentation = Augmentation.of(inputs, scaler, own)
             networks.append(fit(examples, config, own, epochs=epochs, augmentation=augmentation, after_epoch=note))
     except KeyboardInterrupt:

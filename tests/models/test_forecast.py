@@ -20,11 +20,11 @@ from models.settings import TrainSettings
 from models.training.forecast import (
     MASKED,
     Decoder,
-    Futures,
+    FutureWindows,
     fit_decoder,
     fit_joint,
     flat,
-    futures,
+    future_windows,
     next_modes,
 )
 from pipeline.core.records import StreamKey
@@ -42,12 +42,12 @@ def forecasting(rng, *, members: int = 2, layers: int = 1, cell: str = "gru"):
     return replace(model, spec=spec, weights=weights)
 
 
-def futures_of(rng, tokens: np.ndarray) -> Futures:
+def futures_of(rng, tokens: np.ndarray) -> FutureWindows:
     """Windows of one machine each, with the modes ahead of them given."""
     count = len(tokens)
     drawn = rng.normal(0, 1, (count, 6)).astype(np.float32)
     one = np.full((count, 3), 1 / 3, np.float32)
-    return Futures(drawn, np.zeros(count, np.int64), tokens, one, np.arange(count), np.arange(count))
+    return FutureWindows(drawn, np.zeros(count, np.int64), tokens, one, np.arange(count), np.arange(count))
 
 
 def states(rng, model, count: int = 4) -> np.ndarray:
@@ -203,7 +203,7 @@ def test_a_version_keeps_how_far_its_decoder_is_trusted(rng, tmp_path):
 def test_a_change_that_two_points_of_a_machine_see_is_one_change_and_another_machine_has_its_own(rng):
     one, other = sequence([0, 0, 1], machine="a"), sequence([0, 1, 1], machine="b")
     nde = replace(sequence([0, 0, 0, 1], machine="a"), key=StreamKey("a", "nde"))  # it tells a window later
-    known = futures(bundle(rng, features=1), [one, nde, other], {}, 2)
+    known = future_windows(bundle(rng, features=1), [one, nde, other], {}, 2)
     assert known.machine.tolist() == [0, 0, 0, 0, 0, 1]
     assert known.change.tolist() == [0, 0, 0, 0, 0, 1]
     np.testing.assert_allclose(known.weight, [1 / 5] * 5 + [1])
@@ -214,7 +214,7 @@ def test_the_same_change_at_another_time_or_to_another_mode_is_another_change(rn
     y = [0, 0, 1, 0, 0, 1, 1]  # windows of 1 s every 0.5 s: those before and after the first change overlap
     de, nde = (replace(sequence(y, machine="a"), key=StreamKey("a", point)) for point in ("de", "nde"))
     elsewhere = replace(sequence([0, 0, 2], machine="a"), key=StreamKey("a", "gear"))
-    known = futures(bundle(rng, features=1), [de, nde, elsewhere], {}, 1)
+    known = future_windows(bundle(rng, features=1), [de, nde, elsewhere], {}, 1)
     assert known.change.tolist() == [*[0, 0, 1, 2, 2], *[0, 0, 1, 2, 2], *[3, 3]]
 
 

@@ -9,8 +9,20 @@ import numpy as np
 import pytest
 
 from models.evaluation.report import forecast_text
-from models.training.forecast_scoring import DECODER, MODEL, NAMED, NOTHING, TRUE, UNTRIED, USUAL, Trial, choose, score
-from models.training.forecast import MASKED, Futures
+from models.training.forecast import (
+    DECODER,
+    MASKED,
+    MODEL,
+    NAMED,
+    NOTHING,
+    TRUE,
+    UNTRIED,
+    USUAL,
+    FutureWindows,
+    Trial,
+    choose,
+    score,
+)
 
 EVEN = np.full(3, 1 / 3, np.float32)  # two modes and the end
 
@@ -42,12 +54,12 @@ class Knows(Says):
         return p, np.tile(EVEN, (len(s), 1)), s
 
 
-def futures(first: list[int], second: list[int] | None = None, present: int = 0, windows: int = 1) -> Futures:
+def futures(first: list[int], second: list[int] | None = None, present: int = 0, windows: int = 1) -> FutureWindows:
     """One machine and one change each; `windows` windows lie ahead of it."""
     tokens = np.array([first, second or [MASKED] * len(first)]).T.repeat(windows, axis=0)
     count, number = len(tokens), np.arange(len(first)).repeat(windows)
     named = np.tile(np.eye(2, dtype=np.float32)[1 - present], (count, 1))  # the network is always wrong
-    return Futures(np.zeros((count, 1), np.float32), np.full(count, present), tokens, named, number, number)
+    return FutureWindows(np.zeros((count, 1), np.float32), np.full(count, present), tokens, named, number, number)
 
 
 def evidence(p: float, u: float, changes: int) -> dict[int, Any]:
@@ -129,7 +141,7 @@ def test_points_of_one_machine_are_one_machine_when_machines_are_drawn_again():
     states[12:] = 3 - states[12:]
     once = replace(test, states=states)
     rows = np.arange(len(test.tokens)).repeat(2)
-    twice = replace(Futures(*(getattr(once, field.name)[rows] for field in fields(once))), change=np.arange(len(rows)))
+    twice = replace(FutureWindows(*(getattr(once, field.name)[rows] for field in fields(once))), change=np.arange(len(rows)))
     one, two = (score([Trial(known, each, knows)] * 2) for each in (once, twice))
     assert (one["machines"], two["machines"]) == (32, 32)
     assert two["changes"] == 2 * one["changes"]

@@ -68,7 +68,7 @@ def test_a_fault_that_is_left_out_leaves_no_trace_in_what_it_is_measured_with(rn
             dataclasses.replace(s, x=s.x * np.float32(loud)) if s.y[0] == 1 else s for s in split.folds[0].train
         )
         fold = dataclasses.replace(split.folds[0], train=train)
-        found.append(unknown.judge(dataset, dataclasses.replace(split, folds=(fold,)), "standard").auroc)
+        found.append(unknown.assess(dataset, dataclasses.replace(split, folds=(fold,)), "standard").auroc)
     assert found[0]["unbalance"] == found[1]["unbalance"]
     assert found[0]["looseness"] != found[1]["looseness"]
 
