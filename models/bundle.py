@@ -35,10 +35,17 @@ from pipeline.errors import ModelError, SchemaError
 FORMAT = 1  # of a version's directory; another number is refused
 FARTHEST = 32  # horizon of versions that were written before config.json had one
 
+REQUIRED = ("model.safetensors", "config.json", "metrics.json", "data.json", "train.json", "README.md")
+SUMS = "SHA256SUMS"
+_TABLE = "data."  # in the names of tables that belong to data.json
+_REFERENCE = "table"
+_NUMBERS = re.compile(r"\[\n([^\[\]{}\"]*)\]")  # a JSON string holds no raw newline, so no string matches
+_SUM_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9_.-]*)")
+
 Document = dict[str, Any]
 
-# window: one mode per window; sequence: one per sequence, said by its last window; next: the next window's value of
-# chosen features; life: seconds until the end of the machine's life.
+# window: one mode per window; sequence: one mode per sequence, given at its last window; next: values of chosen
+# features at the next window; life: seconds until the end of the machine's life.
 CLASS_TASKS = ("window", "sequence")
 VALUE_TASKS = ("next", "life")
 TASKS = (*CLASS_TASKS, *VALUE_TASKS)
@@ -111,7 +118,7 @@ class ModelSpec:
 
     @classmethod
     def from_document(cls, document: Document) -> Self:
-        """Read the content of config.json; KeyError, TypeError or ValueError say that it is none."""
+        """Read the content of config.json; a KeyError, TypeError or ValueError means that it is not one."""
         network, target_scaler = document["network"], document.get("target_scaler")
         return cls(
             version=str(document["version"]),
@@ -173,7 +180,7 @@ def decoder_shapes(state_shape: tuple[int, int], classes: int, units: int) -> di
 
 
 def check_weights(spec: ModelSpec, weights: dict[str, NDArray[np.float32]]) -> None:
-    """Refuse weights that do not belong to the sizes, or would only yield NaN."""
+    """Refuse weights of other sizes, or that are not finite."""
     problems = _problems(spec, weights)
     if problems:
         msg = f"model {spec.version}: expected {problems[0][0]}, found: {problems[0][1]}"
@@ -234,14 +241,6 @@ def _scaler_document(scaler: Scaler) -> Document:
 def _scaler(document: Document) -> Scaler:
     center, scale = (np.array(document[key], np.float32) for key in ("center", "scale"))
     return Scaler(str(document["kind"]), center, scale)
-
-
-REQUIRED = ("model.safetensors", "config.json", "metrics.json", "data.json", "train.json", "README.md")
-SUMS = "SHA256SUMS"
-_TABLE = "data."  # in the names of tables that belong to data.json
-_REFERENCE = "table"
-_NUMBERS = re.compile(r"\[\n([^\[\]{}\"]*)\]")  # a string holds no newline of its own, so nothing in one is touched
-_SUM_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9_.-]*)")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -369,7 +368,7 @@ def _document(directory: Path, name: str, content: bytes) -> Document:
 
 
 def _without_tables(document: Document, place: str) -> tuple[Document, dict[str, NDArray[np.float32]]]:
-    """The document with a reference in place of every table of numbers that nobody would read, and these tables."""
+    """Return the document with a reference in place of every large table of numbers, and the tables."""
     kept: Document = {}
     tables: dict[str, NDArray[np.float32]] = {}
     for key, value in document.items():
@@ -386,17 +385,17 @@ def _without_tables(document: Document, place: str) -> tuple[Document, dict[str,
 
 
 def _is_table(value: object) -> bool:
-    """Rows of one length, of numbers with a point: anything else is for people, or would not come back as it was."""
+    """Whether a value is a list of equally long rows of floats; anything else stays in JSON."""
     if not (isinstance(value, list) and value and all(isinstance(row, list) for row in value)):
         return False
     return len({len(row) for row in value}) == 1 and all(isinstance(number, float) for row in value for number in row)
 
 
 def _with_tables(directory: Path, document: Document, tables: Mapping[str, NDArray[np.float32]]) -> Document:
-    """The document as it was saved.
+    """Return the document with its tables back in place.
 
     Raises:
-        ModelError: a table that it refers to is not there.
+        ModelError: a table is missing.
     """
     if set(document) == {_REFERENCE}:
         if document[_REFERENCE] not in tables:
@@ -407,6 +406,6 @@ def _with_tables(directory: Path, document: Document, tables: Mapping[str, NDArr
 
 
 def _json_bytes(document: Document) -> bytes:
-    """JSON to be read by people: a list of numbers stands on one line."""
+    """Return JSON for people: each list of numbers is on one line."""
     text = json.dumps(document, indent=1, sort_keys=False, allow_nan=False)
     return (_NUMBERS.sub(lambda match: f"[{' '.join(match[1].split())}]", text) + "\n").encode()

@@ -71,7 +71,7 @@ class RecurrentNetwork(nn.Module):
         return outputs, h
 
     def _recur(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the cell: x (B, T, 2F), h (L, B, S) -> y (B, T, H) of the top layer, h (L, B, S) after the last window."""
+        """Run the cell: x (B, T, 2F), h (L, B, S) -> y (B, T, H) of the top layer, h (L, B, S) after T windows."""
         cell = self.get_submodule(CELLS[self.config.cell].family)
         if self.config.cell != "lstm":
             return cell(x, h)

@@ -64,7 +64,9 @@ def dataset_spec(modes: tuple[str, ...], resolve: Callable[[str], str] = str, **
     return DatasetSpec(modes, resolve, **fields)
 
 
-def network_config(inputs: int, outputs: int, hidden: int, layers: int = 1, *rest: Any, **changes: Any) -> NetworkConfig:
+def network_config(
+    inputs: int, outputs: int, hidden: int, layers: int = 1, *rest: Any, **changes: Any
+) -> NetworkConfig:
     """Sizes of a network; what is not given is that of a training."""
     given = dict(zip(("dropout", "cell"), rest, strict=False)) | changes
     usual = TrainSettings()

@@ -1,4 +1,4 @@
-"""How far the simulator carries: `python -m benchmarks.studies.sim_to_real --real FOLDER` writes the tables, in minutes.
+"""How far the simulator carries: `python -m benchmarks.studies.sim_to_real --real FOLDER` writes the tables.
 
     simulated -> simulated   every failure mode, three axes; tested on machines of a population moved by 30 %
     unknown                  each fault kept from the detector in turn, on the same machines

@@ -49,7 +49,8 @@ def with_simulated(dataset: Dataset, settings: TrainSettings, say: Callable[[str
     table = pq.read_table(PLACE)
     schema = table["schema"][0].as_py()
     if schema != dataset.feature_schema:
-        say(f"simulated machines are left out: their feature schema is {schema}, that of the archive {dataset.feature_schema}")
+        theirs = f"their feature schema is {schema}, that of the archive {dataset.feature_schema}"
+        say(f"simulated machines are left out: {theirs}")
         return dataset
     modes = ModesConfig()
     spec = DatasetSpec(

@@ -20,7 +20,7 @@ scaling          inputs are nearly constant, clipped, or all missing: nothing re
 learning rate    too high: weights ten times as large as at the start, loss not finite or above chance;
                  too low: the loss has stayed where it began
 activation       units are saturated or dead for every input
-initial state    after 50 windows another initial state changes the output more than other inputs do: nothing is forgotten
+initial state    another initial state changes the output after 50 windows more than other inputs do: it never forgets
 data             every window occurs twice or more, a class has fewer than two sequences, or held-out is at chance
 """
 
@@ -188,7 +188,7 @@ def evidence(model: Bundle) -> dict[str, Any]:
 
 
 def _shares(model: Bundle, sequences: Sequence[WindowSequence]) -> NDArray[np.float64]:
-    """Return the shares of the modes that occur: in the held-out data of the version if there are any, else in these."""
+    """Return the shares of the modes that occur in the held-out data of the version, else in `sequences`."""
     counts = np.array([row["support"] for row in model.metrics.get("per_class", {}).values()], np.int64)
     if not counts.any():
         y = np.concatenate([sequence.y for sequence in sequences]) if sequences else np.empty(0, np.int64)

@@ -8,8 +8,8 @@ within `merge_s`; that is one alarm.
 An alarm is *false* if it was first raised on a sound machine, whatever comes later. A fault has one of these outcomes,
 tried in this order:
 
-    detected      an alarm of its mode was raised during the fault; or before it, at `early` or later (the fault was there
-                  but could not be seen yet), and was still up
+    detected      an alarm of its mode was raised during the fault; or before it, at `early` or later (the fault was
+                  there but could not be seen yet), and was still up
     standing      an alarm of its mode was up already, raised before this fault existed: it tells nobody anything
     misdiagnosed  only alarms of other modes were up
     missed        no alarm was up
@@ -42,6 +42,7 @@ DAY_S = 86_400.0
 SECOND_NS = 1e9
 RESAMPLES = 500
 T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class AlarmInterval:

@@ -154,7 +154,8 @@ def _delay(outcomes: Sequence[FaultOutcome]) -> Any:
     beside = axes.get_yaxis_transform()  # x in widths of the axes: no point lies beyond 1
     for row, mode in enumerate(modes):
         found = [outcome.delay_s for outcome in outcomes if outcome.mode == mode and outcome.delay_s is not None]
-        others = Counter(outcome.name.replace("_", " ") for outcome in outcomes if outcome.mode == mode and outcome.delay_s is None)
+        late = [outcome for outcome in outcomes if outcome.mode == mode and outcome.delay_s is None]
+        others = Counter(outcome.name.replace("_", " ") for outcome in late)
         jitter = np.linspace(-0.18, 0.18, len(found)) if len(found) > 1 else np.zeros(len(found))
         axes.plot(found, row + jitter, "o", color=HELD_OUT, ms=4, alpha=0.7)
         if found:

@@ -208,7 +208,9 @@ def _as_it_was(request: TrainRequest) -> TrainRequest:
     return dataclasses.replace(request, settings=settings, split=request.split or begun["split"] or "none")
 
 
-def _pictures(run: Path, bundle: Bundle, held_out: CrossValidation | None, config: Config, say: Say) -> dict[str, bytes]:
+def _pictures(
+    run: Path, bundle: Bundle, held_out: CrossValidation | None, config: Config, say: Say
+) -> dict[str, bytes]:
     """Draw what there are numbers for."""
     if not plots.available():
         say("no pictures: they need matplotlib (pip install 'thrumcast[plots]')")

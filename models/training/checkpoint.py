@@ -97,9 +97,7 @@ class Checkpoints:
         for key, value in document.items():
             if before.get(key) != value:
                 msg = f"run {self.directory.name}: expected the same {key} as before, {before.get(key)}, found: {value}"
-                raise ModelError(
-                    msg, hint="the archive or the settings have changed: train again without --resume"
-                )
+                raise ModelError(msg, hint="the archive or the settings have changed: train again without --resume")
 
     def clear(self) -> None:
         """Remove the checkpoints of a finished training; run.json and metrics.jsonl stay."""
@@ -118,6 +116,7 @@ def fingerprint(dataset: Dataset) -> str:
         digest.update(np.ascontiguousarray(sequence.x).tobytes())
         digest.update(np.ascontiguousarray(sequence.y).tobytes())
     return digest.hexdigest()[:16]
+
 
 @dataclass(frozen=True, slots=True)
 class RunLog:

@@ -317,7 +317,7 @@ def _one_member(training: _FoldTraining, member: int, scaler: Scaler, watch: Wat
 def _choice(
     folds: Sequence[_FoldLogits], checks: Sequence[int], untested: Sequence[int], epochs: int | None
 ) -> tuple[int, float, tuple[tuple[int, float], ...]]:
-    """Return the passes that these folds prefer, unless given, the temperature there, and (pass, loss) of all checks."""
+    """Return the passes that these folds prefer (or `epochs`), the temperature there, and (pass, loss) of all checks."""
     pooled = {epoch: _pool(folds, epoch, untested) for epoch in checks}
     temperatures = {epoch: fit_temperature(y, logits) for epoch, (y, logits) in pooled.items()}
     likelihood = tuple((epoch, nll(*pooled[epoch], temperatures[epoch])) for epoch in checks)
@@ -335,7 +335,7 @@ def _best_epoch(likelihood: Sequence[tuple[int, float]]) -> int:
 
 
 def _least_loss(fold: _FoldLogits, untested: Sequence[int]) -> float:
-    """Return the least loss over all checks, each at its own best temperature: a bound that no honest choice can beat."""
+    """Return the least loss over all checks, each at its own best temperature: no honest choice can beat it."""
     pools = [_pool([fold], epoch, untested) for epoch in fold.at]
     return min((nll(y, logits, fit_temperature(y, logits)) for y, logits in pools if y.size), default=math.inf)
 

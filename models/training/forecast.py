@@ -98,7 +98,12 @@ def with_forecast(
 
 
 def _trial(
-    bundle: Bundle, dataset: Dataset, settings: TrainSettings, facts: Facts, fold: Fold, held_out: CrossValidation | None
+    bundle: Bundle,
+    dataset: Dataset,
+    settings: TrainSettings,
+    facts: Facts,
+    fold: Fold,
+    held_out: CrossValidation | None,
 ) -> Trial:
     """Train decoders on a network of the fold's own: that of the version has seen the held-out machines."""
     side = replace(dataset, sequences=fold.train)
@@ -128,7 +133,7 @@ def _decoded(
 
 
 class Decoder(nn.Module):
-    """Predicts the next token from the tokens before and a state of the network; models/forecast.py is its numpy twin."""
+    """Predicts the next token from those before and a state of the network; models/forecast.py is its numpy twin."""
 
     def __init__(self, state: int, classes: int, units: int) -> None:
         super().__init__()
@@ -290,7 +295,7 @@ def future_windows(bundle: Bundle, sequences: Sequence[WindowSequence], facts: F
 
 
 def changes_of(waits: Sequence[Wait]) -> Int64:
-    """Return the number of the change (W,) that each wait ends with; two points of a machine can wait for the same one."""
+    """Return the number of the change (W,) that ends each wait; two points of a machine can wait for the same one."""
     change = np.zeros(len(waits), np.int64)
     latest: dict[tuple[str, int, int], tuple[int, int]] = {}  # what is waited for -> until when, and its number
     for number in sorted(range(len(waits)), key=lambda number: waits[number].first_ns):
@@ -338,7 +343,7 @@ class Trial:
     decoders: Mapping[int, Forecaster]  # steps of training -> decoder
 
     def parts(self, steps: int) -> tuple[Float64, Float64]:
-        """Return the probabilities of the decoder and of the naive guess, (N, k, K + 1) each, given the true tokens before."""
+        """Return p of the decoder and of the naive guess, (N, k, K + 1) each, given the true tokens before."""
         decoder, tokens = self.decoders[steps], self.test.tokens
         s = decoder.begin(self.test.states.reshape(len(tokens), *decoder.state_shape))
         before = np.full(len(tokens), decoder.start, np.int64)
@@ -377,7 +382,7 @@ def _trust(p: Float64, u: Float64, weight: Float64) -> float:
 
 
 def score(trials: Sequence[Trial]) -> dict[str, Any]:
-    """Return steps and trust chosen by all trials, and accuracy and log loss of the model, its decoder and naive guesses."""
+    """Return the steps and the trust that all trials choose, and the numbers of the model, its decoder and naive guesses."""
     evidence = [{steps: trial.evidence(steps) for steps in trial.decoders} for trial in trials]
     tallies: dict[str, list[Float64]] = {}
     for number, trial in enumerate(trials):
@@ -434,7 +439,7 @@ def _of_truth(p: Float64, tokens: Int64) -> Float64:
 
 
 def _tally(p: Float64, test: FutureWindows) -> Float64:
-    """Return weight, hits and loss per machine and step, (machines, k, 3); points of one machine see the same changes."""
+    """Return weight, hits and loss per machine and step (machines, k, 3); points of a machine share its changes."""
     weight = np.where(test.tokens == MASKED, 0.0, test.weight[:, None])
     hits, losses = p.argmax(axis=2) == test.tokens, -np.log(_of_truth(p, test.tokens))
     each = np.stack([weight, weight * hits, weight * losses], axis=2)  # (N, k, 3)

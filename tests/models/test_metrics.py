@@ -125,7 +125,9 @@ def test_the_fates_of_faults_are_what_the_event_metrics_count():
     count = Counter(outcome.name for outcome in outcomes)
     assert count == {"detected": 1, "misdiagnosed": 1, "missed": 1, "too_short": 2}
     assert [found[name] for name in ("detections", "misdiagnosed", "missed", "too_short")] == [1, 1, 1, 2]
-    assert [outcome.delay_s for outcome in outcomes if outcome.name == "detected"] == [found["detection_delay_s"]["median"]]
+    assert [outcome.delay_s for outcome in outcomes if outcome.name == "detected"] == [
+        found["detection_delay_s"]["median"]
+    ]
 
 
 def test_a_model_that_always_says_one_fault_detects_nothing_and_its_alarm_is_false():

@@ -62,7 +62,11 @@ def test_the_reliability_table_adds_up_to_the_calibration_error(rng):
 
 def test_the_picture_of_delays_calls_missed_only_what_the_numbers_call_missed():
     pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
-    outer = [FaultOutcome("outer", "detected", 4.0), FaultOutcome("outer", "too_short"), FaultOutcome("outer", "too_short")]
+    outer = [
+        FaultOutcome("outer", "detected", 4.0),
+        FaultOutcome("outer", "too_short"),
+        FaultOutcome("outer", "too_short"),
+    ]
     inner = [FaultOutcome("inner", "missed"), FaultOutcome("inner", "misdiagnosed"), FaultOutcome("inner", "too_short")]
     (axes,) = plots._delay([*outer, *inner]).axes
     assert [text.get_text() for text in axes.texts] == ["1 misdiagnosed, 1 missed, 1 too short", "2 too short"]

@@ -190,7 +190,7 @@ def test_the_card_says_how_many_windows_of_a_fault_never_seen_are_called_unknown
     found = {"used": True, "leave_one_fault_out_called_unknown": called, "mean_auroc": 0.912}
     assert "35% of the windows are called unknown" in unknown.limits(found)
     for none in (None, {}, {**found, "used": False}):
-        assert "any other fault is given one of these names" in unknown.limits(none)
+        assert "any other fault gets one of these names" in unknown.limits(none)
 
 
 def test_without_a_split_only_the_distribution_is_kept(rng: np.random.Generator) -> None:
