@@ -7,7 +7,8 @@
       README.md           model card            *.png       pictures, if matplotlib is there: for people only
       SHA256SUMS          of all the above, written last
 
-Nothing here can run code: safetensors and JSON only. Reading checks the sums first and refuses by name.
+The files are safetensors and JSON, so nothing in them can run code. Reading checks the sums first, and an error names
+the file at fault. `ModelSpec` is config.json: what goes in and out, and the sizes that every weight must have.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether the inputs are still distributed as in training: population stability index over training deciles, per feature.
+"""Are the inputs still distributed as in training? Population stability index per feature, over training deciles.
 
     PSI = sum_b (q_b - p_b) ln(q_b / p_b),    p = shares in training (0.1 each), q = shares now
 
@@ -49,7 +49,7 @@ class Shift:
 
 
 def distribution(x: Float, inputs: Sequence[str]) -> dict[str, Any]:
-    """Return quantiles and shares between deciles of the columns of x (N, F), NaN = missing, as data.json keeps them."""
+    """Return quantiles, and shares between deciles, of the columns of x (N, F), NaN = missing, for data.json."""
     quantiles: dict[str, list[float] | None] = {}
     shares: dict[str, list[float] | None] = {}
     for number, name in enumerate(inputs):

@@ -1,9 +1,9 @@
-"""Why a window was called what it was: the same prediction again, and which inputs it hangs on.
+"""Why a window got its prediction: the prediction made again, and the inputs it depends on.
 
-The prediction is made again from the windows that the network was stepped over, from a zero state on. An input matters
-by how much the probability falls when it is withheld (masked as missing, which the network knows from training) over
-the last windows: occlusion, Zeiler & Fergus 2014, over time. Inputs that say the same hide each other, so families of
-inputs, by feature name without its number, are withheld together as well.
+The windows that the network was stepped over are stepped again, from a zero state. An input matters by how much the
+probability falls when it is withheld over the last windows (masked as missing, which the network knows from training):
+occlusion, Zeiler & Fergus 2014, over time. Inputs that say the same hide each other, so families of inputs (one feature
+name without its number) are withheld together as well.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SPAN = 20  # windows over which an input is withheld
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Explanation:
-    """The last window's probabilities (K,), and what each input and each family of inputs adds to one of them."""
+    """Probabilities (K,) of the last window, and what each input and each family of inputs adds to one of them."""
 
     p: Float32
     by_input: NDArray[np.float64]  # (F,) fall of the probability without it; negative: it spoke against the mode

@@ -126,7 +126,7 @@ class Directions:
 
     @classmethod
     def fit(cls, v: Float64, y: NDArray[np.int64], healthy: int) -> Directions:
-        """Fit on quantities v (N, Q), NaN = missing, and classes y (N,); without healthy windows v_0 is the mean of all."""
+        """Fit on quantities v (N, Q) and classes y (N,); without healthy windows v_0 is the mean of all."""
         filled = np.where(np.isnan(v), 0.0, v)
         names = [k for k in np.unique(y[y != UNKNOWN]) if (y == k).sum() >= FEWEST_WINDOWS]
         within = np.concatenate([filled[y == k] - filled[y == k].mean(axis=0) for k in names])

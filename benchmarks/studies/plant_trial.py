@@ -71,7 +71,7 @@ class Run:
 
     @property
     def outcome(self) -> tuple[str, float | None]:
-        """Outcome of the fault, and when the alarm that detected it was raised; only for a fault that is ever detectable."""
+        """Outcome of the fault, and when its alarm was raised; only for a fault that is ever detectable."""
         assert self.onset_s is not None
         assert self.detectable_s is not None
         return outcome_of(Fault(self.mode, self.onset_s, self.detectable_s, np.inf), self.alarms)

@@ -1,8 +1,8 @@
 """Makes the model that ships with thrumcast: `make model`, or `python -m benchmarks.studies.pretrain`.
 
 Simulated machines of every failure mode and severity -> the engine -> an archive in a temporary folder ->
-`models.jobs.train` -> models/pretrained/. Same seed and packages, same weights. Where the real recordings are at hand, its
-card says how it does on them; it never learns from them.
+`models.jobs.train` -> models/pretrained/. The same seed and packages give the same weights. The model never learns from
+real recordings; where they are at hand, its card says how it does on them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Labels of people applied to feature rows: the failure mode and the weight of every window, and why a label is not used.
+"""Labels of people on feature rows: the mode and the weight of every window, and why a label is not used.
 
 * A label covers a window if at least half of the window lies in its interval. A window that it only touches loses its
   truth, because the change happened somewhere inside.
@@ -96,7 +96,7 @@ def apply_labels(
     labels: Sequence[Label],
     facts: Mapping[StreamKey, Mapping[str, Any]] | None = None,
 ) -> pa.Table:
-    """Return the rows with `truth` from the labels and a column `label_weight`; `report_of` tells what was done.
+    """Return the rows with `truth` from the labels and a column `label_weight`; see `report_of`.
 
     Args:
         table: Feature rows: machine, point, start, end, truth.
@@ -177,7 +177,7 @@ class _Rows:
         self.end_ns = _ns(table, "end")
 
     def share(self, label: Label) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Return the share of every window that lies in the label's interval, and which windows are of its stream."""
+        """Return the share of every window in the label's interval, and which windows are of its stream."""
         stream = self.machine == label.machine
         if label.point is not None:
             stream &= self.point == label.point

@@ -1,14 +1,14 @@
-"""Pictures of a training, for whoever looks at a version: DIR/registry/vNNNN/*.png. Needs the extra `plots`.
+"""Pictures of a training: DIR/registry/vNNNN/*.png. They need the extra `plots`.
 
-    curves.png        pass by pass the loss that is trained on, and under it the log loss on machines held out. In two
-                      panels, because only their courses compare: the first is smoothed, with weights of classes and
-                      noise on the inputs, the second at the temperature that suits these very windows best
+    curves.png        per pass the training loss, and below it the log loss on held-out machines. Two panels, because
+                      the values cannot be compared: the first is smoothed, with class weights and noise on the inputs;
+                      the second is at the temperature that is best for these windows
     confusion.png     truth against prediction, in shares of the truth, held out
-    reliability.png   how often right against how sure, held out; bars say how many windows
-    delay.png         seconds from the start of every fault to the first alarm of the right mode; the others by number,
-                      beside the axes
+    reliability.png   accuracy against confidence, held out; bars show how many windows
+    delay.png         seconds from the start of every fault to the first alarm of the right mode; other faults are
+                      counted beside the axes
 
-All numbers are in metrics.json and metrics.jsonl as well: without matplotlib nothing else is missing.
+All numbers are in metrics.json and metrics.jsonl as well, so without matplotlib nothing else is missing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Composition of a comparison: several cells, the same data, folds, settings and seeds; one table."""
+"""Comparison of cells: the same data, folds, settings and seeds for each, and one table."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _nothing_held_back() -> ThrumcastError:
 
 
 def _cost(dataset: Dataset, outputs: Sequence[str], settings: TrainSettings) -> tuple[int, float]:
-    """Number of weights, and microseconds of one serving step (the best of some: the machine may be busy)."""
+    """Number of weights, and microseconds of one serving step (the best of 20, because the machine may be busy)."""
     features = len(dataset.inputs)
     scaler = Scaler("standard", np.zeros(features, np.float32), np.ones(features, np.float32))
     # A model of failure modes, whatever the task: the head is as wide, and that is all that costs time.

@@ -1,4 +1,8 @@
-"""The last step of every training: a model that works becomes a version, and an alias points at it."""
+"""The last step of every training: a model that works becomes a version, and an alias points at it.
+
+`reference_document` is what a version keeps about its training data in data.json: the distribution of the inputs, for
+drift, and the detector of unknown windows.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,8 @@ from models.scaling import Scaler
 from pipeline.core.alarm import HEALTHY
 from pipeline.errors import ModelError
 
+ENOUGH_HEALTHY = 200  # windows; with fewer the distribution is that of all training windows
+
 
 def register(
     data_dir: Path, bundle: Bundle, alias: str, pictures: Mapping[str, bytes] | None = None
@@ -42,12 +48,12 @@ def register(
 
 
 def packages() -> dict[str, str]:
-    """Versions that decide about the last bits of the weights."""
+    """Return the versions on which the last bits of the weights depend."""
     return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
 
 
 def summary(bundle: Bundle, version: str, aliases: list[str]) -> dict[str, Any]:
-    """What `train --json` says of any version."""
+    """Return what `train --json` prints about any version."""
     return {
         "version": version,
         "aliases": aliases,
@@ -63,16 +69,10 @@ def summary(bundle: Bundle, version: str, aliases: list[str]) -> dict[str, Any]:
     }
 
 
-# What a version keeps of its training data, in data.json: how the inputs were distributed, what is unknown to it.
-
-
-ENOUGH_HEALTHY = 200  # windows; with fewer the distribution is that of all training windows
-
-
 def reference_document(
     dataset: Dataset, split: Split | None, scaler: Scaler, say: Callable[[str], None] = lambda text: None
 ) -> dict[str, Any]:
-    """`distribution` for drift, `unknown` for windows that fit no mode; says how good the latter is."""
+    """Return `distribution` for drift and `unknown` for windows that fit no mode; `say` gets the numbers of the latter."""
     healthy = dataset.classes.index(HEALTHY) if HEALTHY in dataset.classes else UNKNOWN
     parts = [sequence.x[sequence.y == healthy] for sequence in dataset.sequences]
     what = HEALTHY

@@ -1,13 +1,13 @@
-"""Composition of a training: archive -> dataset -> folds -> numbers -> final fit -> registry.
+"""Training of a version: archive -> dataset -> folds -> numbers -> final fit -> registry.
 
-    1  data facts, before anything is computed
+    1  facts about the data, before anything is computed
     2  grouped cross-validation: honest metrics, number of passes, temperature      (models/training/folds.py)
-    3  a final fit on everything, for that number of passes; a forecast's decoder on top if asked
+    3  a final fit on everything, for that number of passes; a decoder for forecasts on top if wanted
     4  diagnosis, self-test, new registry version, alias `challenger`; `champion` too when there is none yet
 
-Ctrl-C keeps what is learned: during 2 the folds that are done count and 3 follows, during 3 the last whole pass
-is kept. An interrupted training never becomes champion by itself; `--resume` goes on where it was and gives the
-weights that it would have given.
+Ctrl-C keeps what is learned: during 2 the finished folds count and 3 follows, during 3 the last whole pass is kept. An
+interrupted training never becomes champion by itself. `--resume` continues it and gives the weights that it would have
+given.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def train(request: TrainRequest, *, say: Say, warn: Say, status: Say | None = No
         ModelError: what came out does not work; nothing is registered.
     """
     started = time.monotonic()
-    torch.set_num_threads(1)  # the service may share this machine; and one thread gives the same sums every time
-    request = _as_it_was(request)
+    torch.set_num_threads(1)  # the service may share this machine, and one thread always gives the same sums
+    request = _of_resumed_run(request)
     config, settings = request.config, request.settings
     dataset = asked_data(request, say)
     check_foreseeable(dataset.sequences, read_machines(request.source), settings.forecast)
@@ -152,7 +152,7 @@ def train(request: TrainRequest, *, say: Say, warn: Say, status: Say | None = No
             bundle = with_forecast(bundle, dataset, settings, read_machines(request.source), split, held_out, warn)
         except KeyboardInterrupt:
             interrupted = train_document["interrupted"] = True
-            warn("interrupted: the version foretells nothing; --resume goes on with its forecast")
+            warn("interrupted: the version makes no forecast; --resume trains it")
     found = diagnose(bundle, dataset.sequences, **evidence(bundle))
     bundle.train["diagnosis"] = found.document()
     for line in found.lines():
@@ -164,7 +164,7 @@ def train(request: TrainRequest, *, say: Say, warn: Say, status: Say | None = No
 
 
 def asked_data(request: TrainRequest, say: Say) -> Dataset:
-    """Read what is asked for and make it what the task is trained on.
+    """Read the data of a request and turn it into what its task is trained on.
 
     Raises:
         ThrumcastError: there is nothing to learn from.
@@ -198,8 +198,8 @@ def run_directory(request: TrainRequest) -> Path:
     return runs / name
 
 
-def _as_it_was(request: TrainRequest) -> TrainRequest:
-    """A run that is resumed without settings or split has those that it began with."""
+def _of_resumed_run(request: TrainRequest) -> TrainRequest:
+    """Return the request with the settings and the split of the resumed run, where none are given."""
     if request.resume is None:
         return request
     begun = json.loads((run_directory(request) / "run.json").read_text())
@@ -211,7 +211,7 @@ def _as_it_was(request: TrainRequest) -> TrainRequest:
 def _pictures(
     run: Path, bundle: Bundle, held_out: CrossValidation | None, config: Config, say: Say
 ) -> dict[str, bytes]:
-    """Draw what there are numbers for."""
+    """Draw the pictures that there are numbers for."""
     if not plots.available():
         say("no pictures: they need matplotlib (pip install 'thrumcast[plots]')")
         return {}
@@ -235,7 +235,7 @@ def alarm_spec(config: Config) -> AlarmSpec:
 
 
 def choose_split(dataset: Dataset, request: TrainRequest, warn: Say) -> Split | None:
-    """Split as asked; unasked by specimen, or by time where there is only one of everything; None for `none`."""
+    """Return the split of the request: by default by specimen, or by time where there is only one; None for `none`."""
     if request.split == "none":
         warn("split none: nothing is held back, so there are no honest numbers")
         return None

@@ -317,7 +317,7 @@ def _one_member(training: _FoldTraining, member: int, scaler: Scaler, watch: Wat
 def _choice(
     folds: Sequence[_FoldLogits], checks: Sequence[int], untested: Sequence[int], epochs: int | None
 ) -> tuple[int, float, tuple[tuple[int, float], ...]]:
-    """Return the passes that these folds prefer (or `epochs`), the temperature there, and (pass, loss) of all checks."""
+    """Return the passes these folds prefer (or `epochs`), the temperature there, and (pass, loss) of all checks."""
     pooled = {epoch: _pool(folds, epoch, untested) for epoch in checks}
     temperatures = {epoch: fit_temperature(y, logits) for epoch, (y, logits) in pooled.items()}
     likelihood = tuple((epoch, nll(*pooled[epoch], temperatures[epoch])) for epoch in checks)

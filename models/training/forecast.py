@@ -382,7 +382,7 @@ def _trust(p: Float64, u: Float64, weight: Float64) -> float:
 
 
 def score(trials: Sequence[Trial]) -> dict[str, Any]:
-    """Return the steps and the trust that all trials choose, and the numbers of the model, its decoder and naive guesses."""
+    """Return steps and trust as all trials choose them, and numbers of the model, its decoder and naive guesses."""
     evidence = [{steps: trial.evidence(steps) for steps in trial.decoders} for trial in trials]
     tallies: dict[str, list[Float64]] = {}
     for number, trial in enumerate(trials):

@@ -232,7 +232,7 @@ def test_a_version_without_a_decoder_and_a_state_of_another_are_refused(rng):
 
 @pytest.mark.parametrize("teacher", [1.0, 0.5])
 def test_the_next_three_arithmetic_numbers_are_foretold_from_the_states_alone(rng, teacher):
-    """Numbers modulo 5 go up by 1 or 2. The states know number and step; the decoder learns by teacher forcing what follows."""
+    """Numbers modulo 5 go up by 1 or 2. A state holds number and step; the decoder learns what follows."""
     numbers, steps = np.divmod(np.arange(10).repeat(40), 2)
     ahead = (numbers[:, None] + (steps[:, None] + 1) * np.arange(1, 4)) % 5
     model = forecasting(rng, members=1)
