@@ -101,7 +101,7 @@ def apply_labels(
     Args:
         table: Feature rows: machine, point, start, end, truth.
         labels: Labels that are not retracted, oldest first.
-        facts: What machines.jsonl knows; with `run_to_failure: true` the unlabelled windows of a stream lose their truth.
+        facts: What machines.jsonl knows; with `run_to_failure: true` a stream's unlabelled windows lose their truth.
     """
     import pyarrow as pa
 

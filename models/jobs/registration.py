@@ -72,7 +72,7 @@ def summary(bundle: Bundle, version: str, aliases: list[str]) -> dict[str, Any]:
 def reference_document(
     dataset: Dataset, split: Split | None, scaler: Scaler, say: Callable[[str], None] = lambda text: None
 ) -> dict[str, Any]:
-    """Return `distribution` for drift and `unknown` for windows that fit no mode; `say` gets the numbers of the latter."""
+    """Return `distribution` for drift and `unknown` for windows that fit no mode; `say` gets numbers of the latter."""
     healthy = dataset.classes.index(HEALTHY) if HEALTHY in dataset.classes else UNKNOWN
     parts = [sequence.x[sequence.y == healthy] for sequence in dataset.sequences]
     what = HEALTHY

@@ -144,7 +144,7 @@ def test_remaining_life_is_always_told_beside_naive_guesses_and_is_no_promise(rn
     assert set(numbers["remaining_life"]["errors"]) == {"model", "mean", "mean - age"}
     text = values_text("life", numbers)
     assert "mean - age" in text
-    assert "no promise" in text
+    assert "not a promise" in text
 
 
 def remaining_life_plant(rng):
