@@ -9,8 +9,8 @@ plain, squared     the same of the squared envelope
 
 The features are those of the configuration: THRUMCAST_FEATURES__ENVELOPE_LOW_HZ=500 tries another band.
 
-Beside that, per window, the evidence: how often it confirms the true place, and how often another one. And as a test
-of all of it the same with bearings that are not there: their lines stand wherever chance puts them.
+Beside that, per window, the evidence: how often it confirms the true place, and how often another one. As a control the
+same is done with invented bearings, whose lines stand where chance puts them.
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 
 The recordings are backfilled by the command itself, started afresh each time: once as they are, once with as many
 copies again under other names. The difference of the two is what a further recording costs once everything is loaded;
-the smaller run alone is what a person waits for. Rates are by the clock on the wall; since other programs may be at
-work, CPU time stands beside them: of all processes of the command, and of the kernels in the same round. A window is
+the smaller run alone is what a person waits for. Rates are by wall clock. Other programs may be running, so CPU time is
+printed beside them: of all processes of the command, and of the kernels in the same round. A window is
 one of all channels of a recording: the shared ones have 2.7 on average.
 
 Quick takes an eighth of the recordings, and more copies of them, because the start must not outweigh what is measured;
-it counts CPU time only, since other programs can make of the clock on so short a run what they like.
+it counts CPU time only, because other programs distort the wall clock of such a short run.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Many streams of three axes, windows of 4,096 samples every 1,024, all features, the shipped model. A turn is what the
 live service takes at once: some blocks of every stream. Every turn steps the engine and makes Arrow rows; at the end
-they are sorted and written as Parquet parts. The arithmetic is the feature kernels and the network's steps of the very
-same windows, called again with nothing around them. Where the time goes is measured in runs of their own: the clocks
-of the stages take some of it themselves.
+they are sorted and written as Parquet parts. The arithmetic is the feature kernels and the network's steps of the same
+windows, called again with nothing around them. The share of each stage is measured in separate runs, because the
+clocks of the stages take time themselves.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from pipeline.errors import ThrumcastError
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
-    from models.explain import Explained
+    from models.explain import Explanation
     from pipeline.core.records import FeatureRow
 
 SAME = 1e-5  # largest difference of a probability that counts as rounding
@@ -135,7 +135,7 @@ def _document(
     target: FeatureRow,
     model: Bundle,
     archived: dict[str, Any] | None,
-    explained: Explained,
+    explained: Explanation,
     x: Any,
     windows: int,
     mode: str | None,

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 import specs
 from click.testing import CliRunner
-from model_world import bundle, sequence, table
+from model_world import bundle, dataset_spec, sequence, table
 
-from models.data.dataset import DatasetSpec, build
+from models.data.dataset import build
 from models.evaluation.alarm_replay import archived_tracks, settings_of, trade_off, trade_off_text
 from models.evaluation.events import Track, event_metrics
 from models.evaluation.scoring import as_served, zones_of
@@ -89,7 +89,7 @@ def predictions(rows: int, model: str = "v0001", **more: list[object]) -> pa.Tab
 
 def test_archived_predictions_are_joined_by_window_version_and_warm_up() -> None:
     dataset = build(
-        table([{} for _ in range(10)]), DatasetSpec(CLASSES, str, exact_inputs=("x.rms",), exact_classes=CLASSES)
+        table([{} for _ in range(10)]), dataset_spec(CLASSES, str, exact_inputs=("x.rms",), exact_classes=CLASSES)
     )
     (found,) = archived_tracks(dataset, predictions(10), "v0001", CLASSES, 3)
     assert found.p.shape == (10, 2)
@@ -102,7 +102,7 @@ def test_archived_predictions_are_joined_by_window_version_and_warm_up() -> None
 def test_a_fault_has_the_same_delay_by_archived_predictions_as_in_an_evaluation() -> None:
     dataset = build(
         table([{"truth": "unbalance"} for _ in range(40)]),
-        DatasetSpec(CLASSES, str, exact_inputs=("x.rms",), exact_classes=CLASSES),
+        dataset_spec(CLASSES, str, exact_inputs=("x.rms",), exact_classes=CLASSES),
     )
     said = predictions(40, p_healthy=[0.05] * 40, p_unbalance=[0.95] * 40)
     replayed = trade_off(archived_tracks(dataset, said, "v0001", CLASSES, 5), CLASSES, settings_of(SPEC, []))

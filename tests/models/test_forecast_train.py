@@ -10,9 +10,9 @@ from model_world import archive_of_lives
 
 from models.forecast import Forecaster
 from models.jobs.train import TrainRequest, train
-from models.jobs.train_forecast import UNTRIED
 from models.registry import Registry
 from models.settings import TrainSettings
+from models.training.forecast import UNTRIED
 from pipeline.config.tables import Config
 from pipeline.errors import ThrumcastError
 
@@ -59,7 +59,7 @@ def test_without_anything_held_back_the_decoder_is_trusted_little_and_that_is_sa
         TrainRequest(tmp_path, Config(), replace(SMALL, epochs=3), split="none"), say=said.append, warn=said.append
     )
     assert Registry(tmp_path).load(result.version).spec.trust == UNTRIED[1]
-    assert any("how far it is to be believed" in line for line in said)
+    assert any("how far the decoder is trusted" in line for line in said)
 
 
 def test_ctrl_c_during_the_forecast_keeps_the_network_and_a_resumed_training_goes_on_with_it(

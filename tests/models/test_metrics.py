@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_world import sequence
 
-from models import metrics
-from models.evaluation.events import Track, event_metrics, fault_fates, recording_metrics
+from models.evaluation import metrics
+from models.evaluation.events import Track, event_metrics, fault_outcomes, recording_metrics
 from models.evaluation.report import metrics_text
 from models.evaluation.scoring import score
 
@@ -120,12 +120,14 @@ def fates_of_five():
 
 
 def test_the_fates_of_faults_are_what_the_event_metrics_count():
-    fates = fault_fates(fates_of_five(), CLASSES, specs.alarm(enter_s=3.0, merge_s=0.0))
+    outcomes = fault_outcomes(fates_of_five(), CLASSES, specs.alarm(enter_s=3.0, merge_s=0.0))
     found = event_metrics(fates_of_five(), CLASSES, specs.alarm(enter_s=3.0, merge_s=0.0))
-    count = Counter(fate.name for fate in fates)
+    count = Counter(outcome.name for outcome in outcomes)
     assert count == {"detected": 1, "misdiagnosed": 1, "missed": 1, "too_short": 2}
     assert [found[name] for name in ("detections", "misdiagnosed", "missed", "too_short")] == [1, 1, 1, 2]
-    assert [fate.delay_s for fate in fates if fate.name == "detected"] == [found["detection_delay_s"]["median"]]
+    assert [outcome.delay_s for outcome in outcomes if outcome.name == "detected"] == [
+        found["detection_delay_s"]["median"]
+    ]
 
 
 def test_a_model_that_always_says_one_fault_detects_nothing_and_its_alarm_is_false():

@@ -122,7 +122,7 @@ def test_one_failure_mode_alone_is_refused_and_nothing_is_registered(tmp_path, r
 
 
 def test_a_model_that_collapsed_is_not_registered(plant, monkeypatch):
-    monkeypatch.setattr("models.jobs.registering.self_test", lambda model: ["it says the same whatever it sees"])
+    monkeypatch.setattr("models.jobs.registration.self_test", lambda model: ["it says the same whatever it sees"])
     with pytest.raises(ModelError, match="says the same"):
         trained(plant)
     assert Registry(plant).versions() == []
