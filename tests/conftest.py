@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 # One thread per worker: two workers with two threads each would wait for one another. Before NumPy and torch load.
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -69,9 +70,7 @@ def compiled() -> None:
 
     One worker at a time: what the first has compiled costs the others a quarter of a second.
     """
-    cache = Path(os.environ["NUMBA_CACHE_DIR"])
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "tests.lock").open("w") as lock:
+    with (Path(tempfile.gettempdir()) / f"thrumcast-tests-{os.getuid()}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         rehearse()
 
