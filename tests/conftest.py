@@ -20,6 +20,7 @@ import hypothesis
 import numpy as np
 import pytest
 from archive_plant import Plant
+from harness import costs
 from harness.broker import Site
 
 from pipeline.chaos.ground import Ground, ground
@@ -49,6 +50,11 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"no recordings at {path}; set THRUMCAST_SHARED_DATA")
     return path
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if path := os.environ.get(costs.VARIABLE):
+        config.pluginmanager.register(costs.Costs(Path(path)))
 
 
 @pytest.hookimpl(trylast=True)
