@@ -84,7 +84,7 @@ def features(x: np.ndarray, recording: Recording, settings: Settings) -> dict[st
 
 
 def to_bandwidth(x: np.ndarray, rate_hz: float, bandwidth_hz: float) -> tuple[np.ndarray, float]:
-    """Band-limited interpolation, one output sample at a time (Smith, Digital Audio Resampling)."""
+    """Band-limited interpolation, one tap of the filter after the other (Smith, Digital Audio Resampling)."""
     target_hz = 2.4 * bandwidth_hz
     if bandwidth_hz == 0 or rate_hz < target_hz:
         return x, rate_hz
@@ -92,15 +92,17 @@ def to_bandwidth(x: np.ndarray, rate_hz: float, bandwidth_hz: float) -> tuple[np
     half = int(np.ceil((60 - 7.95) / 14.36 * rate_hz / (stop_hz - bandwidth_hz) / 2))
     beta = scipy.signal.kaiser_beta(60)
     n = scipy.fft.prev_fast_len(int(len(x) * target_hz / rate_hz + 1e-9), real=True)
-    y = np.empty(n)
-    for m in range(n):
-        t = m * rate_hz / target_hz
-        at = np.arange(int(t + 1e-9) - half, int(t + 1e-9) + half + 1)
+    t = np.arange(n) * rate_hz / target_hz
+    y = np.zeros(n)
+    total = np.zeros(n)
+    for tap in range(-half, half + 1):  # for all output samples at once
+        at = (t + 1e-9).astype(int) + tap
         u = at - t
         window = np.i0(beta * np.sqrt(np.clip(1 - (u / (half + 1)) ** 2, 0, 1))) / np.i0(beta)
-        taps = np.sinc((bandwidth_hz + stop_hz) / rate_hz * u) * window
-        y[m] = (taps * x[at.clip(0, len(x) - 1)]).sum() / taps.sum()
-    return y, target_hz
+        weight = np.sinc((bandwidth_hz + stop_hz) / rate_hz * u) * window
+        y += weight * x[at.clip(0, len(x) - 1)]
+        total += weight
+    return y / total, target_hz
 
 
 def time_domain(x: np.ndarray, rate_hz: float) -> dict[str, float]:
