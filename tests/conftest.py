@@ -12,6 +12,7 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import fcntl
 import functools
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -50,6 +51,11 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"no recordings at {path}; set THRUMCAST_SHARED_DATA")
     return path
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One worker more than there are processors: tests of a running service wait most of their time."""
+    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) + 1
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -123,7 +129,9 @@ def first_training(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     data = tmp_path_factory.mktemp("first-training")
     archive_of_plant(data, np.random.default_rng(20240229))
-    trained(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.evaluation.plots.available", lambda: False)
+        trained(data)
     return data
 
 
@@ -132,6 +140,13 @@ def taught(first_training: Path, tmp_path: Path) -> Path:
     """A data directory of the test's own whose v0001 is challenger and champion."""
     shutil.copytree(first_training, tmp_path, dirs_exist_ok=True)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def quick_versions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training draws no pictures unless the test is marked `pictures`: they cost more than a small network."""
+    if "models.evaluation.plots" in sys.modules and request.node.get_closest_marker("pictures") is None:
+        monkeypatch.setattr("models.evaluation.plots.available", lambda: False)
 
 
 @pytest.fixture

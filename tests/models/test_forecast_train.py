@@ -16,7 +16,16 @@ from models.training.forecast import UNTRIED
 from pipeline.config.tables import Config
 from pipeline.errors import ThrumcastError
 
+CHECKS = (10, 30, 75, 150)  # these worlds are learned within a quarter of the usual steps
 SMALL = TrainSettings(hidden=16, members=1, batch=16, learning_rate=0.01, decoder=16, weight_decay=0.0, forecast=3)
+
+
+@pytest.fixture(autouse=True)
+def fewer_steps():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.training.forecast.CHECKS", CHECKS)
+        patch.setattr("models.training.forecast.STEPS", CHECKS[-1])
+        yield
 
 
 def test_a_forecast_goes_the_whole_way_to_a_version_and_beats_what_mostly_comes(tmp_path, rng):

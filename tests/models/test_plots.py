@@ -26,6 +26,7 @@ def trained(data):
     return data / "registry" / result.version, said
 
 
+@pytest.mark.pictures
 def test_a_version_has_its_pictures_and_is_still_whole(tmp_path, rng):
     pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
     archive_of_plant(tmp_path, rng)
