@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -121,4 +122,15 @@ def append_turns(data: Path) -> None:
         if turn == 3 and "beside" not in plant.journal.counters():
             plant.journal.commit(Commit(features=[feature_row(w, 3) for w in (28, 31)], counters={"beside": 1}))
         plant.archive.append([*rows, Rows("predictions", classes, judged)], {f"turn-{turn}": ""})
+    plant.close()
+
+
+def upkeep_turns(data: Path) -> None:
+    """Fills and rolls, then compacts and prunes; takes up where a killed run ended."""
+    from pipeline.edges.store.compact import compact, prune
+
+    run_turns(data)
+    plant = Plant(data)
+    list(compact(plant.archive))
+    list(prune(plant.archive, date(2024, 1, 1)))
     plant.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 
 # One thread per worker: two workers with two threads each would wait for one another. Before NumPy and torch load.
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -77,12 +76,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def compiled() -> None:
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Compiles every kernel, or loads what another worker has compiled. Processes started later find it on the disk.
 
-    One worker at a time: what the first has compiled costs the others a quarter of a second.
+    One worker of this run at a time: what the first has compiled costs the others a quarter of a second.
     """
-    with (Path(tempfile.gettempdir()) / f"thrumcast-tests-{os.getuid()}.lock").open("w") as lock:
+    with (tmp_path_factory.getbasetemp().parent / "compiled.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         rehearse()
 

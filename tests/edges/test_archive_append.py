@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from archive_plant import Plant, append_turns, feature_row
+from harness.crashes import exit_status
 
 from pipeline.edges.faults import APPEND_FAULT_POINTS, KILLED
 from pipeline.edges.store.check import verify
@@ -17,7 +15,6 @@ from pipeline.edges.store.journal import Commit
 from pipeline.edges.store.read import read_features, read_predictions
 from pipeline.edges.store.schema import Rows, feature_tables
 
-ROOT = Path(__file__).parents[2]
 POINTS = (*APPEND_FAULT_POINTS, "after_staging", "after_rename", "after_directory_fsync", "after_rewrite_rename")
 # The second append crosses midnight, the third and fourth widen older parts.
 CRASHES = [(name, 1) for name in POINTS] + [("after_rename", 4), ("append_before_transaction", 3)]
@@ -40,18 +37,12 @@ def plain(data: Path) -> list[int]:
     return sorted(pd.read_parquet(data / "archive" / "features")["window"])
 
 
-def crash_run(data: Path, fault: str) -> int:
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "THRUMCAST_FAULT_AT": fault}
-    command = "import sys, pathlib, archive_plant; archive_plant.append_turns(pathlib.Path(sys.argv[1]))"
-    return subprocess.run([sys.executable, "-c", command, str(data)], env=env, check=False).returncode
-
-
 @pytest.mark.parametrize(("name", "passes"), CRASHES, ids=[f"{name}:{n}" for name, n in CRASHES])
 def test_a_crash_at_any_point_once_or_twice_loses_and_doubles_nothing(
     tmp_path: Path, uninterrupted: Path, name: str, passes: int
 ) -> None:
-    assert crash_run(tmp_path, f"{name}:{passes}") == KILLED
-    crash_run(tmp_path, name)  # dies again, unless that place is behind it
+    assert exit_status(append_turns, tmp_path, f"{name}:{passes}") == KILLED
+    exit_status(append_turns, tmp_path, name)  # dies again, unless that place is behind it
     assert verify(tmp_path).problems == ()
     append_turns(tmp_path)
     report = verify(tmp_path)

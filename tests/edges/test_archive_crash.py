@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from archive_plant import Plant, feature_row, run_turns
+from harness.crashes import exit_status
 
 from pipeline.edges.faults import FAULT_POINTS, KILLED
 from pipeline.edges.store.check import verify
@@ -79,12 +77,6 @@ def test_a_roll_that_is_left_off_at_any_step_loses_nothing_and_doubles_nothing(p
     assert verify(plant.data).problems == ()
 
 
-def crash_run(data: Path, fault: str) -> int:
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "THRUMCAST_FAULT_AT": fault}
-    command = "import sys, pathlib, archive_plant; archive_plant.run_turns(pathlib.Path(sys.argv[1]))"
-    return subprocess.run([sys.executable, "-c", command, str(data)], env=env, check=False).returncode
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> Path:
     data = tmp_path_factory.mktemp("uninterrupted")
@@ -105,8 +97,8 @@ CRASHES = [(name, 1) for name in STORE_POINTS] + [
 
 @pytest.mark.parametrize(("name", "passes"), CRASHES, ids=[f"{name}:{n}" for name, n in CRASHES])
 def test_a_crash_at_any_point_once_or_twice_loses_and_doubles_nothing(tmp_path, uninterrupted, name, passes):
-    assert crash_run(tmp_path, f"{name}:{passes}") == KILLED
-    crash_run(tmp_path, name)  # dies again, unless that place is behind it
+    assert exit_status(run_turns, tmp_path, f"{name}:{passes}") == KILLED
+    exit_status(run_turns, tmp_path, name)  # dies again, unless that place is behind it
     between = verify(tmp_path)
     assert between.problems == ()
     run_turns(tmp_path)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 import threading
 from datetime import date
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from archive_plant import Plant, feature_row, fill, parts_of
+from archive_plant import Plant, feature_row, fill, parts_of, upkeep_turns
+from harness.crashes import exit_status
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -222,30 +220,18 @@ def test_readers_that_look_all_the_time_never_see_a_row_twice_or_miss_one(plant:
     assert verify(plant.data).problems == ()
 
 
-def crashing(data: Path, fault: str) -> int:
-    """Fills, rolls, compacts and prunes in a process that dies at a fault point; takes up where it ended."""
-    code = (
-        "import sys\nfrom datetime import date\nfrom pathlib import Path\nsys.path.insert(0, 'tests')\n"
-        "from archive_plant import Plant, run_turns\nfrom pipeline.edges.store.compact import compact, prune\n"
-        "run_turns(Path(sys.argv[1]))\nplant = Plant(Path(sys.argv[1]))\nlist(compact(plant.archive))\n"
-        "list(prune(plant.archive, date(2024, 1, 1)))\n"
-    )
-    environment = os.environ | {"THRUMCAST_FAULT_AT": fault, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-c", code, str(data)], cwd=ROOT, env=environment, check=False).returncode
-
-
 @pytest.mark.parametrize(("name", "passes"), list(itertools.product(UPKEEP_FAULT_POINTS, (1, 3))))
 def test_a_death_at_any_step_of_upkeep_loses_and_doubles_nothing(tmp_path: Path, name: str, passes: int) -> None:
     if name == "swap_exchanged" and passes == 3:
         passes = 2  # pruning exchanges nothing
-    assert crashing(tmp_path, f"{name}:{passes}") == KILLED
+    assert exit_status(upkeep_turns, tmp_path, f"{name}:{passes}") == KILLED
     between = verify(tmp_path)
     assert between.problems == ()
     windows = [row["window"] for row in read_features(tmp_path).select(["window"]).to_pylist()]
     later = [w for w in windows if w >= 30]
     frame = pd.read_parquet(tmp_path / "archive" / "features")
     assert sorted(frame["window"]) == sorted(windows)
-    assert crashing(tmp_path, "") == 0
+    assert exit_status(upkeep_turns, tmp_path, "") == 0
     report = verify(tmp_path)
     assert report.problems == report.notes == ()
     assert read_features(tmp_path)["window"].to_pylist().count(30) == later.count(30) == 2

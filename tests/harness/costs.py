@@ -66,7 +66,10 @@ def table(lines: list[dict[str, Any]], group: Callable[[str], str], most: int) -
         for place, key in enumerate(("own_s", "children_s", "wall_s")):
             sums[group(line["test"])][place] += line[key]
     ranked = sorted(sums.items(), key=lambda entry: -entry[1][0] - entry[1][1])[:most]
-    rows = [f"{own + children:8.1f} {own:8.1f} {children:8.1f} {wall:8.1f}  {name}" for name, (own, children, wall) in ranked]
+    rows = [
+        f"{own + children:8.1f} {own:8.1f} {children:8.1f} {wall:8.1f}  {name}"
+        for name, (own, children, wall) in ranked
+    ]
     return "\n".join([f"{'CPU s':>8} {'own':>8} {'started':>8} {'wall s':>8}", *rows])
 
 
