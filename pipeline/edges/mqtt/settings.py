@@ -4,17 +4,9 @@ from __future__ import annotations
 
 import socket
 import ssl
-import threading
-import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
+from typing import Literal
 
 from pipeline.errors import ConfigError, NotReachable
 
@@ -39,6 +31,8 @@ class MqttSettings:
     maximum_packet_bytes: int = 16 * 2**20  # a broker throws larger messages away without a word
     connect_timeout_s: float = 5.0
     backoff_s: tuple[float, float] = (1.0, 10.0)  # shortest and longest wait before connecting again
+    transport: Literal["tcp", "websockets"] = "tcp"
+    websocket_path: str = "/mqtt"
 
     @property
     def address(self) -> str:
@@ -82,75 +76,12 @@ def not_reachable(settings: MqttSettings, why: Exception | str) -> NotReachable:
     return NotReachable(msg, hint=hint)
 
 
-# paho's client as we use it: MQTT 5, manual acknowledgement, external loop.
-#
-# Two facts of paho 2 shape this module (both are covered by tests):
-#
-# * Its writes go out at once unless `on_socket_register_write` is set; set, they wait for `loop_write`, so that a batch
-#   of acknowledgements is written as one.
-# * It closes a connection whose PINGRESP does not come within the keep-alive. While reading is paused the PINGRESP lies
-#   unread behind the messages, so that clock must be set back: `forgive_ping`.
-
-
-PACKET_IDS = 65_535
-
-
-class Client(paho.Client):
-    """paho's client with the two things it lacks."""
-
-    def publish(
-        self,
-        topic: str,
-        payload: paho.PayloadType = None,
-        qos: int = 0,
-        retain: bool = False,
-        properties: Properties | None = None,
-    ) -> paho.MQTTMessageInfo:
-        """As paho's, under the next packet id that is free.
-
-        paho counts ids round, those of QoS 0 too, and drops a message that comes upon one without a PUBACK.
-        """
-        info = super().publish(topic, payload, qos, retain, properties)
-        for _ in range(PACKET_IDS):
-            if info.rc != MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
-                break
-            info = super().publish(topic, payload, qos, retain, properties)
-        return info
-
-    def forgive_ping(self) -> None:
-        """Asks no answer to the last PINGREQ: we are not reading, or messages prove that the connection lives."""
-        self._ping_t = 0.0
-
-
-def make_client(settings: MqttSettings, will: tuple[str, bytes] | None) -> Client:
-    """A client that is told everything but its callbacks, and not yet connected.
+def tls_context(settings: MqttSettings) -> ssl.SSLContext:
+    """Checks the broker's certificate, and shows ours if there is one.
 
     Raises:
-        ConfigError: if the password file or a certificate cannot be used.
+        ConfigError: a file cannot be used; the error names its key.
     """
-    client = Client(CallbackAPIVersion.VERSION2, client_id=settings.client_id, protocol=paho.MQTTv5, manual_ack=True)
-    client.connect_timeout = settings.connect_timeout_s
-    client.max_inflight_messages = 0  # no limit: the windows are ours, and paho's costs a scan per PUBACK
-    client.max_queued_messages = 0
-    if settings.username is not None:
-        client.username_pw_set(settings.username, settings.password())
-    if settings.tls:
-        _use_tls(client, settings)
-    if will is not None:
-        client.will_set(will[0], will[1], qos=1, retain=True)
-    properties = Properties(PacketTypes.CONNECT)
-    properties.SessionExpiryInterval = settings.session_expiry_s
-    properties.ReceiveMaximum = settings.receive_maximum
-    properties.MaximumPacketSize = settings.maximum_packet_bytes
-    client.connect_async(
-        settings.host, settings.port, settings.keepalive_s, clean_start=settings.clean_start, properties=properties
-    )
-    client.on_socket_register_write = lambda *_: None  # its mere presence defers writes
-    return client
-
-
-def _use_tls(client: Client, settings: MqttSettings) -> None:
-    """Encrypts, checks the broker's certificate and shows ours if there is one; each file that is wrong is named."""
     for key, path in (
         ("mqtt.tls_ca_file", settings.ca_file),
         ("mqtt.tls_cert_file", settings.cert_file),
@@ -176,60 +107,4 @@ def _use_tls(client: Client, settings: MqttSettings) -> None:
             found = f"{settings.cert_file} ({reason})"
             msg = f"mqtt.tls_cert_file: expected a certificate with its unencrypted key, found: {found}"
             raise ConfigError(msg, hint="check that mqtt.tls_key_file belongs to it") from error
-    client.tls_set_context(context)
-
-
-class Attempt(threading.Thread):
-    """One blocking `reconnect` off the caller's thread: name lookup, TCP and TLS can hang for seconds.
-
-    Nobody else touches the client until `done`.
-    """
-
-    def __init__(self, client: Client) -> None:
-        super().__init__(name="mqtt-connect", daemon=True)
-        self.client = client
-        self.error: Exception | None = None
-        self.done = threading.Event()
-        self.start()
-
-    def run(self) -> None:
-        """Connects, and keeps the error for the owner's thread, which sorts it."""
-        try:
-            self.client.reconnect()
-        except Exception as error:
-            _close_sockets(error)
-            self.error = error
-        finally:
-            self.done.set()
-
-
-def _close_sockets(error: Exception) -> None:
-    """Closes the socket whose TLS handshake failed: paho keeps it in a local variable only."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        for value in frame.f_locals.values():
-            if isinstance(value, socket.socket):
-                value.close()
-
-
-class CallbackErrors:
-    """Keeps what a callback raises until paho is done with its packet; raising through paho leaves it in the middle."""
-
-    def __init__(self) -> None:
-        self._first: Exception | None = None
-
-    def guard(self, callback: Callable[..., None]) -> Callable[..., None]:
-        """The callback without paho's two leading arguments, and without its exceptions."""
-
-        def guarded(_client: object, _userdata: object, *arguments: Any) -> None:
-            try:
-                callback(*arguments)
-            except Exception as error:
-                self._first = self._first or error
-
-        return guarded
-
-    def raise_first(self) -> None:
-        """Raises the oldest one that was kept, once."""
-        if self._first is not None:
-            error, self._first = self._first, None
-            raise error
+    return context
