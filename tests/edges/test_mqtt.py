@@ -211,7 +211,9 @@ def test_what_a_publisher_has_not_had_confirmed_is_sent_again(site: Site, wire: 
 @needs_broker
 def test_a_consumer_that_takes_nothing_keeps_its_connection_and_bounds_its_memory(site: Site, wire: Wire) -> None:
     service = site.service(port=wire.port, max_waiting=5)
-    service._protocol.client = replace(service._protocol.client, keepalive_s=1)  # ours alone: a broker that had been told would cut off a machine that dawdles
+    service._protocol.client = replace(
+        service._protocol.client, keepalive_s=1
+    )  # ours alone: a broker that had been told would cut off a machine that dawdles
     site.send(*numbered(60))
     wait_until(lambda: wire.sessions[0].count(PINGREQ) >= 3, lambda: service.take(0, 0.1), "three signs of life")
     assert service.waiting == 5

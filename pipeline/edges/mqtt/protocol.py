@@ -77,7 +77,7 @@ class Subscribed(NamedTuple):
 class Delivery(NamedTuple):
     """A message for us. At QoS 1 it stays unacknowledged until `Protocol.acknowledge` is told of its receipt."""
 
-    topic: str  # "" where the broker let a topic pass that is no UTF-8
+    topic: str  # with U+FFFD where the broker let text pass that is no UTF-8
     payload: bytes
     qos: int
     retained: bool
@@ -281,13 +281,15 @@ class Protocol:
         return packet
 
     def _delivery(self, view: memoryview, header: int, size: int) -> Delivery:
-        """A PUBLISH. A broker that lets a topic pass that is no UTF-8 must not stop us: such a message is delivered."""
-        topic_ends = header + 2 + int.from_bytes(view[header : header + 2], "big")
-        try:
-            str(view[header + 2 : topic_ends], "utf-8")
-            packet = self._read(view, size)
-        except UnicodeDecodeError:
-            return self._without_topic(view, topic_ends, size)
+        """A PUBLISH. Somebody's text that is no UTF-8 must not stop us, so such a message is delivered all the same."""
+        fields = _PublishFields.of(view, header)
+        if fields is None:
+            raise self._error(MALFORMED, "a PUBLISH of MQTT 5, found one whose fields do not fit its length")
+        if not fields.is_utf8:
+            self._start += size
+            receipt = self._receipt(fields.packet_id)
+            return Delivery(fields.topic, fields.payload, fields.qos, fields.retained, fields.content_type, receipt)
+        packet = self._read(view, size)
         if not isinstance(packet, mqtt5.PublishPacket):
             raise self._error(PROTOCOL_ERROR, "a PUBLISH, found another packet")
         qos, packet_id = int(packet.qos), packet.packet_id
@@ -295,17 +297,6 @@ class Protocol:
             raise self._error(PROTOCOL_ERROR, "QoS 0 or 1, a packet id and no topic alias, found others")
         receipt = self._receipt(packet_id if packet_id is not None and qos else 0)
         return Delivery(packet.topic, packet.payload, qos, packet.retain, packet.content_type, receipt)
-
-    def _without_topic(self, view: memoryview, topic_ends: int, size: int) -> Delivery:
-        qos, retained = view[0] >> 1 & 3, bool(view[0] & 1)
-        at = topic_ends + (2 if qos else 0)
-        properties, used = _variable_length(view, at)
-        payload_at = at + used + properties
-        if qos == 2 or payload_at > size or (qos and topic_ends + 2 > size):
-            raise self._error(MALFORMED, "a PUBLISH of MQTT 5, found one without whole properties")
-        packet_id = int.from_bytes(view[topic_ends : topic_ends + 2], "big") if qos else 0
-        self._start += size
-        return Delivery("", bytes(view[payload_at:size]), qos, retained, None, self._receipt(packet_id))
 
     def _receipt(self, packet_id: int) -> Receipt:
         self.numbers += 1
@@ -378,7 +369,9 @@ class Protocol:
         if wanted is None or len(wanted) != len(packet.reason_codes):
             raise self._error(PROTOCOL_ERROR, "a SUBACK that fits our SUBSCRIBE, found another")
         refused = {
-            topic: reason_text(code) for topic, code in zip(wanted, packet.reason_codes, strict=True) if int(code) >= _FAILURE
+            topic: reason_text(code)
+            for topic, code in zip(wanted, packet.reason_codes, strict=True)
+            if int(code) >= _FAILURE
         }
         self.subscribed = not refused.keys() & set(self.client.subscriptions)
         return Subscribed(refused)
@@ -527,6 +520,76 @@ def _frame(view: memoryview) -> tuple[int, int] | None:
     if len(view) >= _LARGEST_HEADER_BYTES:  # four bytes that all say "more": mqtt5 names the error
         return _LARGEST_HEADER_BYTES, len(view)
     return None
+
+
+_CONTENT_TYPE: Final = 0x03
+_PROPERTY_BYTES: Final = {0x01: 1, 0x02: 4, 0x23: 2}  # of fixed length
+_PROPERTY_TEXTS: Final = {_CONTENT_TYPE: 1, 0x08: 1, 0x26: 2}  # response topic; a user property is two texts
+_CORRELATION_DATA, _SUBSCRIPTION_ID = 0x09, 0x0B
+
+
+class _PublishFields(NamedTuple):
+    """A PUBLISH read by hand, just far enough to know whether its text is UTF-8: `mqtt5` panics where it is not."""
+
+    topic: str
+    payload: bytes
+    qos: int
+    retained: bool
+    content_type: str | None
+    packet_id: int
+    is_utf8: bool
+
+    @classmethod
+    def of(cls, view: memoryview, at: int) -> _PublishFields | None:
+        """The fields of a whole packet whose fixed header ends `at`; None where they do not fit into it."""
+        qos, size = view[0] >> 1 & 3, len(view)
+        topic_ends = at + 2 + int.from_bytes(view[at : at + 2], "big")
+        properties_at = topic_ends + (2 if qos else 0)
+        if qos == 3 or properties_at >= size:
+            return None
+        texts = {0: bytes(view[at + 2 : topic_ends])}
+        properties, used = _variable_length(view, properties_at)
+        payload_at = properties_at + used + properties
+        if payload_at > size or (properties and not _read_texts(view[properties_at + used : payload_at], texts)):
+            return None
+        packet_id = int.from_bytes(view[topic_ends : topic_ends + 2], "big") if qos else 0
+        is_utf8 = all(_is_utf8(text) for text in texts.values())
+        if is_utf8:
+            return cls("", b"", qos, False, None, packet_id, True)
+        found = texts.get(_CONTENT_TYPE)
+        content_type = None if found is None else found.decode(errors="replace")
+        topic, payload = texts[0].decode(errors="replace"), bytes(view[payload_at:])
+        return cls(topic, payload, min(qos, 1), bool(view[0] & 1), content_type, packet_id, False)
+
+
+def _read_texts(properties: memoryview, texts: dict[int, bytes]) -> bool:
+    """Puts the texts among the properties into `texts`, those of one kind joined; whether all of them are whole."""
+    at = 0
+    while at < len(properties):
+        kind = properties[at]
+        at += 1
+        if kind in _PROPERTY_BYTES:
+            at += _PROPERTY_BYTES[kind]
+        elif kind == _SUBSCRIPTION_ID:
+            at += _variable_length(properties, at)[1]
+        elif kind == _CORRELATION_DATA:
+            at += 2 + int.from_bytes(properties[at : at + 2], "big")
+        else:
+            for _ in range(_PROPERTY_TEXTS.get(kind, 0)):
+                ends = at + 2 + int.from_bytes(properties[at : at + 2], "big")
+                texts[kind] = texts.get(kind, b"") + bytes(properties[at + 2 : ends])
+                at = ends
+            if kind not in _PROPERTY_TEXTS:
+                return True  # no property of a PUBLISH: mqtt5 names it
+    return at == len(properties)
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _variable_length(view: memoryview, at: int) -> tuple[int, int]:
