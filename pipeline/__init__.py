@@ -1,17 +1,18 @@
-"""thrumcast: listens to rotating machines and says, window by window, what is going wrong with each of them.
+"""thrumcast listens to rotating machines and names, window by window, the failure mode of each of them.
 
     bytes ─codec─> Block ─order─> Block ─window─> Window ─features─> row ─model step─> Prediction ─alarm─> AlarmChange
       ^            └──────────────── pipeline.core: pure, one state per stream ───────────────────┘            |
       |                                                                                                        v
-    edges.mqtt, edges.recordings        driven by drivers.live | drivers.backfill        edges.journal -> edges.archive
+    edges.mqtt, edges.recordings        driven by drivers.live | drivers.backfill        edges.store: journal -> parts
                                                                                          edges.mqtt
 
 * `pipeline.core` is the pure step over a small, visible state: no clock, file, socket, thread or log.
-* `pipeline.edges` is the world: one outside system per module.
-* `pipeline.drivers` are loops: they own time, the order of commit and parallelism.
-* `models` holds the network, its training and its registry; `sim` the simulated plant.
+* `pipeline.edges` is the outside world: one system per module or folder.
+* `pipeline.drivers` are loops: they own time, the order of commits and parallelism.
+* `pipeline.service` is the running service; `pipeline.commands` is its command line.
+* `models` contains the network, its training and its registry; `sim` is the simulated plant.
 
-Importing this package loads neither torch nor pyarrow nor an MQTT client, not even numpy.
+Importing this package does not load torch, pyarrow, an MQTT client or numpy.
 """
 
 from __future__ import annotations

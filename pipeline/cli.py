@@ -1,4 +1,6 @@
-"""The `thrumcast` command: a click group whose commands are modules of pipeline.commands, loaded when they are needed.
+"""The `thrumcast` command: a click group. Each command is a module of pipeline.commands that defines `command`.
+
+Adding a command means adding that one module: the group finds it in the folder and imports it when it is called.
 
 Exit codes: 0 ok, 1 failed, 2 usage, 3 configuration, 4 not reachable or not ready, 5 gate refused, 130 Ctrl-C.
 """
@@ -20,8 +22,8 @@ import click
 import pipeline
 from pipeline.errors import ConfigError, ThrumcastError
 
-# In the order in which a newcomer meets them. Only those whose module is there are listed.
-COMMANDS = (
+# The order of the help: as a newcomer needs them. Commands that are not named here follow in alphabetical order.
+ORDER = (
     "demo", "run", "sim", "record", "replay", "backfill", "train", "evaluate", "promote", "rollback", "models",
     "labels", "archive", "state", "status", "doctor", "config", "chaos", "bench", "bearings", "features", "explain",
     "drift",
@@ -32,11 +34,13 @@ EXIT_INTERRUPTED = 130
 
 
 class CommandGroup(click.Group):
-    """Finds its commands as modules: `thrumcast NAME` is `pipeline.commands.NAME.command`."""
+    """Finds its commands as modules: `thrumcast NAME` runs `pipeline.commands.NAME.command`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        folder = Path(__file__).with_name("commands")
-        return [name for name in COMMANDS if (folder / f"{name}.py").is_file() or (folder / name).is_dir()]
+        """Modules that define a function `command`. The source is searched, because importing all of them is slow."""
+        paths = Path(__file__).with_name("commands").glob("*.py")
+        names = sorted(path.stem for path in paths if "\ndef command(" in path.read_text(encoding="utf-8"))
+        return sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
@@ -49,9 +53,9 @@ class CommandGroup(click.Group):
 @click.command(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(pipeline.__version__, prog_name="thrumcast", message="%(prog)s %(version)s")
 def group() -> None:
-    """Listens to rotating machines and says, window by window, what is going wrong with each of them.
+    """Listens to rotating machines and names, window by window, the failure mode of each of them.
 
-    Start with `thrumcast demo`; it needs nothing set up. Every command takes --help.
+    Start with `thrumcast demo`; it needs no setup. Every command has --help.
     """
 
 
@@ -61,11 +65,11 @@ def main() -> NoReturn:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command line and returns its exit code; only a bug leaves as an exception."""
+    """Runs one command line and returns its exit code. Only a bug raises an exception."""
     color = False if os.environ.get("NO_COLOR") else None
     try:
         check_packages()
-        # Without standalone mode click returns the code of ctx.exit(), which is what --help and --version end with.
+        # Without standalone mode click returns the code of ctx.exit(), which --help and --version call.
         code = group.main(list(arguments), prog_name="thrumcast", standalone_mode=False, color=color)
     except ThrumcastError as error:
         others = error.others if isinstance(error, ConfigError) else ()
@@ -89,10 +93,10 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def check_packages() -> None:
-    """Explains a foreign `models` or `sim` package that stands before ours on the path: the names are common ones.
+    """Checks that `models` and `sim` are our packages. The names are common, and another project may come first.
 
     Raises:
-        ThrumcastError: names both places.
+        ThrumcastError: another package comes first on the path; the message names both places.
     """
     home = Path(__file__).resolve().parents[1]
     for name in ("models", "sim"):
@@ -101,7 +105,7 @@ def check_packages() -> None:
         if home / name not in folders[:1]:
             found = folders[0] if folders else spec.origin if spec is not None else "nothing"
             msg = f"expected the package {name!r} of thrumcast in {home / name}, found: {found}"
-            hint = "install thrumcast in an environment of its own, and keep PYTHONPATH free of other projects"
+            hint = "install thrumcast in an environment of its own and remove other projects from PYTHONPATH"
             raise ThrumcastError(msg, hint=hint)
 
 
@@ -112,11 +116,11 @@ def _complain(message: str, hint: str | None, color: bool | None) -> None:
 
 
 def _stdout_is_closed() -> bool:
-    """Whether it is our reader that went away (`thrumcast ... | head`), and not some socket of ours."""
+    """Whether the reader of stdout has gone (`thrumcast ... | head`), and not the other end of a socket."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        # The interpreter flushes stdout once more at its end; let that go nowhere instead of complaining.
+        # The interpreter flushes stdout once more when it exits; send that to /dev/null, or it would print an error.
         with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return True

@@ -1,24 +1,24 @@
 """Every error thrumcast raises on purpose, in one tree.
 
     ThrumcastError              exit 1   something failed; the message says what, the hint says what to do
-    ├── UsageError              exit 2   the command line asks for what cannot be
-    ├── ConfigError             exit 3   a configuration file, or what stands for one of its keys
+    ├── UsageError              exit 2   the command line has an invalid value
+    ├── ConfigError             exit 3   a configuration value is invalid
     ├── DecodeError             (never leaves the driver: the message goes to quarantine)
-    ├── RecordingError          exit 1   a recording cannot be read
+    ├── RecordingError          exit 1   a recording is unreadable
     ├── ArchiveError            exit 1   the data directory is full, read-only, damaged or held by another process
-    │   └── SchemaError         exit 3   the archive or a model speaks another feature schema
-    ├── ModelError              exit 1   no such model version, or its files do not fit
-    ├── NotReachable            exit 4   the broker does not answer
+    │   └── SchemaError         exit 3   the archive or a model has another feature schema
+    ├── ModelError              exit 1   a model version is missing, damaged or does not fit
+    ├── NotReachable            exit 4   the broker, or the service, does not answer
     └── GateRefused             exit 5   a model did not pass the gate of `promote`
 
-A message reads `what was expected, what was found: value`; the hint goes on a line of its own.
+A message reads `expected ..., found: ...`. The hint, printed on a line of its own, says what to do.
 """
 
 from __future__ import annotations
 
 
 class ThrumcastError(Exception):
-    """Something the person at the terminal can act on."""
+    """An error that the user can act on."""
 
     exit_code = 1
 
@@ -26,27 +26,27 @@ class ThrumcastError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
-        self.reported = reported  # a command's result, printed before, has said it already
+        self.reported = reported  # the printed result of the command already contains it
 
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message}\nhint: {self.hint}"
 
 
 class UsageError(ThrumcastError):
-    """A value on the command line that cannot be used, where no configuration has a key for it."""
+    """A value on the command line is invalid, and no configuration key is involved."""
 
     exit_code = 2
 
 
 class ConfigError(ThrumcastError):
-    """A configuration value that cannot be used; the message names the key as written."""
+    """A configuration value is invalid; the message names the key."""
 
     exit_code = 3
-    others: tuple[ConfigError, ...] = ()  # what else cannot be used in the same configuration
+    others: tuple[ConfigError, ...] = ()  # further errors in the same configuration
 
 
 class DecodeError(ThrumcastError):
-    """A payload that is not a block. `reason` is one of a few fixed words, fit for a metric label."""
+    """A payload is not a block. `reason` is one of a few fixed words, for a metric label."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -54,7 +54,7 @@ class DecodeError(ThrumcastError):
 
 
 class RecordingError(ThrumcastError):
-    """A recording that cannot be read, or lacks what is needed to make sense of it."""
+    """A recording is unreadable or incomplete."""
 
 
 class ArchiveError(ThrumcastError):
@@ -62,13 +62,13 @@ class ArchiveError(ThrumcastError):
 
 
 class SchemaError(ArchiveError):
-    """Two sides disagree about what the feature columns mean."""
+    """The feature schemas of two sides differ."""
 
     exit_code = 3
 
 
 class ModelError(ThrumcastError):
-    """A model version that is missing, damaged or does not fit."""
+    """A model version is missing, damaged or does not fit."""
 
 
 class NotReachable(ThrumcastError):
@@ -78,6 +78,6 @@ class NotReachable(ThrumcastError):
 
 
 class GateRefused(ThrumcastError):
-    """A model version did not pass the checks that guard promotion."""
+    """A model version failed the checks of promotion."""
 
     exit_code = 5

@@ -1,7 +1,10 @@
-"""Everything that the service says of itself: each metric and each log event stands in one of the tables below.
+"""What the service reports about itself: the table of its metrics, the table of its log events, and the metric values.
 
-Metrics follow the rules of Prometheus: prefix `thrumcast_`, base units, `_total` for what only grows, labels only where
-their values are bounded. One thread writes, any number may read.
+Metrics follow the rules of Prometheus: prefix `thrumcast_`, base units, `_total` for counters, and labels only where
+the number of their values is bounded. The tables and the bound are ours; `prometheus_client` writes the text format. It
+is imported at the first scrape, because its import costs more than the start of a small service should pay.
+
+Writers and readers may be on different threads: one lock guards all values.
 """
 
 from __future__ import annotations
@@ -10,11 +13,16 @@ import bisect
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from itertools import accumulate
+from typing import TYPE_CHECKING, Literal, cast
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric as Family
+    from prometheus_client.registry import Collector
 
 Kind = Literal["counter", "gauge", "histogram"]
 
-MAX_LABELS = 500  # of one metric; what comes after counts as "other"
+MAX_LABELS = 500  # label sets of one metric; further ones are counted under OTHER
 OTHER = "other"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -27,7 +35,7 @@ class Metric:
     kind: Kind
     help: str
     labels: tuple[str, ...] = ()
-    buckets: tuple[float, ...] = ()
+    buckets: tuple[float, ...] = ()  # upper bounds in s, for a histogram
 
 
 METRICS: tuple[Metric, ...] = (
@@ -94,70 +102,76 @@ METRICS: tuple[Metric, ...] = (
 )
 TABLE: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
 
-# Log events: name -> (level, when). A name is the first word of a log message, or stands before `_` + what happened.
+# Log events: name -> (level, when it is logged). The name is the first word of the log message.
 EVENTS: Mapping[str, tuple[str, str]] = {
-    "rehearsed": ("info", "a second of noise went through the engine, so that everything is compiled"),
-    "stop_cut_short": ("warning", "the disk held up a stop; it ended as a kill would, which loses nothing"),
+    "rehearsed": ("info", "the engine has run on a second of noise, so that all kernels are compiled"),
+    "stop_cut_short": (
+        "warning",
+        "a stop took too long because of the disk; the process ended as by a kill, which loses nothing",
+    ),
     "connected": ("info", "the broker accepted us"),
-    "session_lost": ("info", "no session was found where there had been one: what the broker kept for us is gone"),
+    "session_lost": ("info", "the broker no longer has our session; the messages it queued for us are lost"),
     "disconnected": ("info", "the connection ended"),
     "refused": ("info", "an attempt to connect failed"),
-    "taken_over": ("info", "another client with our id took the session"),
-    "commit_failed": ("error", "the disk refused a commit; it is tried again and nothing is acknowledged meanwhile"),
-    "commit_resumed": ("warning", "the commit succeeded at last"),
+    "taken_over": ("info", "another client with our client id took over the session"),
+    "commit_failed": (
+        "error",
+        "the disk refused a commit; the service tries again and acknowledges nothing until it succeeds",
+    ),
+    "commit_resumed": ("warning", "a commit succeeded after commit_failed"),
     "note_failed": ("error", "the disk refused machines.jsonl"),
-    "note_resumed": ("warning", "machines.jsonl was written at last"),
-    "roll_failed": ("error", "the disk refused a Parquet part; its rows stay in the journal and turns go on"),
-    "roll_resumed": ("warning", "the part was written at last"),
-    "quarantined": ("warning", "messages of a turn were refused, by reason; some of their topics"),
-    "channels_full": ("warning", "a message names new channels, and archive.max_channels are known already"),
-    "gaps": ("warning", "pieces of streams never came"),
-    "no_window": ("warning", "a stream's records are all shorter than a window"),
-    "reloaded": ("info", "SIGHUP: these keys have new values from the next turn on"),
-    "reload_refused": ("error", "SIGHUP: the configuration cannot be used; the one before goes on"),
-    "restart_needed": ("warning", "SIGHUP: these keys have changed and wait for a restart"),
-    "model_switched": ("info", "another version serves from the next commit on"),
-    "model_refused": ("error", "a version that should serve cannot be used; the one before goes on"),
-    "forecast_missing": ("warning", "forecasts are wanted, and the version that serves was not trained to make any"),
-    "shadow_refused": ("error", "a version that should predict in the shadow cannot be used"),
-    "memory_rebuilt": ("info", "hidden states were built again from the archive"),
-    "memory_not_rebuilt": ("error", "the archive could not be read; hidden states begin from zero"),
-    "forecast_failed": ("error", "the forecast raised something; none is made until a model is loaded again"),
-    "shadow_failed": ("error", "the shadow model raised something and is let go"),
+    "note_resumed": ("warning", "machines.jsonl was written after note_failed"),
+    "roll_failed": ("error", "the disk refused a Parquet part; its rows stay in the journal and the service goes on"),
+    "roll_resumed": ("warning", "the part was written after roll_failed"),
+    "quarantined": ("warning", "messages were refused; counts by reason and some topics"),
+    "channels_full": ("warning", "a message names new channels, but the archive already has archive.max_channels"),
+    "gaps": ("warning", "samples of some streams never arrived"),
+    "no_window": ("warning", "all records of a stream are shorter than a window"),
+    "reloaded": ("info", "SIGHUP: these keys have new values, which apply from the next turn"),
+    "reload_refused": ("error", "SIGHUP: the new configuration is invalid; the service keeps the present one"),
+    "restart_needed": ("warning", "SIGHUP: these keys have changed and apply only after a restart"),
+    "model_switched": ("info", "another model version serves from the next commit"),
+    "model_refused": ("error", "a model version that should serve is unusable; the present one keeps serving"),
+    "forecast_missing": ("warning", "forecasts are configured, but the model that serves was not trained to make them"),
+    "shadow_refused": ("error", "a model version that should run as the shadow is unusable"),
+    "memory_rebuilt": ("info", "hidden states were rebuilt from the archive"),
+    "memory_not_rebuilt": ("error", "the archive is unreadable; hidden states start from zero"),
+    "forecast_failed": ("error", "the forecast raised an error; it stays off until a model is loaded"),
+    "shadow_failed": ("error", "the shadow model raised an error and was switched off"),
     "labels_unreadable": (
         "error",
-        "labels.jsonl has a line that is no label; what is new in it is neither published nor counted",
+        "labels.jsonl has an invalid line; new labels are neither published nor counted",
     ),
-    "label_waits": ("warning", "a label asked for over MQTT is kept, and nothing of its machine was ever archived"),
+    "label_waits": ("warning", "a label sent over MQTT was stored, but the archive has no windows of its machine"),
     "ready": ("info", "/readyz turned to 200"),
     "not_ready": ("warning", "/readyz turned to 503; the failing checks"),
-    "web_listening": ("info", "the page and its endpoints are served"),
-    "web_unavailable": ("warning", "the address of web.bind cannot be used; the service goes on without it"),
-    "route_failed": ("error", "a path could not be answered: a bug"),
-    "client_failed": ("debug", "an HTTP client went away in the middle"),
+    "web_listening": ("info", "the web server is listening"),
+    "web_unavailable": ("warning", "the address web.bind is unusable; the service runs without a web server"),
+    "route_failed": ("error", "a request handler raised an error: a bug"),
+    "client_failed": ("debug", "an HTTP client disconnected during the response"),
     "compacted": ("info", "parts were merged"),
     "pruned": ("info", "rows were removed because of their age"),
     "upkeep_failed": ("error", "a request for archive upkeep, or the compaction of the service itself, failed"),
-    "manager_unreachable": ("debug", "NOTIFY_SOCKET cannot be reached"),
+    "manager_unreachable": ("debug", "NOTIFY_SOCKET is unreachable"),
 }
 
 
 def few(names: Sequence[str], most: int = 5) -> str:
-    """The first of them, and how many more there are."""
+    """The first `most` names, and how many more there are: for messages and logs."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 @dataclass(slots=True)
 class _Histogram:
-    counts: list[int]
+    counts: list[int]  # per bucket, not accumulated
     total: int = 0
     sum: float = 0.0
 
 
 @dataclass(slots=True)
 class Telemetry:
-    """The values of the table. Every plain counter and gauge is there from the start, as 0."""
+    """The values of the metrics in the table. Counters and gauges without labels start at 0."""
 
     _values: dict[str, dict[tuple[str, ...], float]] = field(default_factory=dict)  # name -> labels -> value
     _histograms: dict[str, _Histogram] = field(default_factory=dict)
@@ -171,30 +185,30 @@ class Telemetry:
                 self._values[metric.name] = {} if metric.labels else {(): 0}
 
     def add(self, name: str, n: float = 1, *labels: str) -> None:
-        """A counter grows."""
+        """Adds to a counter."""
         with self._lock:
             series, labels = self._series(name, labels)
             series[labels] = series.get(labels, 0) + n
 
     def set(self, name: str, value: float, *labels: str) -> None:
-        """A gauge, or a counter that is kept elsewhere, has this value now."""
+        """Sets a gauge, or a counter that is counted elsewhere."""
         with self._lock:
             series, labels = self._series(name, labels)
             series[labels] = value
 
     def set_all(self, values: Mapping[str, float]) -> None:
-        """Several values without a label that belong to one moment: no reader sees some of them only."""
+        """Sets several metrics without labels at once: a reader sees all of the new values or none."""
         with self._lock:
             for name, value in values.items():
                 self._series(name, ())[0][()] = value
 
     def set_series(self, name: str, series: Mapping[tuple[str, ...], float]) -> None:
-        """A metric has these values by their labels, and no others; bounding them is the caller's business."""
+        """Replaces all label sets of a metric. The caller bounds their number."""
         with self._lock:
             self._values[name] = dict(series)
 
     def observe(self, name: str, seconds: float) -> None:
-        """One more duration in a histogram; a negative one (a clock that is ahead) counts as 0."""
+        """Adds a duration to a histogram. A negative duration (a clock that is ahead) counts as 0."""
         seconds = max(seconds, 0.0)
         with self._lock:
             histogram = self._histograms[name]
@@ -205,35 +219,47 @@ class Telemetry:
             histogram.sum += seconds
 
     def value(self, name: str, *labels: str) -> float:
-        """The present value; 0 for labels that were never seen."""
+        """The present value; 0 for labels that were never set."""
         with self._lock:
             return self._values[name].get(labels, 0)
 
     def values(self) -> dict[str, float]:
-        """Every value without a label."""
+        """All values that have no label."""
         with self._lock:
             return {name: series[()] for name, series in self._values.items() if () in series}
 
     def text(self) -> str:
-        """All of it in the Prometheus text format 0.0.4."""
+        """All metrics in the Prometheus text format 0.0.4."""
+        from prometheus_client import generate_latest
+
+        return generate_latest(cast("Collector", self)).decode()
+
+    def collect(self) -> Iterator[Family]:
+        """All metrics of one moment, as `prometheus_client` asks a collector for them."""
+        from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
         with self._lock:
             values = {name: dict(series) for name, series in self._values.items()}
             histograms = {name: _Histogram(list(h.counts), h.total, h.sum) for name, h in self._histograms.items()}
-        lines = []
         for metric in METRICS:
-            full = f"thrumcast_{metric.name}"
-            lines += [f"# HELP {full} {metric.help}", f"# TYPE {full} {metric.kind}"]
+            name = f"thrumcast_{metric.name}"
             if metric.kind == "histogram":
-                lines += _histogram_lines(full, metric.buckets, histograms[metric.name])
+                found = histograms[metric.name]
+                bounds = (*(f"{bound:g}" for bound in metric.buckets), "+Inf")
+                below = [*accumulate(found.counts), found.total]
+                yield HistogramMetricFamily(
+                    name, metric.help, buckets=list(zip(bounds, below, strict=True)), sum_value=found.sum
+                )
                 continue
+            kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            family = kind(name, metric.help, labels=metric.labels)
             for labels, value in sorted(values[metric.name].items()):
-                pairs = (f'{name}="{_escaped(label)}"' for name, label in zip(metric.labels, labels, strict=True))
-                lines.append(f"{full}{{{','.join(pairs)}}} {_number(value)}" if labels else f"{full} {_number(value)}")
-        return "\n".join(lines) + "\n"
+                family.add_metric(labels, value)
+            yield family
 
     def _series(self, name: str, labels: tuple[str, ...]) -> tuple[dict[tuple[str, ...], float], tuple[str, ...]]:
-        """The values of a metric, and under which labels one goes: the last one is `other` if there are too many."""
-        metric = TABLE[name]  # a KeyError here is a metric that the table does not have
+        """The values of a metric, and the labels to use: the last label becomes OTHER when there are too many sets."""
+        metric = TABLE[name]  # KeyError: the metric is missing from the table
         if len(metric.labels) != len(labels) or "" in labels:
             msg = f"{name}: expected labels for {metric.labels}, found: {labels!r}"
             raise ValueError(msg)
@@ -241,21 +267,3 @@ class Telemetry:
         if labels and labels not in series and len(series) >= MAX_LABELS:
             labels = (*labels[:-1], OTHER)
         return series, labels
-
-
-def _histogram_lines(full: str, buckets: tuple[float, ...], histogram: _Histogram) -> Iterator[str]:
-    below = 0
-    for bound, count in zip(buckets, histogram.counts, strict=True):
-        below += count
-        yield f'{full}_bucket{{le="{bound:g}"}} {below}'
-    yield f'{full}_bucket{{le="+Inf"}} {histogram.total}'
-    yield f"{full}_sum {_number(histogram.sum)}"
-    yield f"{full}_count {histogram.total}"
-
-
-def _escaped(label: str) -> str:
-    return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if float(value).is_integer() else repr(float(value))

@@ -1,4 +1,4 @@
-"""What an analyst's instruments make of a simulated machine: samples, spectra, and the few numbers of a trend."""
+"""The instruments of a vibration analyst for a simulated machine: samples, spectra and trend values."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sim.signals import G_MM_S2, TURN_RAD, Float32, Float64
 
 
 def run(machine: Machine, axis: int, seconds: float, from_s: float = 0.0) -> tuple[Float32, Float64]:
-    """Samples (n,) of one axis and the shaft angle; the first frame, while filters settle, is left out at speed."""
-    # Another time has other random numbers, so that neighbouring points of a life are as unlike as they are in life.
+    """Samples (n,) of one axis and the shaft angle, without the first frame at constant speed: filters settle in it."""
+    # Each time has its own random numbers, so that neighbouring points of a life differ as they do on a real machine.
     state = replace(later(initial(machine), from_s), frame=round(from_s / 60))
     parts, angles = [], []
     skip = 0 if machine.events else 1
@@ -47,7 +47,7 @@ def squared_envelope(x: Float32, machine: Machine) -> tuple[Float64, Float64]:
 
 
 def envelope_order(make: MakeUp, mode: str) -> float:
-    """Order at which the envelope of that fault has its first line."""
+    """The order of the first envelope line of a fault."""
     if mode in BEARING_FAULTS:
         return TURN_RAD / bearing_gap_rad(make, mode)
     if mode == "gear_tooth" and make.cracked_wheel:
@@ -56,7 +56,7 @@ def envelope_order(make: MakeUp, mode: str) -> float:
 
 
 def told_by(make: MakeUp, mode: str) -> tuple[str, float] | None:
-    """The line in velocity by which a fault of shaft, mesh or mains is told, and its Hz; None: by the envelope."""
+    """The velocity line that shows a fault of shaft, mesh or mains, and its Hz; None: the envelope shows the fault."""
     turn = make.speed_hz
     return {
         "unbalance": ("1x", turn),
@@ -68,7 +68,7 @@ def told_by(make: MakeUp, mode: str) -> tuple[str, float] | None:
 
 
 def features(x: Float32, machine: Machine, mode: str) -> tuple[float, float, float, float, float]:
-    """Velocity in mm/s rms, acceleration in g rms, kurtosis, crest, and the fault's own line in dB."""
+    """Velocity in mm/s rms, acceleration in g rms, kurtosis, crest factor, and the line of the fault in dB."""
     hz, g = amplitudes(x, machine.rate_hz)
     mm_s = g[1:] * G_MM_S2 / (TURN_RAD * hz[1:] * math.sqrt(2))
     band = (hz[1:] >= 10) & (hz[1:] <= 1000)

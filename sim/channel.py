@@ -1,7 +1,7 @@
-"""A bad network: drops, repeats, delays, swaps and damages messages on their way. Pure, seeded, and it keeps count.
+"""A bad network: it drops, duplicates, delays, swaps and corrupts messages. Pure, seeded, with counts.
 
-Every message meets at most one of these fates, so that what arrives can be reckoned from the counts. `Senders`
-come before it: their clocks are set while they run, and they start again.
+A message has at most one of these fates, so the number of arriving messages follows from the counts. `Senders` come
+before the network: their clocks step, and they reboot.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.errors import ConfigError
 
 
 class Message(NamedTuple):
-    """What is on its way: topic, payload, and when it should arrive (ns of event time)."""
+    """A message: topic, payload, and when it should arrive (ns of event time)."""
 
     topic: str
     payload: bytes
@@ -27,21 +27,21 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """Chances per message, together at most 1; `hold` is how many later messages overtake a delayed one, at most."""
+    """Probabilities per message, with a sum of at most 1. At most `hold` later messages overtake a delayed one."""
 
     drop: float = 0.0
-    duplicate: float = 0.0  # comes once more, up to `hold` messages later
-    delay: float = 0.0  # comes 1 to `hold` messages late
-    reorder: float = 0.0  # changes places with the next message
-    corrupt: float = 0.0  # cut short, or some of its bytes changed
+    duplicate: float = 0.0  # arrives again, up to `hold` messages later
+    delay: float = 0.0  # arrives 1 to `hold` messages late
+    reorder: float = 0.0  # is swapped with the next message
+    corrupt: float = 0.0  # is truncated, or some of its bytes are changed
     hold: int = 8
 
     def __post_init__(self) -> None:
-        """Refuse chances that are none."""
+        """Checks the probabilities."""
         chances = self.chances()
         if not all(0 <= chance <= 1 for chance in chances) or sum(chances) > 1 + 1e-9:
-            msg = f"chances of 0 to 1 that sum to at most 1 expected, found: {', '.join(f'{c:g}' for c in chances)}"
-            raise ConfigError(msg, hint="they stand for drop, duplicate, delay, reorder, corrupt")
+            msg = f"expected chances of 0 to 1 that sum to at most 1, found: {', '.join(f'{c:g}' for c in chances)}"
+            raise ConfigError(msg, hint="they are, in order: drop, duplicate, delay, reorder, corrupt")
         if self.hold < 1:
             msg = f"hold must be at least 1 message, found: {self.hold}"
             raise ConfigError(msg)
@@ -56,7 +56,7 @@ FATES = ("drop", "duplicate", "delay", "reorder", "corrupt")
 
 @dataclass(slots=True)
 class Counts:
-    """What was done: `sent` came in, `arrived` went out = sent - drop + duplicate once the channel is empty."""
+    """Counts of messages. Once the channel is empty: arrived = sent - drop + duplicate."""
 
     sent: int = 0
     arrived: int = 0
@@ -71,28 +71,28 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Upsets:
-    """What befalls senders, as chances per block."""
+    """Probabilities per block of a clock step and of a reboot of the sender."""
 
-    clock_step: float = 0.0  # the clock is set: from here on, times are off by another amount
-    reboot: float = 0.0  # it starts again: some blocks are lost, a new session counts from 0
+    clock_step: float = 0.0  # the clock is set: later times have another offset
+    reboot: float = 0.0  # some blocks are lost, and a new session counts from 0
     step_s: float = 5.0  # standard deviation of a clock step
-    away_blocks: int = 8  # how many blocks a reboot costs, at most
+    away_blocks: int = 8  # most blocks that a reboot loses
 
     def __post_init__(self) -> None:
-        """Refuse chances that are none."""
+        """Checks the probabilities."""
         if not (0 <= self.clock_step <= 1 and 0 <= self.reboot <= 1):
-            msg = f"chances of 0 to 1 expected, found: clock_step {self.clock_step:g}, reboot {self.reboot:g}"
+            msg = f"expected chances of 0 to 1, found: clock_step {self.clock_step:g}, reboot {self.reboot:g}"
             raise ConfigError(msg)
         if not self.step_s >= 0 or self.away_blocks < 1:
-            msg = f"step_s of 0 or more and at least 1 block away expected, found: {self.step_s:g}, {self.away_blocks}"
+            msg = f"expected step_s >= 0 and away_blocks >= 1, found: {self.step_s:g}, {self.away_blocks}"
             raise ConfigError(msg)
 
 
 @dataclass(slots=True)
 class _Sender:
-    """One stream's sender: its session, where that began, how wrong its clock is, how long it is still away."""
+    """The sender of one stream: its session and first sample, its clock offset, the blocks until it is back."""
 
-    source: int  # the session as the plant has it
+    source: int  # the session number of the plant
     session: int
     first: int = 0
     off_ns: int = 0
@@ -100,7 +100,7 @@ class _Sender:
 
 
 class Senders:
-    """What readings become when the clocks of their senders are set, and when senders start again."""
+    """Applies clock steps and reboots of senders to readings."""
 
     def __init__(self, upsets: Upsets, rng: np.random.Generator, counts: Counts) -> None:
         self.upsets = upsets
@@ -109,9 +109,9 @@ class Senders:
         self._of: dict[StreamKey, _Sender] = {}
 
     def send(self, block: Block) -> Block | None:
-        """The block as its sender makes it, None while that is away; samples and truth stay what they are.
+        """The block as its sender would send it; None during a reboot. Samples and truth are unchanged.
 
-        A sender that starts again names its new session after its clock, as it did the first.
+        After a reboot the number of the new session is the time of the sender's clock, as for its first session.
         """
         sender = self._of.get(block.key)
         if sender is None or sender.source != block.session:
@@ -136,12 +136,12 @@ class Senders:
 
 
 def disturb(messages: Iterable[Message], faults: Faults, rng: np.random.Generator, counts: Counts) -> Iterator[Message]:
-    """Messages as they arrive; `counts` is kept up to date. What is still held back at the end comes then.
+    """Messages as they arrive; updates `counts`. Messages that are still delayed at the end arrive then.
 
-    A message that is late arrives with the one that it waited for, so `due_ns` never falls.
+    A delayed message is due together with the message that overtook it, so `due_ns` never decreases.
     """
     edges = np.cumsum(faults.chances())
-    held: list[tuple[float, int, Message]] = []  # after which message it comes, tie-break, the message
+    held: list[tuple[float, int, Message]] = []  # the message number after which it arrives, a tie-break, the message
     ticket = 0
     latest_ns = 0
     for number, message in enumerate(messages):
@@ -177,7 +177,7 @@ def disturb(messages: Iterable[Message], faults: Faults, rng: np.random.Generato
 
 
 def damaged(payload: bytes, rng: np.random.Generator) -> bytes:
-    """Other bytes than `payload`: half the time cut short, else one to eight bytes changed."""
+    """A damaged `payload`: truncated with probability 1/2, else one to eight bytes changed."""
     if not payload:
         return b"\x00"
     if rng.random() < 0.5:

@@ -1,6 +1,6 @@
 """What each part of a machine adds to the reading, sound or damaged: make-up and fault -> g on three axes.
 
-The physics is in `signals` and `impacts`; here is how much of it, for which fault. Severity s is 0 to 1.
+`signals` and `impacts` contain the physics; this module sets the amounts for each fault. Severity is 0 to 1.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from sim.population import MakeUp
 from sim.signals import TURN_RAD, Float32, Float64
 
 LINE_HZ = 50.0
-PASS = 0.45  # of the rate: what the sensor's anti-alias filter lets through
+PASS = 0.45  # share of the sampling rate up to which the anti-alias filter passes
 BEARING_FAULTS = ("bearing_outer", "bearing_inner", "bearing_ball", "bearing_cage")
 _DISTRIBUTED_DEPTH = 0.6  # q: how deeply the passing elements modulate the noise of distributed damage
-_AMPLITUDE_CV = 0.2  # of the heights of strikes
-_KNOCK, _BLOW = 8.0, 60.0  # of a neighbour's knock and of a hammer, over the background of the structure
-_GIANTS_FROM = 0.92  # severity from which pieces come loose
+_AMPLITUDE_CV = 0.2  # coefficient of variation of the heights of strikes
+_KNOCK, _BLOW = 8.0, 60.0  # height of a knock from outside and of a hammer blow / background of the structure
+_GIANTS_FROM = 0.92  # severity from which pieces break loose
 _RADIAL = np.array([[1.0], [0.8], [0.25]], np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Drive:
-    """What the shaft does during a frame, as the parts feel it."""
+    """Mean speed and load of the shaft during a frame."""
 
     speed_hz: float
-    speed: float  # over the nominal speed; 0 = it stands
+    speed: float  # / nominal speed; 0 = at rest
     load: float
 
     @property
     def force(self) -> float:
-        """What turns with the shaft pushes with the square of its speed."""
+        """Relative force of rotating parts: it grows with the square of the speed."""
         return self.speed**2 * self.load
 
 
 def drive_of(make: MakeUp, speed_hz: float, moment: Moment) -> Drive:
-    """The mean speed of a frame and what it means on this machine."""
+    """The drive of a frame with this mean speed."""
     return Drive(speed_hz, speed_hz / make.speed_hz, moment.load)
 
 
 def amplification(make: MakeUp, speed: float) -> float:
-    """How much the rotor answers 1x beside its critical speed, 1 at the nominal speed: what a run-up shows.
+    """Response of the rotor to 1x near its critical speed, relative to the nominal speed: visible in a run-up.
 
     |H| = 1 / sqrt((1 - r^2)^2 + (2 zeta r)^2), r = speed / critical speed, zeta 6 %.
     """
@@ -59,13 +59,13 @@ def amplification(make: MakeUp, speed: float) -> float:
 
 
 def shaft(make: MakeUp, fault: Condition, theta: Float64, drive: Drive) -> Float32:
-    """1x to 3x: balance and alignment, sound or not; force grows with the square of the speed. Returns: (3, n) in g."""
+    """1x to 3x from unbalance and misalignment; the force grows with the square of the speed. Returns: (3, n) in g."""
     unbalance = make.unbalance_mm_s + fault.of("unbalance") * make.unbalance_fault_mm_s
     twice, thrice = (ratio * make.unbalance_mm_s for ratio in make.shaft_ratios)
     velocity = _RADIAL * np.array([unbalance, twice, thrice])  # (C, K) mm/s rms
     skew = fault.of("misalignment") * make.misalignment_fault_mm_s
     pattern = np.array([0.7, 0.7 * make.misalignment_2x, 0.25])
-    side, axial = (0.4, 1.1) if make.angular else (1.0, 0.2)  # angular shows along the shaft, parallel across it
+    side, axial = (0.4, 1.1) if make.angular else (1.0, 0.2)  # angular shows axially, parallel radially
     velocity += skew * np.array([[side], [side], [axial]]) * pattern
     velocity[:, 0] *= amplification(make, drive.speed)
     peak_g = [drive.force * signals.velocity_to_g(1.0, (k + 1) * make.speed_hz) for k in range(3)]
@@ -74,7 +74,7 @@ def shaft(make: MakeUp, fault: Condition, theta: Float64, drive: Drive) -> Float
 
 
 def loose(make: MakeUp, fault: Condition, theta: Float64, drive: Drive, level: float, phase_rad: float) -> Float32:
-    """A foot or a fit that lifts once per turn; `level` and `phase_rad` wander. Returns: (3, n) in g."""
+    """A foot or a fit that lifts once per turn. `level` and `phase_rad` vary slowly. Returns: (3, n) in g."""
     severity = fault.of("looseness")
     velocity = severity * make.looseness_fault_mm_s
     peak_g = drive.force * signals.velocity_to_g(velocity, make.speed_hz) * math.exp(level)
@@ -82,7 +82,7 @@ def loose(make: MakeUp, fault: Condition, theta: Float64, drive: Drive, level: f
 
 
 def surroundings(make: MakeUp, theta: Float64, first: int, n: int, rate_hz: float, neighbour: float) -> Float32:
-    """A neighbour's 1x and 2x at its own speed, and the belt's lines: hard negatives. Returns: (3, n) in g."""
+    """Hard negatives: 1x and 2x of a neighbour machine at its own speed, and belt lines. Returns: (3, n) in g."""
     peak_g = neighbour * signals.velocity_to_g(make.neighbour_mm_s, make.neighbour_hz)
     turns = signals.tone(first, n, rate_hz, make.neighbour_hz)
     x = np.float32(peak_g) * (turns + np.float32(0.6) * (2 * turns * turns - 1))  # cos 2a = 2 cos^2 a - 1
@@ -96,8 +96,9 @@ def surroundings(make: MakeUp, theta: Float64, first: int, n: int, rate_hz: floa
 def gears(make: MakeUp, fault: Condition, theta: Float64, drive: Drive, rate_hz: float) -> Float32:
     """Mesh of one pair of wheels. Returns: (3, n) in g.
 
-    Wear raises 2x and 3x mesh and the sidebands of both shafts, and a pair of teeth is heard whenever it meets again,
-    every lcm(z1, z2) teeth (hunting tooth); a cracked tooth dips amplitude and phase once per turn of its own shaft.
+    Wear raises 2x and 3x mesh and the sidebands of both shafts. It also modulates at the hunting tooth frequency: the
+    same pair of teeth meets every lcm(z1, z2) teeth. A cracked tooth dips amplitude and
+    phase once per turn of its shaft.
     """
     wear, crack = fault.of("gear_wear"), fault.of("gear_tooth")
     driven = theta * (make.teeth[0] / make.teeth[1])
@@ -120,7 +121,7 @@ def gears(make: MakeUp, fault: Condition, theta: Float64, drive: Drive, rate_hz:
 
 
 def mains(make: MakeUp, fault: Condition, first: int, n: int, rate_hz: float) -> Float32:
-    """Twice the line frequency, in every motor; a loose stator (`other`) raises it and its pole-pass sidebands."""
+    """Twice the line frequency; a loose stator (`other`) raises it and its sidebands. Returns: (3, n) in g."""
     stator = fault.of("other")
     peak_g = signals.velocity_to_g(make.line_mm_s + 5.0 * stator, 2 * LINE_HZ)
     tone = signals.line_tone(first, n, rate_hz, LINE_HZ, make.pole_pass_hz, 0.1 + 0.5 * stator)
@@ -137,7 +138,7 @@ def cavitation(
     hiss: Float64,
     rng: np.random.Generator,
 ) -> tuple[Float32, float, Float64]:
-    """Bursts of noise above 1.5 kHz from collapsing bubbles, in step with the blades. Returns: (3, n), states."""
+    """Bursts of noise above 1.5 kHz from collapsing bubbles, modulated at blade pass. Returns: (3, n) in g, states."""
     n = theta.size
     at = signals.burst_positions(make.bubbles_hz, theta, make.blades, 0.6, rate_hz, rng)
     heights = np.exp(0.3 * rng.standard_normal(at.size))
@@ -146,18 +147,18 @@ def cavitation(
     envelope *= np.float32(1 / math.sqrt(math.exp(0.18) / 2 * busy + math.exp(0.09) * busy**2))  # RMS 1 (Campbell)
     white = rng.standard_normal((1, n), np.float32) * np.float32(math.sqrt(rate_hz / 2))
     low, hiss = signals.low_pass(white, signals.pole_of(1500.0, rate_hz), hiss)
-    envelope = np.float32(0.6) * (1 + envelope)  # the many small bubbles only roar
+    envelope = np.float32(0.6) * (1 + envelope)  # the constant part is the noise of many small bubbles
     level = fault.of("cavitation") * drive.force * make.cavitation_fault * make.floor_g_per_rthz[:, None]
     return level * ((white - low) * envelope), bubbles, hiss
 
 
 def friction(make: MakeUp, fault: Condition) -> float:
-    """Kelvin by which a damaged bearing is warmer: nothing until late, then all at once."""
+    """Temperature rise in K of a damaged bearing: severity^4, so it comes late."""
     return make.friction_k * max(fault.of(mode) for mode in BEARING_FAULTS) ** 4
 
 
 def bearing_gap_rad(make: MakeUp, mode: str) -> float:
-    """Shaft angle between two strikes of that bearing fault, slip included; an element strikes both rings each turn."""
+    """Shaft angle between two strikes of a bearing fault, with slip. A damaged element strikes both rings per turn."""
     orders = make.orders
     order = {
         "bearing_outer": orders.bpfo,
@@ -177,15 +178,16 @@ def bearing_strikes(
     drive: Drive,
     rng: np.random.Generator,
 ) -> tuple[Float64, Float64, tuple[float, int]]:
-    """Strikes of one damaged part: shaft angles, heights in g, and (the next angle to come, how many there were).
+    """Strikes of one damaged part: shaft angles, heights in g, and (angle of the next strike, strikes so far).
 
-    Outer ring: always under the same load. Inner: through the load zone each turn, hence +-f_r. Element: with the cage,
-    and unequal on the two rings. Cage: few, irregular, some missing, some twice as hard. Near the end pieces come loose
-    and some strikes are giants. span_rad: shaft angle before the first and at the last sample.
+    Outer ring: constant load. Inner ring: passes the load zone once per turn, hence sidebands at f_r. Element: load
+    turns with the cage, and differs between the two rings. Cage: few and irregular strikes, some missing, some twice as
+    high. Near the end pieces break loose and a few strikes are very high. span_rad: shaft angle before the first sample
+    and at the last one.
     """
     gap_rad = bearing_gap_rad(make, mode)
     pending_rad, count = pending
-    pending_rad += gap_rad * max(0, math.ceil((span_rad[0] - pending_rad) / gap_rad))  # it was whole until now
+    pending_rad += gap_rad * max(0, math.ceil((span_rad[0] - pending_rad) / gap_rad))  # there was no fault until now
     jitter = make.jitter * (4.0 if mode == "bearing_cage" else 1.0)
     angles, pending_rad = impacts.strikes(pending_rad, gap_rad, jitter, span_rad[1], rng)
     heights = np.exp(_AMPLITUDE_CV * rng.standard_normal(angles.size)) * bearing_load(make, mode, angles)
@@ -200,7 +202,7 @@ def bearing_strikes(
 
 
 def bearing_load(make: MakeUp, mode: str, angle_rad: Float64) -> Float64:
-    """Load on the damaged place at these shaft angles, 1 = the most loaded place. (k,) -> (k,)."""
+    """Load on the damaged place at these shaft angles; 1 = the place with the highest load. (k,) -> (k,)."""
     match mode:
         case "bearing_outer":
             return np.full(angle_rad.size, impacts.outer_load(make.outer_position_rad))
@@ -223,9 +225,9 @@ def other_strikes(
     rate_hz: float,
     rng: np.random.Generator,
 ) -> tuple[Float64, Float64, float]:
-    """Strikes that are not the bearing's: the cracked tooth once per turn of its shaft, and knocks from outside.
+    """Other strikes: the cracked tooth once per turn of its shaft, and knocks from outside.
 
-    Returns: positions in samples, heights in g, the angle at which the tooth meshes next.
+    Returns: positions in samples, heights in g, the next angle at which the tooth meshes.
     """
     usual, blows = (int(rng.poisson(hz * theta.size / rate_hz)) for hz in (make.knocks_hz, hammer_hz))
     knocks = rng.uniform(0, theta.size - 1, usual + blows)
@@ -235,7 +237,7 @@ def other_strikes(
     if crack == 0:
         return knocks, heights, tooth_rad
     turn_rad = TURN_RAD * (1.0, make.teeth[1] / make.teeth[0])[make.cracked_wheel]
-    tooth_rad += turn_rad * max(0, math.ceil((before_rad - tooth_rad) / turn_rad))  # it was whole until now
+    tooth_rad += turn_rad * max(0, math.ceil((before_rad - tooth_rad) / turn_rad))  # there was no fault until now
     angles, tooth_rad = impacts.strikes(tooth_rad, turn_rad, 0.0, float(theta[-1]), rng)
     hit = make.tooth_fault_g * crack**2 * np.exp(_AMPLITUDE_CV * rng.standard_normal(angles.size))
     hit *= drive.speed * drive.load
@@ -252,12 +254,12 @@ def roughness(
     floor: float,
     rng: np.random.Generator,
 ) -> Float64:
-    """What drives the structure besides strikes: background, and the modulated noise of distributed damage.
+    """Excitation of the structure besides strikes: background, and the modulated noise of distributed damage.
 
     [1 + q cos(o_f theta)] w + 0.1 cos(o_bpfo theta) + 0.1 cos theta, w white (sakana28/ma, after D'Elia): lines in the
-    envelope with kurtosis near 3, loudest where the strikes are (`pending`: the next one of every bearing fault), as
-    both come from the same passing. Damage all round feels the load zone less than one spall does. A broken cage
-    modulates the background itself. Returns: (n,) in g.
+    envelope with a kurtosis near 3. The noise peaks at the strikes (`pending`: the next one of every bearing fault),
+    because both come from the same passing element. Damage all around depends less on the load zone than one spall. A
+    broken cage modulates the background itself. Returns: (n,) in g.
     """
     total = (make.structure_g * drive.speed * floor) * rng.standard_normal(theta.size)
     for number, mode in enumerate(BEARING_FAULTS):

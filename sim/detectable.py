@@ -1,8 +1,8 @@
-"""From which severity on a fault is detectable in principle on a machine: 6 dB above what it does when it is sound.
+"""The severity from which a fault of a machine is detectable in principle: 6 dB above the sound machine.
 
-Reckoned from the make-up alone, no sample is made. For faults that strike, the line at the strike rate in the envelope
-spectrum of one second must stand 6 dB above its floor; for faults of the shaft the velocity must have doubled, and
-be more than a sound machine of the population has (below that, nobody calls it a fault).
+It is calculated from the make-up, without samples. For faults that strike, the line at the strike rate in the envelope
+spectrum of one second must be 6 dB above its floor. For faults of the shaft, the velocity must have doubled and exceed
+that of sound machines of the population; below that, nobody would call it a fault.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from sim.components import BEARING_FAULTS, PASS, bearing_gap_rad
 from sim.population import MakeUp
 from sim.signals import TURN_RAD
 
-SECONDS = 1.0  # of vibration that the analyst has
-NOTICED_MM_S = 1.8  # velocity from which a shaft's 1x is noticed; sound machines have 0.3 to 1.5
+SECONDS = 1.0  # length of the signal
+NOTICED_MM_S = 1.8  # velocity from which 1x is noticed; sound machines have 0.3 to 1.5
 NOTICED_HARMONIC_MM_S = 0.9
 _LIMITS = (0.04, 0.9)
 _LOOSENESS_TURNS = 2 * TURN_RAD * np.arange(256) / 256  # two turns
 
 
 def detectable(make: MakeUp, mode: str, rate_hz: float) -> float:
-    """Severity, 0.04 to 0.9, from which that fault of that machine can be told."""
-    return min(_LIMITS[1], max(_LIMITS[0], _reckoned(make, mode, rate_hz)))
+    """The severity, 0.04 to 0.9, from which a fault of this machine is detectable."""
+    return min(_LIMITS[1], max(_LIMITS[0], _threshold(make, mode, rate_hz)))
 
 
-def _reckoned(make: MakeUp, mode: str, rate_hz: float) -> float:
+def _threshold(make: MakeUp, mode: str, rate_hz: float) -> float:
     sound = make.unbalance_mm_s
     match mode:
         case "unbalance":
@@ -43,7 +43,7 @@ def _reckoned(make: MakeUp, mode: str, rate_hz: float) -> float:
         case "gear_wear":
             return 0.2  # 2x mesh has risen by 5 dB, the sidebands by 8
         case "cavitation":
-            return _floor(make, rate_hz) / make.cavitation_fault  # as strong as all that is there above 1.5 kHz
+            return _floor(make, rate_hz) / make.cavitation_fault  # as strong as the sound machine above 1.5 kHz
         case "other":
             return max(make.line_mm_s, 1.0 - make.line_mm_s) / 5.0
         case "gear_tooth":
@@ -98,7 +98,7 @@ def _line_db(make: MakeUp, height_g: float, strikes_hz: float, rough_g: float, r
 
 
 def _mean_square_load(make: MakeUp, mode: str) -> float:
-    """RMS of the load under which the damaged place is struck."""
+    """RMS of the load on the damaged place at the strikes."""
     turn = np.linspace(0, TURN_RAD, 64, endpoint=False)
     match mode:
         case "bearing_outer":
@@ -112,7 +112,7 @@ def _mean_square_load(make: MakeUp, mode: str) -> float:
 
 
 def _loose_harmonics(make: MakeUp, severity: float) -> float:
-    """Velocity in mm/s rms of everything but 1x and 2x that a loose foot makes."""
+    """Velocity in mm/s rms of a loose foot without 1x and 2x."""
     waveform = signals.rattle(_LOOSENESS_TURNS, math.sqrt(severity), 0.0)
     peaks = 2 * np.abs(np.fft.rfft(waveform)) / waveform.size  # bin k is order k / 2
     orders = np.arange(peaks.size) / 2
@@ -122,5 +122,5 @@ def _loose_harmonics(make: MakeUp, severity: float) -> float:
 
 
 def _first(enough: Callable[[float], bool]) -> float:
-    """The least severity, to a hundredth, for which `enough(severity)` holds; 1 if none does."""
+    """The lowest severity, in steps of 0.01, for which `enough(severity)` holds; 1 if there is none."""
     return next((float(s) for s in np.arange(0.04, 1.0, 0.01) if enough(float(s))), 1.0)

@@ -1,7 +1,7 @@
-"""What happens to a machine or its sensor that is no failure of the machine: one table, and its effect at a moment.
+"""Events of a machine or its sensor that are not failures of the machine: a table, and their effect at a moment.
 
-Duty changes what the shaft does, nuisance is what makes analysts swear, sensor faults are labels of their own
-(`sim.sensors` applies them). Every event has a kind, a time and a size; its kind is its label.
+Duty events change the motion of the shaft. Nuisances resemble faults without being any. Sensor faults have labels of
+their own, and `sim.sensors` applies them. An event has a kind, a time and a size; its kind is its label.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A row of the table: usual size, what the size means, and how long it lasts when nobody says."""
+    """A row of the table: usual size, range and meaning of the size, and usual duration."""
 
     family: str  # duty, nuisance, sensor
     size: float
@@ -51,21 +51,21 @@ KINDS: dict[str, Kind] = {
 }
 NUISANCES = tuple(name for name, kind in KINDS.items() if kind.family == "nuisance")
 SENSOR_FAULTS = tuple(name for name, kind in KINDS.items() if kind.family == "sensor")
-_EDGE = 0.25  # of an event: how long a change of speed or load takes at either end, at most
+_EDGE = 0.25  # longest ramp at each end, as a share of the event
 _EDGE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happens between two times of a machine's life."""
+    """An event between two times of a machine's life."""
 
     kind: str
     start_s: float
     end_s: float = math.inf
-    size: float = math.nan  # NaN = the usual one
+    size: float = math.nan  # NaN = the usual size
 
     def __post_init__(self) -> None:
-        """Refuse what cannot happen; the usual size where none is given."""
+        """Checks the event and fills in the usual size."""
         known = KINDS.get(self.kind)
         if known is None:
             near = difflib.get_close_matches(self.kind, KINDS, n=1)
@@ -86,11 +86,11 @@ class Event:
         return KINDS[self.kind].family
 
     def on(self, time_s: float) -> bool:
-        """Whether it goes on at that time."""
+        """Whether the event is active at that time."""
         return self.start_s <= time_s < self.end_s
 
     def strength(self, time_s: float) -> float:
-        """0 to 1: rises and falls over the edges of the event, as nothing heavy changes at once."""
+        """0 to 1: ramps up and down at the ends of the event, because heavy machines do not change at once."""
         if not self.on(time_s):
             return 0.0
         edge_s = min(_EDGE_S, _EDGE * (self.end_s - self.start_s))
@@ -99,23 +99,23 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What duty and nuisance make of a machine at a moment; all neutral by default."""
+    """The combined effect of duty and nuisances at a moment; neutral by default."""
 
-    speed: float = 1.0  # of the nominal speed
+    speed: float = 1.0  # / nominal speed
     load: float = 1.0
     floor: float = 1.0
     knocks_hz: float = 0.0
     neighbour: float = 1.0
     warmth_k: float = 0.0
-    mounting: float = 1.0  # gain of the sensor's place
-    remounted: int = 0  # how many times; each place has its own path
+    mounting: float = 1.0  # gain of the place of the sensor
+    remounted: int = 0  # number of moves of the sensor; each place has its own path
 
 
 QUIET = Moment()
 
 
 def moment(events: Iterable[Event], time_s: float) -> Moment:
-    """Everything that goes on at that time, together."""
+    """The combined effect of all events that are active at that time."""
     speed = load = floor = neighbour = mounting = 1.0
     knocks_hz = warmth_k = 0.0
     remounted = 0

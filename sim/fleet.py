@@ -1,6 +1,6 @@
-"""A plant at work: machines that run side by side, as blocks in time order, and what is true of them.
+"""A running plant: its machines as blocks in order of time, and their truth.
 
-A machine is never disturbed by the others: its readings depend on itself and on how it is sampled only.
+Machines are independent: the readings of a machine depend only on itself and on how it is sampled.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from sim.signals import TURN_RAD
 
 POINT = "de"  # drive end
 EPOCH_NS = 1_767_225_600_000_000_000  # 2026-01-01: recordings of one seed are the same bytes whenever they are made
-_FRAMES_PER_SNAPSHOT = 1 << 20  # randomness of a snapshot follows from its number, whatever the one before was like
+_FRAMES_PER_SNAPSHOT = 1 << 20  # so the random numbers of a snapshot depend on its number alone
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshots:
-    """The logger records `record_s` every `every_s` and sleeps in between; each record is a session of its own."""
+    """The logger records `record_s` every `every_s` and sleeps in between. Each record is a session."""
 
     record_s: float
     every_s: float
 
     def __post_init__(self) -> None:
-        """Refuse records that overlap."""
+        """Checks that records do not overlap."""
         if not 0 < self.record_s <= self.every_s < math.inf:
             msg = f"snapshots need 0 < record_s <= every_s, found: {self.record_s:g} and {self.every_s:g}"
             raise ConfigError(msg)
@@ -38,16 +38,16 @@ class Snapshots:
 
 @dataclass(frozen=True, slots=True)
 class Plant:
-    """Machines and how they are sampled; `blocks` lets them run."""
+    """Machines and how they are sampled; `blocks` simulates them."""
 
     machines: tuple[Machine, ...]
     block_s: float = 0.25
     start_ns: int = EPOCH_NS
     snapshots: Snapshots | None = None
-    axes: tuple[str, ...] = AXES  # those that are sent
+    axes: tuple[str, ...] = AXES  # the axes that are sent
 
     def __post_init__(self) -> None:
-        """Refuse a plant that would never send anything."""
+        """Checks that the plant can send blocks."""
         if not self.machines:
             msg = "a plant needs at least 1 machine, found: 0"
             raise ConfigError(msg)
@@ -59,26 +59,26 @@ class Plant:
             raise ConfigError(msg)
 
     def stream(self, machine: Machine) -> Iterator[Block]:
-        """One machine's readings, for ever."""
+        """The endless readings of one machine."""
         return machine_blocks(machine, self.block_s, self.start_ns, self.snapshots, self.axes)
 
     def count(self, seconds: float) -> int:
-        """How many blocks a machine sends in that time; whole blocks only."""
+        """Number of whole blocks that a machine sends in that time."""
         if self.snapshots is None:
             return int(seconds / self.block_s + 1e-9)
         return self.per_session * math.ceil(seconds / self.snapshots.every_s - 1e-9)
 
     @property
     def per_session(self) -> int:
-        """Blocks of a snapshot; 0 = one session holds them all."""
+        """Blocks per snapshot; 0 = all blocks are one session."""
         return 0 if self.snapshots is None else int(self.snapshots.record_s / self.block_s + 1e-9)
 
     def simulated_s(self, seconds: float) -> float:
-        """How much of that time a machine is really simulated."""
+        """The simulated part of that time, in s."""
         return self.count(seconds) * self.block_s
 
     def begins_s(self, machine: Machine, number: int) -> float:
-        """Time since the start at which block `number` of a machine begins."""
+        """Start of block `number` of a machine, in s since the start."""
         n = max(2, round(self.block_s * machine.rate_hz))
         if self.snapshots is None:
             return number * n / machine.rate_hz
@@ -86,7 +86,7 @@ class Plant:
         return session * self.snapshots.every_s + within * n / machine.rate_hz
 
     def blocks(self, seconds: float | None = None) -> Iterator[Block]:
-        """All machines' readings, oldest block first, for so long (whole blocks) or for ever."""
+        """The readings of all machines, oldest block first, for `seconds` (whole blocks) or without end."""
         streams = [self.stream(machine) for machine in self.machines]
         rounds = None if seconds is None else self.count(seconds)
         number = 0
@@ -99,7 +99,7 @@ class Plant:
 def machine_blocks(
     machine: Machine, block_s: float, start_ns: int, snapshots: Snapshots | None = None, axes: tuple[str, ...] = AXES
 ) -> Iterator[Block]:
-    """One machine's readings, block after block, for ever. The same samples however long a block is."""
+    """The endless readings of one machine. The samples do not depend on the length of a block."""
     state = initial(machine)
     if snapshots is None:
         yield from _session(machine, state, block_s, start_ns, 0.0, axes)
@@ -148,18 +148,18 @@ def _session(
 
 
 def about(machine: Machine) -> dict[str, Fact]:
-    """What a sender knows of its machine, and nothing of what will become of it."""
+    """The facts that a sender knows about its machine: nothing about its future."""
     gears: dict[str, Fact] = {"gear_teeth": machine.make.teeth[0]} if machine.make.mesh_g > 0 else {}
     return {"kind": machine.make.kind, "bearing_id": f"sim-{specimen(machine)}", "simulated": True, **gears}
 
 
 def specimen(machine: Machine) -> str:
-    """A name of the physical machine: the same in every run of one seed, and no other machine's."""
+    """A name of the physical machine: unique, and the same in every run of one seed."""
     return "-".join(map(str, machine.entropy))
 
 
 def truth_document(machine: Machine) -> dict[str, object]:
-    """All that is and will be wrong with a machine and its sensor, with times in s since the start."""
+    """All present and future faults of a machine and its sensor, with times in s since the start."""
     return {
         "id": machine.id,
         "kind": machine.make.kind,
@@ -186,7 +186,7 @@ def truth_document(machine: Machine) -> dict[str, object]:
 
 
 def check_seed(seed: int) -> None:
-    """Refuse a seed that numpy would."""
+    """Checks that numpy accepts the seed."""
     if seed < 0:
         msg = f"a seed must be 0 or more, found: {seed}"
         raise ConfigError(msg)

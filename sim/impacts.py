@@ -1,9 +1,9 @@
 """Rolling bearings: when a damaged surface is struck, how hard, and how the structure rings.
 
-Strikes are placed in shaft angle, with gaps that are accumulated (a random walk: the lines of the spectrum smear
-with their number, Randall and Antoni 2011), and ring the structure in time. Each mode of the structure is a complex
-number that turns and decays; a strike adds to it exactly where it falls between two samples, so nothing depends on
-how time is cut, and the same recursion is driven by the roughness of distributed damage.
+Strikes are placed in shaft angle with accumulated gaps (a random walk: lines of higher order smear more, Randall and
+Antoni 2011). They ring the structure in time: each mode is a complex number that turns and decays. A strike adds to it
+at its exact position between two samples, so the result does not depend on the length of a frame. The roughness of
+distributed damage drives the same recursion.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def strikes(
 ) -> tuple[Float64, float]:
     """Shaft angles of the strikes up to `until_rad`: theta_(i+1) = theta_i + gap (1 + sigma eps), accumulated.
 
-    `pending_rad` is the first strike to come; returns the strikes (rising) and the next one still to come
+    `pending_rad` is the next strike. Returns the strikes, rising, and the strike after them
     (D'Elia and Cocconcelli 2018: sigma 0.01 to 0.04).
     """
     found = []
@@ -44,38 +44,38 @@ def strikes(
 def stribeck(psi_rad: Float64, epsilon: float, exponent: float = 1.5) -> Float64:
     """Load on an element at angle psi from the load: (1 - (1 - cos psi) / (2 eps))^n inside the zone, else 0.
 
-    A tenth is left outside, from preload and the element's own weight. n 1.5 balls, 10/9 rollers (Harris).
+    A tenth remains outside, from preload and the weight of the element. n = 1.5 for balls, 10/9 for rollers (Harris).
     """
     inside = np.maximum(0.0, 1 - (1 - np.cos(psi_rad)) / (2 * epsilon))
     return 0.1 + 0.9 * inside**exponent
 
 
 def outer_load(position_rad: float) -> float:
-    """Load at a fixed place of the outer ring: 1 at 6 o'clock (0 rad), 0.5 at 3, 0.15 at 12."""
+    """Load at a fixed place of the outer ring: 1 at 6 o'clock (0 rad), 0.5 at 3 and 0.15 at 12 o'clock."""
     return 0.15 + 0.85 * ((1 + math.cos(position_rad)) / 2) ** 1.28
 
 
 def distributed_share(severity: float) -> float:
-    """How far localised damage has become distributed, 0 to 1: 3u^2 - 2u^3 of what lies above DISTRIBUTED_FROM."""
+    """Distributed share of the damage, 0 to 1: 3u^2 - 2u^3, u = (s - DISTRIBUTED_FROM) / (1 - DISTRIBUTED_FROM)."""
     u = min(1.0, max(0.0, (severity - DISTRIBUTED_FROM) / (1 - DISTRIBUTED_FROM)))
     return u * u * (3 - 2 * u)
 
 
 def impact_height(severity: float) -> float:
-    """Height of one strike, full damage = 1: s^2, and less again as the edges of the spalls wear off.
+    """Height of one strike, full damage = 1: s^2, reduced once the edges of the spalls wear off.
 
-    With `roughness` it makes kurtosis rise and then fall while RMS keeps rising (El-Thalji and Jantunen 2014).
+    Together with `roughness` it makes kurtosis rise and then fall while RMS keeps rising (El-Thalji and Jantunen 2014).
     """
     return severity**LOCALISED_EXPONENT * (1 - 0.85 * distributed_share(severity))
 
 
 def roughness(severity: float) -> float:
-    """RMS of the modulated noise of distributed damage, in units of the highest strike of full damage."""
+    """RMS of the modulated noise of distributed damage / height of a strike at full damage."""
     return float(0.01 * severity**2 + 0.3 * distributed_share(severity))
 
 
 def sample_positions(angles_rad: Float64, before_rad: float, theta: Float64) -> Float64:
-    """When the shaft passes these angles, in samples: in (-1, n - 1], 0 = the first of theta (n,)."""
+    """Positions in samples at which the shaft passes these angles, in (-1, n - 1]; 0 = first sample of theta (n,)."""
     grid = np.concatenate(([before_rad], theta))
     return np.interp(angles_rad, grid, np.arange(-1.0, theta.size))
 

@@ -1,8 +1,8 @@
-"""How a machine fails: faults, their severity over life, repairs, and from when on a fault counts as one.
+"""How a machine fails: faults, their severity over life, repairs, and when a fault becomes the truth.
 
-Severity runs from 0 (sound) to 1 (end of life) and is a pure function of time, so that any moment of any life can be
-asked for. A life has any number of courses, which may overlap (combined faults) and end (maintenance). The truth is
-the failure mode from the moment it is detectable in principle; before that it is there, but nobody could tell.
+Severity runs from 0 (sound) to 1 (end of life) and is a pure function of time. A life has any number of courses, which
+may overlap (combined faults) and end (maintenance). A failure mode is the truth from the moment when it is detectable
+in principle; before that the fault exists, but nobody could tell.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ FAULTS = (
     "gear_wear",
     "gear_tooth",
     "cavitation",
-    "other",  # here: a loose stator, which shows at twice the line frequency
+    "other",  # a loose stator, which shows at twice the line frequency
 )
 GROWING = ("gradual", "exponential", "cliff", "stepwise")
 SHAPES = (*GROWING, "constant")
 
-DETECTABLE = 0.2  # where nothing better is known; `sim.detectable` reckons it for a machine
+DETECTABLE = 0.2  # a default; `sim.detectable` calculates it for a machine
 _CLIFF_AT, _BEFORE_CLIFF = 0.94, 0.3  # flat-then-cliff: most damage in the last 3 to 9 % of life (FEMTO)
-_HEALING = 0.35  # of a step: fresh edges are rolled smooth again
+_HEALING = 0.35  # share of a step that heals: fresh edges are rolled smooth
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong at a moment."""
+    """A fault at a moment."""
 
     mode: str
     severity: float
@@ -44,21 +44,21 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """All that is wrong at a moment."""
+    """All faults at a moment."""
 
     faults: tuple[Fault, ...] = ()
 
     def of(self, mode: str) -> float:
-        """Severity of that failure mode; 0 if it is not there."""
+        """Severity of a failure mode; 0 without the fault."""
         return max((fault.severity for fault in self.faults if fault.mode == mode), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What is true of a machine at a moment, as somebody with perfect knowledge would write it down."""
+    """The true condition of a machine at a moment."""
 
     mode: str = HEALTHY  # healthy while nothing is detectable in principle
-    stage: str = "sound"  # sound, hidden (there, but not detectable), incipient (just detectable), clear
+    stage: str = "sound"  # sound, hidden (not detectable yet), incipient (just detectable), clear
     location: str = ""
     severity: float = 0.0
     onset_s: float | None = None
@@ -67,21 +67,21 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """Nothing until `onset_s`, then `mode` grows to `final` severity at `end_s` and stays, until it is repaired."""
+    """One fault: it starts at `onset_s`, grows to `final` severity at `end_s` and stays until the repair."""
 
     mode: str
     shape: str = "gradual"
     onset_s: float = 0.0
     end_s: float = 1.0
     final: float = 1.0
-    until_s: float = math.inf  # maintenance: everything is as new from here on
-    growth: float = 4.0  # exponent of the exponential shape over its whole length
+    until_s: float = math.inf  # time of the repair: sound from then on
+    growth: float = 4.0  # exponent of the exponential shape
     steps: int = 5  # of the stepwise shape
     detectable: float = DETECTABLE  # severity from which an analyst could tell
     location: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a course that cannot be run."""
+        """Checks the course."""
         if self.mode not in FAULTS:
             msg = f"a failure mode must be one of {', '.join(FAULTS)}, found: {self.mode!r}"
             raise ConfigError(msg, hint="the ids of the taxonomy, not the names of a data set; healthy = no fault")
@@ -102,14 +102,14 @@ class Course:
             raise ConfigError(msg)
 
     def severity(self, time_s: float) -> float:
-        """Severity at that time, 0 to 1. Only the stepwise shape ever falls."""
+        """Severity at that time, 0 to 1. It decreases only in the stepwise shape."""
         if not self.onset_s <= time_s < self.until_s:
             return 0.0
         part = min(1.0, (time_s - self.onset_s) / (self.end_s - self.onset_s))
         return self.final * self._grown(part)
 
     def detectable_s(self) -> float:
-        """When the fault is first detectable in principle; infinity if it never is."""
+        """Time in s when the fault is first detectable in principle; infinity: never."""
         if self.shape == "stepwise":
             first = max(1, math.ceil(self.detectable / self.final * self.steps - 1e-9)) if self.final > 0 else math.inf
             part = (first - 1) / self.steps
@@ -131,7 +131,7 @@ class Course:
         return high
 
     def _grown(self, part: float) -> float:
-        """Severity, of the final one, after that part of the way from onset to end."""
+        """Severity / final severity, after that part of the time from onset to end."""
         match self.shape:
             case "constant":
                 return 1.0
@@ -150,7 +150,7 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """Everything that will be wrong with a machine; no course = it stays sound."""
+    """All faults of a machine over its life; without a course it stays sound."""
 
     courses: tuple[Course, ...] = ()
 
@@ -160,16 +160,16 @@ class Life:
         return tuple(dict.fromkeys(c.mode for c in sorted(self.courses, key=lambda c: c.onset_s)))
 
     def condition(self, time_s: float) -> Condition:
-        """What is wrong at that time."""
+        """The faults at that time."""
         found = tuple(Fault(c.mode, s) for c in self.courses if (s := c.severity(time_s)) > 0)
         return Condition(found)
 
     def truth(self, time_s: float) -> Truth:
-        """What is true at that time: the fault that stands out most of those that are detectable."""
+        """The truth at that time: of the detectable faults, the one most above its threshold."""
         there = [c for c in self.courses if c.severity(time_s) > 0]
         if not there:
             return Truth()
-        # Detected stays detected: a step that heals a little does not make the machine sound again.
+        # A detectable fault stays detectable: a step that heals a little does not make the machine sound.
         clear = sorted(
             (c for c in there if c.detectable_s() <= time_s), key=lambda c: -c.severity(time_s) / c.detectable
         )
@@ -183,5 +183,5 @@ class Life:
         return Truth(first.mode, stage, first.location, severity, first.onset_s, others)
 
     def detectable_s(self) -> float:
-        """When the first fault becomes detectable; infinity if none ever does."""
+        """Time in s when the first fault becomes detectable; infinity: never."""
         return min((c.detectable_s() for c in self.courses), default=math.inf)

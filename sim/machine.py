@@ -1,8 +1,8 @@
 """One machine: a make-up and a life become samples and truth, frame by frame.
 
-`step(machine, state) -> (state, frame)` is pure. A frame has FRAME samples whatever the caller wants, and its
-randomness is drawn from (seed, machine number, frame number): the same machine gives the same bytes however they are
-cut later, and neither the block length nor the other machines of a plant can change them.
+`step(machine, state) -> (state, frame)` is pure. The length of a frame depends on the machine alone, and its random
+numbers follow from (seed, machine number, frame number). So neither the block length nor the other machines of a plant
+change the samples of a machine.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from sim.population import AXES, MakeUp, faults_of
 from sim.sensors import SensorState
 from sim.signals import TURN_RAD, Float32, Float64
 
-FRAME = 4096  # samples at most: long enough to be fast, short enough that severity and speed may change in between
-FRAME_S = 0.35  # at most
+FRAME = 4096  # most samples: long enough to be fast, short enough for severity and speed to be constant in a frame
+FRAME_S = 0.35  # longest frame
 UNIT = "g"
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1000.0, 51_200.0
-_COUPLING_HZ = 0.5  # an accelerometer's amplifier blocks what is slower
-_SOFTER_PER_K = 4e-4  # how much resonances fall with warmth
-_THINNER_PER_K = 0.01  # how much the background of a bearing rises with warmth
-_STANDING = 0.01  # of the nominal speed: below that nothing turns
-_STRUCTURE_FAULTS = (*BEARING_FAULTS, "gear_tooth", "cavitation")  # they show in the structure's resonances
+_COUPLING_HZ = 0.5  # high-pass of the amplifier of an accelerometer
+_SOFTER_PER_K = 4e-4  # relative drop of the resonances
+_THINNER_PER_K = 0.01  # relative rise of the background of a bearing
+_STANDING = 0.01  # share of the nominal speed below which the shaft is at rest
+_STRUCTURE_FAULTS = (*BEARING_FAULTS, "gear_tooth", "cavitation")  # faults that show in the resonances of the structure
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Machine:
-    """Everything that is fixed: who it is, what it is made of, how it will fail, how it is sampled."""
+    """The constants of a machine: its id, its make-up, its life and how it is sampled."""
 
     id: str
     entropy: tuple[int, ...]  # (seed, ..., machine number)
@@ -45,7 +45,7 @@ class Machine:
     events: tuple[Event, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse a rate that cannot carry what is asked for, and a fault that the machine has no part for."""
+        """Checks that the rate can carry the faults and that the machine can have them."""
         check_rate(self.rate_hz)
         for mode in self.life.modes:
             if mode not in faults_of(self.make.kind):
@@ -57,7 +57,7 @@ class Machine:
 
     @property
     def carried(self) -> int:
-        """How many of the structure's modes lie below the anti-alias filter."""
+        """Number of modes of the structure below the anti-alias filter."""
         return int(np.sum(self.make.modes_hz < PASS * self.rate_hz))
 
     @property
@@ -67,24 +67,24 @@ class Machine:
 
 
 def check_rate(rate_hz: float) -> None:
-    """Refuse a sampling rate that no accelerometer is read at."""
+    """Checks that the sampling rate is one of an accelerometer."""
     if not LOWEST_RATE_HZ <= rate_hz <= HIGHEST_RATE_HZ:
         msg = f"rate_hz must be {LOWEST_RATE_HZ:.0f} to {HIGHEST_RATE_HZ:.0f}, found: {rate_hz:g}"
         raise ConfigError(msg, hint="12000 carries every machine and every feature")
 
 
 def needs_rate_hz(make: MakeUp, mode: str) -> float:
-    """The lowest sampling rate at which that fault of that machine can be heard."""
+    """The lowest sampling rate that carries a fault of this machine."""
     if mode in _STRUCTURE_FAULTS:
         return float(make.modes_hz[0]) / PASS
     if mode == "gear_wear":
-        return 2.1 * make.teeth[0] * make.speed_hz / PASS  # twice the mesh, whatever the speed does
+        return 2.1 * make.teeth[0] * make.speed_hz / PASS  # twice the mesh, with a margin for the speed
     return LOWEST_RATE_HZ
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MachineState:
-    """All that one frame hands to the next."""
+    """The state between two frames."""
 
     frame: int
     time_s: float  # of the machine's life, at the start of the next frame
@@ -111,7 +111,7 @@ class Frame:
 
 
 def initial(machine: Machine) -> MachineState:
-    """A machine at rest in sound, running at nominal speed, at an angle of its own."""
+    """The state of a silent machine that runs at nominal speed."""
     rng = np.random.default_rng((*machine.entropy, 0))
     return MachineState(
         frame=0,
@@ -132,7 +132,7 @@ def initial(machine: Machine) -> MachineState:
 
 
 def later(state: MachineState, time_s: float) -> MachineState:
-    """The machine at a later time of its life, with nothing simulated in between: the logger slept."""
+    """The state at a later time of life, without a simulation in between: the logger slept."""
     return replace(state, time_s=time_s, sensor=SensorState())
 
 
@@ -174,7 +174,7 @@ def step(machine: Machine, state: MachineState) -> tuple[MachineState, Frame]:
     slow, coupling = signals.low_pass(x, signals.pole_of(_COUPLING_HZ, rate_hz), state.coupling)
     samples, sensor = make.gains[:, None] * np.float32(now.mounting) * (x - slow), state.sensor
     if machine.events:
-        own = np.random.default_rng((*machine.entropy, state.frame + 1, 1))  # the machine does not hear its sensor
+        own = np.random.default_rng((*machine.entropy, state.frame + 1, 1))  # sensor faults leave the machine alone
         faults = tuple(event for event in machine.events if event.family == "sensor")
         samples, sensor = sensors.disturb(faults, samples, state.time_s, rate_hz, sensor, own)
     after = MachineState(
@@ -205,7 +205,7 @@ def _structure(
     theta: Float64,
     rng: np.random.Generator,
 ) -> tuple[Float32, tuple[tuple[float, int], ...], float, Complex128]:
-    """What rings: strikes and roughness through the modes and paths. Returns: (C, n), and the new states."""
+    """The structure under strikes and roughness, through modes and paths. Returns: (C, n) in g, and the new states."""
     make, rate_hz, carried = machine.make, machine.rate_hz, machine.carried
     at, heights, tooth_rad = components.other_strikes(
         make, fault, state.tooth_rad, state.theta_rad, theta, drive, now.knocks_hz, rate_hz, rng
@@ -228,7 +228,7 @@ def _structure(
     poles = impacts.mode_poles(modes_hz, make.damping[:carried], rate_hz)
     modes, ringing = impacts.ring(shaken, at[order], heights[order], poles, state.ringing)
     paths = make.paths[:, :carried]
-    if now.remounted:  # another place hears the modes otherwise
+    if now.remounted:  # each place has its own paths
         own = np.random.default_rng((*machine.entropy, 0, now.remounted))
         paths = paths * np.exp(0.4 * own.standard_normal(paths.shape)).astype(np.float32)
     return paths @ modes, tuple(strikes), tooth_rad, ringing

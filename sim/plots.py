@@ -1,6 +1,6 @@
-"""Pictures of a simulated machine, as an analyst would look at it. Needs matplotlib, which nothing else does.
+"""Pictures of a simulated machine, as an analyst would draw them. Needs matplotlib.
 
-Every picture is a function of a `Subject`; what it shows is computed here from the samples alone, not looked up.
+Each picture is a function of a `Subject` and is computed from the samples alone.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from sim.signals import G_MM_S2, TURN_RAD, Float32
 SECONDS = 4.0
 RUN_UP_S = 40.0
 LIFE_POINTS = 80
-SMOOTHED = 65  # lines of a spectrum, for its shape
+SMOOTHED = 65  # lines over which a spectrum is averaged to show its shape
 _INK, _SOUND, _MARK, _MARK_2 = "#1f3b57", "#9db4c8", "#c2410c", "#15803d"
 _FAMILY = {"bearing_outer": "BPFO", "bearing_inner": "BPFI", "bearing_ball": "2 BSF", "bearing_cage": "FTF"}
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Whom the pictures show: a machine with a fault that neither grows nor heals."""
+    """The machine in the pictures, with a fault of constant severity."""
 
     machine: Machine
     mode: str
@@ -56,17 +56,15 @@ class Subject:
 
 
 def subject(mode: str, severity: float, kind: str | None, seed: int, rate_hz: float, axis: str) -> Subject:
-    """A machine that has this fault.
+    """Draws a machine with this fault.
 
     Raises:
-        ConfigError: an unknown mode or kind, a kind without that fault, or a rate that cannot carry it.
+        ConfigError: mode or kind is unknown, the kind cannot have the fault, or the rate cannot carry it.
     """
     if mode not in (HEALTHY, *FAULTS):
         msg = f"a failure mode must be one of {', '.join((HEALTHY, *FAULTS))}, found: {mode!r}"
         near = difflib.get_close_matches(mode, (HEALTHY, *FAULTS), n=1, cutoff=0.4)
-        raise ConfigError(
-            msg, hint=f"did you mean {near[0]}?" if near else "bearing_outer is drawn unless another is named"
-        )
+        raise ConfigError(msg, hint=f"did you mean {near[0]}?" if near else "the default is bearing_outer")
     if kind is not None and kind not in KINDS:
         msg = f"a kind of machine must be one of {', '.join(KINDS)}, found: {kind!r}"
         raise ConfigError(msg)
@@ -80,7 +78,7 @@ def subject(mode: str, severity: float, kind: str | None, seed: int, rate_hz: fl
 
 
 def draw_waveform(who: Subject, figure: Figure) -> None:
-    """Ten turns of the shaft, the sound machine above the damaged one."""
+    """Ten turns of the shaft: the sound machine above, the damaged one below."""
     turns_s = 10 / who.speed_hz
     upper, lower = figure.subplots(2, 1, sharex=True, sharey=True)
     for axes, (name, x, _) in zip((upper, lower), _pair(who), strict=True):
@@ -100,7 +98,7 @@ def draw_spectrum(who: Subject, figure: Figure) -> None:
         hz, g = amplitudes(x, rate_hz)
         colour = _SOUND if name == "sound" else _INK
         low = (hz > 0.15 * who.speed_hz) & (hz < 10.5 * who.speed_hz)
-        over, width = (3, 0.7) if name == "sound" else (2, 1.6)  # a thin line on a thick one: both are seen
+        over, width = (3, 0.7) if name == "sound" else (2, 1.6)  # a thin line on a thick one, so that both are visible
         left.plot(
             hz[low] / who.speed_hz,
             g[low] * G_MM_S2 / (TURN_RAD * hz[low] * math.sqrt(2)),
@@ -156,7 +154,7 @@ def draw_envelope(who: Subject, figure: Figure) -> None:
 
 
 def draw_waterfall(who: Subject, figure: Figure) -> None:
-    """A run-up from rest: what belongs to the shaft runs away to the right, structure and mains stand upright."""
+    """A run-up from rest: lines of the shaft move to the right, lines of structure and mains stay vertical."""
     machine = replace(who.machine, events=(Event("run_up", 0.0, RUN_UP_S),))
     x, theta = run(machine, who.axis, RUN_UP_S)
     rate_hz = machine.rate_hz
@@ -189,7 +187,7 @@ def draw_waterfall(who: Subject, figure: Figure) -> None:
 def draw_life(who: Subject, figure: Figure) -> None:
     """Features over a life: level and envelope line keep rising, kurtosis and crest rise and fall."""
     if who.mode == HEALTHY:
-        msg = "a life shows a failure mode, found: healthy"
+        msg = "expected a failure mode for the picture of a life, found: healthy"
         raise ConfigError(msg, hint="name one: thrumcast sim plot life --mode bearing_outer")
     months = 30 * 86_400.0
     sound = who.machine
@@ -206,7 +204,7 @@ def draw_life(who: Subject, figure: Figure) -> None:
         axes.axvline(30 * base.onset_s / months, color=_SOUND, linestyle="--", label="onset")
         axes.axvline(30 * base.detectable_s() / months, color=_MARK, linestyle="--", label="detectable in principle")
         axes.set_ylabel(name, fontsize=8)
-        low, high = values.min(), np.percentile(values, 97)  # a knock from outside must not flatten the rest
+        low, high = values.min(), np.percentile(values, 97)  # a knock from outside must not set the scale
         top = high + 0.2 * (high - low)
         axes.set_ylim(low - 0.1 * (high - low), top)
         beyond = values > top
@@ -236,7 +234,7 @@ def draw_picture(kind: str, who: Subject, path: Path) -> Path:
 
 
 def _pair(who: Subject) -> tuple[tuple[str, Float32, float], ...]:
-    """Name, samples and mean speed in Hz of the sound machine and of the damaged one."""
+    """Name, samples and mean speed in Hz of the sound machine and of the damaged machine."""
     sound, other, at_s = replace(who.machine, life=Life()), "the same machine, later", 3600.0
     if who.machine.life.courses:
         other, at_s = f"{who.mode} at {location(who.machine.make, who.mode)}", 0.0

@@ -1,9 +1,9 @@
-"""What a machine is made of: every machine draws its own make-up from a population.
+"""What a machine is made of: every machine draws its make-up from a population.
 
-Two machines of a kind differ in level by two to three times, as they do in a plant; the structure, the bearing,
-the mounting and the colour of the noise are their own. All numbers are typical ranges, none is a standard.
-With a `shift` every range is moved, up or down, by that share of its width, the noise is stronger and the bearings
-are others: machines that nobody has trained on.
+The levels of two machines of a kind differ by a factor of two to three, as in a real plant. Structure, bearing,
+mounting and the colour of the noise differ too. All numbers are typical ranges, not standards. A `shift`
+moves every range up or down by that share of its width, raises the noise and uses other bearings: machines that no
+model was trained on.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _BEARINGS = (
 )  # elements, d/D  # fmt: skip
 _OTHER_BEARINGS = ((12, 0.1700), (8, 0.2600), (10, 0.2150), (15, 0.1200), (9, 0.1850))  # of a shifted population
 _MODES_HZ = ((1500.0, 2800.0), (2800.0, 4500.0), (4500.0, 9500.0))
-_LEVEL_SIGMA = math.log(2.5) / 1.28  # eight machines of ten lie between 1/2.5 and 2.5 times the typical level
+_LEVEL_SIGMA = math.log(2.5) / 1.28  # 80 % of the machines are between 1/2.5 and 2.5 times the typical level
 _LEVEL_LIMIT = 1.6  # sigmas: a machine beyond 0.3 to 3 times the typical level would not count as sound
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MakeUp:
-    """One machine. Levels are those of the sound machine, `*_fault_*` is what full severity adds. C axes, M modes."""
+    """One machine. Levels are of the sound machine; `*_fault_*` is added at full severity. C axes, M modes."""
 
     kind: str
     speed_hz: float
@@ -89,7 +89,7 @@ class MakeUp:
 
 
 def location(make: MakeUp, mode: str) -> str:
-    """Where on that machine the fault is, as a mechanic would say it."""
+    """The place of a fault on this machine, in the words of a mechanic."""
     match mode:
         case "bearing_outer":
             hour = round(6 + 6 * make.outer_position_rad / math.pi) % 12 or 12
@@ -122,7 +122,7 @@ def faults_of(kind: str) -> tuple[str, ...]:
 
 
 def draw(kind: str, rng: np.random.Generator, shift: float = 0.0) -> MakeUp:
-    """Draw one machine of that kind; everything is drawn for every kind, so that one draw never shifts another."""
+    """Draws one machine. Every value is drawn for every kind, so that random numbers do not depend on the kind."""
     if not 0 <= shift <= 1:
         msg = f"the shift of a population must be 0 to 1, found: {shift:g}"
         raise ConfigError(msg, hint="0.3 moves every range by 30 % of its width")
@@ -133,10 +133,10 @@ def draw(kind: str, rng: np.random.Generator, shift: float = 0.0) -> MakeUp:
     elements, ratio = bearings[rng.integers(len(bearings))]
     paths = dice.spreads(0.5, (3, 3)) * np.array([[1.0], [1.0], [0.5]])
     phase = rng.uniform(0, TURN_RAD, (3, 3))
-    phase[1] = phase[0] + math.pi / 2  # the two radial directions see a turning force a quarter turn apart
+    phase[1] = phase[0] + math.pi / 2  # a rotating force reaches the two radial axes a quarter turn apart
     teeth = (round(dice.between(17, 44)), round(dice.between(31, 60)))
     floor_g, structure_g = 1.5e-4 * floor, 0.02 * floor * dice.spread(0.3)
-    hiss = math.hypot(1, 2.2 * structure_g / (floor_g * math.sqrt(5400.0)))  # of a sound machine, over its white floor
+    hiss = math.hypot(1, 2.2 * structure_g / (floor_g * math.sqrt(5400.0)))  # RMS of a sound machine / its white floor
     mesh_g, line_mm_s = 0.06 * level * dice.spread(0.4), 0.15 * dice.spread(0.6)
     return MakeUp(
         kind=kind,
@@ -186,21 +186,21 @@ def draw(kind: str, rng: np.random.Generator, shift: float = 0.0) -> MakeUp:
 
 
 class _Dice:
-    """Draws from the ranges of the population, or from those beside them."""
+    """Draws from the ranges of the population, or from shifted ones."""
 
     def __init__(self, rng: np.random.Generator, shift: float) -> None:
         self.rng = rng
         self.shift = shift
 
     def between(self, low: float, high: float) -> float:
-        """Uniform; shifted by `shift` times the width, up or down. Never below half of the lower end."""
+        """Uniform, shifted up or down by `shift` times the width; at least half of `low`."""
         value = self.rng.uniform(low, high)
         if self.shift > 0:
             value += self.rng.choice((-1.0, 1.0)) * self.shift * (high - low)
         return float(max(value, 0.5 * low))
 
     def spread(self, sigma: float) -> float:
-        """A log-normal factor around 1; wider when shifted."""
+        """A log-normal factor around 1; a shift widens it."""
         return math.exp(sigma * (1 + self.shift) * self.rng.standard_normal())
 
     def spreads(self, sigma: float, shape: tuple[int, ...]) -> Float64:
@@ -209,7 +209,7 @@ class _Dice:
         return factors
 
     def level(self) -> float:
-        """The level of a sound machine, of the typical one: log-normal, and cut where it would not be sound."""
+        """Level of a sound machine / typical level: log-normal, truncated at levels that would not be sound."""
         number = self.rng.standard_normal()
         while abs(number) > _LEVEL_LIMIT:
             number = self.rng.standard_normal()

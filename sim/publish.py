@@ -1,6 +1,6 @@
-"""The plant goes out: to a broker in real, warped or no time, or into recordings.
+"""Sends the readings of a plant to a broker, in real time, faster, or as fast as possible, or writes recordings.
 
-Event time is in the readings. The wall clock decides only when they are handed over, so a week can pass in a minute.
+The readings carry event time. The wall clock only decides when they are sent, so a week can pass in a minute.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from sim.life import HEALTHY
 from sim.machine import Machine
 
 DATASET = "sim"
-MAX_EPISODE_S = 300.0  # a recording is held in memory until it is whole
+MAX_EPISODE_S = 300.0  # a recording is in memory until it is written
 
 
 class Outlet(Protocol):
-    """What `to_broker` needs of a connection; `pipeline.edges.mqtt.MqttPublisher` is one."""
+    """The part of a connection that `to_broker` uses; `pipeline.edges.mqtt.MqttPublisher` has it."""
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1) -> None:
-        """Sends one message; may wait."""
+        """Sends one message; may block."""
 
     def rest(self, seconds: float) -> None:
         """Waits, and keeps the connection alive."""
 
 
-class Sent(NamedTuple):
-    """How much has gone out, and how late the last message was (0 when on time, or when there is no time to keep)."""
+class Progress(NamedTuple):
+    """What has been sent, and how late the last message was in s (0: on time, or without a schedule)."""
 
     messages: int = 0
     payload_bytes: int = 0
@@ -49,7 +49,7 @@ class Sent(NamedTuple):
 def messages(
     blocks: Iterable[Block], topics: TopicTemplate, *, encoding: Encoding = "msgpack", senders: Senders | None = None
 ) -> Iterator[Message]:
-    """Blocks as they go over the wire, each due when its last sample has really been taken, whatever a clock says."""
+    """Blocks as messages, each due at the true time of its last sample, whatever the clock of the sender says."""
     for block in blocks:
         sent = block if senders is None else senders.send(block)
         if sent is not None:
@@ -65,14 +65,14 @@ def to_broker(
     *,
     speed: float = 1.0,
     now_s: Callable[[], float] = time.monotonic,
-) -> Iterator[Sent]:
-    """Publishes at QoS 1, `speed` times faster than the plant lives (0 = as fast as accepted).
+) -> Iterator[Progress]:
+    """Publishes at QoS 1, `speed` times faster than real time (0 = as fast as the broker accepts).
 
-    Yields the sum so far after every message. `start_ns` is the event time at which the first clock reading is taken.
+    Yields the progress after every message. `start_ns` is the event time of the start.
 
     Raises:
-        ConfigError: for a speed below 0.
-        NotReachable: when the broker is gone for good.
+        ConfigError: the speed is below 0.
+        NotReachable: the broker is lost.
     """
     if not math.isfinite(speed) or speed < 0:
         msg = f"speed must be 0 (as fast as accepted) or more, found: {speed:g}"
@@ -88,23 +88,23 @@ def to_broker(
                 behind_s = 0.0
         outlet.publish(message.topic, message.payload, qos=1)
         payload_bytes += len(message.payload)
-        yield Sent(count, payload_bytes, behind_s)
+        yield Progress(count, payload_bytes, behind_s)
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """One recording: a machine during one episode, i.e. as long as what is true of it stays the same."""
+class EpisodeRecording:
+    """A recording of a machine during one episode."""
 
     path: Path
     machine: str
     mode: str
     seconds: float
-    sensor: tuple[str, ...] = ()  # labels of the sensor's faults
+    sensor: tuple[str, ...] = ()  # labels of the sensor faults
 
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """Blocks [first, last) of a machine, all of one truth and one state of the sensor."""
+    """Blocks [first, last) of a machine with one truth and one state of the sensor."""
 
     first: int
     last: int
@@ -113,7 +113,7 @@ class Episode:
 
 
 def episodes(plant: Plant, machine: Machine, seconds: float) -> list[Episode]:
-    """How a run is cut into recordings: where the truth changes, at every snapshot, and every MAX_EPISODE_S."""
+    """Cuts a run into recordings: where truth or sensor state change, at every snapshot, and every MAX_EPISODE_S."""
     longest = plant.per_session or max(1, int(MAX_EPISODE_S / plant.block_s))
     found: list[Episode] = []
     for number in range(plant.count(seconds)):
@@ -130,24 +130,24 @@ def episodes(plant: Plant, machine: Machine, seconds: float) -> list[Episode]:
 
 
 def labels(machine: Machine, time_s: float) -> tuple[str, ...]:
-    """Labels of what is wrong with the sensor at that time."""
+    """Labels of the sensor faults at that time."""
     return tuple(event.kind for event in machine.events if event.family == "sensor" and event.on(time_s))
 
 
-def to_recordings(plant: Plant, seconds: float, target: Path) -> Iterator[Written]:
-    """Writes one recording per machine and episode into a folder, or the only one into a `.parquet` file.
+def to_recordings(plant: Plant, seconds: float, target: Path) -> Iterator[EpisodeRecording]:
+    """Writes one recording per machine and episode into a folder, or a single one into a `.parquet` file.
 
     Raises:
-        RecordingError: a folder that has recordings already, or a single file for more than one episode.
+        RecordingError: the folder contains recordings, or a single file would need several episodes.
     """
     plans = [(machine, episodes(plant, machine, seconds)) for machine in plant.machines]
     single = target.suffix == ".parquet"
     count = sum(len(plan) for _, plan in plans)
     if single and count > 1:
-        msg = f"one file holds one machine in one state, found: {count} episodes of {len(plans)} machine(s)"
+        msg = f"expected one episode for a single file, found: {count} episodes of {len(plans)} machine(s)"
         raise RecordingError(msg, hint="give a folder; every episode becomes a recording of its own")
     if not single and next(target.glob("*.parquet"), None) is not None:
-        msg = f"a folder without recordings expected, found: {target} with some"
+        msg = f"expected a folder without recordings, found: {target} with some"
         raise RecordingError(msg, hint="remove them or give another folder; machines of two runs have the same names")
     if not single:
         target.mkdir(parents=True, exist_ok=True)
@@ -163,13 +163,13 @@ def to_recordings(plant: Plant, seconds: float, target: Path) -> Iterator[Writte
             samples: Float32 = np.concatenate([block.samples for block in blocks], axis=1)
             begins_s = plant.begins_s(machine, episode.first)
             write_recording(path, samples, blocks[0].channels, metadata(machine, number, blocks, begins_s))
-            yield Written(path, machine.id, episode.mode, samples.shape[1] / machine.rate_hz, episode.sensor)
+            yield EpisodeRecording(path, machine.id, episode.mode, samples.shape[1] / machine.rate_hz, episode.sensor)
 
 
 def metadata(machine: Machine, episode: int, blocks: list[Block], begins_s: float) -> dict[str, object]:
-    """What a recording says about itself, in the words of the public recordings.
+    """The metadata of a recording, with the keys of the public recordings.
 
-    `bearing_id` names the physical machine, so that all its recordings fall on the same side of a split.
+    `bearing_id` names the physical machine, so a split keeps all its recordings together.
     """
     orders = machine.make.orders
     speeds = [block.speed_rpm for block in blocks if block.speed_rpm is not None]

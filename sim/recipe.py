@@ -1,6 +1,7 @@
-"""How a plant is drawn: who is in it, who fails, how and when, and what else happens.
+"""How a plant is drawn: its machines, which of them fail, how and when, and other events.
 
-A machine depends on the plant's seed and its own number only: a plant of 200 begins with the machines of a plant of 6.
+A machine depends on the seed of the plant and its own number only: a plant of 200 starts with the machines of a plant
+of 6.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from sim.population import KINDS, MakeUp, draw, faults_of, location
 RATE_HZ = 12_000.0
 DAY_S = 86_400.0
 _GOLDEN = (math.sqrt(5) - 1) / 2
-_LIVES, _TRAINING, _EVENTS, _SHIFTED = 1, 2, 3, 4  # separate lines of random numbers
+_LIVES, _TRAINING, _EVENTS, _SHIFTED = 1, 2, 3, 4  # separate streams of random numbers
 CURRICULUM = tuple(mode for k in range(0, len(FAULTS), 4) for mode in (HEALTHY, *FAULTS[k : k + 4]))
 
 
@@ -33,16 +34,16 @@ class Recipe:
     failing: float = 0.5  # share of the machines
     life_s: float = 600.0
     onset: tuple[float, float] = (0.05, 0.95)  # of the life
-    combined: float = 0.0  # share of the failing machines that get a second fault
-    repaired: float = 0.0  # share of the failing machines that are repaired in time and are as new
-    nuisances_per_day: float = 0.0  # events of each machine
+    combined: float = 0.0  # share of the failing machines with a second fault
+    repaired: float = 0.0  # share of the failing machines that are repaired before the end
+    nuisances_per_day: float = 0.0  # per machine
     sensor_faults_per_day: float = 0.0
     shift: float = 0.0  # of the population, see sim.population
     kinds: tuple[str, ...] = KINDS  # in turn
     modes: tuple[str, ...] = ()  # in turn; () = all that the rate carries
 
     def __post_init__(self) -> None:
-        """Refuse shares and times that cannot be."""
+        """Checks the values."""
         for name in ("failing", "combined", "repaired", "shift"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
@@ -101,11 +102,11 @@ def training_plant(
     shift: float = 0.0,
     disturbed: float = 0.0,
 ) -> Plant:
-    """Machines to learn from: every mode in turn, one machine of five sound, half of the rest damaged all along.
+    """A plant for training: every mode in turn; one machine of five is sound, half of the others have a constant fault.
 
-    The others grow from sound to failed within `seconds_per_machine`, and the share `disturbed` of all meets a nuisance
-    on the way. With at least `len(CURRICULUM)` machines every mode is there. Another line of random numbers than
-    `plant`: never the same machines, even under one seed.
+    The rest grow from sound to failed within `seconds_per_machine`. A share `disturbed` of all machines has a nuisance.
+    `len(CURRICULUM)` machines or more contain every mode. The random numbers differ from those of `plant`: the two
+    never have a machine in common, even with the same seed.
     """
     check_seed(seed)
     return Plant(
@@ -147,7 +148,7 @@ def training_machine(
 
 
 def _nuisance(seed: int, number: int, seconds: float, share: float) -> tuple[Event, ...]:
-    """One nuisance of any kind in that share of the machines, for an eighth to a half of the time."""
+    """One nuisance of any kind, with probability `share`, for 1/8 to 1/2 of the time."""
     rng = np.random.default_rng((seed, _TRAINING, _EVENTS, number))
     if rng.random() >= share:
         return ()
@@ -157,7 +158,7 @@ def _nuisance(seed: int, number: int, seconds: float, share: float) -> tuple[Eve
 
 
 def course(make: MakeUp, mode: str, rate_hz: float, **given: float | str) -> Course:
-    """A course of that machine, with its own threshold and location; the rest as given."""
+    """A course with the threshold and the location of this machine; other fields as given."""
     chosen: dict[str, object] = {
         "detectable": detectable(make, mode, rate_hz) if mode in FAULTS else 1.0,
         "location": location(make, mode),
@@ -166,9 +167,10 @@ def course(make: MakeUp, mode: str, rate_hz: float, **given: float | str) -> Cou
 
 
 def _life(make: MakeUp, recipe: Recipe, seed: int, number: int, rate_hz: float) -> Life:
-    """Golden-ratio steps spread the failing machines evenly, so that even a small plant has about its share of them.
+    """The life of machine `number`: sound, or with one or two courses.
 
-    Modes come in turn, in an order of the seed's own, as far as the kind can have them.
+    Golden-ratio steps spread the failing machines evenly, so even a small plant has about the right share. Modes come
+    in turn, in an order that depends on the seed, if the kind can have them.
     """
     offset = np.random.default_rng((seed, _LIVES)).random()
     rng = np.random.default_rng((seed, _LIVES, number))
@@ -178,7 +180,7 @@ def _life(make: MakeUp, recipe: Recipe, seed: int, number: int, rate_hz: float) 
     order = np.random.default_rng((seed, _LIVES, 0, 0)).permutation(len(wanted))
     turn = [wanted[order[(number + k) % order.size]] for k in range(order.size)]
     able = [mode for mode in turn if mode in faults_of(make.kind)]
-    if not recipe.modes:  # nobody asked for what this rate cannot carry
+    if not recipe.modes:  # leave out modes that this rate cannot carry, unless they were requested
         able = [mode for mode in able if needs_rate_hz(make, mode) <= rate_hz]
     if not able:
         msg = f"a {make.kind} can have {', '.join(faults_of(make.kind))}, found: {', '.join(wanted)}"
@@ -199,7 +201,7 @@ def _life(make: MakeUp, recipe: Recipe, seed: int, number: int, rate_hz: float) 
 
 
 def _events(recipe: Recipe, rng: np.random.Generator) -> tuple[Event, ...]:
-    """Nuisances and sensor faults at random times of the life, all kinds alike."""
+    """Nuisances and sensor faults at random times of the life; all kinds are equally likely."""
     found = []
     for names, per_day in ((NUISANCES, recipe.nuisances_per_day), (SENSOR_FAULTS, recipe.sensor_faults_per_day)):
         for _ in range(int(rng.poisson(per_day * recipe.life_s / DAY_S))):

@@ -1,10 +1,10 @@
-"""Scenarios: a plant, what will happen in it and how fast it is to live, as one TOML file.
+"""Scenarios: a plant, its events and its speed in one TOML file.
 
     [plant]      how many machines, sampling, length, speed        [recipe]   how they are drawn, `sim.recipe.Recipe`
     [transport]  chances of a bad network, `sim.channel`           [[events]] what happens to all machines
     [[machines]] one machine in particular: kind, speed, bearing, its own [[machines.faults]] and [[machines.events]]
 
-Everything has a default, and what is unknown is an error that names the nearest key.
+Every key has a default. An unknown key is an error that names the nearest known key.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ class PlantTable(_Table, frozen=True):
     block_s: float = 0.25
     seconds: float | None = None  # of plant time
     speed: float = 1.0  # times real time, 0 = as fast as accepted
-    record_s: float | None = None  # snapshots: so long ...
-    every_s: float | None = None  # ... every so often
+    record_s: float | None = None  # length of a snapshot; with every_s
+    every_s: float | None = None  # time from snapshot to snapshot
 
 
 class RecipeTable(_Table, frozen=True):
-    """[recipe]: as `Recipe`."""
+    """[recipe], with the fields of `Recipe`."""
 
     failing: float = 0.5
-    life_s: float | None = None  # None: as long as the run
+    life_s: float | None = None  # None: the length of the run
     onset: tuple[float, float] = (0.05, 0.95)
     combined: float = 0.0
     repaired: float = 0.0
@@ -63,7 +63,7 @@ class RecipeTable(_Table, frozen=True):
 
 
 class TransportTable(_Table, frozen=True):
-    """[transport]: chances per message."""
+    """[transport]: probabilities per message."""
 
     drop: float = 0.0
     duplicate: float = 0.0
@@ -83,12 +83,12 @@ class EventTable(_Table, frozen=True):
     size: float = math.nan
 
     def event(self) -> Event:
-        """As the simulator has it."""
+        """The event of the simulator."""
         return Event(self.kind, self.start_s, self.end_s, self.size)
 
 
 class FaultTable(_Table, frozen=True):
-    """[[machines.faults]]: as `sim.life.Course`."""
+    """[[machines.faults]], with fields of `sim.life.Course`."""
 
     mode: str
     end_s: float
@@ -101,7 +101,7 @@ class FaultTable(_Table, frozen=True):
 
 
 class BearingTable(_Table, frozen=True):
-    """`bearing` of a machine: geometry."""
+    """`bearing` of a machine: its geometry."""
 
     elements: int
     ratio: float  # d/D
@@ -114,12 +114,12 @@ class MachineTable(_Table, frozen=True):
     kind: str | None = None
     speed_rpm: float | None = None
     bearing: BearingTable | None = None
-    faults: tuple[FaultTable, ...] | None = None  # None: as drawn
+    faults: tuple[FaultTable, ...] | None = None  # None: the faults that were drawn
     events: tuple[EventTable, ...] = ()
 
 
 class Scenario(_Table, frozen=True):
-    """A whole file."""
+    """The document of a file."""
 
     title: str = ""
     plant: PlantTable = PlantTable()
@@ -129,20 +129,20 @@ class Scenario(_Table, frozen=True):
     events: tuple[EventTable, ...] = ()
 
     def transport_faults(self) -> Faults:
-        """What the network does."""
+        """The faults of the network."""
         t = self.transport
         return Faults(t.drop, t.duplicate, t.delay, t.reorder, t.corrupt)
 
     def upsets(self) -> Upsets:
-        """What befalls the senders."""
+        """Clock steps and reboots of the senders."""
         return Upsets(self.transport.clock_step, self.transport.reboot)
 
 
 def read(path: Path) -> Scenario:
-    """Read a scenario.
+    """Reads a scenario.
 
     Raises:
-        ConfigError: a file that cannot be read, an unknown key, or a value that does not fit.
+        ConfigError: the file is unreadable, a key is unknown, or a value is invalid.
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -166,10 +166,10 @@ def build(scenario: Scenario, *, start_ns: int = EPOCH_NS) -> Plant:
     """The plant of a scenario.
 
     Raises:
-        ConfigError: something that cannot be: geometry, rate, times, faults that a kind cannot have.
+        ConfigError: an invalid geometry, rate or time, or a fault that the kind cannot have.
     """
     p = scenario.plant
-    scenario.transport_faults(), scenario.upsets()  # refuse chances that are none, even where no network is used
+    scenario.transport_faults(), scenario.upsets()  # check them even if no network is used
     if (p.record_s is None) != (p.every_s is None):
         msg = f"plant.record_s and plant.every_s go together, found: {p.record_s} and {p.every_s}"
         raise ConfigError(msg)
@@ -191,11 +191,11 @@ def build(scenario: Scenario, *, start_ns: int = EPOCH_NS) -> Plant:
 
 
 def _machine(drawn: Machine, number: int, table: MachineTable, shift: float) -> Machine:
-    """A drawn machine with what the scenario says of it."""
+    """A drawn machine with the values of the scenario."""
     kind = table.kind or drawn.make.kind
     make: MakeUp = drawn.make
     if kind != drawn.make.kind:
-        Recipe(kinds=(kind,))  # refuses a kind that is none
+        Recipe(kinds=(kind,))  # checks the kind
         make = draw(kind, np.random.default_rng(drawn.entropy), shift)
     if table.speed_rpm is not None:
         if not 60 <= table.speed_rpm <= 12_000:
@@ -217,7 +217,7 @@ def _given(fault: FaultTable) -> dict[str, Any]:
 
 
 def _check_keys(document: dict[str, Any], struct: type[_Table], place: str, prefix: str) -> None:
-    """Refuse unknown keys, with the nearest known one."""
+    """Refuses unknown keys and names the nearest known key."""
     known = {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
     for key, value in document.items():
         if key not in known:
@@ -234,7 +234,7 @@ def _check_keys(document: dict[str, Any], struct: type[_Table], place: str, pref
 
 
 def _inner(kind: Any) -> type[_Table] | None:
-    """The table behind an annotated type, if any."""
+    """The table in an annotated type, or None."""
     for part in (kind, *get_args(kind), *(p for outer in get_args(kind) for p in get_args(outer))):
         if isinstance(part, type) and issubclass(part, _Table):
             return part

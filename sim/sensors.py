@@ -1,7 +1,7 @@
-"""Sensor faults: what a broken accelerometer, cable, amplifier or logger makes of good samples.
+"""Sensor faults: the effect of a broken accelerometer, cable, amplifier or logger on good samples.
 
-Applied to what the machine really does, after everything else, so that the machine underneath stays the same to the
-bit. Samples (C, n) in g; what lasts longer than a frame is in `SensorState`.
+They are applied last, so the machine itself stays the same to the bit. Samples are (C, n) in g; `SensorState` carries
+what lasts longer than a frame.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from sim.signals import TURN_RAD, Float32, Float64
 
 FULL_SCALE_G = 16.0
 LINE_HZ = 50.0
-_RECOVERY_EVERY_S, _RECOVERY_TAU_S = 4.0, 0.35  # a saturated amplifier comes back over tenths of a second
-_LOOSE_Q = 8.0  # of the resonance of a loose mount
-_RATTLE = 0.4  # how hard a loose sensor chatters, of its own level
+_RECOVERY_EVERY_S, _RECOVERY_TAU_S = 4.0, 0.35  # a saturated amplifier recovers over tenths of a second
+_LOOSE_Q = 8.0  # quality factor of the resonance of a loose mount
+_RATTLE = 0.4  # level of the chatter of a loose sensor / its own level
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SensorState:
-    """What the sensor remembers: the piece a frozen logger repeats, and the motion of a loose mount."""
+    """The state of the sensor: the piece that a frozen logger repeats, and the motion of a loose mount."""
 
     frozen: Float32 | None = None  # (C, n)
     mount: Float64 | None = None  # (C, 2)
@@ -39,7 +39,7 @@ def disturb(
     state: SensorState,
     rng: np.random.Generator,
 ) -> tuple[Float32, SensorState]:
-    """Samples as the broken sensor gives them, in the order of the table, and its new state."""
+    """The samples of the broken sensor and its new state. Events apply in the order in which they are given."""
     n = samples.shape[1]
     middle_s = start_s + 0.5 * n / rate_hz
     active = {event.kind: event for event in events if event.on(middle_s)}
@@ -50,7 +50,7 @@ def disturb(
         before = np.zeros((x.shape[0], 2)) if state.mount is None else state.mount
         x, mount = _resonate(x, math.exp(-math.pi * event.size / _LOOSE_Q / rate_hz), event.size / rate_hz, before)
         rms = x.std(axis=1, keepdims=True)
-        x = x + np.float32(_RATTLE) * np.maximum(np.abs(x) - 2 * rms, 0) * np.sign(x)  # chatters where it lifts
+        x = x + np.float32(_RATTLE) * np.maximum(np.abs(x) - 2 * rms, 0) * np.sign(x)  # it chatters when it lifts
     t_s = (start_s + np.arange(n) / rate_hz).astype(np.float64)
     for event in active.values():
         x = _simple(event, x, t_s, rate_hz, rng)
@@ -61,7 +61,7 @@ def disturb(
 
 
 def _simple(event: Event, x: Float32, t_s: Float64, rate_hz: float, rng: np.random.Generator) -> Float32:
-    """The faults that remember nothing."""
+    """The faults without state."""
     size = np.float32(event.size)
     since_s = t_s - event.start_s
     match event.kind:
@@ -94,7 +94,7 @@ def _simple(event: Event, x: Float32, t_s: Float64, rate_hz: float, rng: np.rand
 
 @njit(cache=True)
 def _resonate(x: Float32, radius: float, turns: float, state: Float64) -> tuple[Float32, Float64]:
-    """A second-order mount: gain 1 at 0 Hz, a resonance at `turns` of the rate, nothing much above."""
+    """A second-order mount: gain 1 at 0 Hz, a resonance at `turns` x rate, low gain above."""
     a1, a2 = 2 * radius * math.cos(2 * math.pi * turns), -radius * radius
     gain = 1 - a1 - a2
     out = np.empty_like(x)

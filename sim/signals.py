@@ -1,9 +1,9 @@
-"""What shaft, gears, flow and electricity sound like: pure functions of shaft angle and time.
+"""Signals of shaft, gears, flow and mains: pure functions of shaft angle and time.
 
-Everything that turns is written in shaft angle theta(t) = 2 pi int f_r dt, so that it follows the speed;
-what belongs to the structure or the mains is written in time. No function keeps anything: where a signal
-has a memory (a filter, a random walk) the state is an argument and a result. Randomness comes from the
-Generator that is passed in. Angles in rad, accelerations in g, n samples, C axes.
+Signals of rotating parts are functions of the shaft angle theta(t) = 2 pi int f_r dt, so they follow the speed; signals
+of the structure or the mains are functions of time. Where a signal has a memory (a filter, a random walk), the state is
+an argument and a result. Random numbers come from the Generator argument. Angles in rad, accelerations in g, n samples,
+C axes.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ Complex64 = NDArray[np.complex64]
 
 TURN_RAD = 2 * math.pi
 G_MM_S2 = 9806.65  # standard gravity, mm/s2
-_STOP_SOFTNESS = 0.08  # of the 1x displacement: a foot on its shim is no knife edge
+_STOP_SOFTNESS = 0.08  # eps / 1x displacement: a foot and its shim are elastic
 
 
 def wander(value: float, sigma: float, tau_s: float, dt_s: float, rng: np.random.Generator) -> float:
     """One step of an Ornstein-Uhlenbeck process with mean 0: x' = x e^(-dt/tau) + sigma sqrt(1 - e^(-2 dt/tau)) eps.
 
-    Exact for any dt, so that its spread is `sigma` and its memory `tau_s` whatever the step (Gillespie 1996).
+    Exact for any dt: the standard deviation is `sigma` and the correlation time `tau_s` at every step (Gillespie 1996).
     """
     keep = math.exp(-dt_s / tau_s)
     return keep * value + sigma * math.sqrt(1 - keep * keep) * rng.standard_normal()
 
 
 def shaft_angle(before_rad: float, from_hz: float, to_hz: float, n: int, rate_hz: float) -> Float64:
-    """Angle of n samples while the speed goes linearly from one value to another.
+    """Angle of n samples while the speed changes linearly.
 
     theta_k = theta_before + 2 pi (f_a t + (f_b - f_a) t^2 / 2T), t = k / rate, k = 1..n, T = n / rate.
-    The last angle is the `before_rad` of the next piece. Returns: (n,), rising.
+    The last angle is `before_rad` of the next piece. Returns: (n,), rising.
     """
     t_s = np.arange(1, n + 1) / rate_hz
     return before_rad + TURN_RAD * t_s * (from_hz + (to_hz - from_hz) * t_s * (rate_hz / (2 * n)))
 
 
 def unit_phasor(angle_rad: Float64) -> Complex64:
-    """e^(i angle) in single precision: the angle is wrapped before it loses digits. (n,) -> (n,)."""
+    """e^(i angle) in single precision; the angle is wrapped first, to keep its digits. (n,) -> (n,)."""
     wrapped = np.mod(angle_rad, TURN_RAD).astype(np.float32)
     phasor = np.empty(wrapped.shape, np.complex64)
     phasor.real = np.cos(wrapped)
@@ -67,7 +67,7 @@ def velocity_to_g(velocity_rms_mm_s: float, hz: float) -> float:
 
 
 def rattle(angle_rad: Float64, looseness: float, phase_rad: float) -> Float32:
-    """Mechanical looseness: the 1x displacement against a one-sided stop, with every other turn unlike the one before.
+    """Mechanical looseness: the 1x displacement against a one-sided stop, with alternating turns.
 
     u = cos theta + 0.5 l cos(theta/2 + phase); y = a soft max(u, -(1 - 0.9 l)), l in [0, 1]; the acceleration is
     y'' = S u'' + S (1 - S) u'^2 / eps, S = 1 / (1 + e^(-(u + stop) / eps)), in units of a free 1x (fault charts:
@@ -87,7 +87,7 @@ def gear_mesh(
 ) -> Float32:
     """Gear mesh: x = sum_k A_k [1 + a(theta)] cos(k (z theta + b(theta))), k = 1..K.
 
-    Modulation by the shafts gives sidebands at k GMF +- m f_r (McFadden 1986). Give only harmonics below Nyquist.
+    Modulation by the shafts gives sidebands at k GMF +- m f_r (McFadden 1986). Only harmonics below Nyquist.
     angle_rad (n,) of the wheel with `teeth` teeth; both modulations (n,). Returns: (n,) in g.
     """
     mesh = np.mod(angle_rad * teeth, TURN_RAD).astype(np.float32) + phase_mod_rad
@@ -98,7 +98,7 @@ def gear_mesh(
 
 
 def tooth_dip(angle_rad: Float64, width_rad: float) -> Float32:
-    """Where a cracked tooth is in mesh: exp((cos theta - 1) / width^2), a bump per turn of its shaft. (n,) -> (n,)."""
+    """Mesh of a cracked tooth: exp((cos theta - 1) / width^2), one bump per turn of its shaft. (n,) -> (n,)."""
     return np.exp((np.cos(np.mod(angle_rad, TURN_RAD).astype(np.float32)) - 1) / np.float32(width_rad**2))
 
 
@@ -116,22 +116,22 @@ def burst_positions(
 
 
 def tone(first: int, n: int, rate_hz: float, hz: float) -> Float32:
-    """cos(2 pi f t), t = (first + k) / rate, with the angle wrapped before it loses digits. Returns: (n,)."""
+    """cos(2 pi f t), t = (first + k) / rate; the angle is wrapped to keep its digits. Returns: (n,)."""
     t_s = np.arange(first, first + n) / rate_hz
     return np.cos(np.mod(TURN_RAD * hz * t_s, TURN_RAD).astype(np.float32))
 
 
 def line_tone(first: int, n: int, rate_hz: float, line_hz: float, sideband_hz: float, depth: float) -> Float32:
-    """Magnetic pull at twice the line frequency, beating at pole pass: [1 + m cos(2 pi f_p t)] cos(4 pi f_l t).
+    """Magnetic pull at twice the line frequency, modulated at pole pass: [1 + m cos(2 pi f_p t)] cos(4 pi f_l t).
 
-    Stands still in Hz while the shaft wanders (motor fault charts). `first` counts from the start. Returns: (n,).
+    Its frequency is constant while the speed varies (motor fault charts). `first` counts from the start. Returns: (n,).
     """
     beat = 1 + np.float32(depth) * tone(first, n, rate_hz, sideband_hz)
     return beat * tone(first, n, rate_hz, 2 * line_hz)
 
 
 def pole_of(corner_hz: float, rate_hz: float) -> float:
-    """Coefficient of a one-pole filter with that corner: e^(-2 pi f / rate)."""
+    """Coefficient of a one-pole filter: e^(-2 pi f / rate), f = corner frequency."""
     return math.exp(-TURN_RAD * corner_hz / rate_hz)
 
 
@@ -150,7 +150,7 @@ def low_pass(x: Float32, pole: float, state: Float64) -> tuple[Float32, Float64]
 
 
 def colour(white: Float32, tilt: float, pole: float, state: Float64) -> tuple[Float32, Float64]:
-    """Coloured noise: white plus `tilt` times itself low-passed, i.e. a floor that rises by 1 + tilt below the corner.
+    """Coloured noise: white plus `tilt` times itself low-passed, so the floor is higher by 1 + tilt below the corner.
 
     white (C, n); state (C,) as in `low_pass`. Returns: (C, n), new state.
     """
@@ -160,7 +160,7 @@ def colour(white: Float32, tilt: float, pole: float, state: Float64) -> tuple[Fl
 
 @njit(cache=True)
 def decay(at: NDArray[np.int64], heights: Float64, pole: float, n: int, state: float) -> tuple[Float32, float]:
-    """Envelope of bursts: each adds its height at its sample, then dies away as p^k. Returns: (n,), new state."""
+    """Envelope of bursts: each adds its height at its sample and decays as p^k. Returns: (n,), new state."""
     out = np.empty(n, np.float32)
     next_burst = 0
     for k in range(n):

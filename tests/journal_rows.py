@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.core.records import AlarmChange, FeatureRow, Prediction, StreamKey
-from pipeline.edges.store.journal import Commit, Journal, Quarantined
-from pipeline.edges.store.schema import FeatureSchema
+from pipeline.edges.store.journal import Commit, Journal
+from pipeline.edges.store.schema import FeatureSchema, Quarantined
 
 SCHEMA = FeatureSchema("test-1", ("rms", "kurtosis"), ("g", "1"))
 CLASSES = ("healthy", "unbalance")

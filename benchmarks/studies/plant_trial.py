@@ -30,21 +30,21 @@ import numpy as np
 from models import bundle, unknown
 from models.evaluation.events import Fault, Up, false_alarms, fate_of
 from models.predictor import NumpyPredictor
-from pipeline.commands.sim_archive import steps_of
 from pipeline.config.specs import stream_specs
 from pipeline.config.tables import AlarmConfig, Config, ModelConfig
 from pipeline.core.engine import Engine
 from pipeline.core.records import StreamKey
 from pipeline.core.severity import floor
 from sim import scenario
+from sim.archive import steps_of
 from sim.fleet import POINT, Plant, Snapshots, about
 from sim.life import FAULTS, HEALTHY
 from sim.machine import Machine
 from sim.population import KINDS, faults_of
 from sim.recipe import DAY_S, Recipe, plant
 
-QUIET_WEEK = Path(__file__).resolve().parents[1] / "examples" / "quiet_week.toml"
-SHIPPED = Path(__file__).with_name("pretrained")
+QUIET_WEEK = Path(__file__).resolve().parents[2] / "examples" / "quiet_week.toml"
+SHIPPED = Path(__file__).resolve().parents[2] / "models" / "pretrained"
 LIFE_S, EVERY_S, RECORD_S = 10 * DAY_S, 3600.0, 3.0
 ONSET = (0.1, 0.5)
 SEED = 20_260_103

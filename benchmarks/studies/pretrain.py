@@ -28,8 +28,8 @@ from models.registry import Registry
 from pipeline.config.tables import Config
 from pipeline.edges.store.read import read_features
 
-PRETRAINED = Path(__file__).with_name("pretrained")
-RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "data"
+PRETRAINED = Path(__file__).resolve().parents[2] / "models" / "pretrained"
+RECORDINGS = Path(__file__).resolve().parents[3] / "shared" / "data"
 MACHINES = 840  # rather many machines than much of each
 SECONDS_PER_MACHINE = 12.0
 MACHINES_BESIDE = 140  # those of models/simulated.parquet: undisturbed and fully equipped, as recorded machines are

@@ -12,12 +12,13 @@ from typing import Any
 
 from models.data.dataset import Dataset, DatasetSpec, build, read
 from models.settings import TrainSettings
-from pipeline.commands.sim_archive import fill
+from pipeline.config.specs import stream_specs
 from pipeline.config.tables import Config, DataConfig
 from pipeline.core.features.table import FEATURES
 from pipeline.drivers.backfill import Job, backfill
 from pipeline.edges.recordings.recording import find_recordings, parse_channels
 from pipeline.service.compose import MakeWorker, opened
+from sim.archive import fill
 from sim.fleet import Plant
 from sim.population import AXES
 from sim.recipe import training_machine
@@ -61,7 +62,7 @@ def simulated(
     disturbed: float = 0.0,
     modest: bool = False,
 ) -> Config:
-    """Features of simulated machines of these modes; what is there already is kept. See `sim_archive.fill`."""
+    """Features of simulated machines of these modes; what is there already is kept. See `sim.archive.fill`."""
     config = Config(data=DataConfig(dir=str(folder)))
     if (folder / "archive").exists():
         return config
@@ -73,9 +74,12 @@ def simulated(
             drawn.append(machine)
         number += 1
     plant = Plant(tuple(drawn), axes=tuple(axes))
-    for done, _ in enumerate(fill(plant, seconds, config, workers=os.cpu_count() or 1, modest=modest), 1):
-        if done % 60 == 0:
-            say(f"{folder.name}: {done} of {machines} machines")
+    specs, workers = partial(stream_specs, config), os.cpu_count() or 1
+    with opened(config) as (journal, archive):
+        runs = fill(plant, seconds, folder, journal, archive, specs, workers=workers, modest=modest)
+        for done, _ in enumerate(runs, 1):
+            if done % 60 == 0:
+                say(f"{folder.name}: {done} of {machines} machines")
     return config
 
 

@@ -20,7 +20,7 @@ from models.data.dataset import UNKNOWN, Dataset, DatasetSpec, build
 from models.settings import TrainSettings
 from pipeline.config.tables import ModesConfig
 
-PLACE = Path(__file__).with_name("simulated.parquet")
+PLACE = Path(__file__).resolve().parents[1] / "simulated.parquet"
 CHANNEL = "x"  # the file has one channel; it stands in for any
 
 

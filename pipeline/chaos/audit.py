@@ -1,4 +1,4 @@
-"""The auditor: what an uninterrupted run of the engine gives, and how far an archive is from it."""
+"""The audit: compares an archive with the result of an uninterrupted run of the engine."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from pipeline.edges.store.read import read_features, read_predictions
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TOLERANCE = 1e-5  # of probabilities: the network is stepped in other batches after a restart
+TOLERANCE = 1e-5  # of probabilities: after a restart the network is stepped in other batches
 _AT_ONCE = 800  # blocks per step of the uninterrupted run
 
 Address = tuple[str, str, int, int]  # machine, point, session, window
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
-    """Every window that there must be: its features, and the probabilities of the network if there is one."""
+class Expectation:
+    """Every expected window: its features, and the probabilities of the network if there is one."""
 
     features: dict[Address, FeatureRow]
     probabilities: dict[Address, Float32]
@@ -38,32 +38,32 @@ class Expected:
 
 @dataclass(slots=True)
 class Audit:
-    """How an archive differs from what it should be; nothing at all is what we want."""
+    """The differences between an archive and the expectation."""
 
     windows: int = 0
     lost: int = 0
     doubled: int = 0
     unexpected: int = 0
-    features_differ: int = 0  # windows with a feature that is not the same to the last bit
+    features_differ: int = 0  # windows with a feature that is not identical
     largest_p_error: float = 0.0
     problems: tuple[str, ...] = ()  # of `archive verify`
     counters: Mapping[str, int] = field(default_factory=dict)  # of the journal
 
     @property
     def clean(self) -> bool:
-        """Whether everything is there once, and right."""
+        """Whether every window is there once, with the right values."""
         wrong = self.lost + self.doubled + self.unexpected + self.features_differ + len(self.problems)
         return wrong == 0 and self.largest_p_error <= TOLERANCE and self.unbalanced == 0
 
     @property
     def unbalanced(self) -> int:
-        """Messages that the journal's own account lacks; 0 if it is right."""
+        """Received messages that the counters of the journal do not account for; 0 is right."""
         count = {name.removeprefix("messages_"): n for name, n in self.counters.items()}
         places = ("committed", "duplicate", "late", "quarantined")
         return count.get("received", 0) - sum(count.get(name, 0) for name in places)
 
     def text(self) -> str:
-        """In one line."""
+        """The result in one line."""
         found = f"{self.windows} windows, {self.lost} lost, {self.doubled} doubled"
         if self.features_differ or self.unexpected:
             found += f", {self.features_differ} differ, {self.unexpected} unexpected"
@@ -72,9 +72,9 @@ class Audit:
         return found + (f", largest error of p {self.largest_p_error:.0e}" if self.largest_p_error else "")
 
 
-def uninterrupted(engine: Engine, blocks: Iterable[Block]) -> Expected:
-    """Runs the engine in this process, from the first block to the last."""
-    expected = Expected({}, {})
+def uninterrupted(engine: Engine, blocks: Iterable[Block]) -> Expectation:
+    """Runs the engine over all blocks in this process."""
+    expected = Expectation({}, {})
     states: dict[StreamKey, StreamState] = {}
     waiting = iter(blocks)
     while some := list(islice(waiting, _AT_ONCE)):
@@ -88,12 +88,12 @@ def uninterrupted(engine: Engine, blocks: Iterable[Block]) -> Expected:
 
 
 def stored_windows(data_dir: Path) -> int:
-    """How many rows of features there are by now, in files and in the journal."""
+    """Number of feature rows in files and journal."""
     return read_features(data_dir, columns=["window"]).num_rows if (data_dir / "journal.db").exists() else 0
 
 
-def audit(data_dir: Path, expected: Expected, classes: tuple[str, ...] = ()) -> Audit:
-    """Compares the archive, row by row and bit by bit."""
+def audit(data_dir: Path, expected: Expectation, classes: tuple[str, ...] = ()) -> Audit:
+    """Compares the archive with the expectation, row by row and bit by bit."""
     result = Audit()
     features = read_features(data_dir)
     names = {name: i for i, name in enumerate(name for name in features.column_names if "." in name)}
@@ -116,14 +116,14 @@ def audit(data_dir: Path, expected: Expected, classes: tuple[str, ...] = ()) -> 
 
 
 def _laid_out(row: FeatureRow, names: Mapping[str, int]) -> Float32:
-    """The features of a row in the columns of the archive; NaN where the stream has no such channel."""
+    """The features of a row in the columns of the archive; NaN for channels that the stream lacks."""
     values = np.full(len(names), np.nan, np.float32)
     for channel, of_channel in zip(row.channels, row.values, strict=True):
         values[[names[f"{channel}.{feature.name}"] for feature in FEATURES]] = of_channel
     return values
 
 
-def _audit_predictions(data_dir: Path, expected: Expected, classes: tuple[str, ...], result: Audit) -> None:
+def _audit_predictions(data_dir: Path, expected: Expectation, classes: tuple[str, ...], result: Audit) -> None:
     table = read_predictions(data_dir)
     addresses = _addresses(table)
     result.doubled += sum(n - 1 for n in Counter(addresses).values())

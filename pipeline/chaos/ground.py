@@ -1,4 +1,4 @@
-"""Where a trial takes place: a fresh broker, a fresh data directory with a model in it, the service, and the plant."""
+"""The world of one trial: a new broker, a new data directory with a model, the service and the plant."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.chaos.audit import Audit, Expected, audit, stored_windows, uninterrupted
+from pipeline.chaos.audit import Audit, Expectation, audit, stored_windows, uninterrupted
 from pipeline.chaos.plant import Plant
 from pipeline.chaos.process import ROOT, Service
 from pipeline.config.sources import load
@@ -24,8 +24,8 @@ from pipeline.edges.mqtt import MqttPublisher, MqttSettings
 from pipeline.edges.store.database import view_journal
 from pipeline.edges.store.read import read_kind
 
-RATE_PER_S = 400.0  # messages; five times the load of eight machines, so that five minutes hold what half an hour does
-# As deploy/mosquitto.conf has it; a private broker else writes its whole queue out every second, and it may be long.
+RATE_PER_S = 400.0  # messages/s; five times the load of eight machines, so that five minutes do the work of 25
+# As in deploy/mosquitto.conf. By default a private broker writes its whole queue to disk every second.
 BACKLOG = "max_queued_bytes 0\nautosave_interval 30\n"
 SETTINGS = {
     "THRUMCAST_COMMIT__INTERVAL_S": "0.2",
@@ -36,7 +36,7 @@ SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a promise stood a trial."""
+    """The result of a trial."""
 
     promise: int
     title: str
@@ -48,7 +48,7 @@ class Outcome:
 
 @dataclass
 class Ground:
-    """One trial's world. `publisher` is the plant's connection."""
+    """The world of one trial. `publisher` is the connection of the plant."""
 
     directory: Path
     broker: PrivateBroker
@@ -61,16 +61,16 @@ class Ground:
 
     @property
     def data_dir(self) -> Path:
-        """Of the service."""
+        """The data directory of the service."""
         return self.service.data_dir
 
     @property
     def publisher(self) -> MqttPublisher:
-        """The plant's connection; made when it is first wanted."""
+        """The connection of the plant; opened at the first use."""
         return self.publishers[0] if self.publishers else self.another_publisher()
 
     def another_publisher(self, **changes: Any) -> MqttPublisher:
-        """One more connection of the plant."""
+        """Opens another connection of the plant."""
         settings = MqttSettings(
             client_id=f"plant-{len(self.publishers)}", host=self.broker.host, port=self.broker.port,
             backoff_s=(0.05, 0.5), **changes,
@@ -87,7 +87,10 @@ class Ground:
         before: Callable[[int], None] | None = None,
         confirmed: bool = True,
     ) -> None:
-        """Messages of a plant at a rate; returns when the broker has `confirmed` each. `before(number)` may do harm."""
+        """Sends messages of a plant at a rate, and waits for every PUBACK if `confirmed`.
+
+        `before(number)` is called before each message; trials inject their faults there.
+        """
         for number in range(plant.messages) if numbers is None else numbers:
             if before is not None:
                 before(number)
@@ -100,37 +103,37 @@ class Ground:
         if confirmed:
             self.publisher.drain()
 
-    def expected(self, *blocks: Iterable[Block]) -> Expected:
-        """What an uninterrupted run makes of these."""
+    def expected(self, *blocks: Iterable[Block]) -> Expectation:
+        """The result of an uninterrupted run over these blocks."""
         return uninterrupted(self.engine, (block for some in blocks for block in some))
 
     def counter(self, name: str) -> int:
-        """Of the journal."""
+        """A counter of the journal."""
         view = view_journal(self.data_dir, ()) if (self.data_dir / "journal.db").exists() else None
         return 0 if view is None else view.counters.get(name, 0)
 
     def channels(self) -> tuple[str, ...]:
-        """Names that have columns in the archive."""
+        """The channel names of the archive."""
         view = view_journal(self.data_dir, ())
         return () if view is None else view.extras["features"]
 
     def wait_for_windows(self, count: int, *, patience_s: float = 120.0) -> float:
-        """Seconds until so many windows are stored."""
+        """Waits until `count` windows are stored; returns the seconds."""
         return self.service.wait_for(
             lambda: stored_windows(self.data_dir) >= count, f"{count} windows", patience_s=patience_s
         )
 
     def wait_for_messages(self, count: int, *, patience_s: float = 120.0) -> float:
-        """Seconds until so many messages have been decided, in all lives of the service."""
+        """Waits until all runs of the service together have received `count` messages; returns the seconds."""
         return self.service.wait_for(
             lambda: self.counter("messages_received") >= count, f"{count} messages", patience_s=patience_s
         )
 
     def wait_until_heard(self) -> None:
-        """Until the service has decided all that the broker kept for it: what it gets in order ends with a mark.
+        """Waits until the service has processed everything that the broker queued: it sends a mark and waits for it.
 
-        The mark is no reading and goes to quarantine. It is sent again and again: a broker whose queue is full, or that
-        nobody has subscribed at, drops it.
+        The mark is not a reading and goes to quarantine. It is sent repeatedly, because a broker with a full queue or
+        without a subscriber drops it.
         """
         self.marks += 1
         topic = f"plant/main/mark-{self.marks}/de/vibration"
@@ -142,12 +145,12 @@ class Ground:
 
         self.service.wait_for(marked, "a mark in quarantine", patience_s=120.0)
 
-    def audit(self, expected: Expected) -> Audit:
-        """Of the archive as it stands."""
+    def audit(self, expected: Expectation) -> Audit:
+        """Audits the present archive."""
         return audit(self.data_dir, expected, self.classes)
 
     def outcome(self, promise: int, title: str, kept: bool, figures: str) -> Outcome:
-        """With what was scraped meanwhile."""
+        """The result of the trial. Unbalanced message counts in a scrape also break the promise."""
         scrapes = self.service.scrapes
         balanced = scrapes.largest_imbalance == 0
         return Outcome(promise, title, kept and balanced, figures, scrapes.count, scrapes.largest_imbalance)
@@ -162,8 +165,8 @@ def ground(
     model: bool = True,
     until_s: float = math.inf,
 ) -> Iterator[Ground]:
-    """A fresh world in an empty folder, all of which ends with the block; OutOfTime once it is `until_s`."""
-    rehearse()  # a service that is killed while it compiles would begin again and again
+    """A new world in an empty folder; everything ends with the block. Waiting raises OutOfTime after `until_s`."""
+    rehearse()  # compile first: a service that is killed while it compiles would never finish
     used = SETTINGS | (settings or {})
     config = load(None, {}, environment=used).config
     data_dir = directory / "data"
@@ -190,7 +193,7 @@ def ground(
 
 @contextlib.contextmanager
 def reading(data_dir: Path) -> Iterator[dict[str, Any]]:
-    """A reader that opens every Parquet file all the time; what it found is there after the block."""
+    """Runs a reader that opens every Parquet file repeatedly; its findings are there after the block."""
     found: dict[str, Any] = {}
     command = [sys.executable, "-m", "pipeline.chaos.reader", str(data_dir)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:

@@ -1,4 +1,4 @@
-"""A plant whose every sample is known beforehand: what the service stores can be compared with what it should."""
+"""A plant whose samples are known in advance, so that the archive can be compared with the expected one."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ RATE_HZ = 10_240.0
 SAMPLES = 1024  # per channel and message: ten messages per second of event time
 CHANNELS = ("x", "y", "z")
 TOPIC = "plant/main/{machine}/de/vibration"
-_POOL = 67  # different sample arrays, prime to the number of streams: neighbours are never alike
+_POOL = 67  # number of sample arrays; coprime to the number of streams, so that neighbours differ
 _T0_NS = 1_760_000_000_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Plant:
-    """Streams that send in turn: message number i is block i // streams of stream i % streams."""
+    """Streams that send in turn: message i is block i // streams of stream i % streams."""
 
     streams: int = 8
     messages: int = 1600
     seed: int = 5
     session: int = 1
     first_block: int = 0  # index of the first block within its session
-    extra: tuple[str, ...] = ()  # channels beside the three
+    extra: tuple[str, ...] = ()  # further channels
     _pool: list[Float32] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
-        """Makes noise with a shaft's line in it, once."""
+        """Makes the sample arrays: noise with a line at the shaft speed."""
         rng = np.random.default_rng(self.seed)
         turns = 2 * np.pi * 25 * np.arange(SAMPLES) / RATE_HZ
         for _ in range(_POOL):
@@ -57,7 +57,7 @@ class Plant:
         )
 
     def blocks(self) -> Iterator[Block]:
-        """All of them, in the order of sending."""
+        """All blocks in the order of sending."""
         return (self.block(number) for number in range(self.messages))
 
     def message(self, number: int) -> tuple[str, bytes]:
@@ -66,10 +66,10 @@ class Plant:
         return topic_of(block.key), encode(block)
 
     def after(self, messages: int) -> Plant:
-        """The same plant, going on for so many messages where this one ends."""
+        """The continuation of this plant for `messages` more messages."""
         return replace(self, messages=messages, first_block=self.first_block + self.messages // self.streams, _pool=[])
 
 
 def topic_of(key: StreamKey) -> str:
-    """Where a stream's readings go."""
+    """The topic of a stream."""
     return TOPIC.format(machine=key.machine)

@@ -1,4 +1,4 @@
-"""The service as a process of its own that can be killed, stopped, throttled and watched."""
+"""The service as a process that can be killed, stopped and observed."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ TERMS = ("committed", "duplicate", "late", "quarantined", "dropped")
 
 
 class OutOfTime(Exception):
-    """A trial was not over when its time was: it says nothing of the promise."""
+    """The time was over before the trial ended. This says nothing about the promise."""
 
 
 @dataclass
 class Scrapes:
-    """What a monitoring system would have seen."""
+    """What a monitoring system would see."""
 
     count: int = 0
     largest_imbalance: int = 0  # of received = committed + ... + in_flight
     ready: list[tuple[float, bool]] = field(default_factory=list)  # (monotonic time, what /readyz said) at each change
 
     def take(self, address: str) -> None:
-        """One look at /metrics and /readyz; a service that is not there counts for nothing."""
-        with contextlib.suppress(OSError, HTTPException):  # it dies in the middle of an answer, too
+        """Reads /metrics and /readyz once. A service that does not answer is ignored."""
+        with contextlib.suppress(OSError, HTTPException):  # it may also die during an answer
             with urllib.request.urlopen(f"http://{address}/metrics", timeout=2) as answer:
                 self._weigh(answer.read().decode())
             try:
@@ -75,7 +75,7 @@ class Service:
     port: int
     settings: Mapping[str, str] = field(default_factory=dict)
     host: str = "127.0.0.1"  # of the broker
-    until_s: float = math.inf  # time.monotonic() at which whoever waits for it gives up
+    until_s: float = math.inf  # time.monotonic() after which waiting raises OutOfTime
     process: subprocess.Popen[bytes] | None = None
     scrapes: Scrapes = field(default_factory=Scrapes)
     starts: int = 0
@@ -84,7 +84,7 @@ class Service:
     _web: str = ""
 
     def start(self, **environment: str) -> None:
-        """Starts it; `connected` tells when it listens."""
+        """Starts the process without waiting for its connection."""
         self._web = f"127.0.0.1:{_free_port()}"
         command = [sys.executable, "-m", "pipeline", "run", "--wait", "--json"]
         command += ["--data", str(self.data_dir), "--broker", f"mqtt://{self.host}:{self.port}"]
@@ -97,49 +97,49 @@ class Service:
 
     @property
     def running(self) -> bool:
-        """Whether its process lives."""
+        """Whether the process is alive."""
         return self.process is not None and self.process.poll() is None
 
     def connections(self) -> int:
-        """How often it has said that it is connected, in all its lives."""
+        """Number of connections in the log, over all runs."""
         return len(_CONNECTED.findall(self.log()))
 
     def start_and_listen(self, **environment: str) -> None:
-        """Starts it and waits until the broker has accepted it."""
+        """Starts the process and waits for its connection."""
         before = self.connections()
         self.start(**environment)
         self.wait_for(lambda: self.connections() > before, "a connection of the service")
 
     def wait_for(self, fact: Callable[[], bool], what: str, *, patience_s: float = 60.0) -> float:
-        """Seconds until `fact()` holds.
+        """Waits until `fact()` holds; returns the seconds.
 
         Raises:
-            NotReachable: it never does.
-            OutOfTime: nor has it when all waiting is to end.
+            NotReachable: it does not hold within `patience_s`.
+            OutOfTime: the time of the trial is over.
         """
         began_s = time.monotonic()
         while not fact():
             self.check_time()
             if time.monotonic() - began_s > patience_s:
-                msg = f"{what} expected within {patience_s:g} s, found: nothing"
+                msg = f"expected {what} within {patience_s:g} s, found: nothing"
                 raise NotReachable(msg, hint=f"the log of the service ends: {self.log()[-500:]}")
             time.sleep(0.02)
         return time.monotonic() - began_s
 
     def check_time(self) -> None:
-        """Raises OutOfTime once all waiting is to end."""
+        """Raises OutOfTime once the time of the trial is over."""
         if time.monotonic() > self.until_s:
             raise OutOfTime
 
     def kill(self) -> bool:
-        """SIGKILL; whether that is what it died of."""
+        """Sends SIGKILL; returns whether it died of that."""
         if self.process is None or not self.running:
             return False
         self.process.kill()
         return self.process.wait() == -signal.SIGKILL
 
     def stop(self) -> tuple[int, float]:
-        """SIGTERM; exit status and seconds."""
+        """Sends SIGTERM; returns the exit status and the seconds until the end."""
         if self.process is None:
             return 0, 0.0
         began_s = time.monotonic()
@@ -148,21 +148,21 @@ class Service:
         return status, time.monotonic() - began_s
 
     def result(self) -> dict[str, Any]:
-        """What it printed when it stopped."""
+        """The result that it printed at its end."""
         text = self._result_path.read_text()
         found: dict[str, Any] = json.loads(text) if text.strip() else {}
         return found
 
     def log(self) -> str:
-        """What all its lives have logged."""
+        """The log of all runs."""
         return self._log_path.read_text(errors="replace") if self._log_path.exists() else ""
 
     def rss_bytes(self) -> int:
-        """Resident memory now; 0 if it does not run."""
+        """Resident memory; 0 if it is not running."""
         return self._memory_bytes("VmRSS")
 
     def anonymous_bytes(self) -> int:
-        """Of that, what no file stands behind: all but code and mapped files; 0 if it does not run."""
+        """Resident memory without code and mapped files; 0 if it is not running."""
         return self._memory_bytes("RssAnon")
 
     def _memory_bytes(self, name: str) -> int:
@@ -173,18 +173,18 @@ class Service:
         return int(found.split()[0]) * 1024
 
     def open_files(self) -> int:
-        """File handles now."""
+        """Number of open file handles."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd")) if self.process is not None and self.running else 0
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[Service]:
-        """Scrapes it meanwhile, whichever of its lives is running; kills what is left at the end."""
+        """Scrapes the service during the block, over all its runs; kills it at the end."""
         ended = threading.Event()
 
         def watch() -> None:
             while not ended.wait(SCRAPE_EVERY_S):
                 self.scrapes.take(self._web)
-                with contextlib.suppress(OSError):  # it died between the two
+                with contextlib.suppress(OSError):  # it may have died in between
                     self.largest_rss_bytes = max(self.largest_rss_bytes, self.rss_bytes())
 
         thread = threading.Thread(target=watch, daemon=True)

@@ -1,7 +1,7 @@
-"""A reader in a process of its own: opens every Parquet file again and again, and says what it could not read.
+"""A reader process: reads every Parquet file repeatedly and reports files that it could not read.
 
-It looks every 50 ms: what is new or has been replaced is read whole at once, everything else every five seconds.
-`python -m pipeline.chaos.reader DATA_DIR` goes on until its standard input ends; then one line of JSON.
+Every 50 ms it reads new and replaced files completely; every five seconds it reads all files again.
+`python -m pipeline.chaos.reader DATA_DIR` runs until its standard input ends and then prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 PAUSE_S = 0.05
-AGAIN_S = 5.0  # after which files that have not changed are opened again, too
+AGAIN_S = 5.0  # time after which unchanged files are read again
 KEYS = ["machine", "point", "session", "window"]
-KINDS = ("features", "predictions")  # of which every row has its own key
+KINDS = ("features", "predictions")  # kinds whose rows have unique keys
 Rows = list[tuple[object, ...]]
 
 
@@ -52,7 +52,7 @@ def main(data_dir: Path) -> dict[str, object]:
                     opened += 1
                 seen.add(file)
             except FileNotFoundError:
-                continue  # compacted away between listing and opening, as any reader of a folder must expect
+                continue  # compacted between listing and opening; every reader of a folder must expect that
             except (OSError, pa.ArrowException) as error:
                 unreadable.append(f"{path.name}: {error}")
         if seen != counted:

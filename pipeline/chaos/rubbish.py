@@ -1,4 +1,4 @@
-"""Payloads that nobody should send: damaged, hostile, and absurd but valid."""
+"""Payloads that should never be sent: damaged, hostile, or absurd but valid."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Kind = Callable[[np.random.Generator, Block], bytes]
 
 
 def rubbish(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """So many topics and payloads; the same seed gives the same."""
+    """`count` topics and payloads; the same seed gives the same."""
     rng = np.random.default_rng(seed)
     plant = Plant(streams=1, messages=64, seed=seed)
     for number in range(count):
@@ -38,7 +38,7 @@ def rubbish(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
 
 
 def is_refused(topic: str, payload: bytes) -> bool:
-    """Whether a topic or a payload is none that we take; of those that name new channels it says nothing."""
+    """Whether the service must refuse a message whatever channels it knows."""
     key = _TOPICS.parse(topic)
     if key is None:
         return True
@@ -90,7 +90,7 @@ def _deep(rng: np.random.Generator, block: Block) -> bytes:
 
 
 def _lying(rng: np.random.Generator, block: Block) -> bytes:
-    """Lengths of gigabytes in a few bytes."""
+    """A few bytes that announce gigabytes."""
     return [b"\xdf\xff\xff\xff\xff", b"\x81\xa7samples\xc6\xff\xff\xff\xff", b"\xff\xff\xff\xff\xff\xff\xff\x7f"][
         int(rng.integers(3))
     ]
@@ -115,13 +115,13 @@ def _huge(rng: np.random.Generator, block: Block) -> bytes:
 
 
 def _a_million_windows(rng: np.random.Generator, block: Block) -> bytes:
-    """Valid, and in one message: with a rate so low, every sample begins a window."""
+    """Valid, but the rate is so low that every sample starts a window."""
     samples = rng.standard_normal((1, 1_000_000)).astype(np.float32)
     return encode(replace(block, rate_hz=1.0, channels=("x",), samples=samples), dtype="i2")
 
 
 def _far_too_slow(rng: np.random.Generator, block: Block) -> bytes:
-    """The same in small: thousands of windows in 20 KB."""
+    """The same on a smaller scale: thousands of windows in 20 KB."""
     samples = rng.standard_normal((1, 10_000)).astype(np.float32)
     return encode(replace(block, rate_hz=float(rng.uniform(1, 30)), channels=("x",), samples=samples), dtype="i2")
 
@@ -132,7 +132,7 @@ def _an_hour_at_once(rng: np.random.Generator, block: Block) -> bytes:
 
 
 def _channels_without_end(rng: np.random.Generator, block: Block) -> bytes:
-    """Sixteen channels that nobody has named before, and a window of each: columns for ever."""
+    """Sixteen new channel names and one window: every such message asks for new columns."""
     names = tuple(f"q{rng.integers(2**62):x}" for _ in range(16))
     samples = rng.standard_normal((16, 600)).astype(np.float32)
     return encode(replace(block, index=0, rate_hz=500.0, channels=names, samples=samples), dtype="i2")

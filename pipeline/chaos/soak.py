@@ -1,7 +1,7 @@
-"""Soak: the plain load for a long time, and what memory, file handles, parts and latency do meanwhile.
+"""Soak test: a normal load for a long time, with memory, file handles, parts and latency over time.
 
 `python -m pipeline.chaos.soak --minutes 60 --out DIR` writes DIR/soak.csv and, where matplotlib is installed,
-DIR/soak.png; exit 1 if the promise is broken.
+DIR/soak.png. Exit code 1: the promise is broken.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from pipeline.edges.mqtt import MqttConnection, MqttSettings
 SAMPLE_EVERY_S = 10.0
 TICK_S = 0.1
 LOOK_EVERY_TICKS = (
-    10  # at the memory: a sample is the mean, because what a roll gives back comes and goes within seconds
+    10  # between looks at the memory; a sample is their mean, because memory of a roll comes and goes within seconds
 )
-WARM_UP_SHARE = 0.3  # of the time: allocators and caches settle, and the code of the first roll and merge is loaded
+WARM_UP_SHARE = (
+    0.3  # share of the time in which allocators and caches settle and the first roll and merge load their code
+)
 MOST_MB_PER_H = 1.0
 SETTINGS = {
     "THRUMCAST_COMMIT__INTERVAL_S": "1.0",
@@ -39,11 +41,11 @@ SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was seen in ten seconds."""
+    """Measurements of ten seconds."""
 
     seconds: float
     rss_mb: float
-    anonymous_mb: float  # of that: without code and mapped files
+    anonymous_mb: float  # resident memory without code and mapped files
     open_files: int
     parts: int
     predictions: int
@@ -53,21 +55,21 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Slope:
-    """Of a curve, in MB/h: by two estimators, because steps bend a fit and a late step does not move a median."""
+    """Slope of a curve in MB/h by two estimators: steps bias a fit, and a late step does not move a median."""
 
     least_squares: float
-    error: float  # standard error of the fit, for samples that resemble their neighbours
+    error: float  # standard error of the fit, corrected for correlated samples
     theil_sen: float  # median over all pairs of samples
 
     def text(self) -> str:
-        """Both."""
+        """Both slopes."""
         return (
             f"{self.least_squares:+.2f} +/- {self.error:.2f} MB/h by least squares, {self.theil_sen:+.2f} by Theil-Sen"
         )
 
     @property
     def kept(self) -> bool:
-        """Whether both are below what is promised; a fit too rough for that breaks it only beyond its own error."""
+        """Whether both slopes are below the limit. A fit with a large error fails only beyond two errors."""
         if self.error < MOST_MB_PER_H:
             return max(self.least_squares, self.theil_sen) < MOST_MB_PER_H
         return not self.least_squares - 2 * self.error > MOST_MB_PER_H  # NaN: too few samples to say anything
@@ -75,7 +77,7 @@ class Slope:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Of all samples after the warm-up."""
+    """The result of all samples after the warm-up."""
 
     resident: Slope
     anonymous: Slope
@@ -86,7 +88,7 @@ class Verdict:
 
     @property
     def kept(self) -> bool:
-        """Memory and file handles constant, latency flat."""
+        """Whether memory, file handles and latency are constant."""
         flat = self.p99_last_s < 1.5 * self.p99_first_s + 0.1
         return self.resident.kept and self.anonymous.kept and flat and self.files_most - self.files_least <= 3
 
@@ -95,7 +97,7 @@ class Verdict:
 @click.option("--minutes", type=click.FloatRange(min=1), default=60.0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("soak"), show_default=True)
 def main(minutes: float, out: Path) -> None:
-    """Eight streams, ten messages a second each, for so many minutes."""
+    """Run eight streams with ten messages a second each."""
     out.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="thrumcast-soak-") as folder,
@@ -128,7 +130,7 @@ def _plant(seconds: float) -> Plant:
 
 
 def run(world: Ground, seconds: float) -> list[Sample]:
-    """Sends at the plant's pace and looks every ten seconds."""
+    """Sends in real time and takes a sample every ten seconds."""
     plant = _plant(seconds)
     world.service.start_and_listen()
     settings = MqttSettings(client_id="watcher", host=world.broker.host, port=world.broker.port, clean_start=True)
@@ -184,7 +186,7 @@ def _sample(world: Ground, seconds: float, looks: list[tuple[int, int]], latenci
 
 
 def judge(samples: list[Sample]) -> Verdict:
-    """Slopes of the memory, and the rest, after the warm-up."""
+    """Judges memory, file handles and latency after the warm-up."""
     settled = samples[int(WARM_UP_SHARE * len(samples)) :]
     hours = np.array([sample.seconds / 3600 for sample in settled])
     half = len(settled) // 2
@@ -200,10 +202,10 @@ def judge(samples: list[Sample]) -> Verdict:
 
 
 def slope(hours: NDArray[np.float64], values: NDArray[np.float64]) -> Slope:
-    """Of values over time; NaN where they are too few.
+    """Slope of values over time; NaN for fewer than five values.
 
-    The error of the fit is that of independent samples times sqrt((1 + r) / (1 - r)), r being the correlation of a
-    residual with the one before it: after a step many samples in a row are off the line, and count as few.
+    The error of the fit is that of independent samples times sqrt((1 + r) / (1 - r)), where r is the correlation of
+    neighbouring residuals. After a step many neighbouring samples are off the line; they count as few.
     """
     if len(values) < 5:
         return Slope(math.nan, math.nan, math.nan)
@@ -217,7 +219,7 @@ def slope(hours: NDArray[np.float64], values: NDArray[np.float64]) -> Slope:
 
 
 def plot(samples: list[Sample], path: Path) -> None:
-    """Four curves over time; without matplotlib the CSV has to do."""
+    """Draws the curves over time, if matplotlib is installed."""
     try:
         import matplotlib as mpl
     except ImportError:

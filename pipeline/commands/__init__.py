@@ -1,4 +1,6 @@
-"""The commands of `thrumcast`, one module each: `pipeline.commands.NAME` holds the click command `command`.
+"""The commands of `thrumcast`, one module each: `pipeline.commands.NAME` defines the click command `command`.
 
-Importing such a module is cheap: whatever is heavy (torch, pyarrow, the MQTT client) is imported inside its functions.
+Importing a command is cheap: heavy libraries (torch, pyarrow, the MQTT client) are imported inside its functions.
+Four modules are no commands: `common` (options, Console), `logs` (logging of long-running commands), `board` (the
+live table of the demo) and `features_plot` (the picture of a recording).
 """

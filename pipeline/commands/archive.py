@@ -1,4 +1,4 @@
-"""`thrumcast archive`: what the archive holds, whether all of it is whole, and its upkeep."""
+"""`thrumcast archive`: lists, verifies and maintains the archive."""
 
 from __future__ import annotations
 
@@ -10,28 +10,24 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.commands.common import Console, with_console
+from pipeline.commands.common import Console, data_option, with_console
 
 if TYPE_CHECKING:
     from pipeline.config.tables import Config
     from pipeline.drivers.parity import Parity
     from pipeline.edges.store.check import Stock
 
-_DATA = click.option(
-    "--data", "data_dir", type=click.Path(path_type=Path), default=None, help="Data directory [default: data.dir]."
-)
-
 
 @click.group(name="archive")
 def command() -> None:
-    """List, verify, compact, prune or snapshot the Parquet archive; all of it also while the service runs."""
+    """List, verify, compact, prune or snapshot the Parquet archive. All of it works while the service runs."""
 
 
 @command.command(name="ls")
-@_DATA
+@data_option
 @with_console
 def list_(console: Console, data_dir: Path | None) -> None:
-    """Per kind and date: files, rows, bytes, machines and the time they span."""
+    """Show files, rows, bytes, machines and time span per kind and date."""
     from pipeline.edges.store.check import survey
 
     directory = Path(console.config(**{"data.dir": data_dir}).data.dir)
@@ -47,14 +43,14 @@ def list_(console: Console, data_dir: Path | None) -> None:
 
 
 @command.command()
-@_DATA
-@click.option("--parity", is_flag=True, help="Also compute the features again from archive/readings.")
+@data_option
+@click.option("--parity", is_flag=True, help="Also recompute the features from archive/readings.")
 @with_console
 def verify(console: Console, data_dir: Path | None, parity: bool) -> None:
-    """Read every file and compare it with the manifest; exit code 1 if something is wrong.
+    """Read every file and compare it with the manifest. Exit code 1: something is wrong.
 
-    With --parity, features are computed again from the readings that `thrumcast record` kept, and the largest
-    difference is shown with its window: there should be none.
+    With --parity, recompute the features from the readings that `thrumcast record` has stored, and show the largest
+    difference with its window. There should be none.
     """
     from pipeline.edges.store.check import verify as look_through
     from pipeline.errors import ArchiveError
@@ -74,20 +70,20 @@ def verify(console: Console, data_dir: Path | None, parity: bool) -> None:
     console.result(document, "\n".join(lines))
     if report.problems:
         msg = f"expected a whole archive in {directory}, found problems: {len(report.problems)}"
-        hint = "restore the files named above from a backup; the others stay readable"
+        hint = "restore the files named above from a backup; all other files are readable"
         raise ArchiveError(msg, hint=hint, reported=True)
     if compared is not None and compared.differing_windows:
         differ = compared.differing_windows
-        msg = f"expected archived and recomputed features to be equal, found windows that differ: {differ}"
-        hint = "another version, machine or library computed them; see the features named above"
+        msg = f"expected equal archived and recomputed features, found windows that differ: {differ}"
+        hint = "another version of thrumcast, numpy or the CPU may have computed them; see the features named above"
         raise ArchiveError(msg, hint=hint, reported=True)
 
 
 def _parity(config: Config) -> Parity:
-    """Compares archived features with those of archived readings.
+    """Compares archived features with features recomputed from archived readings.
 
     Raises:
-        ArchiveError: there is nothing to compare.
+        ArchiveError: there are no readings.
     """
     from pipeline.config.specs import stream_specs
     from pipeline.drivers.parity import compare
@@ -99,30 +95,32 @@ def _parity(config: Config) -> Parity:
     paths = find_readings(config.data.path / READINGS_NAME)
     if not paths:
         msg = f"expected readings in {config.data.path / READINGS_NAME}, found none"
-        raise ArchiveError(msg, hint="`thrumcast record` keeps them while the service runs")
+        raise ArchiveError(msg, hint="`thrumcast record` stores them while the service runs")
     known = MachinesFile(config.data.path / MACHINES_NAME).load()
     blocks = (block for path in paths for block in read_readings(path))
     return compare(blocks, read_features(config.data.path), stream_specs(config, known))
 
 
 def _parity_text(found: Parity) -> list[str]:
-    lines = [f"parity: {found.windows} windows, {found.values} values computed again, {found.differing_windows} differ"]
+    lines = [
+        f"parity: {found.windows} windows, {found.values} values recomputed, {found.differing_windows} windows differ"
+    ]
     if found.not_archived or found.other_schema:
-        lines.append(f"note: {found.not_archived} windows are not archived, {found.other_schema} under another schema")
+        lines.append(f"note: {found.not_archived} windows are not archived, {found.other_schema} have another schema")
     worst = found.largest
     if worst is not None:
         where = f"{worst.machine}/{worst.point} session {worst.session} window {worst.window}"
         lines.append(f"largest difference: {worst.size:g} in {worst.column} of {where}: ")
-        lines[-1] += f"archived {worst.archived:g}, computed {worst.computed:g}"
+        lines[-1] += f"archived {worst.archived:g}, recomputed {worst.computed:g}"
         lines.append(f"features that differ: {', '.join(f'{name} ({n})' for name, n in found.columns.items())}")
     return lines
 
 
 @command.command(name="compact")
-@_DATA
+@data_option
 @with_console
 def compact_(console: Console, data_dir: Path | None) -> None:
-    """Merge the small files of each day into few. The rows stay the same, for every reader, at every moment."""
+    """Merge the small files of each day. Every reader sees the same rows at every moment."""
     from pipeline.service.maintenance import compacted
 
     directory = console.config(**{"data.dir": data_dir}).data.path
@@ -134,18 +132,20 @@ def compact_(console: Console, data_dir: Path | None) -> None:
 
 
 @command.command()
-@_DATA
-@click.option("--keep", required=True, metavar="DAYS", help="How much to keep, such as 90d: whole UTC days go.")
-@click.option("--dry-run", is_flag=True, help="Say what would go, and leave it.")
-@click.option("--yes", is_flag=True, help="Do it; without --yes nothing is removed.")
+@data_option
+@click.option(
+    "--keep", required=True, metavar="DAYS", help="Keep this many days, such as 90d; older UTC days are removed."
+)
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
+@click.option("--yes", is_flag=True, help="Confirm; nothing is removed without it.")
 @with_console
 def prune(console: Console, data_dir: Path | None, keep: str, dry_run: bool, yes: bool) -> None:
-    """Remove days that are older than that, of every kind. Snapshots keep theirs."""
+    """Remove days older than --keep, of every kind. Snapshots keep their files."""
     from pipeline.service.maintenance import prunable, pruned
 
     directory, before = console.config(**{"data.dir": data_dir}).data.path, cutoff(keep)
     if not (yes or dry_run):
-        msg = "expected --yes or --dry-run: pruned rows do not come back"
+        msg = "expected --yes or --dry-run: pruned rows cannot be restored"
         raise click.UsageError(msg)
     done = prunable(directory, before) if dry_run else pruned(directory, before)
     rows, size = sum(one["rows"] for one in done), sum(one["bytes"] for one in done)
@@ -157,11 +157,11 @@ def prune(console: Console, data_dir: Path | None, keep: str, dry_run: bool, yes
 
 
 @command.command()
-@_DATA
+@data_option
 @click.argument("name", required=False)
 @with_console
 def snapshot(console: Console, data_dir: Path | None, name: str | None) -> None:
-    """Keep the archive as it is now under a NAME [default: the time]; costs no space until parts are replaced."""
+    """Keep the present archive under a NAME [default: the time]. It takes no space until parts are replaced."""
     from pipeline.edges.store.snapshot import snapshot as keep
 
     data = console.config(**{"data.dir": data_dir}).data.path
@@ -192,7 +192,7 @@ def _table(stocks: list[Stock], pending: dict[str, int]) -> str:
 
 
 def cutoff(keep: str) -> date:
-    """`90d` -> the first UTC day that is kept."""
+    """`90d` -> the first UTC day to keep."""
     match = re.fullmatch(r"(\d{1,5})d?", keep.strip())
     if match is None or int(match[1]) < 1:
         msg = f"expected a number of days such as 90d, found: {keep!r}"

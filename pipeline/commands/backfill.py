@@ -1,4 +1,4 @@
-"""`thrumcast backfill`: recordings -> features and predictions in the archive, no broker."""
+"""`thrumcast backfill`: features and predictions of recordings, straight into the archive."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.common import Console, troubles, with_console
+from pipeline.commands.common import Console, data_option, recording_warnings, with_console
 
 
 @click.command(name="backfill")
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), default=None, help="Data directory.")
-@click.option("--channels", default=None, metavar="NAME[=AS],...", help="Channels to take, and their new names.")
-@click.option("--rate", "rate_hz", type=float, default=None, help="Sampling rate in Hz of recordings that do not say.")
+@data_option
+@click.option("--channels", default=None, metavar="NAME[=AS],...", help="Channels to use, and their new names.")
 @click.option(
-    "--model", "version", default=None, help="Model version or alias [default: model.alias, if there is one]."
+    "--rate", "rate_hz", type=float, default=None, help="Sampling rate in Hz of recordings that do not state it."
 )
+@click.option("--model", "version", default=None, help="Model version or alias [default: model.alias, if it exists].")
 @click.option("--workers", type=click.IntRange(min=1), default=None, help="Processes [default: one per core].")
 @with_console
 def command(
@@ -29,7 +29,7 @@ def command(
     version: str | None,
     workers: int | None,
 ) -> None:
-    """Compute features, and predictions if there is a model, of recordings (files or folders)."""
+    """Compute the features of recordings (files or folders), and predictions if there is a model."""
     import os
     import time
 
@@ -37,7 +37,7 @@ def command(
 
     began_s = time.monotonic()
     if workers != 1:
-        prepare()  # before this process loads what it needs itself
+        prepare()  # before this process loads its own libraries
 
     from pipeline.config.specs import feature_spec
     from pipeline.drivers.backfill import Done, Job, backfill
@@ -54,19 +54,19 @@ def command(
         if bundle.spec.decoder:
             context += " forecast"
         else:
-            console.warn(f"no forecasts: {serves} was trained to make none; train it with --set forecast={wanted}")
+            console.warn(f"no forecasts: {serves} was trained without them; train with --set forecast={wanted}")
     jobs = [Job(path, channel_map, rate_hz, context, str(config.window)) for path in find_recordings(inputs)]
     console.say(f"{len(jobs)} recordings -> {folder(config.data.path)}, model: {serves or 'none yet'}")
 
     def show(done: Done) -> None:
         bar.advance()
         if done.left_out:
-            in_part[str(done.path)] = f"no number in {', '.join(done.left_out)}, which is left out"
+            in_part[str(done.path)] = f"columns without numbers are ignored: {', '.join(done.left_out)}"
         if done.error is not None:
             skipped[str(done.path)] = done.error
 
     with (
-        troubles(console) as (in_part, skipped),
+        recording_warnings(console) as (in_part, skipped),
         opened(config) as (journal, archive),
         console.progress(len(jobs), "recordings") as bar,
     ):
@@ -84,7 +84,7 @@ def command(
         length_s = config.window.length_s
         samples = " or ".join(f"{length_s * rate:g} samples at {rate:g} Hz" for rate in sorted(report.empty_rates_hz))
         console.warn(
-            f"{len(report.empty)} recordings gave no window: no stretch of them is as long as window.length_s = "
+            f"{len(report.empty)} recordings gave no window: they are shorter than window.length_s = "
             f"{length_s:g} s, {samples} (for snapshots of 0.1 s: THRUMCAST_WINDOW__LENGTH_S=0.1 "
             "THRUMCAST_WINDOW__HOP_S=0.1, or [window] in config.toml)"
         )
@@ -106,26 +106,27 @@ def command(
     }
     text = (
         f"{report.windows} windows of {len(report.streams)} streams in {seconds:.1f} s, "
-        f"{report.kept['predictions']} predictions; {report.known} recordings were done before, "
-        f"{len(report.skipped)} skipped" + (f"; {known} windows were there already, and stay as they are" * bool(known))
+        f"{report.kept['predictions']} predictions; {report.known} recordings were processed before, "
+        f"{len(report.skipped)} skipped"
+        + (f"; {known} windows were in the archive already and are unchanged" * bool(known))
     )
     if known and report.kept.total() == 0:
         console.warn(
-            "nothing was kept: a window is known by machine, point, session and number, whatever its channels are "
-            "called now; use another --data for other names"
+            "nothing was stored: machine, point, session and number identify a window, its channel names do not; "
+            "use another --data for other channel names"
         )
     console.result(document, text)
     if len(report.skipped) == report.inputs:
-        msg = f"at least one readable recording expected, found: {len(report.skipped)} that cannot be read"
-        raise RecordingError(msg, hint="the reasons are above", reported=True)
+        msg = f"expected at least one readable recording, found: {len(report.skipped)} that cannot be read"
+        raise RecordingError(msg, hint="see the reasons above", reported=True)
     if report.made or report.known:
         console.say(_next(config.data.path, folder(config.data.path), {key.machine for key in report.streams}))
 
 
 def _next(data_dir: Path, shown: str, machines: Set[str]) -> str:
-    """Training needs to know what was wrong: the recordings say so, or somebody does.
+    """The next step: training, or labels if the windows have no truth yet.
 
-    Of a run to failure nobody knows when the damage began: what its recording says is no truth of its windows.
+    The truth of a run to failure does not count: nobody knows in which window the damage began.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -138,11 +139,11 @@ def _next(data_dir: Path, shown: str, machines: Set[str]) -> str:
     mine = pc.field("machine").isin(pa.array(sorted(machines), pa.string()))
     row = first_row(data_dir, "features", ("machine",), mine) or first_row(data_dir, "features", ("machine",))
     if row is None:
-        return "nothing to train on: no recording in there was long enough for a window"
+        return "nothing to train on: no recording is as long as a window"
     facts = MachinesFile(data_dir / MACHINES_NAME).load()
     runs = pa.array({key.machine for key, known in facts.items() if known.get("run_to_failure") is True}, pa.string())
     told = pc.field("truth").is_valid() & ~pc.field("machine").isin(runs)
     if LabelFile(data_dir).active() or first_row(data_dir, "features", ("machine",), told):
         return f"next: {train}"
     label = f"thrumcast labels add {row['machine']} MODE --from ... --to ... --data {shown}"
-    return f"nothing says yet which windows show what\nnext: {label} (or `labels import`), then {train}"
+    return f"no window has a known failure mode yet\nnext: {label} (or `labels import`), then {train}"

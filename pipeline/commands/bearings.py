@@ -1,4 +1,4 @@
-"""`thrumcast bearings`: defect orders of a bearing, from the catalogue or from its geometry."""
+"""`thrumcast bearings`: defect orders of a bearing from the catalogue or from its geometry."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.common import Console, command_line, with_console
+from pipeline.commands.common import Console, usage_errors, with_console
 
 if TYPE_CHECKING:
     from pipeline.core.bearings import Bearing, Geometry
@@ -17,22 +17,22 @@ _KEYS = ("elements", "element_diameter_mm", "pitch_diameter_mm", "contact_angle_
 
 @click.command(name="bearings")
 @click.argument("name", required=False)
-@click.option("--geometry", metavar="KEY=VALUE,...", default=None, help=f"Compute instead: {', '.join(_KEYS)}.")
-@click.option("--rpm", type=click.FloatRange(min=0, min_open=True), default=None, help="Shaft speed: adds Hz.")
+@click.option("--geometry", metavar="KEY=VALUE,...", default=None, help=f"Compute them from: {', '.join(_KEYS)}.")
+@click.option("--rpm", type=click.FloatRange(min=0, min_open=True), default=None, help="Shaft speed; adds a row in Hz.")
 @with_console
 def command(console: Console, name: str | None, geometry: str | None, rpm: float | None) -> None:
-    """List the bearings of the catalogue, or show the defect orders of one (NAME), with their source.
+    """List the bearings of the catalogue, or show the defect orders of one (NAME) and their source.
 
-    Orders are multiples of the shaft speed, for an outer ring at rest. A damaged element shows at twice BSF.
+    Orders are multiples of the shaft speed for a stationary outer ring. A damaged element shows at twice BSF.
     """
     from pipeline.core.bearings import CATALOGUE, Bearing, find
 
     if name is not None and geometry is not None:
-        msg = "either NAME or --geometry, found both"
+        msg = "expected NAME or --geometry, found both"
         raise click.UsageError(msg)
-    with command_line():
+    with usage_errors():
         if geometry is not None:
-            chosen: tuple[Bearing, ...] = (Bearing("", "computed", _parsed(geometry), "the geometry as given"),)
+            chosen: tuple[Bearing, ...] = (Bearing("", "computed", _parsed(geometry), "from the given geometry"),)
         else:
             chosen = CATALOGUE if name is None else (find(name),)
         rows = [_row(bearing, rpm) for bearing in chosen]
@@ -44,12 +44,12 @@ def _parsed(text: str) -> Geometry:
 
     given = dict(part.strip().partition("=")[::2] for part in text.split(","))
     if not set(_KEYS[:3]) <= given.keys() <= set(_KEYS):
-        msg = f"--geometry: {', '.join(_KEYS[:3])} (and {_KEYS[3]}) expected, found: {', '.join(given)}"
+        msg = f"--geometry: expected {', '.join(_KEYS[:3])} (and {_KEYS[3]}), found: {', '.join(given)}"
         raise click.UsageError(msg)
     try:
         return Geometry(int(given["elements"]), *(float(given.get(key, "0")) for key in _KEYS[1:]))
     except ValueError as error:
-        msg = f"--geometry: a whole number of elements and plain numbers expected, found: {error}"
+        msg = f"--geometry: expected a whole number of elements and plain numbers, found: {error}"
         raise click.UsageError(msg) from error
 
 

@@ -1,4 +1,4 @@
-"""The live table of a plant in a terminal: one line per measurement point, worst first."""
+"""The live table of the demo in a terminal: one line per measurement point, the worst state first."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ from pipeline.core.records import FeatureRow, StreamKey
 from pipeline.drivers.intake import Batch
 
 ORDER = ("alarm", "warning", "unknown", "sensor_fault", "warming_up", "not_running", "normal")
-MARK = {"alarm": "■", "warning": "▲", "sensor_fault": "!", "normal": "○"}  # shape and word, never colour alone
+MARK = {
+    "alarm": "■",
+    "warning": "▲",
+    "sensor_fault": "!",
+    "normal": "○",
+}  # shapes beside the words, because colour alone excludes some readers
 COLOUR = {"alarm": "red", "warning": "yellow", "sensor_fault": "magenta"}
 
 
 @dataclass(slots=True)
 class Line:
-    """What is shown of one stream."""
+    """The shown values of one stream."""
 
     state: str = "warming_up"
     mode: str = ""
@@ -34,13 +39,13 @@ class Line:
 
 @dataclass(slots=True)
 class Board:
-    """Collects what committed steps say; `text` draws it."""
+    """Collects the results of committed steps; `text` draws them."""
 
     lines: dict[StreamKey, Line] = field(default_factory=dict)
     windows: int = 0
     predictions: int = 0
-    right: int = 0  # predictions that name the truth
-    judged: int = 0  # predictions of windows whose truth is known
+    right: int = 0  # predictions equal to the truth
+    judged: int = 0  # predictions of windows with a known truth
     alarms: list[str] = field(default_factory=list)
 
     def __call__(self, batch: Batch, step: Step) -> None:
@@ -85,7 +90,7 @@ def _drawn(key: StreamKey, line: Line) -> str:
 
 
 def _reason(line: Line) -> str:
-    """The strongest physical statement where something is wrong, and a word where it does not bear out the mode."""
+    """The strongest evidence for a warning or alarm, and `unconfirmed` if the evidence contradicts the mode."""
     if line.row is None or line.state not in ("alarm", "warning", "unknown"):
         return ""
     texts = [statement.text for statement in evidence(line.row, top=1)]

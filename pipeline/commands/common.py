@@ -1,6 +1,7 @@
-"""What every command shares: its standard options, and the Console it talks through.
+"""What the commands share: their standard options, the Console they speak through, and small texts for a terminal.
 
-The result of a command goes to stdout, everything else to stderr, so that `thrumcast ... --json | jq` always works.
+A command prints its result to stdout and everything else to stderr, so `thrumcast ... --json | jq` always works.
+Importing this module is cheap: `thrumcast --help` imports it with every command.
 """
 
 from __future__ import annotations
@@ -8,33 +9,35 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 import click
+
+from pipeline.errors import ConfigError, ThrumcastError, UsageError
 
 if TYPE_CHECKING:
     from pipeline.config.sources import Resolved
     from pipeline.config.tables import Config
-import os
-from collections.abc import Sequence
 
 P = ParamSpec("P")
 R = TypeVar("R")
+CLEAR = "\r\x1b[2K"  # erases the present line of a terminal
 
-
-CLEAR = "\r\x1b[2K"  # what stands on the present line of a terminal
+# -- the Console -----------------------------------------------------------------------------------------------------
 
 
 class Progress(Protocol):
-    """A bar that grows."""
+    """A progress bar."""
 
     def advance(self, n: int = 1) -> None:
-        """Counts `n` more of the total as done."""
+        """Marks `n` more items as done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class _Bar:
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """How a command reads its configuration and speaks to whoever called it."""
+    """How a command reads its configuration and prints."""
 
     config_file: Path | None = None
     json: bool = False
@@ -55,75 +58,63 @@ class Console:
     verbose: int = 0
 
     def config(self, **flags: object) -> Config:
-        """The configuration: flag > environment > file > default.
+        """The configuration. A flag wins over the environment, the environment over the file, the file over a default.
 
         Args:
-            **flags: by dotted key, `console.config(**{"data.dir": data_dir})`; None means that the flag was not given.
+            **flags: values by dotted key, as in `console.config(**{"data.dir": data_dir})`; None: the flag is absent.
         """
         return self.resolve(flags).config
 
     def resolve(self, flags: Mapping[str, object]) -> Resolved:
-        """The configuration together with where each value comes from."""
+        """The configuration, and the source of every value."""
         from pipeline.config.sources import load
 
         return load(self.config_file, {key: value for key, value in flags.items() if value is not None})
 
     def say(self, text: str) -> None:
-        """Progress and remarks, to stderr; silent under --quiet."""
+        """Prints a remark to stderr; nothing under --quiet."""
         if not self.quiet:
             self.status("")
             click.echo(text, err=True)
 
     def status(self, text: str) -> None:
-        """One line that the next one replaces; silent under --quiet and --json, and where stderr is no terminal."""
+        """Prints a line that the next line replaces; nothing under --quiet or --json, or without a terminal."""
         if not (self.quiet or self.json) and sys.stderr.isatty():
             sys.stderr.write(f"{CLEAR}{text[: shutil.get_terminal_size().columns - 1]}")
             sys.stderr.flush()
 
     def detail(self, text: str) -> None:
-        """Remarks for -v only, to stderr."""
+        """Prints a remark to stderr under -v."""
         if self.verbose and not self.quiet:
             click.echo(text, err=True)
 
     def warn(self, text: str) -> None:
-        """Something is wrong but the command goes on; stderr, always."""
+        """Prints a warning to stderr, always. The command goes on."""
         self.status("")
         click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
 
     def result(self, document: Mapping[str, Any], text: str) -> None:
-        """What the command was asked for, to stdout: the document under --json, else the text.
+        """Prints the result of the command to stdout: the document under --json, else the text.
 
         Raises:
-            ValueError: the document holds NaN or an infinity, which JSON cannot say; use None.
+            ValueError: the document contains NaN or an infinity. JSON has no such numbers; use None.
         """
         self.status("")
         click.echo(json.dumps(document, ensure_ascii=False, allow_nan=False) if self.json else text)
 
     @contextlib.contextmanager
     def progress(self, total: int, label: str) -> Iterator[Progress]:
-        """A progress bar on stderr; silent under --quiet and --json, and where stderr is no terminal."""
+        """Shows a progress bar on stderr; hidden under --quiet or --json, or without a terminal."""
         hidden = self.quiet or self.json or not sys.stderr.isatty()
         with click.progressbar(length=total, label=label, file=sys.stderr, hidden=hidden) as bar:
             yield _Bar(bar.update)
 
 
-@contextlib.contextmanager
-def command_line() -> Iterator[None]:
-    """What is refused in here was given on the command line and stands in no configuration: exit code 2.
-
-    Raises:
-        UsageError: instead of the ThrumcastError that was raised.
-    """
-    from pipeline.errors import ThrumcastError, UsageError
-
-    try:
-        yield
-    except ThrumcastError as error:
-        raise UsageError(error.message, hint=error.hint) from error
+# -- options ---------------------------------------------------------------------------------------------------------
 
 
 def with_console(function: Callable[Concatenate[Console, P], R]) -> Callable[P, R]:
-    """Adds --config, --json, --quiet and -v to a command and hands it a Console as its first argument."""
+    """Adds --config, --json, --quiet and -v to a command and passes a Console as its first argument."""
 
     @click.option(
         "--config",
@@ -134,8 +125,8 @@ def with_console(function: Callable[Concatenate[Console, P], R]) -> Callable[P, 
         help="Configuration file [default: ./config.toml, then /etc/thrumcast/config.toml].",
     )
     @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
-    @click.option("--quiet", "-q", is_flag=True, help="Only the result, warnings and errors.")
-    @click.option("--verbose", "-v", count=True, help="Say more; give it twice for most.")
+    @click.option("--quiet", "-q", is_flag=True, help="Print only the result, warnings and errors.")
+    @click.option("--verbose", "-v", count=True, help="Print more; give it twice for the most.")
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         options: dict[str, Any] = kwargs
@@ -150,23 +141,75 @@ def with_console(function: Callable[Concatenate[Console, P], R]) -> Callable[P, 
     return wrapper
 
 
-# Where a process that runs for months gets its memory from.
+def data_option(function: Callable[P, R]) -> Callable[P, R]:
+    """Adds --data, which the command takes as `data_dir`: Path or None."""
+    return click.option(
+        "--data",
+        "data_dir",
+        type=click.Path(path_type=Path),
+        default=None,
+        help="Data directory [default: data.dir].",
+    )(function)
 
 
-def frugal() -> None:
-    """Lets Arrow use the C library's memory, unless the environment says otherwise; before pyarrow is imported.
+def broker_option(function: Callable[P, R]) -> Callable[P, R]:
+    """Adds --broker, which the command takes as `broker`: a URL for `broker_flags`, or None."""
+    return click.option(
+        "--broker", metavar="URL", default=None, help="mqtt://HOST:PORT [default: mqtt.host and mqtt.port]."
+    )(function)
 
-    Arrow's own allocator keeps what other threads gave back until it is asked for more, some 10 MB that come and go
-    from roll to roll. The C library's is given back as a whole after each roll and merge.
+
+def broker_flags(url: str | None) -> dict[str, object]:
+    """The configuration keys that a broker URL sets; none without a URL.
+
+    Raises:
+        ConfigError: the URL is not mqtt://HOST:PORT or mqtts://HOST:PORT.
     """
-    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    if url is None:
+        return {}
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise _bad_url(url) from error
+    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path.strip("/") or "@" in parts.netloc:
+        raise _bad_url(url)
+    secure = parts.scheme == "mqtts"
+    return {"mqtt.host": parts.hostname, "mqtt.port": port or (8883 if secure else 1883), "mqtt.tls": secure or None}
 
 
-# Plain tables for the terminal.
+def _bad_url(url: str) -> ConfigError:
+    shown = url.rsplit("@", 1)[-1]  # never print a password
+    msg = f"--broker: expected mqtt://HOST:PORT or mqtts://HOST:PORT, found: {shown}"
+    if "//" not in url:
+        return ConfigError(msg, hint=f"did you mean mqtt://{shown}?")
+    return ConfigError(msg, hint="set the user and the password with mqtt.username and mqtt.password_file")
+
+
+@contextlib.contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turns errors about values of the command line into exit code 2. Use it where no configuration key is involved.
+
+    Raises:
+        UsageError: in place of any ThrumcastError.
+    """
+    try:
+        yield
+    except ThrumcastError as error:
+        raise UsageError(error.message, hint=error.hint) from error
+
+
+# -- texts -----------------------------------------------------------------------------------------------------------
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int | None = None) -> str:
-    """Columns as wide as they must be; the first `left` of them to the left (all, if None), the others to the right."""
+    """A table of text, each column as wide as its widest cell.
+
+    Args:
+        head: titles of the columns.
+        rows: cells, one per column.
+        left: how many columns are left-aligned, the others are right-aligned; None: all.
+    """
     edge = len(head) if left is None else left
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     return "\n".join(
@@ -177,26 +220,38 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int | None =
     )
 
 
-# What `backfill` and `replay` say of recordings that could not be taken as they are.
-
-
 @contextlib.contextmanager
-def troubles(console: Console) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
-    """Files that are taken in part and files that are skipped, path -> why; said at the end, also after Ctrl-C."""
+def recording_warnings(console: Console) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
+    """Two dictionaries, path -> reason: recordings read only in part, and recordings skipped.
+
+    Prints them as warnings at the end, also after Ctrl-C.
+    """
     in_part: dict[str, str] = {}
     skipped: dict[str, str] = {}
     try:
         yield in_part, skipped
     finally:
-        for remark in (*by_reason("took in part", in_part), *by_reason("skipped", skipped)):
+        for remark in (*_by_reason("read only in part", in_part), *_by_reason("skipped", skipped)):
             console.warn(remark)
 
 
-def by_reason(what: str, reasons: Mapping[str, str]) -> Iterator[str]:
-    """One remark per reason, which names the first file it holds for: `skipped 21 files, the first of them: ...`."""
+def _by_reason(what: str, reasons: Mapping[str, str]) -> Iterator[str]:
+    """One remark per reason, with the first file as the example: `skipped 21 files, the first one: ...`."""
     alike: dict[str, list[str]] = {}
     for path, why in reasons.items():
         alike.setdefault(why.replace(path, ""), []).append(path)
     for first, *others in alike.values():
         why = reasons[first] if first in reasons[first] else f"{first}: {reasons[first]}"
-        yield f"{what} {len(others) + 1} files, the first of them: {why}" if others else f"{what}: {why}"
+        yield f"{what}: {len(others) + 1} files, the first one: {why}" if others else f"{what}: {why}"
+
+
+# -- the process -----------------------------------------------------------------------------------------------------
+
+
+def use_system_allocator() -> None:
+    """Lets Arrow allocate with the C library. Call it before pyarrow is imported; the environment can override it.
+
+    Arrow's own allocator keeps memory that other threads have freed until it is needed again: about 10 MB that come
+    and go from roll to roll. The C library returns its memory as a whole after each roll and merge.
+    """
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")

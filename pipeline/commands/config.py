@@ -1,4 +1,4 @@
-"""`thrumcast config`: what the configuration is, and whether it can be used."""
+"""`thrumcast config`: shows and checks the configuration."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _with_settings(function: Callable[..., None]) -> Callable[..., None]:
         "assignments",
         metavar="KEY=VALUE",
         multiple=True,
-        help="Try a value as if it came from a flag, such as window.hop_s=0.25; may be repeated.",
+        help="Try a value as if a flag had set it, such as window.hop_s=0.25; may be repeated.",
     )(function)
 
 
@@ -35,7 +35,7 @@ def _with_settings(function: Callable[..., None]) -> Callable[..., None]:
 @_with_settings
 @with_console
 def show(console: Console, assignments: tuple[str, ...]) -> None:
-    """Print every value and where it comes from: default, file, env or flag. Secrets are masked."""
+    """Print every value and its source: default, file, env or flag. Secrets are masked."""
     from pipeline.config.keys import dotted
 
     resolved = console.resolve(_flags(assignments))
@@ -52,9 +52,9 @@ def show(console: Console, assignments: tuple[str, ...]) -> None:
 @_with_settings
 @with_console
 def check(console: Console, assignments: tuple[str, ...]) -> None:
-    """Say whether the configuration can be used; exit code 3 if not."""
+    """Check the configuration. Exit code 3: it is invalid."""
     resolved = console.resolve(_flags(assignments))
-    resolved.config.mqtt.password()  # a password file that cannot be read is an error too
+    resolved.config.mqtt.password()  # an unreadable password file is an error too
     file = None if resolved.file is None else str(resolved.file)
     changed = sum(setting.source != "default" for setting in resolved.settings.values())
     text = f"ok: {file or 'no file, defaults'} ({changed} of {len(resolved.settings)} values set)"
@@ -82,13 +82,13 @@ def _password(resolved: Resolved) -> Setting:
 def _table(rows: dict[str, Setting]) -> str:
     texts = [(key, _text(row.value), f"{row.source} {row.place}".strip()) for key, row in rows.items()]
     key_width = max(len(key) for key, _, _ in texts)
-    # A long list or table goes beyond its column; the others stay in line.
+    # A long list or table extends beyond its column; the other rows stay aligned.
     value_width = min(max(len(value) for _, value, _ in texts), 44)
     return "\n".join(f"{key:<{key_width}}  {value:<{value_width}}  {source}" for key, value, source in texts)
 
 
 def _text(value: Any) -> str:
-    """A value as TOML writes it."""
+    """A value in TOML syntax."""
     match value:
         case bool():
             return str(value).lower()

@@ -1,4 +1,4 @@
-"""`thrumcast demo`: a private broker, a simulated plant, a model and the service, with nothing to set up."""
+"""`thrumcast demo`: a private broker, a simulated plant, a model and the service, without any setup."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.commands.common import Console, frugal, with_console
+from pipeline.commands.common import Console, use_system_allocator, with_console
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,34 +17,38 @@ if TYPE_CHECKING:
     from pipeline.commands.board import Board
     from pipeline.config.tables import Config
 
-MARKER = "written by thrumcast demo.txt"  # a folder without it is somebody's, and is left alone
+MARKER = "written by thrumcast demo.txt"  # a folder without this file is not ours, and is never emptied
 PRETRAINED = "models/pretrained"
 REDRAW_S = 1.0
-PRINT_EVERY_S = 10.0  # where the output is no terminal
+PRINT_EVERY_S = 10.0  # if the output is not a terminal
 
 
 @click.command(name="demo")
-@click.option("--seconds", type=click.FloatRange(min=5), default=None, help="Length [default: until Ctrl-C].")
-@click.option("--machines", type=click.IntRange(min=1), default=8, show_default=True, help="Machines in the plant.")
-@click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True, help="Same seed, same plant.")
-@click.option("--no-browser", is_flag=True, help="Open no page. (This version shows its table in the terminal only.)")
+@click.option("--seconds", type=click.FloatRange(min=5), default=None, help="Duration [default: until Ctrl-C].")
+@click.option("--machines", type=click.IntRange(min=1), default=8, show_default=True, help="Number of machines.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=7, show_default=True, help="The same seed gives the same plant."
+)
+@click.option(
+    "--no-browser", is_flag=True, help="Do not open the page. (This version shows its table in the terminal only.)"
+)
 @click.option(
     "--data",
     "data_dir",
     type=click.Path(path_type=Path),
     default=Path("demo-data"),
     show_default=True,
-    help="Where everything is written; emptied at the start if an earlier demo wrote it.",
+    help="Output folder; emptied at the start if an earlier demo wrote it.",
 )
 @with_console
 def command(
     console: Console, seconds: float | None, machines: int, seed: int, no_browser: bool, data_dir: Path
 ) -> None:
-    """Watch a small plant fail: everything that thrumcast does, on this machine alone.
+    """Watch a small simulated plant fail, with all of thrumcast running on this machine.
 
-    Half of the machines develop a fault within the first minute or two. All that is written lies in ./demo-data.
+    Half of the machines develop a fault within the first two minutes. All output is in ./demo-data.
     """
-    frugal()
+    use_system_allocator()
     import signal
     import sys
     import time
@@ -106,24 +110,24 @@ def command(
 
 
 def _fresh(data_dir: Path) -> None:
-    """An empty data directory; one of an earlier demo is removed, anything else is refused."""
+    """Makes an empty data directory. Removes one of an earlier demo, refuses any other content."""
     from pipeline.errors import ArchiveError
 
     if data_dir.exists() and any(data_dir.iterdir()):
         if not (data_dir / MARKER).exists():
-            msg = f"an empty folder or one of an earlier demo expected, found: {data_dir}"
+            msg = f"expected an empty folder or one of an earlier demo, found: {data_dir}"
             raise ArchiveError(msg, hint="name another one: thrumcast demo --data DIR")
         shutil.rmtree(data_dir)
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        (data_dir / MARKER).write_text("Removed and made again by every `thrumcast demo`.\n", encoding="utf-8")
+        (data_dir / MARKER).write_text("Every `thrumcast demo` removes and creates this folder.\n", encoding="utf-8")
     except OSError as error:
-        msg = f"a folder that can be written expected, found: {data_dir}: {error}"
+        msg = f"expected a folder that can be written, found: {data_dir}: {error}"
         raise ArchiveError(msg, hint="name another one: thrumcast demo --data DIR") from error
 
 
 def _install_model(config: Config) -> str:
-    """Put the model that comes with the package into the demo's registry; says what it did."""
+    """Registers the model of the package as champion; returns a remark."""
     from models import bundle
     from models.registry import Registry
     from pipeline.config.specs import feature_spec
@@ -137,14 +141,14 @@ def _install_model(config: Config) -> str:
 
 
 def _sim(machines: int, seed: int) -> list[str]:
-    """The simulator of this plant."""
+    """The command line of the simulator of this plant."""
     import sys
 
     return [sys.executable, "-m", "pipeline", "sim", "--quiet", "--machines", str(machines), "--seed", str(seed)]
 
 
 def _read_nameplates(machines: int, seed: int, data_dir: Path) -> None:
-    """As somebody does who commissions a plant: without the teeth of its gears a model does not see a gear wear."""
+    """Stores the facts of the machines, as at commissioning: a model needs the teeth of a gear to see it wear."""
     import subprocess
 
     subprocess.run([*_sim(machines, seed), "--nameplates", str(data_dir)], check=True, stdout=subprocess.DEVNULL)
@@ -184,7 +188,7 @@ def _summary(board: Board, stored: dict[str, int], counts: dict[str, int], data_
     yield f"stored in {data_dir}/archive: " + ", ".join(f"{n} {kind} rows" for kind, n in sorted(stored.items()))
     if board.judged:
         share = 100 * board.right / board.judged
-        yield f"predictions: {board.predictions}, of which {share:.0f} % name the plant's true state"
+        yield f"predictions: {board.predictions}, {share:.0f} % name the true state"
     yield f"alarms: {len(board.alarms)}"
     yield from (f"  {alarm}" for alarm in board.alarms)
     yield f"next: python -c \"import pandas; print(pandas.read_parquet('{data_dir}/archive/predictions'))\""

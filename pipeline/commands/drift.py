@@ -1,4 +1,4 @@
-"""`thrumcast drift`: whether the machines still look like those that the model was trained on."""
+"""`thrumcast drift`: compares the present inputs of a model with its training data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.common import Console, with_console
+from pipeline.commands.common import Console, data_option, table, with_console
 from pipeline.core.alarm import HEALTHY
 from pipeline.errors import ThrumcastError
 
@@ -26,10 +26,13 @@ SHOWN = 12
 @click.argument("version", required=False)
 @click.option("--machine", help="Only this machine.")
 @click.option(
-    "--from", "start", type=click.DateTime(), help="Windows from this time, UTC [default: after the training]."
+    "--from",
+    "start",
+    type=click.DateTime(),
+    help="Windows from this time, UTC [default: the end of the training data].",
 )
 @click.option("--to", "end", type=click.DateTime(), help="Windows before this time, UTC.")
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@data_option
 @with_console
 def command(
     console: Console,
@@ -39,13 +42,12 @@ def command(
     end: datetime | None,
     data_dir: Path | None,
 ) -> None:
-    """Compare the inputs of VERSION [default: the champion] now with its training data, per feature and speed regime.
+    """Compare the inputs of VERSION [default: the champion] with its training data, per feature and speed regime.
 
-    Windows count that are good and in which no fault is known, whatever the model called them. Says which inputs moved
-    on most machines, where training again helps, and which on one machine alone, where it is that machine or its
-    sensor. Only suggests; nothing is trained.
+    Uses good windows without a known fault, whatever the model predicted. Shows inputs that moved on most machines:
+    retraining helps. Shows inputs that moved on one machine only: that machine or its sensor changed. Trains nothing.
     """
-    config = console.config(**{"data.dir": data_dir and str(data_dir)})
+    config = console.config(**{"data.dir": data_dir})
 
     import numpy as np
 
@@ -56,7 +58,7 @@ def command(
     inputs, reference = model.spec.inputs, model.data.get("distribution")
     if reference is None:
         msg = f"{model.spec.version}: expected the distribution of its training data in data.json, found none"
-        raise ThrumcastError(msg, hint="it was trained by an older release: train again")
+        raise ThrumcastError(msg, hint="an older release trained it: train again")
     trained = [datetime.fromisoformat(model.data[name]) for name in ("from", "to")]
     since = _utc(start) or trained[1]
     now = _by_machine(config, since, _utc(end), machine, inputs)
@@ -93,7 +95,7 @@ def command(
 def _by_machine(
     config: Config, start: datetime, end: datetime | None, machine: str | None, inputs: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
-    """Machine -> its good windows without a known fault (N, F + 1): the inputs, and the shaft speed last."""
+    """Machine -> inputs of its good windows without a known fault, and the shaft speed as last column: (N, F + 1)."""
     import numpy as np
 
     from models.data.dataset import columns_matrix, read
@@ -113,7 +115,6 @@ def _by_machine(
 
 def _text(document: dict[str, Any], shifts: dict[str, list[Shift]]) -> str:
     from models.drift import FEWEST_WINDOWS
-    from pipeline.commands.common import table
 
     judged, machines, reference = document["verdict"], len(document["machines"]), document["reference"]
     since = f"{datetime.fromisoformat(document['from']):%Y-%m-%d %H:%M:%S} UTC"
@@ -133,7 +134,7 @@ def _text(document: dict[str, Any], shifts: dict[str, list[Shift]]) -> str:
             )
             for s in worst
         ]
-        few = f"too few windows to say anything: it takes {FEWEST_WINDOWS} of a machine"
+        few = f"too few windows: {FEWEST_WINDOWS} per machine are needed"
         lines += ["", name, table(head, cells) if cells else few]
     if judged["suggestion"]:
         lines += ["", f"suggestion: {judged['suggestion']}"]

@@ -1,4 +1,4 @@
-"""`thrumcast evaluate`: honest numbers about a model version."""
+"""`thrumcast evaluate`: scores of a model version on machines that it was not trained on."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.common import Console, with_console
+from pipeline.commands.common import Console, data_option, with_console
 
 
 @click.command(name="evaluate")
 @click.argument("version", required=False)
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@data_option
 @click.option("--against", metavar="ALIAS", help="Another version or alias to compare with.")
 @click.option(
     "--split",
     metavar="FIELD",
-    help="Train again per fold, holding back a field of machines.jsonl, `machine` or `time`; `none` scores the version"
-    " as it is over everything [default: the split it was trained with].",
+    help="Retrain per fold, holding out by a field of machines.jsonl, `machine` or `time`; `none` scores the version"
+    " itself on all windows [default: the split it was trained with].",
 )
 @click.option(
     "--alarms",
     multiple=True,
     metavar="KEY=VALUE[,...]",
-    help="Replay the archived predictions under other alarm settings (keys of [alarm]) and show false alarms against"
-    " delay; may be given several times.",
+    help="Replay the archived predictions with other alarm settings (keys of [alarm]) and show false alarms against"
+    " delay; may be repeated.",
 )
 @with_console
 def command(
@@ -37,12 +37,12 @@ def command(
 ) -> None:
     """Score VERSION (a version or an alias; default: the champion, else the newest) on the archive.
 
-    What is scored was held out: the version's recipe (settings, schedule) is trained again without the machines
-    under test. On an archive that has not changed since, these are the numbers that `train` has printed.
+    Scores use held-out machines: the recipe of the version (settings, schedule) is retrained without the machines
+    under test. On an unchanged archive these are the numbers that `train` printed.
 
-    Event numbers come first: faults detected and missed, delays, false alarms per machine-day.
+    Event scores come first: faults detected and missed, delays, false alarms per machine-day.
     """
-    config = console.config(**{"data.dir": data_dir and str(data_dir)})
+    config = console.config(**{"data.dir": data_dir})
 
     from models.jobs.evaluate import EvaluateRequest, evaluate, replay_alarms
 

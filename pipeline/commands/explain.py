@@ -1,4 +1,4 @@
-"""`thrumcast explain`: why a window was called what it was, from the archive."""
+"""`thrumcast explain`: why the model made a prediction, recomputed from the archive."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.common import Console, with_console
+from pipeline.commands.common import Console, data_option, table, with_console
 from pipeline.errors import ThrumcastError
 
 if TYPE_CHECKING:
@@ -16,20 +16,22 @@ if TYPE_CHECKING:
     from models.explain import Explained
     from pipeline.core.records import FeatureRow
 
-SAME = 1e-5  # largest difference of a probability that is rounding
+SAME = 1e-5  # largest difference of a probability that counts as rounding
 SHOWN = 10
 
 
 @click.command(name="explain")
 @click.option("--machine", required=True, help="Which machine.")
 @click.option("--point", help="Which point of it [default: the only one].")
-@click.option("--window", type=int, help="Number of the window [default: the newest].")
-@click.option("--session", type=int, help="Its session [default: the newest that has that window].")
+@click.option("--window", type=int, help="Window number [default: the newest].")
+@click.option("--session", type=int, help="Session [default: the newest that has this window].")
 @click.option(
-    "--model", "version", help="Which version's prediction [default: the champion's, else the newest one there]."
+    "--model",
+    "version",
+    help="Explain the prediction of this version [default: the champion, else the newest prediction].",
 )
-@click.option("--mode", help="Which mode's probability to explain [default: the most probable].")
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@click.option("--mode", help="Explain the probability of this mode [default: the most probable].")
+@data_option
 @with_console
 def command(
     console: Console,
@@ -41,11 +43,11 @@ def command(
     mode: str | None,
     data_dir: Path | None,
 ) -> None:
-    """Show a prediction with the inputs that mattered, the evidence, the model and the age of its memory.
+    """Show a prediction with its most important inputs, the evidence, the model and the age of its memory.
 
-    The prediction is made again from the archived features; it must come out with the same class and probabilities.
+    The prediction is recomputed from the archived features; class and probabilities must be the same.
     """
-    config = console.config(**{"data.dir": data_dir and str(data_dir)})
+    config = console.config(**{"data.dir": data_dir})
 
     import numpy as np
 
@@ -80,21 +82,21 @@ def command(
     past = [row for row in rows if row.start_ns <= target.start_ns]
     spec_of = stream_specs(config, MachinesFile(path / MACHINES_NAME).load())
     stepped = Engine(spec_of, predictor).predict({}, {target.key: past}).predictions  # as the service would
-    # Any version's: a memory that was rebuilt at a switch holds windows that another version was asked about.
+    # Predictions of any version count: a memory that was rebuilt at a model switch covers windows of another version.
     judged = {(p.session, p.window): p.mode is not None for p in stepped}
     judged |= {(r["session"], r["window"]): r["mode"] is not None for r in said}
     age = stepped[-1].state_age if archived is None else int(archived["state_age"])
     past = [row for row in past if judged[row.session, row.window]][-age:]
     if not past or past[-1] is not target:
         found = f"window {target.window} of quality {target.quality}"
-        msg = f"expected a window that the network was stepped over, found: {found}"
-        raise ThrumcastError(msg, hint="windows with samples missing, or of a sensor that is at fault, are not judged")
+        msg = f"expected a window that the network has judged, found: {found}"
+        raise ThrumcastError(msg, hint="windows with missing samples or a faulty sensor are not judged")
     x = np.stack([inputs(predictor.inputs, row) for row in past])
     explained = explain(predictor, x, mode)
     document = _document(target, model, archived, explained, x[-1], len(past), mode)
     if archived is not None and len(past) < archived["state_age"]:
         console.warn(
-            f"expected {archived['state_age']} windows in the archive since the memory began, found {len(past)}"
+            f"expected {archived['state_age']} archived windows since the start of the memory, found {len(past)}"
         )
     console.result(document, _text(document))
 
@@ -122,7 +124,7 @@ def _target(rows: list[FeatureRow], machine: str, window: int | None, session: i
 
 
 def _chosen(here: Sequence[dict[str, Any]], version: str | None, champion: str | None) -> dict[str, Any] | None:
-    """The archived prediction to explain, if there is any."""
+    """The archived prediction to explain, if there is one."""
     if version is not None:
         return next((row for row in here if row["model"] == version), None)
     return next((row for row in here if row["model"] == champion), here[-1] if here else None)
@@ -182,7 +184,7 @@ def _document(
 
 
 def _strangeness(model: Bundle, x: Any) -> dict[str, Any] | None:
-    """How far a window is from all that the version knows, and in what; None where the version cannot say."""
+    """How far a window is from the training data, and in which quantities; None if the version has no detector."""
     from models.unknown import detector
 
     strange = detector(model)
@@ -198,7 +200,7 @@ def _strangeness(model: Bundle, x: Any) -> dict[str, Any] | None:
 
 
 def _place(model: Bundle, name: str, value: float) -> dict[str, Any]:
-    """Where a value stands among the training data: how many of the stored quantiles it is above."""
+    """The share of the training data below a value, from the stored quantiles."""
     reference = model.data.get("distribution") or {}
     quantiles = (reference.get("quantiles") or {}).get(name)
     if quantiles is None or value != value:
@@ -208,7 +210,6 @@ def _place(model: Bundle, name: str, value: float) -> dict[str, Any]:
 
 
 def _text(document: dict[str, Any]) -> str:
-    from pipeline.commands.common import table
 
     archived = document["archived"]
     lines = [
@@ -217,11 +218,11 @@ def _text(document: dict[str, Any]) -> str:
         f"{document['shown']}: {document['mode']} {document['p']:.3f}, {document['model']}",
     ]
     if archived is None:
-        lines.append(f"no prediction in the archive; made now from {document['stepped_windows']} windows")
+        lines.append(f"no archived prediction; computed now from {document['stepped_windows']} windows")
     else:
         lines[-1] += f", state {archived['state']}, memory of {archived['state_age']} windows"
         lines.append(
-            f"made again from {document['stepped_windows']} archived windows: "
+            f"recomputed from {document['stepped_windows']} archived windows: "
             + ("the same" if archived["same"] else f"archived was {archived['mode']} {archived['p']:.3f}")
             + f", largest difference of a probability {archived['largest_difference']:.1e}"
         )
@@ -236,7 +237,8 @@ def _text(document: dict[str, Any]) -> str:
     likely = sorted(document["probabilities"].items(), key=lambda item: -item[1])[:4]
     lines += [", ".join(f"{name} {value:.3f}" for name, value in likely), ""]
     lines.append(
-        f"what adds to {document['explained_mode']} (its fall without it, {document['withheld_windows']} windows)"
+        f"contributions to {document['explained_mode']} "
+        f"(its drop without the input, {document['withheld_windows']} windows)"
     )
     head = ("input", "value", "adds", "above of training")
     cells = [

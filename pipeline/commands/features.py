@@ -1,4 +1,4 @@
-"""`thrumcast features`: what the columns of the archive mean, and what a recording shows of them."""
+"""`thrumcast features`: explains the feature columns of the archive and draws recordings."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def command() -> None:
 
 
 @command.command(name="ls")
-@click.option("--markdown", is_flag=True, help="As docs/features.md has them.")
+@click.option("--markdown", is_flag=True, help="Print the text of docs/features.md.")
 @with_console
 def list_(console: Console, markdown: bool) -> None:
-    """All features in the order of the columns."""
+    """List all features in the order of the columns."""
     from pipeline.core.features.table import FEATURES
 
     document = {"features": [_document(feature) for feature in FEATURES]}
@@ -43,7 +43,7 @@ def list_(console: Console, markdown: bool) -> None:
 @click.argument("name")
 @with_console
 def explain(console: Console, name: str) -> None:
-    """One feature: NAME with or without its channel, such as x.env_bpfo."""
+    """Explain one feature: NAME with or without its channel, such as x.env_bpfo."""
     from pipeline.core.features.table import FEATURES, NAMES, STAGES
     from pipeline.errors import UsageError
 
@@ -51,7 +51,7 @@ def explain(console: Console, name: str) -> None:
     feature = next((feature for feature in FEATURES if feature.name == short), None)
     if feature is None:
         near = difflib.get_close_matches(short, NAMES, n=3, cutoff=0.4)
-        msg = f"a feature of the table expected, found: {name!r}"
+        msg = f"expected a feature of the table, found: {name!r}"
         raise UsageError(msg, hint=f"nearest: {', '.join(near)}" if near else "see `thrumcast features ls`")
     document = _document(feature)
     lines = {
@@ -60,7 +60,7 @@ def explain(console: Console, name: str) -> None:
         "formula": feature.formula,
         "source": feature.source,
         "stage": f"{feature.stage}: {STAGES[feature.stage]}",
-        "needs": ", ".join(feature.needs) or "nothing but samples",
+        "needs": ", ".join(feature.needs) or "only samples",
         "gain free": "yes" if feature.gain_free else "no",
     }
     text = "\n".join(f"{key:<10} {value}" for key, value in lines.items())
@@ -72,10 +72,19 @@ def explain(console: Console, name: str) -> None:
 @click.option("--channel", default=None, help="Channel of the recording [default: its first].")
 @click.option("--at", "at_s", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Start in seconds.")
 @click.option("--seconds", type=click.FloatRange(min=0.01, max=60), default=1.0, show_default=True, help="Length.")
-@click.option("--rpm", type=click.FloatRange(min=0, min_open=True), default=None, help="Speed, if the file is silent.")
-@click.option("--bearing", default=None, metavar="NAME", help="Of the catalogue, if the file is silent.")
-@click.option("--rate", "rate_hz", type=float, default=None, help="Sampling rate in Hz, if the file is silent.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=None, help="PNG [default: beside you].")
+@click.option(
+    "--rpm",
+    type=click.FloatRange(min=0, min_open=True),
+    default=None,
+    help="Shaft speed, if the file does not state it.",
+)
+@click.option(
+    "--bearing", default=None, metavar="NAME", help="Bearing of the catalogue, if the file does not state one."
+)
+@click.option("--rate", "rate_hz", type=float, default=None, help="Sampling rate in Hz, if the file does not state it.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), default=None, help="PNG file [default: in this folder]."
+)
 @with_console
 def plot(
     console: Console,

@@ -1,4 +1,4 @@
-"""A piece of a recording as a picture: waveform, spectrum and envelope spectrum, with the lines to look for."""
+"""A picture of a piece of a recording: waveform, spectrum, envelope spectrum, and the lines of shaft and bearing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.commands.common import command_line
+from pipeline.commands.common import usage_errors
 from pipeline.errors import RecordingError, ThrumcastError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.core.views import Cursor
     from pipeline.edges.recordings.recording import RecordedStream
 
-# Okabe and Ito: told apart by colour-blind eyes; each family has a line style of its own as well.
+# Colours of Okabe and Ito, which colour-blind readers can tell apart; each family also has its own line style.
 _STYLE = {
     "shaft": ("#000000", ":"),
     "BPFO": ("#0072B2", "-"),
@@ -26,12 +26,12 @@ _STYLE = {
     "FTF": ("#CC79A7", (0, (1, 1))),
 }
 _SIGNAL = "#444444"
-_LOWEST_HZ = 2.0  # of the spectrum's logarithmic axis
+_LOWEST_HZ = 2.0  # left end of the logarithmic axis
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Piece:
-    """What is drawn."""
+    """A piece of one channel of a recording."""
 
     machine: str
     channel: str
@@ -45,12 +45,12 @@ class Piece:
 
     @property
     def name(self) -> str:
-        """For a file."""
+        """The name of its picture."""
         return f"{self.machine}-{self.channel}-{self.at_s:g}s"
 
     @property
     def title(self) -> str:
-        """For a person."""
+        """The title of its picture."""
         speed = "speed unknown" if self.speed_rpm is None else f"{self.speed_rpm:g} rpm"
         length_s = len(self.samples) / self.rate_hz
         known = "" if self.truth is None else f", {self.truth}"
@@ -67,11 +67,11 @@ def piece(
     rpm: float | None,
     bearing: str | None,
 ) -> Piece:
-    """Reads `seconds` of one channel; of a row of snapshots at most to the end of the snapshot.
+    """Reads `seconds` of one channel. In a series of snapshots the piece ends with its snapshot.
 
     Raises:
-        RecordingError: unreadable, no such channel, or it ends before `at_s`.
-        UsageError: no such bearing in the catalogue.
+        RecordingError: the file is unreadable, lacks the channel, or ends before `at_s`.
+        UsageError: the catalogue lacks the bearing.
     """
     from pipeline.core.bearings import find
     from pipeline.edges.recordings.recording import open_recording, parse_channels, streams
@@ -79,7 +79,7 @@ def piece(
     recording = open_recording(file, rate_hz)
     original = channel or recording.channels[0]
     stream = streams(recording, parse_channels(original))[0]
-    with command_line():
+    with usage_errors():
         orders = find(bearing).geometry.orders() if bearing else stream.orders
     return Piece(
         machine=recording.machine,
@@ -115,20 +115,20 @@ def _read(stream: RecordedStream, at_s: float, seconds: float) -> Float32:
             break
     if sum(map(len, pieces)) < 16:
         msg = f"expected samples at {at_s:g} s, found the end of: {stream.recording.path}"
-        raise RecordingError(msg, hint=f"it lasts {stream.recording.samples / rate_hz:g} s in all")
+        raise RecordingError(msg, hint=f"its length is {stream.recording.samples / rate_hz:g} s")
     return np.concatenate(pieces)
 
 
 def draw(shown: Piece, config: Config, out: Path) -> list[str]:
-    """Writes the PNG; returns the evidence, which stands in it too.
+    """Writes the PNG and returns the evidence, which is also in its title.
 
     Raises:
-        ThrumcastError: matplotlib is not installed, or the file cannot be written.
+        ThrumcastError: matplotlib is not installed, or the file is not writable.
     """
     try:
         import matplotlib as mpl
     except ImportError as error:
-        msg = "expected matplotlib for drawing, found: it is not installed"
+        msg = "expected matplotlib, found: it is not installed"
         raise ThrumcastError(msg, hint="pip install 'thrumcast[plots]'") from error
     mpl.use("Agg")
     import matplotlib.pyplot as plt
@@ -172,14 +172,14 @@ def draw(shown: Piece, config: Config, out: Path) -> list[str]:
         figure.savefig(out, dpi=110)
     except (OSError, ValueError) as error:
         msg = f"expected to write {out}, found: {error}"
-        raise ThrumcastError(msg, hint="name a PNG in a folder that exists: --out FILE.png") from error
+        raise ThrumcastError(msg, hint="give a PNG file in an existing folder: --out FILE.png") from error
     finally:
         plt.close(figure)
     return said
 
 
 def _mark(axes: Any, cursors: Sequence[Cursor]) -> None:
-    """A thin line and its label per cursor; one that cannot be told from another line says so and is pale."""
+    """Draws a thin line and a label per cursor. A cursor too close to another line is pale and names that line."""
     low_hz, high_hz = axes.get_xlim()
     bottom = axes.get_ylim()[0]
     last, high = -1.0, True
@@ -190,14 +190,14 @@ def _mark(axes: Any, cursors: Sequence[Cursor]) -> None:
         axes.axvline(cursor.hz, color=colour, ls=style, lw=0.9, alpha=0.35 if cursor.near else 0.8, zorder=0)
         text = f"{cursor.label} ({cursor.near})" if cursor.near else cursor.label
         share, _ = axes.transAxes.inverted().transform(axes.transData.transform((cursor.hz, bottom)))  # of the width
-        high = not high if share - last < 0.013 else True  # labels side by side would cover each other
+        high = not high if share - last < 0.013 else True  # neighbouring labels would overlap
         last, at = share, (cursor.hz, 0.985 if high else 0.48)
         style_of_text: dict[str, Any] = {"rotation": 90, "fontsize": 6.5, "color": colour, "ha": "right", "va": "top"}
         axes.text(*at, text, transform=axes.get_xaxis_transform(), **style_of_text)
 
 
 def _evidence(shown: Piece, config: Config) -> list[str]:
-    """What the features of this piece say, in words."""
+    """The evidence in the features of this piece, in words."""
     from pipeline.config.specs import feature_spec
     from pipeline.core import stream
     from pipeline.core.evidence import evidence

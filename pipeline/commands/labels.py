@@ -1,4 +1,4 @@
-"""`thrumcast labels`: what people have found out about the machines, for training and for the record."""
+"""`thrumcast labels`: the findings of people about the machines, for training and for the record."""
 
 from __future__ import annotations
 
@@ -9,16 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.common import Console, with_console
+from pipeline.commands.common import Console, data_option, table, with_console
 from pipeline.errors import ThrumcastError
 
 if TYPE_CHECKING:
     from pipeline.config.tables import Config
     from pipeline.edges.labels import LabelEvent
-
-_DATA: Callable[[Any], Any] = click.option(
-    "--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir]."
-)
 
 
 @click.group(name="labels")
@@ -28,12 +24,11 @@ def command() -> None:
 
 @command.command(name="ls")
 @click.option("--machine", help="Only this machine.")
-@click.option("--all", "everything", is_flag=True, help="Also what was retracted.")
-@_DATA
+@click.option("--all", "everything", is_flag=True, help="Also show retracted labels.")
+@data_option
 @with_console
 def ls(console: Console, machine: str | None, everything: bool, data_dir: Path | None) -> None:
     """List the labels, oldest first."""
-    from pipeline.commands.common import table
     from pipeline.edges.labels import LabelFile, active
     from pipeline.service.label_rows import not_in_model
 
@@ -57,7 +52,7 @@ def ls(console: Console, machine: str | None, everything: bool, data_dir: Path |
     waiting = not_in_model(config, active(events))
     text = table(head, rows) if rows else "no labels"
     if waiting:
-        text += f"\n{len(waiting)} not yet in a model (`thrumcast train` uses them)"
+        text += f"\n{len(waiting)} labels are in no model yet (`thrumcast train` uses them)"
     console.result({"labels": [asdict(e) for e in shown], "not_in_model": waiting}, text)
 
 
@@ -66,7 +61,7 @@ def ls(console: Console, machine: str | None, everything: bool, data_dir: Path |
 @click.argument("mode", required=False)
 @click.option("--point", help="Only this point [default: all points of the machine].")
 @click.option("--from", "start", required=True, help="Start, ISO 8601 in UTC.")
-@click.option("--to", "end", required=True, help="End; the interval does not hold it.")
+@click.option("--to", "end", required=True, help="End, ISO 8601 in UTC; not part of the interval.")
 @click.option(
     "--verdict", default="confirmed", show_default=True, help="confirmed, wrong_mode, false_alarm, missed or unsure."
 )
@@ -78,11 +73,11 @@ def ls(console: Console, machine: str | None, everything: bool, data_dir: Path |
     show_default=True,
     help="inspection, parts_replaced, analyst, ran_to_failure or operator.",
 )
-@click.option("--work-order", help="Its number in the maintenance system.")
+@click.option("--work-order", help="Number of the work order in the maintenance system.")
 @click.option("--note", help="Free text.")
-@click.option("--author", help="Who says so [default: the user].")
-@click.option("--token", help="Saving the same token again changes nothing.")
-@_DATA
+@click.option("--author", help="Author [default: the user].")
+@click.option("--token", help="Idempotency token: a second label with the same token is not stored.")
+@data_option
 @with_console
 def add(
     console: Console,
@@ -94,9 +89,9 @@ def add(
     certainty: str,
     **given: Any,
 ) -> None:
-    """Say that MACHINE shows MODE (an id or alias of [modes]) from --from to --to.
+    """Record that MACHINE shows MODE (an id or alias of [modes]) from --from to --to.
 
-    The verdict false_alarm says healthy where no mode is given, unsure says nothing that is trained on.
+    The verdict false_alarm means healthy unless a mode is given. Labels with the verdict unsure are not trained on.
     """
     from pipeline.service.label_rows import new_label, told
 
@@ -109,12 +104,12 @@ def add(
 
 @command.command()
 @click.argument("label_id", metavar="ID")
-@click.option("--author", help="Who takes it back [default: the user].")
-@click.option("--note", help="Why.")
-@_DATA
+@click.option("--author", help="Author [default: the user].")
+@click.option("--note", help="The reason.")
+@data_option
 @with_console
 def retract(console: Console, label_id: str, author: str | None, note: str | None, data_dir: Path | None) -> None:
-    """Take a label back; it stays in the file, and counts no more."""
+    """Retract a label. It stays in the file but is not used."""
     from pipeline.edges.labels import LabelEvent, now_iso
     from pipeline.service.label_rows import told, who
 
@@ -127,13 +122,13 @@ def retract(console: Console, label_id: str, author: str | None, note: str | Non
 
 @command.command(name="import")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--author", help="Who says so, for rows without the column author [default: the user].")
-@_DATA
+@click.option("--author", help="Author of rows without the column author [default: the user].")
+@data_option
 @with_console
 def import_(console: Console, file: Path, author: str | None, data_dir: Path | None) -> None:
-    """Read labels from a CSV with at least the columns machine, start, end and mode; all rows or none.
+    """Import labels from a CSV file with at least the columns machine, start, end and mode; all rows or none.
 
-    Rows are told apart by their content, so importing a file twice changes nothing.
+    A row is identified by its content, so importing a file twice changes nothing.
     """
     from pipeline.service.label_rows import read_csv, told
 
@@ -143,10 +138,10 @@ def import_(console: Console, file: Path, author: str | None, data_dir: Path | N
 
 @command.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@_DATA
+@data_option
 @with_console
 def export(console: Console, file: Path, data_dir: Path | None) -> None:
-    """Write the labels that count to FILE: .csv, or .parquet with times as timestamps."""
+    """Write all labels that are not retracted to FILE: .csv, or .parquet with times as timestamps."""
     from pipeline.edges.labels import LabelFile
     from pipeline.service.label_rows import write_csv, write_parquet
 
@@ -158,16 +153,16 @@ def export(console: Console, file: Path, data_dir: Path | None) -> None:
             write_csv(labels, file)
     except OSError as error:
         msg = f"expected to write {file}, found: {error.strerror}"
-        raise ThrumcastError(msg, hint="its folder must exist, and this user must be able to write there") from error
+        raise ThrumcastError(msg, hint="its folder must exist and be writable for this user") from error
     console.result({"labels": len(labels), "file": str(file)}, f"{len(labels)} labels in {file}")
 
 
 def _config(console: Console, data_dir: Path | None) -> Config:
-    return console.config(**{"data.dir": data_dir and str(data_dir)})
+    return console.config(**{"data.dir": data_dir})
 
 
 def _save(console: Console, config: Config, events: list[LabelEvent], told: Callable[[LabelEvent], str]) -> None:
-    """Write events and say what they cover."""
+    """Stores events and prints how many windows they cover."""
     from pipeline.edges.labels import LabelFile
     from pipeline.service.label_rows import coverage, never_seen, out_of_archive
 
@@ -179,10 +174,12 @@ def _save(console: Console, config: Config, events: list[LabelEvent], told: Call
     strangers = never_seen(config, idle)
     lines = [told(event) + (f": {covered[event.id]} windows" if event.id in covered else "") for event in stored]
     if len(new) < len(events):
-        lines.append(f"{len(events) - len(new)} of them were there already")
+        lines.append(f"{len(events) - len(new)} of them were stored before")
     document = {"labels": [asdict(event) for event in stored], "new": len(new), "windows": covered}
     console.result({**document, "never_seen": list(strangers)}, "\n".join(lines) or "nothing to add")
     for warning in strangers.values():
         console.warn(warning)
     for label_id, there in out_of_archive(config.data.path, idle).items():
-        console.warn(f"{label_id} covers no archived window: the label is kept and waits for some; there is {there}")
+        console.warn(
+            f"{label_id} covers no archived window: it is kept for windows that may still arrive; there is {there}"
+        )

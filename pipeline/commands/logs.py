@@ -1,7 +1,7 @@
-"""Logging of the long-running commands: one line per event to stderr, JSON where nobody is watching.
+"""Logging of the long-running commands: one line per event to stderr, as text on a terminal and as JSON elsewhere.
 
 A message is `event key=value key=value`: the event is one of `pipeline.telemetry.EVENTS`, a value ends where the next
-key begins. The same event again within ten seconds is held back and counted, from warnings upwards.
+key starts. Warnings and errors that repeat within ten seconds are suppressed and counted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from pipeline.commands.common import Console
 
 REPEAT_S: Final = 10.0
 _FIELD: Final = re.compile(r"(\w+)=(.*?)(?= \w+=|$)", re.DOTALL)
-_WORDS: Final = re.compile(r"(\w+)=%[sr]")  # in a format string: keys whose values are words, whatever they look like
+_WORDS: Final = re.compile(
+    r"(\w+)=%[sr]"
+)  # in a format string: keys whose values are text, even if they look like numbers
 _NUMBER: Final = re.compile(r"-?(0|[1-9]\d{0,17})(\.\d+)?(e[+-]?\d{1,2})?", re.ASCII)
 # syslog's numbers; journald takes `<4>` at the start of a line for the priority.
 _PRIORITY: Final = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
@@ -30,12 +32,12 @@ log_format_option = click.option(
     type=click.Choice(["auto", "text", "json"]),
     default="auto",
     show_default=True,
-    help="Of the log on stderr; auto: text on a terminal, JSON lines elsewhere.",
+    help="Format of the log on stderr; auto: text on a terminal, JSON lines elsewhere.",
 )
 
 
 def fields(message: str) -> dict[str, str]:
-    """The parts of a message: its event, its keys, and as `detail` what stands between them."""
+    """The parts of a message: `event`, its keys, and as `detail` the text between the event and the first key."""
     event, _, rest = message.partition(" ")
     found = {key: value for key, value in _FIELD.findall(rest) if key not in ("ts", "level", "event")}
     detail = rest[: m.start()].strip() if (m := _FIELD.search(rest)) else rest.strip()
@@ -43,7 +45,7 @@ def fields(message: str) -> dict[str, str]:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object per line: ts, level, logger, event, then the event's own fields, numbers as numbers."""
+    """One JSON object per line: ts, level, logger, event, then the fields of the event, with numbers as numbers."""
 
     def format(self, record: logging.LogRecord) -> str:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -62,8 +64,8 @@ class JsonLines(logging.Formatter):
         return json.dumps(document, ensure_ascii=False)
 
 
-class Text(logging.Formatter):
-    """For people."""
+class TextLines(logging.Formatter):
+    """One line of text per event, for people."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
@@ -73,18 +75,23 @@ class Text(logging.Formatter):
         return super().format(record) + (f" repeated={repeated}" if repeated else "")
 
 
-class Repeats(logging.Filter):
-    """Lets an event of a logger through once in `every_s`; the next one that passes says how many did not."""
+class RepeatFilter(logging.Filter):
+    """Passes an event of a logger once in `every_s`; the next one that passes carries the number of suppressed ones."""
 
     def __init__(self, every_s: float = REPEAT_S) -> None:
         super().__init__()
         self._every_s = every_s
-        self._seen: dict[tuple[str, str], tuple[float, int]] = {}  # when it passed, and how many were held back since
+        self._seen: dict[
+            tuple[str, str], tuple[float, int]
+        ] = {}  # when the event last passed, and how many were suppressed since
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
             return True
-        key = record.name, record.getMessage().partition(" ")[0]  # events are few and fixed: this stays small
+        key = (
+            record.name,
+            record.getMessage().partition(" ")[0],
+        )  # the set of events is small and fixed, so this stays small
         passed_s, held = self._seen.get(key, (float("-inf"), 0))
         if record.created - passed_s < self._every_s:
             self._seen[key] = passed_s, held + 1
@@ -95,7 +102,7 @@ class Repeats(logging.Filter):
 
 
 class _Priority(logging.Formatter):
-    """For journald: the inner format on one line, with its priority before it."""
+    """For journald: the inner format, with the priority before each line."""
 
     def __init__(self, inner: logging.Formatter) -> None:
         super().__init__()
@@ -107,12 +114,12 @@ class _Priority(logging.Formatter):
 
 
 def start_logging(console: Console, log_format: str = "auto", level: str = "info") -> None:
-    """To stderr: text on a terminal, JSON lines elsewhere; `level` unless there is --quiet or -v."""
+    """Logs to stderr: text on a terminal, JSON lines elsewhere. --quiet and -v override `level`."""
     handler = logging.StreamHandler(sys.stderr)
     as_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
-    formatter: logging.Formatter = Text() if as_text else JsonLines()
+    formatter: logging.Formatter = TextLines() if as_text else JsonLines()
     handler.setFormatter(_Priority(formatter) if stderr_is_journal() else formatter)
-    handler.addFilter(Repeats())
+    handler.addFilter(RepeatFilter())
     root = logging.getLogger("thrumcast")
     root.handlers[:] = [handler]
     root.propagate = False
@@ -120,14 +127,14 @@ def start_logging(console: Console, log_format: str = "auto", level: str = "info
 
 
 def set_level(console: Console, level: str) -> None:
-    """From what level on is logged: warnings under --quiet, everything under -v, else as configured."""
+    """Sets the lowest level that is logged: warning under --quiet, debug under -v, else as configured."""
     configured = logging.getLevelNamesMapping()[level.upper()]
     chosen = logging.WARNING if console.quiet else logging.DEBUG if console.verbose else configured
     logging.getLogger("thrumcast").setLevel(chosen)
 
 
 def stderr_is_journal() -> bool:
-    """Whether journald reads what we write (see JOURNAL_STREAM in systemd.exec(5))."""
+    """Whether stderr goes to journald (see JOURNAL_STREAM in systemd.exec(5))."""
     device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
     if not (device.isdecimal() and inode.isdecimal()):
         return False

@@ -1,4 +1,4 @@
-"""`thrumcast models ls|show|diff|export`: what the registry holds."""
+"""`thrumcast models ls|show|diff|export`: the model versions of the registry."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.common import Console, with_console
+from pipeline.commands.common import Console, data_option, with_console
 
 if TYPE_CHECKING:
     from models.registry import Registry
@@ -19,14 +19,14 @@ def command() -> None:
 
 
 @command.command(name="ls")
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@data_option
 @with_console
 def ls(console: Console, data_dir: Path | None) -> None:
-    """List all versions with their aliases and held-out numbers; one that cannot be read says why."""
+    """List all versions with their aliases and held-out scores, or why a version is unreadable."""
     from models.evaluation.report import table
     from models.registry import Registry
 
-    registry = Registry(console.config(**{"data.dir": data_dir and str(data_dir)}).data.path)
+    registry = Registry(console.config(**{"data.dir": data_dir}).data.path)
     aliases = registry.aliases()
     rows = [_row(registry, version, aliases) for version in registry.versions()]
     head = ("version", "aliases", "windows", "macro F1", "recordings", "split", "problem")
@@ -45,13 +45,13 @@ def ls(console: Console, data_dir: Path | None) -> None:
 
 @command.command(name="show")
 @click.argument("version")
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@data_option
 @with_console
 def show(console: Console, version: str, data_dir: Path | None) -> None:
     """Show the model card of VERSION (a version or an alias)."""
     from models.registry import Registry
 
-    registry = Registry(console.config(**{"data.dir": data_dir and str(data_dir)}).data.path)
+    registry = Registry(console.config(**{"data.dir": data_dir}).data.path)
     model = registry.load(version)
     document = {
         "version": model.spec.version,
@@ -68,18 +68,18 @@ def show(console: Console, version: str, data_dir: Path | None) -> None:
 @command.command(name="diff")
 @click.argument("first")
 @click.argument("second")
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@data_option
 @with_console
 def diff(console: Console, first: str, second: str, data_dir: Path | None) -> None:
-    """Show FIRST and SECOND (versions or aliases) side by side: settings, classes, inputs and held-out numbers.
+    """Compare FIRST and SECOND (versions or aliases): settings, classes, inputs and held-out scores.
 
-    Of settings and data what differs is shown, of numbers all. The numbers are those of their trainings; `thrumcast
+    Shows differences of settings and data, and all scores. The scores are those of each training; `thrumcast
     evaluate SECOND --against FIRST` scores both on the same windows.
     """
     from models.evaluation.version_diff import difference
     from models.registry import Registry
 
-    registry = Registry(console.config(**{"data.dir": data_dir and str(data_dir)}).data.path)
+    registry = Registry(console.config(**{"data.dir": data_dir}).data.path)
     found = difference(registry.load(first), registry.load(second))
     console.result(found.document, found.text)
 
@@ -87,18 +87,18 @@ def diff(console: Console, first: str, second: str, data_dir: Path | None) -> No
 @command.command(name="export")
 @click.argument("version")
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@data_option
 @with_console
 def export(console: Console, version: str, path: Path, data_dir: Path | None) -> None:
-    """Write VERSION (a version or an alias) to PATH as ONNX, one step with explicit state.
+    """Write VERSION (a version or an alias) to PATH as ONNX: one step with explicit state.
 
-    The file stays only if 200 carried steps agree with thrumcast's own predictor.
+    The file is kept only if 200 consecutive steps agree with the predictor of thrumcast.
     """
     from models.export import STEPS
     from models.export import export as write
     from models.registry import Registry
 
-    model = Registry(console.config(**{"data.dir": data_dir and str(data_dir)}).data.path).load(version)
+    model = Registry(console.config(**{"data.dir": data_dir}).data.path).load(version)
     gap = write(model, path)
     document = {
         "version": model.spec.version,

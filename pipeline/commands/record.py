@@ -1,4 +1,4 @@
-"""`thrumcast record`: keep readings as recordings."""
+"""`thrumcast record`: stores readings as recordings."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.addresses import broker_flags, broker_option
-from pipeline.commands.common import Console, with_console
+from pipeline.commands.common import Console, broker_flags, broker_option, data_option, with_console
 
 
 @click.command(name="record")
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), default=None, help="Data directory.")
+@data_option
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder [default: DATA/archive/readings].")
-@click.option("--machine", "machines", multiple=True, help="Only this machine; may be given several times.")
-@click.option("--seconds", type=click.FloatRange(min=0), default=None, help="Stop after so long [default: Ctrl-C].")
+@click.option("--machine", "machines", multiple=True, help="Only this machine; may be repeated.")
+@click.option(
+    "--seconds", type=click.FloatRange(min=0), default=None, help="Stop after this time, in s [default: Ctrl-C]."
+)
 @broker_option
 @with_console
 def command(
@@ -25,11 +26,11 @@ def command(
     seconds: float | None,
     broker: str | None,
 ) -> None:
-    """Subscribe beside the service and keep the readings as they come, in order, each sample once.
+    """Subscribe beside the service and store the readings in order, each sample once.
 
-    A part of a recording appears when it is full and at the end; what is not yet in a part is lost if this command
-    is killed. The broker keeps nothing for it: readings that come while its connection is lost are missing from the
-    recording, which is said. `thrumcast archive verify --parity` computes the archive's features again from it.
+    A file appears when it is full and at the end; samples that are in no file yet are lost if this command is killed.
+    The broker queues nothing for this command: readings that arrive during a lost connection are missing, with a
+    warning. `thrumcast archive verify --parity` recomputes the features of the archive from the recordings.
     """
     import signal
     import time
@@ -66,13 +67,13 @@ def command(
         signal.signal(number, stop_soon)
     until_s = None if seconds is None else time.monotonic() + seconds
     settings = mqtt_settings(config, f"{config.mqtt.client_id}-record-{time.time_ns() % 10**9}")
-    # Killed or not, it leaves no queue that the broker would fill for days under an id that nobody uses again.
+    # No session: the broker would queue messages for days under a client id that is never used again.
     alone = replace(settings, clean_start=True, session_expiry_s=0)
     connection = MqttConnection(alone, subscriptions=[topics.subscription], max_waiting_bytes=MOST_BYTES)
     with connection.connect():
         console.say(f"recording {config.mqtt.host}:{config.mqtt.port} {topics.subscription} -> {folder(writer.folder)}")
         last = False
-        while not last:  # once asked to stop, take what has arrived by now
+        while not last:  # after the stop, store the messages that have arrived
             last = stopping or (until_s is not None and time.monotonic() >= until_s)
             messages = connection.take(1000, 0.25)
             while messages:
@@ -88,7 +89,7 @@ def command(
             for event in connection.events():
                 if event.kind == "disconnected":
                     losses += 1
-                    console.warn(f"connection lost, readings are missing until the next one: {event.detail}")
+                    console.warn(f"connection lost, readings are missing until it is restored: {event.detail}")
     for state in states.values():
         for one in order.flush(state)[1]:
             writer.append(one)
@@ -101,7 +102,5 @@ def command(
         "messages_passed_over": passed_over,
         "connections_lost": losses,
     }
-    text = (
-        f"{writer.samples} samples of {len(states)} streams in {writer.parts} parts, {passed_over} messages passed over"
-    )
+    text = f"{writer.samples} samples of {len(states)} streams in {writer.parts} parts, {passed_over} messages refused"
     console.result(document, text)

@@ -1,4 +1,4 @@
-"""`thrumcast replay`: recordings over MQTT, as if the machines were running."""
+"""`thrumcast replay`: publishes recordings over MQTT, as if the machines were running."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.commands.addresses import broker_flags, broker_option
-from pipeline.commands.common import Console, troubles, with_console
+from pipeline.commands.common import Console, broker_flags, broker_option, recording_warnings, with_console
 
 if TYPE_CHECKING:
     from pipeline.config.tables import Config
@@ -19,25 +18,33 @@ if TYPE_CHECKING:
 
 @click.command(name="replay")
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--channels", default=None, metavar="NAME[=AS],...", help="Channels to take, and their new names.")
-@click.option("--rate", "rate_hz", type=float, default=None, help="Sampling rate in Hz of recordings that do not say.")
-@click.option("--speed", type=click.FloatRange(min=0), default=1.0, show_default=True, help="0 = as fast as accepted.")
+@click.option("--channels", default=None, metavar="NAME[=AS],...", help="Channels to use, and their new names.")
+@click.option(
+    "--rate", "rate_hz", type=float, default=None, help="Sampling rate in Hz of recordings that do not state it."
+)
+@click.option(
+    "--speed",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Times real time; 0 = as fast as the broker accepts.",
+)
 @broker_option
 @click.option(
     "--block-s",
     type=click.FloatRange(min=0.001),
     default=0.25,
     show_default=True,
-    help="Length of a message; shorter where the service would refuse it.",
+    help="Length of a message in s; shorter if the service would refuse it.",
 )
 @click.option(
     "--machine-from",
     type=click.Choice(["recording", "file"]),
     default="recording",
     show_default=True,
-    help="Machine ids: what the recordings say of themselves, or the names of the files.",
+    help="Machine ids: from the metadata of the recordings, or from the file names.",
 )
-@click.option("--area", default="replay", show_default=True, help="The topic's area.")
+@click.option("--area", default="replay", show_default=True, help="Area in the topic.")
 @with_console
 def command(
     console: Console,
@@ -50,9 +57,9 @@ def command(
     machine_from: str,
     area: str,
 ) -> None:
-    """Publish recordings (files or folders) to the broker, one after the other, each as a session that begins now.
+    """Publish recordings (files or folders) to the broker one by one, each as a session that starts now.
 
-    Speed, bearing and true failure mode travel with the readings where the recording knows them.
+    Speed, bearing and true failure mode are sent with the readings if the recording states them.
     """
     import time
 
@@ -70,7 +77,7 @@ def command(
     began_s = time.monotonic()
     settings = mqtt_settings(config, f"{config.mqtt.client_id}-replay-{time.time_ns() % 10**9}")
     with (
-        troubles(console) as (in_part, skipped),
+        recording_warnings(console) as (in_part, skipped),
         MqttPublisher(settings).connect() as publisher,
         console.progress(len(paths), "recordings") as bar,
     ):
@@ -78,7 +85,7 @@ def command(
             try:
                 recording = open_recording(path, rate_hz)
                 if recording.left_out and channel_map is None:
-                    in_part[str(path)] = f"no number in {', '.join(recording.left_out)}, which is left out"
+                    in_part[str(path)] = f"columns without numbers are ignored: {', '.join(recording.left_out)}"
                 found = streams(recording, channel_map)
                 for stream in found:
                     longest_s = min(block_s, _longest_s(config, stream))
@@ -116,12 +123,12 @@ def command(
         f"in {seconds:.1f} s; {len(skipped)} skipped",
     )
     if paths and len(skipped) == len(paths):
-        msg = f"at least one readable recording expected, found: {len(skipped)} that cannot be read"
-        raise ThrumcastError(msg, hint="the reasons are above", reported=True)
+        msg = f"expected at least one readable recording, found: {len(skipped)} that cannot be read"
+        raise ThrumcastError(msg, hint="see the reasons above", reported=True)
 
 
 def _longest_s(config: Config, stream: RecordedStream) -> float:
-    """Seconds of the longest block that the service takes, by windows and by bytes."""
+    """Length in s of the longest block that the service accepts, by windows and by bytes."""
     from pipeline.config.specs import stream_specs
     from pipeline.core.window import LEAST_SAMPLES, is_too_slow, longest_block_s
     from pipeline.errors import RecordingError
@@ -130,16 +137,16 @@ def _longest_s(config: Config, stream: RecordedStream) -> float:
     if is_too_slow(window, rate_hz):
         msg = f"expected at least {LEAST_SAMPLES} samples in a window of {window.length_s:g} s, found in "
         msg += f"{stream.recording.path}: {rate_hz:g} Hz"
-        raise RecordingError(msg, hint="the service would refuse every message; see window.length_s")
+        raise RecordingError(msg, hint="the service would refuse every message; raise window.length_s")
     channels = len(stream.channels)
-    samples = max(1, config.mqtt.max_payload_bytes // 2 // (4 * channels))  # the other half is for names and facts
+    samples = max(1, config.mqtt.max_payload_bytes // 2 // (4 * channels))  # the other half is room for names and facts
     return min(longest_block_s(window, rate_hz, channels), samples / rate_hz)
 
 
 def _timed(
     config: Config, stream: RecordedStream, block_s: float, machine: str | None
 ) -> Iterator[tuple[Block, float]]:
-    """Blocks of a stream as of now, and how many seconds after the first sample each is complete."""
+    """Blocks of a stream in a session that starts now, and when each is complete, in s after its first sample."""
     import time
     from dataclasses import replace
     from itertools import islice

@@ -1,4 +1,4 @@
-"""`thrumcast rollback`: back to the version that served before."""
+"""`thrumcast rollback`: makes the previous champion serve again."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.common import Console, with_console
+from pipeline.commands.common import Console, data_option, with_console
 
 
 @click.command(name="rollback")
-@click.option("--to", metavar="VERSION", help="The version to go back to [default: the champion before this one].")
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@click.option("--to", metavar="VERSION", help="Version to return to [default: the previous champion].")
+@data_option
 @click.option("--why", default="rolled back", help="The reason, kept in the history.")
 @with_console
 def command(console: Console, to: str | None, data_dir: Path | None, why: str) -> None:
-    """Make the previous champion the champion again; needs no training."""
-    config = console.config(**{"data.dir": data_dir and str(data_dir)})
+    """Make the previous champion the champion again. Needs no training."""
+    config = console.config(**{"data.dir": data_dir})
 
     from models.jobs.promotion import rollback
 

@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.commands.addresses import broker_flags, broker_option
-from pipeline.commands.common import Console, frugal, with_console
+from pipeline.commands.common import (
+    Console,
+    broker_flags,
+    broker_option,
+    data_option,
+    use_system_allocator,
+    with_console,
+)
 from pipeline.commands.logs import log_format_option
 
 if TYPE_CHECKING:
@@ -20,7 +26,7 @@ STOP_WITHIN_S = 9.0
 
 
 @click.command(name="run")
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), default=None, help="Data directory.")
+@data_option
 @broker_option
 @click.option("--seconds", type=float, default=None, help="Stop after so long [default: run until stopped].")
 @click.option("--wait", is_flag=True, help="Wait for a broker that is not there yet, instead of failing.")
@@ -34,7 +40,7 @@ def command(
     Stops cleanly on SIGTERM and Ctrl-C: what has arrived is committed and rolled into the archive. Where the disk is
     slow it stays in the journal, and a stop that the disk holds up is cut off after nine seconds; nothing is lost then.
     """
-    frugal()
+    use_system_allocator()
     import gc
     import signal
     import threading

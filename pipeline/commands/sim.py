@@ -1,19 +1,19 @@
-"""`thrumcast sim`: a simulated plant, to a broker, into recordings or an archive; `thrumcast sim plot` shows it."""
+"""`thrumcast sim`: simulates a plant, to a broker, into recordings or an archive. `sim plot` draws machines."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.addresses import broker_flags, broker_option
-from pipeline.commands.common import Console, with_console
-from pipeline.commands.sim_plots import plot
-from pipeline.commands.sim_scenario import asked, plant_of, scenario_of
-from pipeline.errors import ThrumcastError
+from pipeline.commands.common import Console, broker_flags, broker_option, usage_errors, with_console
+from pipeline.errors import ArchiveError, ConfigError, ThrumcastError, UsageError
 
 if TYPE_CHECKING:
     from pipeline.config.tables import Config
@@ -21,26 +21,41 @@ if TYPE_CHECKING:
     from sim.scenario import Scenario
 
 REPORT_EVERY_S = 5.0
+DEFAULT_OUT_SECONDS = 60.0
+DEFAULT_LIFE_S = 600.0
+PICTURES = ("waveform", "spectrum", "envelope", "waterfall", "life")
 
 
 @click.group(name="sim", invoke_without_command=True)
-@click.option("--scenario", type=click.Path(path_type=Path), default=None, help="TOML file; flags win over it.")
-@click.option("--machines", type=click.IntRange(1), default=None, help="How many machines [default: 6].")
-@click.option("--seconds", type=float, default=None, help="Plant time [default: 60 into files, else no end].")
 @click.option(
-    "--speed", type=click.FloatRange(min=0), default=None, help="Times real time; 0 = as fast as accepted [default: 1]."
+    "--scenario", type=click.Path(path_type=Path), default=None, help="Scenario as a TOML file; flags override it."
 )
-@click.option("--seed", type=click.IntRange(0), default=None, help="Same seed, same plant [default: 1].")
+@click.option("--machines", type=click.IntRange(1), default=None, help="Number of machines [default: 6].")
+@click.option("--seconds", type=float, default=None, help="Plant time in s [default: 60 into files, else without end].")
+@click.option(
+    "--speed",
+    type=click.FloatRange(min=0),
+    default=None,
+    help="Times real time; 0 = as fast as the broker accepts [default: 1].",
+)
+@click.option("--seed", type=click.IntRange(0), default=None, help="The same seed gives the same plant [default: 1].")
 @click.option("--rate-hz", type=float, default=None, help="Sampling rate per channel, 1000 to 51200 [default: 12000].")
-@click.option("--block-s", type=float, default=None, help="Length of one message [default: 0.25].")
+@click.option("--block-s", type=float, default=None, help="Length of one message in s [default: 0.25].")
 @click.option("--axes", default="x,y,z", show_default=True, metavar="NAME,...", help="Axes to send.")
 @click.option("--failing", type=float, default=None, help="Share of the machines that fail [default: 0.5].")
-@click.option("--onset", type=(float, float), default=None, help="When faults begin, parts of life [default: .05 .95].")
-@click.option("--life-s", type=float, default=None, help="When they have failed [default: --seconds, else 600].")
-@click.option("--shift", type=float, default=None, help="Machines outside the usual ranges: 0.3 = by 30 %.")
+@click.option(
+    "--onset",
+    type=(float, float),
+    default=None,
+    help="Range of the start of faults, in parts of life [default: .05 .95].",
+)
+@click.option("--life-s", type=float, default=None, help="Length of a life in s [default: --seconds, else 600].")
+@click.option("--shift", type=float, default=None, help="Shift machines out of the usual ranges: 0.3 = by 30 %.")
 @click.option("--modes", default=None, metavar="MODE,...", help="Only these failure modes.")
-@click.option("--training", is_flag=True, help="Machines to learn from: every failure mode, every severity.")
-@click.option("--transport", metavar="FAULT=CHANCE,...", default="", help="A bad network: drop=0.01,reboot=0.001.")
+@click.option("--training", is_flag=True, help="Machines for training: every failure mode, every severity.")
+@click.option(
+    "--transport", metavar="FAULT=CHANCE,...", default="", help="Simulate a bad network: drop=0.01,reboot=0.001."
+)
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Write recordings into this folder instead.")
 @click.option(
     "--archive",
@@ -53,9 +68,11 @@ REPORT_EVERY_S = 5.0
     "--nameplates",
     type=click.Path(path_type=Path),
     default=None,
-    help="Only write what is known of the machines into this data directory, as their senders would tell it.",
+    help="Only write the facts of the machines into this data directory, as their senders would send them.",
 )
-@click.option("--truth", type=click.Path(path_type=Path), default=None, help="Write all that will happen as JSON here.")
+@click.option(
+    "--truth", type=click.Path(path_type=Path), default=None, help="Write all faults and events as JSON into this file."
+)
 @broker_option
 @with_console
 def command(
@@ -82,10 +99,10 @@ def command(
     shift: float | None,
     modes: str | None,
 ) -> None:
-    """Let a simulated plant run: physics, slow failures and known truth.
+    """Simulate a plant: physics, slow failures and known truth.
 
-    Readings go to a broker in real or warped time; with --out into recordings, one per machine for as long as what
-    is true of it stays the same; with --archive as features into a data directory that models are trained from.
+    Readings go to a broker in real time or faster; with --out into recordings, one per machine and condition; with
+    --archive as features into a data directory for training.
     """
     if click.get_current_context().invoked_subcommand is not None:
         return
@@ -94,7 +111,7 @@ def command(
         raise click.UsageError(msg)
     into_files = out or archive
     if into_files is not None and (broker is not None or speed is not None or transport):
-        msg = "--out and --archive write files: they go with none of --broker, --speed and --transport"
+        msg = "--out and --archive write files: they do not go together with --broker, --speed or --transport"
         raise click.UsageError(msg)
     given = {
         "machines": machines,
@@ -111,12 +128,12 @@ def command(
     }
     from sim.scenario import Scenario
 
-    with asked(scenario):
+    with scenario_errors(scenario):
         wanted = scenario_of(scenario, given, transport, files=into_files is not None)
         start_ns = None if into_files is not None else time.time_ns()
         made = plant_of(wanted, axes, start_ns, training=training)
     if into_files is not None and wanted.transport != Scenario().transport:
-        console.say("[transport] of the scenario is left out: files have no network")
+        console.say("[transport] of the scenario is ignored: files have no network")
     if nameplates is not None:
         _name(console, made, nameplates)
         return
@@ -131,11 +148,139 @@ def command(
         _publish(console, console.config(**broker_flags(broker)), made, wanted)
 
 
-command.add_command(plot)
+@command.command(name="plot")
+@click.argument("kinds", nargs=-1, type=click.Choice(PICTURES))
+@click.option("--mode", default="bearing_outer", show_default=True, help="Failure mode, or healthy.")
+@click.option(
+    "--severity",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="0 = sound, 1 = failed; ignored by the picture life.",
+)
+@click.option(
+    "--kind", "machine_kind", default=None, help="pump, fan, motor or gearbox [default: one that can have the fault]."
+)
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the machine.")
+@click.option("--rate-hz", type=float, default=25_600.0, show_default=True, help="Sampling rate.")
+@click.option("--axis", type=click.Choice(("x", "y", "z")), default="x", show_default=True, help="Axis of the sensor.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("sim-plots"), show_default=True, help="Folder for the PNGs."
+)
+@with_console
+def plot(
+    console: Console,
+    kinds: tuple[str, ...],
+    mode: str,
+    severity: float,
+    machine_kind: str | None,
+    seed: int,
+    rate_hz: float,
+    axis: str,
+    out: Path,
+) -> None:
+    """Draw waveform, spectrum, envelope spectrum with cursors, waterfall of a run-up, and trends over a life.
+
+    Draws all five without KINDS. Needs matplotlib: `pip install thrumcast[plots]`.
+    """
+    try:
+        from sim import plots
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        msg = "expected matplotlib for drawing, found: none"
+        raise ThrumcastError(msg, hint="pip install 'thrumcast[plots]'") from error
+    try:
+        with usage_errors():
+            subject = plots.subject(mode, severity, machine_kind, seed, rate_hz, axis)
+            out.mkdir(parents=True, exist_ok=True)
+            written = [plots.draw_picture(kind, subject, out / f"{mode}_{kind}.png") for kind in kinds or PICTURES]
+    except OSError as error:
+        msg = f"expected a folder that can be written, found: {out}: {error}"
+        raise ThrumcastError(msg) from error
+    document = {"machine": subject.machine.id, "mode": mode, "severity": severity, "files": [str(p) for p in written]}
+    console.result(document, "\n".join(str(path) for path in written))
+
+
+@contextlib.contextmanager
+def scenario_errors(path: Path | None) -> Iterator[None]:
+    """Errors are of the command line (exit code 2), unless the scenario file alone is invalid too (3)."""
+    from sim.scenario import build, read
+
+    try:
+        yield
+    except ConfigError as error:
+        if path is not None:
+            build(read(path))
+        raise UsageError(error.message, hint=error.hint) from error
+
+
+def scenario_of(path: Path | None, given: dict[str, Any], transport: str, *, files: bool) -> Scenario:
+    """The scenario of the file, or an empty one, overridden by the flags."""
+    import msgspec
+
+    from sim.scenario import PlantTable, RecipeTable, Scenario, read
+
+    base = Scenario() if path is None else read(path)
+    flags = {name: value for name, value in given.items() if value is not None}
+    of_plant = {name: flags[name] for name in PlantTable.__struct_fields__ if name in flags}
+    of_recipe = {name: flags[name] for name in RecipeTable.__struct_fields__ if name in flags}
+    plant = msgspec.structs.replace(base.plant, **of_plant)
+    if files and plant.seconds is None:
+        plant = msgspec.structs.replace(plant, seconds=DEFAULT_OUT_SECONDS)
+    recipe = msgspec.structs.replace(base.recipe, **of_recipe)
+    if recipe.life_s is None:
+        recipe = msgspec.structs.replace(recipe, life_s=plant.seconds or DEFAULT_LIFE_S)
+    network = msgspec.structs.replace(base.transport, **_chances(transport))
+    described = base.machines[: flags.get("machines")]  # with fewer machines than in the file, its first ones
+    return msgspec.structs.replace(base, plant=plant, recipe=recipe, transport=network, machines=described)
+
+
+def plant_of(wanted: Scenario, axes: str, start_ns: int | None, *, training: bool) -> Plant:
+    """The plant of a scenario, or one for training; start_ns None: the fixed start of all simulated plants."""
+    from dataclasses import replace
+
+    from sim.population import AXES
+    from sim.recipe import training_plant
+    from sim.scenario import build
+
+    names = tuple(axis.strip() for axis in axes.split(","))
+    if len(set(names)) < len(names) or not set(names) <= set(AXES):
+        msg = f"--axes takes some of {', '.join(AXES)}, each once, found: {axes}"
+        raise ConfigError(msg, hint="x and y are radial, z is axial: --axes x,z")
+    if training:
+        p, r = wanted.plant, wanted.recipe
+        life_s = r.life_s or DEFAULT_LIFE_S
+        made = training_plant(p.seed, p.machines, life_s, rate_hz=p.rate_hz, block_s=p.block_s, shift=r.shift)
+    else:
+        made = build(wanted)
+    seconds = wanted.plant.seconds
+    if seconds is not None and not made.block_s <= seconds < math.inf:
+        msg = f"expected a run of at least one block of {made.block_s:g} s, found: {seconds:g} s"
+        raise ConfigError(msg)
+    return replace(made, axes=names, start_ns=made.start_ns if start_ns is None else start_ns)
+
+
+def _chances(text: str) -> dict[str, float]:
+    """Reads `drop=0.01,reorder=0.1`: probabilities by transport fault."""
+    from sim.scenario import TransportTable
+
+    names = TransportTable.__struct_fields__
+    chances: dict[str, float] = {}
+    for item in filter(None, text.split(",")):
+        name, _, value = item.partition("=")
+        try:
+            if name.strip() not in names:
+                raise ValueError(name)
+            chances[name.strip()] = float(value)
+        except ValueError as error:
+            msg = f"expected --transport FAULT=CHANCE with a fault of {', '.join(names)}, found: {item}"
+            raise ConfigError(msg, hint="for instance drop=0.01,reorder=0.1") from error
+    return chances
 
 
 def _tell(made: Plant, wanted: Scenario, path: Path) -> None:
-    """Everything that is and will be true, for whoever checks predictions against it."""
+    """Writes all present and future faults and events, to check predictions against them."""
     import json
 
     from sim.fleet import truth_document
@@ -149,12 +294,12 @@ def _tell(made: Plant, wanted: Scenario, path: Path) -> None:
     try:
         path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
-        msg = f"a file that can be written expected, found: {path}: {error}"
+        msg = f"expected a file that can be written, found: {path}: {error}"
         raise ThrumcastError(msg, hint="its folder must exist") from error
 
 
 def _name(console: Console, made: Plant, directory: Path) -> None:
-    """The facts of every machine, which a service takes up when it starts: a gear's teeth give its mesh frequency."""
+    """Writes the facts of every machine, which a service reads at its start, such as the teeth of gears."""
     from pipeline.core.records import StreamKey
     from pipeline.edges.machines import MACHINES_NAME, MachinesFile
     from pipeline.edges.store.database import DirectoryLock
@@ -170,17 +315,21 @@ def _name(console: Console, made: Plant, directory: Path) -> None:
 
 
 def _fill(console: Console, config: Config, made: Plant, seconds: float, workers: int) -> None:
-    from pipeline.commands.sim_archive import fill
-    from pipeline.errors import ArchiveError
+    from functools import partial
+
+    from pipeline.config.specs import stream_specs
+    from pipeline.service.compose import opened
+    from sim.archive import fill
 
     if (config.data.path / "archive").exists():
-        msg = f"a data directory without an archive expected, found: {config.data.path} with one"
+        msg = f"expected a data directory without an archive, found: {config.data.path} with one"
         raise ArchiveError(msg, hint="give another one; machines of two plants have the same names and times")
     began_s = time.monotonic()
     rows = 0
-    with console.progress(len(made.machines), "machines") as bar:
-        for filled in fill(made, seconds, config, workers=min(workers, len(made.machines))):
-            rows += filled.rows
+    specs, workers = partial(stream_specs, config), min(workers, len(made.machines))
+    with opened(config) as (journal, archive), console.progress(len(made.machines), "machines") as bar:
+        for run in fill(made, seconds, config.data.path, journal, archive, specs, workers=workers):
+            rows += run.rows
             bar.advance()
     wall_s = time.monotonic() - began_s
     simulated_s = made.simulated_s(seconds) * len(made.machines)
@@ -236,10 +385,10 @@ def _publish(console: Console, config: Config, made: Plant, wanted: Scenario) ->
     from pipeline.edges.mqtt import MqttPublisher, TopicTemplate
     from pipeline.service.compose import mqtt_settings
     from sim.channel import Counts, Faults, Senders, Upsets, disturb
-    from sim.publish import Sent, messages, to_broker
+    from sim.publish import Progress, messages, to_broker
 
     settings = mqtt_settings(config, f"{config.mqtt.client_id}-sim-{os.getpid()}")
-    counts, sent = Counts(), Sent()
+    counts, sent = Counts(), Progress()
     seed, speed = wanted.plant.seed, wanted.plant.speed
     faults, upsets = wanted.transport_faults(), wanted.upsets()
     senders = None if upsets == Upsets() else Senders(upsets, np.random.default_rng((seed, 4)), counts)
@@ -283,7 +432,7 @@ def _publish(console: Console, config: Config, made: Plant, wanted: Scenario) ->
 
 
 def _machines(made: Plant) -> list[dict[str, object]]:
-    """What the plant is made of, and what will become of it; times in s since the start, None = never."""
+    """The machines of the plant with their faults and events; times in s since the start, None = never."""
     from sim.fleet import truth_document
 
     return [truth_document(machine) for machine in made.machines]

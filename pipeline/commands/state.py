@@ -1,4 +1,4 @@
-"""`thrumcast state`: what the service remembers of every stream."""
+"""`thrumcast state`: the stored state of every stream."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.common import Console, with_console
+from pipeline.commands.common import Console, data_option, table, with_console
 
 if TYPE_CHECKING:
     from pipeline.core.records import StreamKey
@@ -16,26 +16,25 @@ if TYPE_CHECKING:
 
 @click.group(name="state")
 def command() -> None:
-    """Look at what is remembered between two blocks, or put it aside where it is damaged."""
+    """Show the state of the streams, or set a damaged journal aside."""
 
 
 @command.command()
 @click.option("--machine", help="Only this machine.")
 @click.option("--point", help="Only this point.")
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@data_option
 @with_console
 def show(console: Console, machine: str | None, point: str | None, data_dir: Path | None) -> None:
-    """Per stream: model and age of its memory, the last window, alarms, and how far the samples have come.
+    """Show model and age of the memory, last window and alarms of each stream.
 
-    Reads beside a running service; what is shown is what its last commit made true.
+    Works beside a running service and shows the state after its last commit.
     """
-    from pipeline.commands.common import table
     from pipeline.config.specs import stream_specs
     from pipeline.core.state import from_bytes
     from pipeline.edges.machines import MACHINES_NAME, MachinesFile
     from pipeline.edges.store.database import view_states
 
-    config = console.config(**{"data.dir": data_dir and str(data_dir)})
+    config = console.config(**{"data.dir": data_dir})
     spec_of = stream_specs(config, MachinesFile(config.data.path / MACHINES_NAME).load())
     rows = []
     for key, data in view_states(config.data.path).items():
@@ -59,26 +58,27 @@ def show(console: Console, machine: str | None, point: str | None, data_dir: Pat
 
 
 @command.command(name="set-aside")
-@click.option("--yes", is_flag=True, help="Do it; without --yes nothing is moved.")
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@click.option("--yes", is_flag=True, help="Confirm; nothing is moved without it.")
+@data_option
 @with_console
 def set_aside(console: Console, yes: bool, data_dir: Path | None) -> None:
-    """Begin with an empty journal, where the present one is damaged and there is no backup of it.
+    """Start with an empty journal when the present one is damaged and has no backup.
 
-    It is moved to DIR/aside, never removed. With it go what streams remember and the rows that are in no Parquet part
-    yet; the archive, models, labels and the facts of machines stay. No service may run meanwhile.
+    The journal is moved to DIR/aside, never deleted. It takes along the states of the streams and the rows that are in
+    no Parquet part yet. Archive, models, labels and machine facts stay. No service may run at the same time.
     """
     from datetime import UTC, datetime
 
     from pipeline.edges.store.journal import set_aside as move
 
     if not yes:
-        msg = "expected --yes: stream states, and rows that are in no Parquet part yet, are put aside with the journal"
+        msg = "expected --yes: the journal takes along stream states and rows that are in no Parquet part yet"
         raise click.UsageError(msg)
-    directory = console.config(**{"data.dir": data_dir and str(data_dir)}).data.path
+    directory = console.config(**{"data.dir": data_dir}).data.path
     place = move(directory, datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ"))
     console.result(
-        {"data": str(directory), "aside": str(place)}, f"the journal is in {place}; the next start begins anew"
+        {"data": str(directory), "aside": str(place)},
+        f"the journal is in {place}; the next start begins with an empty one",
     )
 
 

@@ -1,4 +1,4 @@
-"""`thrumcast train`: archive -> a new registry version."""
+"""`thrumcast train`: trains a model on the archive and registers it."""
 
 from __future__ import annotations
 
@@ -7,30 +7,32 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.common import Console, with_console
+from pipeline.commands.common import Console, data_option, with_console
 
 DATES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"]
 
 
 @click.command(name="train")
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Data directory [default: data.dir].")
+@data_option
 @click.option("--from", "start", type=click.DateTime(DATES), help="Only windows from this time on (UTC).")
 @click.option("--to", "end", type=click.DateTime(DATES), help="Only windows before this time (UTC).")
 @click.option(
     "--split",
     metavar="FIELD",
-    help="What train and test must not share: machine, time, or a field of machines.jsonl; `none` holds nothing back"
-    " [default: specimen].",
+    help="What training and test data must not share: machine, time, or a field of machines.jsonl; `none` holds out"
+    " nothing [default: specimen].",
 )
 @click.option(
-    "--compare", metavar="CELL,...", help="Train these cells on the same split and print one table; registers nothing."
+    "--compare", metavar="CELL,...", help="Train these cells on the same split and print a table; registers nothing."
 )
-@click.option("--leaky", is_flag=True, help="Also score a split that leaks, beside the honest one.")
+@click.option("--leaky", is_flag=True, help="Also score a leaky split, for comparison.")
 @click.option(
-    "--snapshot", metavar="NAME", help="Learn from this snapshot (`thrumcast archive snapshot`), not from now."
+    "--snapshot",
+    metavar="NAME",
+    help="Train on this snapshot (`thrumcast archive snapshot`) instead of the present archive.",
 )
-@click.option("--resume", metavar="RUN", help="Go on with an interrupted run of DIR/runs, or `last`.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A choice of models/settings.py.")
+@click.option("--resume", metavar="RUN", help="Continue an interrupted run of DIR/runs, or `last`.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set a field of models/settings.py.")
 @with_console
 def command(
     console: Console,
@@ -46,9 +48,9 @@ def command(
 ) -> None:
     """Train a model on the archive and register it as challenger.
 
-    Prints the data facts, then numbers on machines that were held back, then the new version. The first version
-    becomes champion too. Ctrl-C keeps what is learned so far, and --resume goes on. With --set task=next or task=life
-    the model says values instead of failure modes.
+    Prints facts about the data, then scores on held-out machines, then the new version. The first version also becomes
+    champion. Ctrl-C keeps a checkpoint, and --resume continues from it. With --set task=next or task=life the model
+    predicts values instead of failure modes.
     """
     from models.bundle import VALUE_TASKS
     from models.settings import TrainSettings
@@ -64,9 +66,9 @@ def command(
             (f"task={settings.task}", settings.task in VALUE_TASKS),
         ):
             if there and asked:
-                msg = f"{option} cannot be had with {with_}: leave one of them out"
+                msg = f"{option} does not go together with {with_}: drop one of them"
                 raise click.UsageError(msg)
-    config = console.config(**{"data.dir": data_dir and str(data_dir)})
+    config = console.config(**{"data.dir": data_dir})
 
     if snapshot is not None:
         from pipeline.edges.store.snapshot import check_there

@@ -1,6 +1,6 @@
-"""A private broker on this machine's loopback, for the demo and the tests: mosquitto if there is one, else iotcore.
+"""A private broker on the loopback of this machine, for the demo and the tests: mosquitto if installed, else iotcore.
 
-mosquitto keeps its sessions over a restart, iotcore (rumqttd in a wheel) keeps nothing.
+mosquitto keeps its sessions over a restart; iotcore (rumqttd in a wheel) keeps nothing.
 """
 
 from __future__ import annotations
@@ -23,12 +23,16 @@ from typing import Final, Literal, Self
 
 from pipeline.errors import NotReachable
 
-# How the two brokers are found, configured and called.
+__all__ = ["Kind", "PrivateBroker", "handshake", "is_available"]
 
+_HOST: Final = "127.0.0.1"
+_START_TIMEOUT_S: Final = 20.0
+_STOP_TIMEOUT_S: Final = 10.0
+_PR_SET_PDEATHSIG: Final = 1
 
 Kind = Literal["mosquitto", "iotcore"]
 
-# In-flight and queue are far above any test; mosquitto drops the newest beyond them and tells nobody.
+# In-flight window and queue are far above the needs of any test; mosquitto silently drops messages beyond them.
 _MOSQUITTO: Final = """\
 listener {port} {host}
 allow_anonymous {anonymous}
@@ -46,8 +50,8 @@ log_type warning
 log_type notice
 """
 
-# rumqttd's defaults would listen on all interfaces, speak MQTT 3.1.1 only and cut clients that send more than 20 KiB.
-# 16 segments of 16 MiB: what a slow consumer may lag behind before the oldest messages are gone.
+# By default rumqttd listens on all interfaces, speaks MQTT 3.1.1 only and disconnects clients that send over 20 KiB.
+# 16 segments of 16 MiB: how far a slow consumer may lag before the oldest messages are dropped.
 _IOTCORE: Final = """\
 id = 0
 
@@ -77,42 +81,34 @@ def is_available(kind: Kind) -> bool:
 
 
 def write_config(kind: Kind, directory: Path, host: str, port: int, *, anonymous: bool, extra: str = "") -> list[str]:
-    """Writes the configuration into `directory` and says with which command the broker starts on it."""
+    """Writes the configuration into `directory` and returns the command that starts the broker."""
     template = _MOSQUITTO if kind == "mosquitto" else _IOTCORE
     text = template.format(port=port, host=host, directory=directory, anonymous=str(anonymous).lower()) + extra
     if kind == "iotcore":
         config = directory / "iotcore.toml"
         config.write_text(text, encoding="utf-8")
-        # -P: a folder named iotcore in the working directory is not it.
+        # -P: ignore a folder named iotcore in the working directory.
         return [sys.executable, "-P", "-m", "iotcore", "--config", str(config), "--log-level", "CRITICAL"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
-        text += f"\nuser {getpass.getuser()}\n"  # else root becomes `mosquitto`, who may not write here
+        text += f"\nuser {getpass.getuser()}\n"  # else it becomes user `mosquitto`, who cannot write here
     config = directory / "mosquitto.conf"
     config.write_text(text, encoding="utf-8")
     return [_mosquitto() or "mosquitto", "-c", str(config)]
 
 
 def _mosquitto() -> str | None:
-    """Debian puts it where only root's PATH looks."""
+    """The path of mosquitto. Debian installs it in /usr/sbin, which is not on the PATH of users."""
     return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin")
 
 
-__all__ = ["Kind", "PrivateBroker", "handshake", "is_available"]
-
-_HOST: Final = "127.0.0.1"
-_START_TIMEOUT_S: Final = 20.0
-_STOP_TIMEOUT_S: Final = 10.0
-_PR_SET_PDEATHSIG: Final = 1
-
-
 class PrivateBroker:
-    """A broker process that belongs to this one: `with PrivateBroker() as broker: ... broker.port`.
+    """A broker process that ends with this process: `with PrivateBroker() as broker: ... broker.port`.
 
-    On Linux it also ends when the thread that started it ends, so start it from one that lasts. Its configuration, log
-    and database lie in `directory`; without one they are temporary.
+    On Linux it also ends with the thread that started it, so start it from a thread that lasts. Its configuration, log
+    and database are in `directory`, or in a temporary folder.
 
     Raises:
-        NotReachable: if neither broker is installed (or not the one asked for), or it does not come up.
+        NotReachable: no broker (or not the requested one) is installed, or it does not start.
     """
 
     def __init__(
@@ -124,11 +120,11 @@ class PrivateBroker:
         anonymous: bool = True,
         extra_config: str = "",
     ) -> None:
-        """`extra_config` is added to the configuration as it is, in the language of that broker."""
+        """`extra_config` is appended to the configuration file of the broker."""
         self.host = _HOST
         self.kind = kind or _first_available()
         if not is_available(self.kind):
-            msg = f"the broker {self.kind} expected on this machine, found: nothing"
+            msg = f"expected the broker {self.kind} on this machine, found: nothing"
             raise NotReachable(msg, hint="apt install mosquitto" if self.kind == "mosquitto" else "pip install iotcore")
         self._wanted_port = port
         self.port = port or _free_port()
@@ -140,38 +136,38 @@ class PrivateBroker:
 
     @property
     def running(self) -> bool:
-        """Whether its process lives."""
+        """Whether the process is alive."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int | None:
-        """Process id while it runs."""
+        """Process id; None if it is not running."""
         return self._process.pid if self._process is not None and self.running else None
 
     def start(self) -> Self:
-        """Starts the process and waits until it answers a CONNECT; does nothing if it runs."""
-        tries = 1 if self._wanted_port or self._process else 5  # another program may snatch a free port
+        """Starts the process and waits until it answers a CONNECT. Does nothing if it is running."""
+        tries = 1 if self._wanted_port or self._process else 5  # another program may take a free port first
         while not self.running:
             tries -= 1
             why = "the port is in use"
-            if _is_free(self.port):  # else the other program, maybe a broker too, would answer for ours
+            if _is_free(self.port):  # else the other program, perhaps also a broker, would answer
                 self._spawn()
                 if self._answers():
                     break
                 self.kill()
                 why = f"its log says {self._log_tail()}"
             if tries == 0:
-                msg = f"{self.kind} on {self.host}:{self.port} expected to answer, found: {why}"
+                msg = f"expected an answer of {self.kind} on {self.host}:{self.port}, found: {why}"
                 raise NotReachable(msg, hint=f"choose another port; the log is {self.directory / 'broker.log'}")
             self.port = _free_port()
         return self
 
     def terminate(self) -> None:
-        """An orderly stop: mosquitto writes its database first."""
+        """Stops it in order: mosquitto writes its database first."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """A stop in the middle of whatever it does."""
+        """Kills it at once."""
         self._end(signal.SIGKILL)
 
     def restart(self, *, kill: bool = False) -> None:
@@ -200,7 +196,7 @@ class PrivateBroker:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for us: we stop the broker last
+                start_new_session=True,  # keep Ctrl-C from the broker: it stops last
                 preexec_fn=_die_with_parent(),
             )
 
@@ -229,7 +225,7 @@ class PrivateBroker:
 
 
 def handshake(host: str, port: int, *, timeout_s: float = 1.0) -> int | None:
-    """Sends an MQTT 5 CONNECT: the reason code of the CONNACK (0 = accepted), None if there is no such answer."""
+    """Sends an MQTT 5 CONNECT; returns the reason code of the CONNACK (0 = accepted), or None without a CONNACK."""
     client_id = f"probe-{secrets.token_hex(4)}".encode()
     body = b"\x00\x04MQTT\x05\x02\x00\x3c\x00" + len(client_id).to_bytes(2, "big") + client_id
     try:
@@ -251,7 +247,7 @@ def _first_available() -> Kind:
     for kind in ("mosquitto", "iotcore"):
         if is_available(kind):
             return kind
-    msg = "a broker on this machine (mosquitto, or the Python package iotcore) expected, found: neither"
+    msg = "expected a broker on this machine (mosquitto, or the Python package iotcore), found: neither"
     raise NotReachable(msg, hint="apt install mosquitto, or pip install iotcore")
 
 
@@ -263,7 +259,7 @@ def _free_port() -> int:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections of a broker before do not count
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignore closed connections of an earlier broker
         try:
             sock.bind((_HOST, port))
         except OSError:
@@ -272,7 +268,7 @@ def _is_free(port: int) -> bool:
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """What the child runs before it becomes the broker; everything is looked up here, before the fork."""
+    """What the child runs before it becomes the broker. Symbols are looked up here, before the fork."""
     if not sys.platform.startswith("linux"):
         return None
     prctl = ctypes.CDLL(None).prctl

@@ -1,13 +1,13 @@
-"""Named places at which a test may kill the process, to prove that a crash there loses and doubles nothing.
+"""Named fault points where a test can kill the process, to prove that a crash there loses and duplicates nothing.
 
-`THRUMCAST_FAULT_AT=name` dies at the first pass of that place, `name:N` at the Nth. Unset, nothing happens.
+`THRUMCAST_FAULT_AT=name` kills the process at the first pass of that point, `name:N` at the Nth pass.
 """
 
 from __future__ import annotations
 
 import os
 
-KILLED = 137  # the exit status of a process that was killed by SIGKILL
+KILLED = 137  # the exit status of a process killed by SIGKILL
 FAULT_POINTS = (
     "turn_taken",
     "turn_stepped",
@@ -50,7 +50,7 @@ _passes: dict[str, int] = {}
 
 
 def fault_point(name: str) -> None:
-    """Dies like a killed process, without any clean-up, if the environment asks for it here."""
+    """Ends the process without any clean-up if the environment names this fault point."""
     wanted = os.environ.get("THRUMCAST_FAULT_AT")
     if wanted is None:
         return

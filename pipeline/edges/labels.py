@@ -1,9 +1,9 @@
-"""What people say of the machines, DIR/labels/labels.jsonl: one event a line, only ever appended to, flushed to disk.
+"""Labels of the machines, DIR/labels/labels.jsonl: one event per line, append-only, each append flushed to disk.
 
-A label says of a half-open interval [start, end) of a machine (or of one of its points) which failure mode it shows,
-how sure that is and where it is known from. Nothing is changed or removed: taking a label back is an event of its own,
-with op `retract` and the id of the label. `client_token` makes saving idempotent: an event whose token is there already
-is not written again, and the first one is returned. A line that a crash has torn is the last, and was never confirmed.
+A label states which failure mode a machine (or one of its points) shows in the half-open interval [start, end), how
+certain that is and how it is known. Events are never changed or removed: a retraction is an event of its own, with op
+`retract` and the id of the label. `client_token` makes saving idempotent: an event with a known token is not written
+again, and the stored event is returned. A crash can tear only the last line, which was never confirmed.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class LabelEvent:
 
     id: str
     client_token: str
-    op: str  # add or retract; a retraction has the id of the label that it takes back
+    op: str  # add or retract; a retraction has the id of the retracted label
     machine: str = ""
     point: str | None = None  # None: all points of the machine
     start: str = ""
     end: str = ""
     verdict: str = "confirmed"
-    mode: str | None = None  # None: the verdict unsure
+    mode: str | None = None  # None with the verdict unsure
     stage: str | None = None
     certainty: float = 1.0
     source: str = "operator"
@@ -51,7 +51,7 @@ class LabelEvent:
     note: str | None = None
     author: str = ""
     created: str = ""
-    model_at: str | None = None  # the model that served then, and what it said
+    model_at: str | None = None  # the model that served at the time, and its probability
     p_at: float | None = None
     app_version: str = __version__
 
@@ -67,16 +67,16 @@ class LabelEvent:
 
 
 class LabelFile:
-    """The labels of one data directory. Any process may read and add."""
+    """The labels of one data directory. Any process may read and append."""
 
     def __init__(self, data_dir: Path) -> None:
         self.path = data_dir / LABELS_NAME
 
     def events(self) -> list[LabelEvent]:
-        """Every event, oldest first; empty where there is no file.
+        """Every event, oldest first; none without a file.
 
         Raises:
-            ArchiveError: a line (but for a torn last one) is no event.
+            ArchiveError: a line other than a torn last one is not an event.
         """
         events = []
         for number, line in enumerate(self._whole_lines(), 1):
@@ -88,15 +88,15 @@ class LabelFile:
         return events
 
     def active(self) -> list[LabelEvent]:
-        """Labels that have not been taken back, oldest first."""
+        """Labels that are not retracted, oldest first."""
         return active(self.events())
 
     def add(self, events: Sequence[LabelEvent]) -> list[LabelEvent]:
-        """Append events with one write and one flush; return them as they stand in the file.
+        """Appends events with one write and one flush; returns them as stored.
 
         Raises:
-            ThrumcastError: one of them is no proper label, or retracts one that is not there; nothing is written.
-            ArchiveError: the file cannot be written.
+            ThrumcastError: an event is invalid or retracts an unknown label; nothing is written.
+            ArchiveError: the file is not writable.
         """
         for event in events:
             check(event)
@@ -141,7 +141,7 @@ class LabelFile:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
-        """The file, open, with other writers kept out."""
+        """The open file, locked against other writers."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -159,26 +159,26 @@ class LabelFile:
 
 
 def active(events: Sequence[LabelEvent]) -> list[LabelEvent]:
-    """Labels that have not been taken back, oldest first."""
+    """Labels that are not retracted, oldest first."""
     gone = {event.id for event in events if event.op == "retract"}
     return [event for event in events if event.op == "add" and event.id not in gone]
 
 
 def new_id() -> str:
-    """A name for a label that nothing else has."""
+    """A unique id for a label."""
     return uuid.uuid4().hex[:12]
 
 
 def now_iso() -> str:
-    """The present time as the file has it."""
+    """The present time in the format of the file."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def to_ns(text: str) -> int:
-    """ISO 8601 -> ns since 1970; a time without a zone is UTC.
+    """ISO 8601 -> ns since 1970. A time without a zone is UTC.
 
     Raises:
-        ThrumcastError: it is no time.
+        ThrumcastError: the text is not a time.
     """
     try:
         time = datetime.fromisoformat(text)
@@ -191,10 +191,10 @@ def to_ns(text: str) -> int:
 
 
 def check(event: LabelEvent) -> None:
-    """Refuse an event that could not be used.
+    """Checks the fields of an event.
 
     Raises:
-        ThrumcastError: naming the field.
+        ThrumcastError: a field is invalid; the message names it.
     """
     if event.op == "retract":
         problems = [(bool(event.id), "the id of a label", "none")]
@@ -216,7 +216,7 @@ def check(event: LabelEvent) -> None:
             raise ThrumcastError(msg, hint="see `thrumcast labels add --help`")
     if event.op == "add" and not event.start_ns < event.end_ns:
         msg = f"label: expected an end after its start {event.start}, found: {event.end}"
-        raise ThrumcastError(msg, hint="an interval holds its start and not its end")
+        raise ThrumcastError(msg, hint="an interval includes its start and excludes its end")
 
 
 _DECODER = msgspec.json.Decoder(LabelEvent)

@@ -1,6 +1,6 @@
-"""What is known of each machine and point, DIR/machines.jsonl: one JSON object per line, the newest one counts.
+"""Facts of each machine and point, DIR/machines.jsonl: one JSON object per line; the newest line of a stream counts.
 
-The file is only ever appended to, so an older fact can still be seen, and a line that was torn by a crash is the last.
+The file is append-only: older facts remain visible, and a crash can tear only the last line.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _ORDERS = sorted(field.name for field in fields(BearingOrders))
 
 
 class MachinesFile:
-    """The facts of one data directory. One process writes, any may read."""
+    """The facts of one data directory. One process writes, any process may read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def load(self) -> dict[StreamKey, dict[str, Any]]:
-        """Everything known, per stream; empty if nothing is.
+        """The facts of every stream; empty without a file.
 
         Raises:
-            ArchiveError: a line (but for a torn last one) is not what `update` writes.
+            ArchiveError: a line other than a torn last one is not what `update` writes.
         """
         facts: dict[StreamKey, dict[str, Any]] = {}
         for number, line in enumerate(self._whole_lines(), 1):
@@ -52,25 +52,25 @@ class MachinesFile:
         return facts
 
     def update(self, key: StreamKey, facts: Mapping[str, Any]) -> bool:
-        """Adds or changes facts of a stream and keeps the others; False if that changes nothing.
+        """Adds or changes facts of a stream and keeps its other facts. Returns whether anything changed.
 
         Raises:
-            ArchiveError: the file cannot be written.
+            ArchiveError: the file is not writable.
         """
         return self.update_all({key: facts}) > 0
 
     def update_all(self, facts: Mapping[StreamKey, Mapping[str, Any]]) -> int:
-        """As `update`, for many streams with one write; returns how many changed.
+        """Like `update` for many streams, with one write. Returns how many streams changed.
 
         Raises:
-            ValueError: a fact that `load` would refuse.
-            ArchiveError: the file cannot be written.
+            ValueError: `load` would refuse a fact.
+            ArchiveError: the file is not writable.
         """
         known = self.load()
         lines = []
         for key, new in facts.items():
             old = known.get(key, {})
-            merged = json.loads(json.dumps({**old, **new}, allow_nan=False))  # compare as it will be read
+            merged = json.loads(json.dumps({**old, **new}, allow_nan=False))  # compare in the form that `load` reads
             _check(merged)
             if key not in known or merged != old:
                 lines.append(json.dumps({"machine": key.machine, "point": key.point} | merged, ensure_ascii=False))
@@ -86,7 +86,7 @@ class MachinesFile:
         except OSError as error:
             msg = f"expected to read {self.path}, found: {error}"
             raise ArchiveError(msg, hint="check the permissions of the data directory") from error
-        # Not splitlines: it also splits at characters that JSON leaves as they are, such as U+0085.
+        # Not splitlines: it also splits at characters that JSON does not escape, such as U+0085.
         return content[: content.rfind(b"\n") + 1].decode("utf-8", "replace").split("\n")[:-1]
 
     def _append(self, content: bytes) -> None:
@@ -104,23 +104,23 @@ class MachinesFile:
 
 
 def _check(facts: Mapping[str, Any]) -> None:
-    """What others calculate with must be numbers; and whose facts they are is said once.
+    """Checks that speed and orders are numbers and that no fact is called like a part of the key.
 
     Raises:
-        ValueError: with the fact that cannot be.
+        ValueError: a fact is invalid; the message names it.
     """
     if wrong := [name for name in ("machine", "point") if name in facts]:
-        msg = f"no fact called {wrong[0]} expected: the stream itself is called so"
+        msg = f"expected no fact called {wrong[0]}: it is part of the key of the stream"
         raise ValueError(msg)
     speed_rpm = facts.get("speed_rpm")
     if speed_rpm is not None and not _is_number(speed_rpm):
-        msg = f"speed_rpm as a number of at least 0 expected, found: {speed_rpm!r}"
+        msg = f"expected speed_rpm as a number of at least 0, found: {speed_rpm!r}"
         raise ValueError(msg)
     orders = facts.get("orders")
     if orders is not None and not (
         isinstance(orders, dict) and sorted(orders) == _ORDERS and all(map(_is_number, orders.values()))
     ):
-        msg = f"orders with {', '.join(_ORDERS)} as numbers of at least 0 expected, found: {orders!r}"
+        msg = f"expected orders with {', '.join(_ORDERS)} as numbers of at least 0, found: {orders!r}"
         raise ValueError(msg)
 
 
@@ -137,7 +137,7 @@ def recording_facts(
     speed_rpm: float | None = None,
     orders: BearingOrders | None = None,
 ) -> dict[str, Any]:
-    """Facts of a stream that came from a recording: the recording's own plain metadata, and what was made of it."""
+    """Facts of a stream from a recording: its plain metadata, and the values that were derived from it."""
     plain = {
         key: value
         for key, value in metadata.items()
@@ -152,10 +152,10 @@ def recording_facts(
 
 
 def specimen(metadata: Mapping[str, Any], machine: str) -> str:
-    """Which physical thing was recorded: recordings of one bearing at several loads or speeds share it.
+    """The physical specimen of a recording: recordings of one bearing at several loads or speeds share it.
 
-    A seeded fault is told by where and how large it is. Healthy recordings of a dataset are taken for one specimen:
-    they were made with the same bearing, and nothing says otherwise.
+    A seeded fault is identified by its place and size. All healthy recordings of a dataset count as one specimen: as
+    far as the metadata tells, they were made with the same bearing.
     """
     known = {key: value for key, value in metadata.items() if value not in (None, "", "none")}
     if "bearing_id" in known:

@@ -18,16 +18,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import cli
-from pipeline.commands import doctor_broker, doctor_host
-from pipeline.commands.doctor_guarantee import Site, guarantee
-from pipeline.commands.doctor_report import duration
-from pipeline.commands.status import Found
 from pipeline.config.sources import load
 from pipeline.core.codec import encode
 from pipeline.core.records import Block, StreamKey
 from pipeline.edges.broker import PrivateBroker, is_available
 from pipeline.edges.mqtt import MqttPublisher
 from pipeline.edges.mqtt.probe import delivery, features
+from pipeline.service import checkup
+from pipeline.service.checkup import duration
+from pipeline.service.client import ServiceReport
+from pipeline.service.guarantee import Site, guarantee
 
 SITE = Site(
     receive_maximum=2000, in_flight=2000, batch_limit=512, commit_interval_s=1.0, disk_s=0.01, per_message_s=0.001,
@@ -96,7 +96,7 @@ def test_a_duration_is_said_as_people_say_it(seconds: float, text: str) -> None:
 
 
 def test_a_data_directory_is_looked_at_without_leaving_anything(tmp_path: Path) -> None:
-    findings, fsync_s = doctor_host.look_at_disk(tmp_path / "not" / "yet")
+    findings, fsync_s = checkup.look_at_disk(tmp_path / "not" / "yet")
     assert [finding.status for finding in findings if finding.check == "disk:writable"] == ["pass"]
     assert 0 < fsync_s < 60
     assert list(tmp_path.iterdir()) == []
@@ -104,13 +104,13 @@ def test_a_data_directory_is_looked_at_without_leaving_anything(tmp_path: Path) 
 
 def test_a_place_that_cannot_be_written_fails(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    findings, _ = doctor_host.look_at_disk(tmp_path / "file" / "below")
+    findings, _ = checkup.look_at_disk(tmp_path / "file" / "below")
     assert [finding.status for finding in findings] == ["fail"]
 
 
 def test_what_is_missing_is_missing_in_a_directory_that_is_named(tmp_path: Path) -> None:
     config = load(None, {"data.dir": tmp_path}, environment={}).config
-    journal, machines, model = doctor_host.look_at_data(config)
+    journal, machines, model = checkup.look_at_data(config)
     assert journal.found == f"no journal yet in {tmp_path}"
     assert machines.found == "facts of 0 streams"
     assert (model.status, model.found) == ("warn", f"no champion in {tmp_path}")
@@ -120,7 +120,7 @@ def test_what_is_missing_is_missing_in_a_directory_that_is_named(tmp_path: Path)
 def test_facts_of_machines_with_which_no_service_starts_are_named(tmp_path: Path) -> None:
     config = load(None, {"data.dir": tmp_path}, environment={}).config
     (tmp_path / "machines.jsonl").write_text('{"machine": "pump-01", "point": "de", "orders": 1.5}\n')
-    machines = doctor_host.look_at_data(config)[1]
+    machines = checkup.look_at_data(config)[1]
     assert (machines.check, machines.status) == ("data:machines", "fail")
     assert "line 1" in machines.found
 
@@ -131,8 +131,8 @@ def test_a_service_that_has_a_model_is_told_apart_from_a_directory_that_has_none
 ) -> None:
     config = load(None, {"data.dir": tmp_path}, environment={}).config
     checks = {"checks": {"model:loaded": [{"status": status, "output": "v0007"}]}}
-    model = doctor_host.look_at_data(config, Found("127.0.0.1:8080", True, checks, {}))[-1]
-    said = "the service at 127.0.0.1:8080 serves v0007: name its data directory with --data"
+    model = checkup.look_at_data(config, ServiceReport("127.0.0.1:8080", True, checks, {}))[-1]
+    said = "the service at 127.0.0.1:8080 serves v0007: give its data directory with --data"
     assert (model.advice == said) is named
 
 
@@ -159,7 +159,7 @@ def test_what_a_broker_does_not_allow_is_found(tmp_path: Path) -> None:
     acl.chmod(0o644)
     with PrivateBroker(tmp_path / "b", kind="mosquitto", extra_config=f"acl_file {acl}\n") as broker:
         config = load(None, {"mqtt.port": broker.port}, environment={}).config
-        findings, found = doctor_broker.look_at_delivery(config, settings(broker, "probe"), 10)
+        findings, found = checkup.look_at_delivery(config, settings(broker, "probe"), 10)
         assert [(f.check, f.status) for f in findings] == [("broker:publish", "fail")]
         assert "acl_file" in findings[0].advice
         assert not found.arrived
@@ -231,16 +231,16 @@ def test_the_whole_examination_says_what_comes_what_does_not_fit_and_whose_clock
 def test_a_template_that_fits_nothing_names_the_topics_that_were_seen(talking: PrivateBroker) -> None:
     flags = {"mqtt.port": talking.port, "mqtt.readings_topic": "hall/{machine}/{point}"}
     config = load(None, flags, environment={}).config
-    ours = doctor_broker.probe_settings(config)
-    broker = doctor_broker.look_at_broker(config, ours)[1]
-    heard = doctor_broker.Heard()
+    ours = checkup.probe_settings(config)
+    broker = checkup.look_at_broker(config, ours)[1]
+    heard = checkup.Reception()
 
     def listen() -> None:
         nonlocal heard
-        heard = doctor_broker.listen(config, ours, broker, 0.5)
+        heard = checkup.listen(config, ours, broker, 0.5)
 
     wait_until(lambda: "factory/pump-03/vibration" in heard.strangers, listen, "a stranger")
-    finding = doctor_broker.judge(config, heard)[0]
+    finding = checkup.judge(config, heard)[0]
     assert finding.status == "warn"
     assert "factory/pump-03/vibration" in finding.advice
 

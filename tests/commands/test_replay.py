@@ -32,7 +32,7 @@ def test_what_holds_for_many_recordings_is_said_once_as_backfill_says_it(
     assert len(document["skipped"]) == 4
     assert document["streams"] == 1
     assert document["messages"] == document["acknowledged"] == 16
-    assert f"skipped 3 files, the first of them: expected a channel of {tmp_path / 'a.parquet'}, found: y" in err
+    assert f"skipped: 3 files, the first one: expected a channel of {tmp_path / 'a.parquet'}, found: y" in err
     assert err.count("torn.parquet") == 1
     assert err.count("warning:") == 2
 
@@ -52,7 +52,7 @@ def test_a_replay_that_is_interrupted_says_what_it_had_skipped(
     broker = f"mqtt://{mosquitto.host}:{mosquitto.port}"
     assert run(["replay", str(whole), str(torn), "--rate", "1024", "--speed", "0", "--broker", broker]) == 130
     err = capsys.readouterr().err
-    assert f"took in part: {whole}: no number in note, which is left out" in err
+    assert f"read only in part: {whole}: columns without numbers are ignored: note" in err
     assert f"skipped: expected a readable csv file, found {torn}" in err
 
 

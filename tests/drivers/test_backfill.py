@@ -267,7 +267,7 @@ def test_columns_of_text_are_left_out_with_a_word_and_without_one_if_the_channel
     for channels, told in (((), True), (("--channels", "x"), False)):
         data = ("--data", str(tmp_path / f"data{told}"), "--rate", "1024", "--workers", "1")
         with started("backfill", str(tmp_path / "a.csv"), str(tmp_path / "b.csv"), *data, *channels) as process:
-            said = f"2 files, the first of them: {tmp_path / 'a.csv'}: no number in label, which is left out"
+            said = f"2 files, the first one: {tmp_path / 'a.csv'}: columns without numbers are ignored: label"
             assert (said in process.communicate()[1]) is told
 
 
@@ -278,7 +278,7 @@ def test_what_holds_for_many_recordings_is_said_once_and_names_each_path_once(re
         out, err = process.communicate()
     assert len(json.loads(out)["skipped"]) == 4
     first = recordings / "r0.parquet"
-    assert f"skipped 3 files, the first of them: expected a channel of {first}, found: drive_end\n" in err
+    assert f"skipped: 3 files, the first one: expected a channel of {first}, found: drive_end\n" in err
     assert err.count("hint: there are near, far: --channels near=x\n") == 1
     assert err.count("torn.parquet") == 1
 

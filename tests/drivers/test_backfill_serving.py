@@ -146,5 +146,5 @@ def test_a_version_that_cannot_foretell_is_named_once(
 ) -> None:
     with_champion(tmp_path / "d", rng, decoder=0)
     result = backfilled(tmp_path / "d", recording, **FORECASTS)
-    assert result.stderr.count("no forecasts: v0001 was trained to make none") == 1
+    assert result.stderr.count("no forecasts: v0001 was trained without them") == 1
     assert json.loads(result.stdout)["forecast_rows"] == 0

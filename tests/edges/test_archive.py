@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -18,13 +18,14 @@ from archive_plant import MIDNIGHT_NS, SCHEMA, Plant, addresses, feature_row, ke
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core.records import AlarmChange
-from pipeline.edges.store.archive import DUPLICATE_ROWS, Archive
+from pipeline.core.records import AlarmChange, Forecast, Future
+from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.check import verify
-from pipeline.edges.store.journal import Commit, Journal, Quarantined
+from pipeline.edges.store.compact import compact, prune
+from pipeline.edges.store.journal import DUPLICATE_ROWS, Commit, Journal
 from pipeline.edges.store.parts import encode_part
-from pipeline.edges.store.read import first_row, read_features, read_kind, read_predictions
-from pipeline.edges.store.schema import FeatureSchema
+from pipeline.edges.store.read import Selection, first_row, read_features, read_kind, read_predictions
+from pipeline.edges.store.schema import FeatureSchema, Quarantined, Rows, feature_tables
 from pipeline.errors import ArchiveError, SchemaError
 
 
@@ -223,6 +224,43 @@ def test_a_reader_chooses_columns_machines_and_times(plant):
     with pytest.raises(ArchiveError, match=r"found: x\.rmz") as caught:
         read_features(plant.data, columns=["x.rmz"])
     assert caught.value.hint == "did you mean x.rms?"
+
+
+@pytest.mark.parametrize("rolled", [False, True])
+def test_a_reader_chooses_forecasts_by_the_start_of_their_window(plant, rolled):
+    rows = [feature_row(window) for window in (30, 31, 32)]
+    futures = (Future(("unbalance",), True, 0.5, (0.5, 1.0)),)
+    forecasts = [Forecast(r.key, r.session, r.window, r.start_ns, r.end_ns, futures, "v0001") for r in rows]
+    plant.journal.commit(Commit(forecasts=forecasts))
+    if rolled:
+        plant.archive.roll()
+    at = datetime(2024, 1, 1, 0, 1, tzinfo=UTC)
+    chosen = Selection(start=at, end=at + timedelta(minutes=1))
+    found = read_kind(plant.data, "forecast", ["window", "mode"], chosen)
+    assert found.to_pydict() == {"window": [31, 31], "mode": ["unbalance", "end"]}
+
+
+def test_the_number_of_the_next_part_grows_with_every_roll_append_and_merge(plant):
+    def next_number() -> int:
+        return plant.journal.view(()).part_number
+
+    assert next_number() == 1
+    plant.add(feature_row(31))
+    plant.archive.roll()
+    assert next_number() == 2
+    plant.add(feature_row(31))  # a duplicate: a roll without a part
+    assert plant.archive.roll() == []
+    assert next_number() == 3
+    rows = [Rows("features", channels, table) for channels, table in feature_tables([feature_row(32)], SCHEMA)]
+    (part,) = plant.archive.append(rows, {"a": ""})
+    assert (part.number, next_number()) == (3, 4)
+    assert len(list(compact(plant.archive))) == 1
+    assert [part.number for part in plant.journal.view(()).parts] == [4]
+    assert next_number() == 5
+    assert list(prune(plant.archive, date(2024, 1, 2)))
+    assert next_number() == 5
+    plant.archive.roll()  # nothing is pending
+    assert next_number() == 5
 
 
 def test_files_without_a_journal_are_read_by_their_listing(plant):

@@ -66,7 +66,7 @@ def test_what_an_interrupted_append_placed_is_gone_before_anything_else_is_writt
 ) -> None:
     """Window 0 is of another day than window 40, so its part would stay if the next append only wrote its own."""
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.edges.store.archive.write_inputs", interrupt)
+        patched.setattr(plant.journal, "finish_append", interrupt)
         with pytest.raises(KeyboardInterrupt):
             plant.archive.append(rows(plant, 0, 1), {"first": ""})
     assert plain(plant.data) == [0, 1]

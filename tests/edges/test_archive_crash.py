@@ -135,7 +135,7 @@ def test_a_full_disk_keeps_the_rows_for_the_next_roll(plant, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.edges.store.parts.stage", full)
+        patch.setattr("pipeline.edges.store.archive.stage", full)
         with pytest.raises(ArchiveError, match="No space left") as caught:
             plant.archive.roll()
     assert "free some space" in caught.value.hint
@@ -145,7 +145,7 @@ def test_a_full_disk_keeps_the_rows_for_the_next_roll(plant, monkeypatch):
 
 def test_crash_points_are_known_by_name():
     """A point that no code passes would make its crash test prove nothing."""
-    places = ("edges/archive.py", "edges/journal.py", "drivers/live.py")
+    places = ("edges/store/archive.py", "edges/store/journal.py", "drivers/live.py")
     sources = "".join((ROOT / "pipeline" / name).read_text() for name in places)
     assert all(f'fault_point("{name}")' in sources for name in FAULT_POINTS)
     assert len(set(itertools.chain(FAULT_POINTS))) == len(FAULT_POINTS)

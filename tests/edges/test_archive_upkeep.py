@@ -17,15 +17,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.edges.faults import KILLED, UPKEEP_FAULT_POINTS
-from pipeline.edges.store import compact as archive_compact
+from pipeline.edges.store import compact as upkeep
 from pipeline.edges.store import swap
 from pipeline.edges.store.check import survey, verify
 from pipeline.edges.store.compact import compact, mergeable, prune
+from pipeline.edges.store.journal import PRUNED_ROWS
 from pipeline.edges.store.read import read_features, rows_of
 from pipeline.edges.store.schema import Part
 from pipeline.errors import ArchiveError
 
 ROOT = Path(__file__).parents[2]
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def nothing_left(data: Path) -> bool:
@@ -64,7 +69,7 @@ def test_what_a_roll_that_died_has_placed_is_not_left_beside_its_rows_when_a_mer
         plant.archive.roll()
     plant.add(feature_row(40))
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.edges.store.archive._record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(plant.journal, "finish_roll", interrupt)
         with pytest.raises(KeyboardInterrupt):
             plant.archive.roll()
     assert len(list(compact(plant.archive))) == 1
@@ -116,7 +121,7 @@ def test_a_service_that_merges_by_itself_writes_a_day_about_twice(rows: int, lea
 
 
 def test_large_parts_are_left_alone(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive_compact, "TARGET_ROWS", 50)
+    monkeypatch.setattr(upkeep, "TARGET_ROWS", 50)
     fill(plant)  # rows by part: 20 20 18 on the first day, 2 20 20 20 on the second
     merged = [(one.parts, one.rows) for one in compact(plant.archive) if one.kind == "features"]
     assert merged == [(2, 40), (3, 42)]
@@ -143,7 +148,7 @@ def test_pruning_removes_whole_days_of_every_kind_and_nothing_else(plant: Plant)
     after = read_features(plant.data)
     assert after.equals(before.filter([str(end)[:10] >= "2024-01-01" for end in before["end"].to_pylist()]))
     assert not (plant.data / "archive" / "features" / "date=2023-12-31").exists()
-    assert plant.journal.counters()[swap.PRUNED_ROWS] == 58 + 29
+    assert plant.journal.counters()[PRUNED_ROWS] == 58 + 29
     report = verify(plant.data)
     assert report.problems == report.notes == ()
     assert list(prune(plant.archive, date(2024, 1, 1))) == []
@@ -248,5 +253,5 @@ def test_a_death_at_any_step_of_upkeep_loses_and_doubles_nothing(tmp_path: Path,
 
 
 def test_upkeep_passes_every_fault_point() -> None:
-    source = (ROOT / "pipeline" / "edges" / "archive_swap.py").read_text()
+    source = (ROOT / "pipeline" / "edges" / "store" / "swap.py").read_text()
     assert all(f'fault_point("{name}")' in source for name in UPKEEP_FAULT_POINTS)

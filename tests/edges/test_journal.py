@@ -80,13 +80,6 @@ def test_an_alarm_is_open_until_it_is_cleared(journal):
     assert journal.pending_rows("alarms") == 3
 
 
-def test_a_forgotten_stream_has_no_state_but_keeps_its_rows(journal):
-    journal.commit(whole_commit(1))
-    journal.forget([KEY])
-    assert journal.states() == {}
-    assert journal.pending_rows("features") == 1
-
-
 def test_a_commit_that_fails_changes_nothing_and_can_be_tried_again(journal):
     journal.commit(whole_commit(1))
     before = content(journal)

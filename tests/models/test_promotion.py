@@ -141,7 +141,7 @@ def test_on_a_terminal_promote_shows_what_changes_and_asks(
     registry.add(version(rng, numbers(GOOD)))
     monkeypatch.setattr(promote_command, "somebody_is_there", lambda: True)
     result = CliRunner().invoke(promote_command.command, ["v0002", "--data", str(tmp_path)], input=answer)
-    assert "champion: v0001 -> v0002. Shall it serve?" in result.stderr
+    assert "champion: v0001 -> v0002. Continue?" in result.stderr
     assert registry.aliases()["champion"] == serves
     assert (result.exit_code == 0) == (serves == "v0002")
 
@@ -160,7 +160,7 @@ def test_promote_asks_nobody_who_is_not_there_or_has_said_yes(
 def test_promoting_the_champion_to_itself_says_so_and_writes_nothing(tmp_path: Path, registry: Registry) -> None:
     history = registry.history()
     result = CliRunner().invoke(promote_command.command, ["champion", "--data", str(tmp_path)])
-    assert (result.exit_code, result.stdout) == (0, "v0001 is champion already\n")
+    assert (result.exit_code, result.stdout) == (0, "v0001 already is the champion\n")
     assert registry.history() == history
 
 

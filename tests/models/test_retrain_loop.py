@@ -94,7 +94,7 @@ def test_a_label_outside_of_what_the_archive_has_is_kept_with_a_warning_that_say
     span = f"pump-01/de {iso(START_NS)[:19]}Z to {iso(end)[:19]}Z"
     for place in (("pump-01",), ("pump-01", "--point", "de")):
         warning = said(*place, "inner_race", *outside)
-        assert "covers no archived window: the label is kept and waits for some; there is " + span in warning
+        assert "covers no archived window: it is kept for windows that may still arrive; there is " + span in warning
     assert len(run(plant, "labels", "ls")["labels"]) == 3
 
 

@@ -101,9 +101,9 @@ def test_a_split_by_time_of_lives_says_that_both_sides_have_the_same_machines(li
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        (["--set", "task=next", "--resume", "last"], "--resume cannot be had with task=next"),
-        (["--set", "task=life", "--leaky"], "--leaky cannot be had with task=life"),
-        (["--compare", "gru", "--resume", "last"], "--resume cannot be had with --compare"),
+        (["--set", "task=next", "--resume", "last"], "--resume does not go together with task=next"),
+        (["--set", "task=life", "--leaky"], "--leaky does not go together with task=life"),
+        (["--compare", "gru", "--resume", "last"], "--resume does not go together with --compare"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused_by_name(tmp_path, words, found):

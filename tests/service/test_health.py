@@ -15,12 +15,12 @@ import pytest
 from harness.live import BLOCKS, send, stop_when_idle
 from harness.watched import Linked, watched_service
 
-from pipeline.commands.status import parse_metrics
 from pipeline.drivers.watch import Watched
 from pipeline.edges.systemd import Notifier
 from pipeline.errors import ArchiveError
 from pipeline.service import health
 from pipeline.service import health as host
+from pipeline.service.client import parse_metrics
 from pipeline.service.health import Endpoints, Probe, Vitals, live_checks, ready_checks, worst
 from pipeline.telemetry import Telemetry
 

@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 from harness.broker import settings
 
-from pipeline.commands.status import ask
 from pipeline.core.codec import encode
 from pipeline.core.records import Block, StreamKey
 from pipeline.drivers.upkeep import ask as ask_for
@@ -28,6 +27,7 @@ from pipeline.edges.broker import PrivateBroker
 from pipeline.edges.mqtt import MqttPublisher
 from pipeline.edges.store.check import verify
 from pipeline.errors import NotReachable
+from pipeline.service.client import ask
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60.0

@@ -66,7 +66,7 @@ def test_a_session_that_was_lost_while_the_service_was_down_is_counted_and_logge
     assert said(caplog) == []
     forget(site.broker)
     assert life(site, tmp_path, "one", count=1) == 1
-    assert said(caplog) == ["session_lost no session of one: forgotten by the broker, or expired after 604800 s"]
+    assert said(caplog) == ["session_lost no session of one: the broker lost it, or it expired after 604800 s"]
     assert life(site, tmp_path, "one", count=1) == 1
     assert said(caplog) == []
 
@@ -86,7 +86,7 @@ def test_another_client_id_is_a_loss_of_what_is_kept_for_the_former_one_and_says
     life(site, tmp_path, "one", count=1)
     assert life(site, tmp_path, "two", count=1) == 1
     assert said(caplog) == [
-        "session_lost no session of two: the one before was one's, and what is kept for that one will not come"
+        "session_lost no session of two: the earlier one was of one; messages queued for it will not arrive"
     ]
     assert life(site, tmp_path, "two", count=1) == 1
 

@@ -1,4 +1,4 @@
-"""What the service says of itself: metrics that any Prometheus reads, and log lines that a program can read."""
+"""What the service reports about itself: metrics that Prometheus reads, and log lines that programs read."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline.commands.logs import JsonLines, Repeats, fields
+from pipeline.commands.logs import JsonLines, RepeatFilter, fields
 from pipeline.telemetry import EVENTS, MAX_LABELS, METRICS, OTHER, Telemetry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,13 +32,28 @@ def test_every_line_is_of_the_text_format_whatever_a_label_holds(label: str, n: 
         assert line.startswith("#") or LINE.fullmatch(line), line
 
 
+@given(st.text(min_size=1, max_size=20), st.floats(0, 1e15))
+def test_prometheus_reads_back_every_value_and_label_as_it_was_set(label: str, value: float) -> None:
+    telemetry = Telemetry()
+    telemetry.add("windows_total", value, label)
+    telemetry.set("disk_free_bytes", value)
+    read = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(telemetry.text())
+        for sample in family.samples
+    }
+    assert read["thrumcast_windows_total", label] == value
+    assert read["thrumcast_disk_free_bytes",] == value
+    assert read["thrumcast_messages_received_total",] == 0
+
+
 def test_every_metric_without_a_label_is_there_from_the_start() -> None:
     text = Telemetry().text()
     for metric in METRICS:
         assert f"# TYPE thrumcast_{metric.name} {metric.kind}" in text
         if not metric.labels:
             name = f"thrumcast_{metric.name}" + ("_count" if metric.kind == "histogram" else "")
-            assert f"\n{name} 0\n" in text
+            assert f"\n{name} 0.0\n" in text
 
 
 def test_names_follow_the_rules_of_prometheus() -> None:
@@ -61,10 +77,10 @@ def test_a_histogram_counts_each_duration_in_every_bucket_above_it() -> None:
     for seconds in (0.004, 0.3, 1e9, -5.0):
         telemetry.observe("turn_seconds", seconds)
     text = telemetry.text()
-    assert 'thrumcast_turn_seconds_bucket{le="0.005"} 2' in text  # a clock that is ahead counts as 0
-    assert 'thrumcast_turn_seconds_bucket{le="0.5"} 3' in text
-    assert 'thrumcast_turn_seconds_bucket{le="60"} 3' in text
-    assert 'thrumcast_turn_seconds_bucket{le="+Inf"} 4' in text
+    assert 'thrumcast_turn_seconds_bucket{le="0.005"} 2.0' in text  # a clock that is ahead counts as 0
+    assert 'thrumcast_turn_seconds_bucket{le="0.5"} 3.0' in text
+    assert 'thrumcast_turn_seconds_bucket{le="60"} 3.0' in text
+    assert 'thrumcast_turn_seconds_bucket{le="+Inf"} 4.0' in text
 
 
 def test_values_that_belong_together_are_never_seen_apart() -> None:
@@ -152,7 +168,7 @@ def test_every_message_becomes_one_line_of_json(message: str) -> None:
 
 
 def test_a_repeated_warning_is_held_back_and_counted() -> None:
-    repeats = Repeats(every_s=10.0)
+    repeats = RepeatFilter(every_s=10.0)
     assert repeats.filter(record("gaps count=1", at_s=0.0))
     assert not any(repeats.filter(record(f"gaps count={n}", at_s=n / 10)) for n in range(1, 8))
     assert repeats.filter(record("quarantined topic=1", at_s=1.0))  # another event

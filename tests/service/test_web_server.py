@@ -13,8 +13,8 @@ from harness.watched import Linked, watched_service
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.commands.status import ask
 from pipeline.errors import NotReachable
+from pipeline.service.client import ask
 from pipeline.service.http import Answer, WebServer, host_is_known, split_bind
 
 

@@ -36,7 +36,7 @@ def test_the_same_seed_draws_the_same_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["life", "--mode", "healthy"], "a life shows a failure mode"),
+        (["life", "--mode", "healthy"], "expected a failure mode for the picture of a life"),
         (["--mode", "imbalance"], "a failure mode must be one of"),
         (["--mode", "banana"], "hint: "),
         (["--kind", "turbine"], "a kind of machine must be one of"),

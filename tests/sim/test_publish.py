@@ -19,7 +19,7 @@ from pipeline.edges.store.journal import Journal
 from pipeline.errors import ConfigError, RecordingError
 from sim.channel import Counts, Faults, disturb
 from sim.fleet import machine_blocks
-from sim.publish import Sent, episodes, messages, to_broker, to_recordings
+from sim.publish import Progress, episodes, messages, to_broker, to_recordings
 from sim.recipe import Recipe, plant
 
 TOPICS = TopicTemplate("plant/{area}/{machine}/{point}/vibration")
@@ -41,7 +41,7 @@ class Recorder:
         self.time_s += seconds
 
 
-def _publish(speed: float, machines: int = 2, seconds: float = 2.0) -> tuple[Recorder, Sent]:
+def _publish(speed: float, machines: int = 2, seconds: float = 2.0) -> tuple[Recorder, Progress]:
     made, outlet = plant(machines, 1), Recorder()
     outgoing = messages(made.blocks(seconds), TOPICS)
     sums = list(to_broker(outgoing, outlet, made.start_ns, speed=speed, now_s=lambda: outlet.time_s))
@@ -141,7 +141,7 @@ def test_one_file_holds_one_sound_machine(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_into_the_target_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecordingError, match="one file holds one machine"):
+    with pytest.raises(RecordingError, match="expected one episode for a single file"):
         list(to_recordings(plant(2, 1), 1.0, tmp_path / "one.parquet"))
     list(to_recordings(plant(1, 1), 1.0, tmp_path / "folder"))
     with pytest.raises(RecordingError, match="a folder without recordings"):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cli import run
-from pipeline.commands.sim_scenario import scenario_of
+from pipeline.commands.sim import scenario_of
 from pipeline.edges.mqtt import TopicTemplate
 from pipeline.errors import ConfigError
 from sim.channel import Counts, Senders, Upsets

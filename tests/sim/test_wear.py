@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.signal import hilbert
 
-from pipeline.commands.sim_archive import _site
 from pipeline.config.specs import stream_specs
 from pipeline.config.tables import Config
 from pipeline.core.records import StreamKey
+from sim.archive import installation
 from sim.components import Drive, friction, gears
 from sim.fleet import about
 from sim.life import Condition, Fault
@@ -65,7 +65,7 @@ def test_machines_to_learn_from_meet_nuisances_and_are_the_same_machines_without
 
 def test_of_modest_plants_a_third_has_one_axis_and_a_third_no_nameplate() -> None:
     made = training_plant(5, 3 * len(CURRICULUM), 10.0)
-    sites = [_site(made, number, modest=True) for number in range(len(made.machines))]
+    sites = [installation(made, number, modest=True) for number in range(len(made.machines))]
     assert sum(site.plant.axes == ("x",) for site in sites) == len(CURRICULUM)
     assert sum(not site.nameplate for site in sites) == len(CURRICULUM)
-    assert all(_site(made, n, modest=False).nameplate for n in range(len(made.machines)))
+    assert all(installation(made, n, modest=False).nameplate for n in range(len(made.machines)))

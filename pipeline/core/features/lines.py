@@ -204,7 +204,7 @@ def coherent(bins: int, e: Envelopes, lane: int, turns: float, lines: Float64, t
 # them: noise and a single unexplained line leave it near 0.
 
 
-HARMONICS = 5
+SPEED_HARMONICS = 5
 STEP_BINS = 0.1  # of the candidates: the fifth harmonic moves half a bin
 LARGEST_DB = 20.0  # one harmonic counts at most this much
 APART_BINS = 3.0  # candidates closer than the main lobe of the window are the same one
@@ -214,7 +214,7 @@ STANDS_RATIO = 10.0  # a harmonic that says where it is: 10 dB
 @kernel
 def _score(power: Float32, logs: Float32, log_blocks: Float32, bins: int, lane: int, place: float) -> float:
     found = 0.0
-    for harmonic in range(1, HARMONICS + 1):
+    for harmonic in range(1, SPEED_HARMONICS + 1):
         ratio = line(power, logs, log_blocks, bins, lane, harmonic * place, 0.0, 0.0)
         if ratio > 1.0:
             found += min(10 * np.log10(ratio), LARGEST_DB) / np.sqrt(harmonic)
@@ -247,7 +247,7 @@ def estimate(
 def _refined(power: Float32, logs: Float32, log_blocks: Float32, bins: int, lane: int, place: float) -> float:
     """Harmonic by harmonic: where the peak really is tells where to look for the next; higher ones count more."""
     weighted, weights = 0.0, 0.0
-    for harmonic in range(1, HARMONICS + 1):
+    for harmonic in range(1, SPEED_HARMONICS + 1):
         middle = int(harmonic * place + 0.5)
         if middle < 4 or middle + 4 >= bins:
             continue

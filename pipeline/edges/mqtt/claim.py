@@ -1,11 +1,11 @@
-"""Who holds a client id: two services under one id throw each other out for ever, and mosquitto 2.0 tells neither why.
+"""Claims to a client id: two services with one id disconnect each other forever, and mosquitto 2.0 gives no reason.
 
-Each service publishes a claim, retained, under the client id, and reads what stands there at every connection. A newly
-started service always comes out above the claim it finds, whatever its clock says; one that connects *again* and finds
-a claim above its own has been replaced meanwhile, and ends. So the newest wins, after one exchange.
+Each service publishes a retained claim under its client id and reads the present claim at every connection. A newly
+started service raises its claim above the one it finds, whatever its clock says. A service that connects *again* and
+finds a higher claim has been replaced and ends. So the newest service wins after one exchange.
 
-rumqttd (iotcore) sends nothing retained to a session that it knows already, so nobody meets a claim there. But its
-clients are on its own machine, and there a lock does: the second service is refused before it connects.
+rumqttd (iotcore) sends no retained messages to a known session, so claims do not work there. But its clients are on its
+own machine, where a lock works: the second service is refused before it connects.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 @dataclass(slots=True)
 class Claim:
-    """One process's claim to one client id."""
+    """The claim of one process to one client id."""
 
     topic: str
     number: int = field(default_factory=time.time_ns)
     holder: str = field(default_factory=lambda: f"process {os.getpid()} on {socket.gethostname()}")
-    token: str = field(default_factory=lambda: secrets.token_hex(8))  # tells two claims of one number apart
+    token: str = field(default_factory=lambda: secrets.token_hex(8))  # distinguishes two claims with the same number
 
     def payload(self) -> bytes:
-        """What is published, retained."""
+        """The retained payload."""
         return json.dumps({"number": self.number, "token": self.token, "holder": self.holder}).encode()
 
     def meet(self, payload: bytes, *, first: bool) -> str | None:
-        """Reads the claim that stands there; returns the holder if it is above ours, which ends us.
+        """Reads the present claim; returns its holder if it is higher than ours, which ends this service.
 
-        On the `first` connection of a process ours is put above it instead, and must be published again.
+        On the `first` connection of a process our claim is raised above it instead and must be published again.
         """
         try:
             found = json.loads(payload)
             number, token, holder = int(found["number"]), str(found["token"]), str(found["holder"])
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            return None  # nobody's claim: whatever it is, it cannot throw us out
+            return None  # not a claim: ignore it
         if token == self.token or (number, token) < (self.number, self.token):
             return None
         if first:
@@ -61,16 +61,16 @@ class Claim:
 
 
 def claim_topic(base: str, client_id: str) -> str:
-    """Where claims to a client id stand; the id fills one level, whatever is in it."""
+    """The topic of claims to a client id. The id is quoted and fills one level."""
     return f"{base}/clients/{quote(client_id, safe='')}"
 
 
 @contextlib.contextmanager
 def alone_here(settings: MqttSettings) -> Iterator[None]:
-    """Holds the client id among the services that use a broker on this machine, whoever runs them.
+    """Locks the client id among all services that use a broker on this machine.
 
-    The lock is a socket with an abstract name: those who share a loopback see it, also from under systemd's
-    PrivateTmp or as another user, a container with a loopback of its own does not, and it ends with its process.
+    The lock is a socket with an abstract name. All processes with the same loopback see it, also under PrivateTmp of
+    systemd or as another user; a container with its own loopback does not. It ends with its process.
 
     Raises:
         ConfigError: another process holds it.
@@ -90,17 +90,19 @@ def alone_here(settings: MqttSettings) -> Iterator[None]:
             msg = f"mqtt.client_id: expected one service under {settings.client_id!r}, found {found}"
             hint = "stop that process, or give this service another id and another data.dir"
             raise ConfigError(msg, hint=hint) from error
-        lock.listen(socket.SOMAXCONN)  # everyone who asks for the holder takes a place: nobody is let in
+        lock.listen(
+            socket.SOMAXCONN
+        )  # each process that asks for the holder takes a place in the backlog; none is accepted
         yield
 
 
 def _holder(name: str) -> str:
-    """The process that listens under an abstract name, where the kernel tells."""
+    """The process that listens under an abstract name, if the kernel tells it."""
     with socket.socket(socket.AF_UNIX) as asking:
         asking.setblocking(False)
         try:
             asking.connect(name)
             (pid,) = struct.unpack_from("i", asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        except OSError:  # it has just gone, or others are asking
+        except OSError:  # it has just ended, or others are asking
             return "unknown"
     return str(pid) if pid else "one of another container"

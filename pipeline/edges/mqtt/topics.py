@@ -1,4 +1,4 @@
-"""Topic templates such as `plant/{area}/{machine}/{point}/vibration`: which stream a topic belongs to, and back."""
+"""Topic templates such as `plant/{area}/{machine}/{point}/vibration`: from a topic to its stream, and back."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _PLACES = ("area", "machine", "point")
 
 @dataclass(frozen=True, slots=True)
 class TopicTemplate:
-    """A topic with the places `{machine}` and `{point}`, and `{area}` if wanted; a place fills a whole level.
+    """A topic with the placeholders `{machine}`, `{point}` and, optionally, `{area}`. Each fills a whole level.
 
     Raises:
-        ConfigError: for a template that cannot be subscribed to or does not name a stream.
+        ConfigError: the template is no valid subscription or does not identify a stream.
     """
 
     template: str
@@ -24,12 +24,12 @@ class TopicTemplate:
     _pattern: re.Pattern[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Checks the template once, so that parsing cannot fail later."""
+        """Checks the template."""
         levels = self.template.split("/")
         places = [level[1:-1] for level in levels if level.startswith("{") and level.endswith("}")]
         fixed = "".join(level for level in levels if level[1:-1] not in places)
         if sorted(places) not in (["area", "machine", "point"], ["machine", "point"]) or re.search(r"[{}+#\0]", fixed):
-            msg = f"mqtt.readings_topic with whole levels {{machine}} and {{point}} expected, found: {self.template}"
+            msg = f"mqtt.readings_topic: expected whole levels {{machine}} and {{point}}, found: {self.template}"
             raise ConfigError(msg, hint="for instance plant/{area}/{machine}/{point}/vibration")
         object.__setattr__(self, "subscription", "/".join("+" if level[1:-1] in places else level for level in levels))
         one_id = ID_PATTERN.pattern
@@ -37,14 +37,14 @@ class TopicTemplate:
         object.__setattr__(self, "_pattern", re.compile("/".join(parts)))
 
     def parse(self, topic: str) -> StreamKey | None:
-        """The stream that a topic belongs to; None if the topic does not fit or holds something that is not an id."""
+        """The stream of a topic; None if the topic does not match or contains text that is not an id."""
         match = self._pattern.fullmatch(topic)
         if match is None or not all(is_id(text) for text in match.groups()):
             return None
         return StreamKey(match["machine"], match["point"])
 
     def format(self, *, machine: str, point: str, area: str = "main") -> str:
-        """The topic of a stream; the area is left out where the template has none.
+        """The topic of a stream; the area is ignored if the template has none.
 
         Raises:
             ValueError: for a text that is not an id.
@@ -52,7 +52,7 @@ class TopicTemplate:
         topic = self.template
         for place, text in zip(_PLACES, (area, machine, point), strict=True):
             if not is_id(text):
-                msg = f"an id of [A-Za-z0-9_.-]{{1,64}} as {place} expected, found: {text[:80]!r}"
+                msg = f"expected an id of [A-Za-z0-9_.-]{{1,64}} as {place}, found: {text[:80]!r}"
                 raise ValueError(msg)
             topic = topic.replace(f"{{{place}}}", text)
         return topic

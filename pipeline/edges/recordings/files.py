@@ -1,4 +1,4 @@
-"""Finding recordings in folders, telling one from another, and writing new ones."""
+"""Finds recordings in folders, identifies them by their content, and writes new ones."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from pipeline.core.records import Float32
 from pipeline.edges.recordings.formats import FORMATS, guarded
 from pipeline.errors import RecordingError
 
-_GROUP_ROWS = 262_144  # a few seconds of a fast channel: small enough to read alone
+_GROUP_ROWS = 262_144  # rows per Parquet row group: a few seconds of a fast channel
 
 
 def find_recordings(paths: Iterable[Path]) -> list[Path]:
-    """Files as given, folders searched through; sorted within a folder, each file once.
+    """The given files, and the recordings in the given folders, sorted within a folder; each file once.
 
-    In a folder, hidden files, the archive's own parts and tables of text (a manifest.csv) are passed over; a file that
-    is named is always taken.
+    In a folder, hidden files, parts of the archive and tables of text (a manifest.csv) are ignored. A file that is
+    given by its path is always used.
 
     Raises:
-        RecordingError: a path that does not exist, or a folder without a recording.
+        RecordingError: a path does not exist, or a folder contains no recording.
     """
     found: dict[Path, None] = {}
     for path in paths:
@@ -60,7 +60,7 @@ def _looks_recorded(path: Path, folder: Path) -> bool:
         if suffix == ".parquet":
             return b"thrumcast" not in (pq.read_schema(path).metadata or {})
     except (OSError, pa.ArrowException):
-        return True  # a damaged recording is reported when it is opened, not passed over
+        return True  # do not ignore a damaged recording: it is reported when it is opened
     return True
 
 
@@ -83,15 +83,16 @@ def _is_number(text: str) -> bool:
 
 
 def input_id(path: Path, *context: object) -> str:
-    """Identity of an input: a hash of its content and of what is done with it (channels, schema, ...).
+    """Identity of an input: a hash of its content and of its context (channels, schema, ...).
 
-    Size and time would take a changed file for the old one; a Parquet footer holds no checksum of its data.
+    The content is hashed because size and time can stay the same in a changed file, and a Parquet footer has no
+    checksum of the data.
     """
     return input_ids(path, context)[0]
 
 
 def input_ids(path: Path, *contexts: Sequence[object]) -> list[str]:
-    """The `input_id` under several contexts; the file is read once."""
+    """The `input_id` of a file in several contexts; the file is read once."""
 
     def digest() -> list[str]:
         with path.open("rb") as file:
@@ -110,21 +111,21 @@ def _continued(content: hashlib._Hash, context: Sequence[object]) -> str:
 
 
 class RecordingWriter:
-    """Writes a recording piece by piece; the file appears when it is whole.
+    """Writes a recording piece by piece. The file appears when it is complete.
 
-    Use as a context manager: after an error inside, nothing is left behind.
+    Use it as a context manager: after an error inside, no file is left.
     """
 
     def __init__(self, path: Path, channels: Sequence[str], metadata: Mapping[str, Any]) -> None:
-        """Begins a file.
+        """Starts a file.
 
         Args:
-            path: Where it will stand.
-            channels: Names of the C columns.
-            metadata: At least `sample_rate_hz`; further keys as in the documentation of recordings.
+            path: of the file.
+            channels: names of the C columns.
+            metadata: at least `sample_rate_hz`; the documentation of recordings lists further keys.
 
         Raises:
-            RecordingError: no rate, no channel, or a place that cannot be written.
+            RecordingError: no rate, no channel, or the path is not writable.
         """
         if not channels or len(set(channels)) != len(channels):
             msg = f"expected one or more channels of different names, found: {list(channels)}"
@@ -151,7 +152,7 @@ class RecordingWriter:
             raise self._failed(error) from error
 
     def append(self, samples: ArrayLike) -> None:
-        """Adds samples (C, n)."""
+        """Appends samples (C, n)."""
         array: Float32 = np.asarray(samples, np.float32)
         if array.ndim != 2 or array.shape[0] != len(self._schema):
             msg = f"expected samples of shape ({len(self._schema)}, n), found: {array.shape}"
@@ -163,7 +164,7 @@ class RecordingWriter:
             raise self._failed(error) from error
 
     def close(self) -> None:
-        """Makes the file appear."""
+        """Completes the file and moves it to its path."""
         try:
             self._writer.close()
             with self._partial.open("rb+") as file:
@@ -174,7 +175,7 @@ class RecordingWriter:
 
     def _failed(self, error: OSError) -> RecordingError:
         msg = f"expected to write {self.path}, found: {error}"
-        return RecordingError(msg, hint="check the place and the free space")
+        return RecordingError(msg, hint="check the path and the free space")
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,7 @@
-"""How the samples of each file format are read: a description first, then columns in chunks of bounded size.
+"""One reader per file format: `describe` reads what a file states about itself, `read_chunks` its samples in chunks.
 
-Nothing that is read can run code: no pickle, and no MATLAB objects.
+`read_snapshot_index` reads the times of recordings that consist of short snapshots. Reading a file never runs code from
+it: no pickle, no MATLAB objects.
 """
 
 from __future__ import annotations
@@ -25,37 +26,43 @@ from pipeline.errors import RecordingError
 
 CHUNK_ROWS = 65_536
 SNAPSHOT, TIME_OF_DAY = "snapshot", "time_of_day_s"
-# Columns that say when, not what.
+# Columns about time, which are not channels.
 _NOT_CHANNELS = {SNAPSHOT, TIME_OF_DAY, "time", "time_s", "timestamp", "t", "session", "index", "speed_rpm"}
 _CWRU_NAMES = {"DE": "drive_end", "FE": "fan_end", "BA": "base"}
-# What Arrow says of a cell: columns are counted from 0, rows are lines of the file from 1.
+# Arrow's message about a bad cell: it counts columns from 0, and rows as lines of the file from 1.
 _BAD_CELL = re.compile(r"In CSV column #(?P<column>\d+): Row #(?P<row>\d+): .* invalid value (?P<cell>.*)", re.DOTALL)
 _MIN_MAT_SAMPLES = 16  # shorter MATLAB arrays are parameters, not signals
+Int64 = NDArray[np.int64]
+_DAY_NS = 86_400_000_000_000
+_NEIGHBOURS = 2  # snapshots on each side that are used to detect a jump of the clock
+_UNREADABLE = (
+    OSError, pa.ArrowException, ValueError, KeyError, TypeError, NotImplementedError, MemoryError, RecursionError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a file says of itself."""
+    """What a file states about itself."""
 
     channels: tuple[str, ...]
     samples: int  # per channel
     rate_hz: float | None
     metadata: dict[str, Any]
-    snapshots: bool = False  # whether it is a row of records that are not contiguous
-    left_out: tuple[str, ...] = ()  # columns that hold no number
+    snapshots: bool = False  # whether it is a series of records that are not contiguous
+    left_out: tuple[str, ...] = ()  # columns without numbers
 
 
 def describe(path: Path) -> Contents:
-    """Channels, length, rate and metadata of a file of any known format.
+    """Channels, length, rate and metadata of a file.
 
     Raises:
-        RecordingError: it cannot be read, or holds no signal.
+        RecordingError: the file is unreadable or has an unknown format.
     """
     return guarded(path, lambda: _of(path)[0](path))
 
 
 def read_chunks(path: Path, channels: Sequence[str], rows: int = CHUNK_ROWS) -> Iterator[Float32]:
-    """Samples of some channels as (C, n) arrays, in order; n is about `rows`, as the format allows."""
+    """Samples of some channels as (C, n) arrays, in order; n is about `rows`, if the format allows it."""
     chunks = guarded(path, lambda: _of(path)[1](path, channels, rows))
     while True:
         chunk = guarded(path, lambda: next(chunks, None))
@@ -64,13 +71,8 @@ def read_chunks(path: Path, channels: Sequence[str], rows: int = CHUNK_ROWS) -> 
         yield chunk
 
 
-_UNREADABLE = (
-    OSError, pa.ArrowException, ValueError, KeyError, TypeError, NotImplementedError, MemoryError, RecursionError,
-)  # fmt: skip
-
-
 def guarded(path: Path, read: Callable[[], Any]) -> Any:
-    """Turns what the libraries raise into one line that names the file."""
+    """Calls `read` and turns errors of the libraries into a RecordingError that names the file."""
     try:
         return read()
     except RecordingError:
@@ -82,7 +84,7 @@ def guarded(path: Path, read: Callable[[], Any]) -> Any:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         msg = f"expected a readable {path.suffix.lstrip('.') or 'recording'} file, found {path}: {reason}"
         old = isinstance(error, NotImplementedError)
-        hint = "save it with MATLAB's -v7 format" if old else "check that the file is whole, and what its name says"
+        hint = "save it in MATLAB's -v7 format" if old else "check that the file is complete and has the right suffix"
         raise RecordingError(msg, hint=hint) from error
 
 
@@ -104,7 +106,7 @@ def _parquet_chunks(path: Path, channels: Sequence[str], rows: int) -> Iterator[
 
 
 def _csv_options(path: Path) -> tuple[pa_csv.ReadOptions, pa_csv.ParseOptions, pa_csv.ConvertOptions]:
-    """Separator, header and decimal sign, told from the first lines."""
+    """Separator, header and decimal sign, guessed from the first two lines."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         lines = [line.strip() for line in (file.readline(), file.readline())]
     separator = max(";\t,", key=lines[0].count)
@@ -120,7 +122,7 @@ def _csv_options(path: Path) -> tuple[pa_csv.ReadOptions, pa_csv.ParseOptions, p
 
 
 def _csv(path: Path) -> Contents:
-    """A column is a channel if its first block holds a number: a stray word in it is then refused, not the column."""
+    """A column is a channel if its first block contains a number. A later word in it is then an error."""
     read, parse, convert = _csv_options(path)
     with pa_csv.open_csv(path, read, parse, convert) as reader:
         schema = reader.schema
@@ -134,7 +136,7 @@ def _csv(path: Path) -> Contents:
             texts = [name for name in texts if not _holds_number(first[name].to_pylist(), convert.decimal_point)]
     channels = tuple(name for name in names if name not in texts)
     rows = 0
-    if channels:  # counted as text: what is no number matters only to those who want that channel
+    if channels:  # counted as text: a cell that is not a number matters only when its channel is read
         convert.include_columns, convert.column_types = [channels[0]], {channels[0]: pa.string()}
         with pa_csv.open_csv(path, read, parse, convert) as reader:
             rows = sum(batch.num_rows for batch in reader)
@@ -142,7 +144,7 @@ def _csv(path: Path) -> Contents:
 
 
 def _csv_chunks(path: Path, channels: Sequence[str], rows: int) -> Iterator[Float32]:
-    """In pieces of the reader's block size, whatever `rows` says."""
+    """Chunks of the block size of the reader; `rows` is ignored."""
     read, parse, convert = _csv_options(path)
     convert.include_columns = list(channels)
     convert.column_types = dict.fromkeys(channels, pa.float64())  # the first lines may look like integers
@@ -223,7 +225,7 @@ def _mat_data(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
             arrays[name] = value.ravel()
     longest = max((len(array) for array in arrays.values()), default=0)
     together = {name: array for name, array in arrays.items() if len(array) == longest}
-    if len(together) < len(arrays):  # arrays of other lengths were not sampled together with these
+    if len(together) < len(arrays):  # arrays of other lengths have other sampling times
         metadata["skipped_variables"] = ", ".join(sorted(set(arrays) - set(together)))
     short = {name: _mat_channel(name) for name in together}
     unique = len(set(short.values())) == len(short)
@@ -231,7 +233,7 @@ def _mat_data(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
 
 
 def _mat_channel(name: str) -> str:
-    """`X105_DE_time` -> `drive_end`: CWRU's names without the number of the file."""
+    """`X105_DE_time` -> `drive_end`: the names of CWRU without the file number."""
     match = re.fullmatch(r"X\d+_(\w+?)_time", name)
     return name if match is None else _CWRU_NAMES.get(match[1], match[1])
 
@@ -271,27 +273,22 @@ def _of(path: Path) -> tuple[_Describe, _Chunks]:
     return found
 
 
-# Recordings that are not contiguous: short snapshots, each with a number and perhaps a time of day.
-
-
-Int64 = NDArray[np.int64]
-_DAY_NS = 86_400_000_000_000
-_NEIGHBOURS = 2  # on each side, from which a clock that jumped is told
+# -- snapshots -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SnapshotIndex:
-    """Where each snapshot of a file begins and when it was taken; S snapshots."""
+    """The first row and the time of each of the S snapshots of a file."""
 
     first_rows: Int64  # (S + 1,); the last entry is the number of rows
     times_ns: Int64  # (S,) since the first snapshot, strictly increasing
 
 
 def read_snapshot_index(path: Path, metadata: Mapping[str, Any], rate_hz: float) -> SnapshotIndex:
-    """Reads the two small columns that say where snapshots begin.
+    """Reads the columns with the number and the time of day of the snapshots.
 
     Raises:
-        RecordingError: they cannot be read.
+        RecordingError: the file is unreadable.
     """
     found: SnapshotIndex = guarded(path, lambda: _read(path, metadata, rate_hz))
     return found
@@ -326,11 +323,11 @@ def _read(path: Path, metadata: Mapping[str, Any], rate_hz: float) -> SnapshotIn
 def snapshot_times(
     numbers: Int64, lengths_s: NDArray[np.float64], clock_s: NDArray[np.float64] | None, period_s: float | None
 ) -> Int64:
-    """When each snapshot was taken, ns since the first one, strictly increasing; all arrays (S,).
+    """The time of each snapshot, in ns since the first one, strictly increasing; all arrays (S,).
 
-    The clock is believed (also over midnight, and over pauses) except where single snapshots stand more than half a
-    period off their neighbours: such a clock jumped, and the number x period says better. Without a clock it is number
-    x period, without a period the snapshots follow each other.
+    The clock decides, also over midnight and over pauses. A snapshot whose clock is more than half a period off its
+    neighbours gets number x period instead: the clock jumped. Without a clock the time is number x period; without a
+    period the snapshots follow each other.
     """
     if clock_s is not None and np.all(np.isfinite(clock_s)):
         clock = np.round(clock_s * 1e9).astype(np.int64)
@@ -351,6 +348,6 @@ def snapshot_times(
         times = np.round(np.cumsum(lengths_s) * 1e9).astype(np.int64) - np.round(lengths_s * 1e9).astype(np.int64)
     times = times - times[0]
     lengths_ns = np.maximum(1, np.round(lengths_s * 1e9).astype(np.int64))
-    for i in range(1, len(times)):  # rare: numbers that go backwards, or snapshots that overlap
+    for i in range(1, len(times)):  # rare: snapshot numbers that decrease, or snapshots that overlap
         times[i] = max(times[i], times[i - 1] + lengths_ns[i - 1])
     return times

@@ -1,8 +1,8 @@
-"""Readings as they came, kept as recordings: archive/readings/date=YYYY-MM-DD/*.parquet, or a folder of one's choice.
+"""Readings stored as recordings: archive/readings/date=YYYY-MM-DD/*.parquet, or another folder.
 
-A part is a recording like any other: one row per sample, one float32 column per channel, `recording_metadata` in the
-file. Beside them stand machine, point, session, index (of the sample in its session) and speed_rpm, so that the
-blocks can be made again: the same samples under the same numbers give the same windows.
+A part is an ordinary recording: one row per sample, one float32 column per channel, `recording_metadata` in the file.
+Further columns are machine, point, session, index (of the sample in its session) and speed_rpm. With them
+`read_readings` returns the same blocks, which give the same windows.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from pipeline.errors import RecordingError
 
 READINGS_NAME = "archive/readings"
 PART_SAMPLES = 262_144  # per channel: 22 s at 12 kHz, some megabytes
-BESIDE = ("machine", "point", "session", "index", "speed_rpm")  # columns that are no channels
+BESIDE = ("machine", "point", "session", "index", "speed_rpm")  # columns that are not channels
 _VERSION = 1
 
 
 @dataclass(slots=True)
 class ReadingsWriter:
-    """Keeps blocks, which must come in order per stream; a part appears when it is full and at `close`."""
+    """Writes blocks, which must be in order per stream. A part appears when it is full and at `close`."""
 
     folder: Path
     parts: int = 0
@@ -40,9 +40,9 @@ class ReadingsWriter:
     _held: dict[StreamKey, list[Block]] = field(default_factory=dict)
 
     def append(self, block: Block) -> None:
-        """Takes a block; writes a part where it is full or the block does not go on from the last one."""
+        """Adds a block. Writes a part when it is full or when the block does not continue the last one."""
         held = self._held.setdefault(block.key, [])
-        if held and not _goes_on(held[-1], block):
+        if held and not _continues(held[-1], block):
             self._write(block.key)
             held = self._held.setdefault(block.key, [])
         held.append(block)
@@ -50,7 +50,7 @@ class ReadingsWriter:
             self._write(block.key)
 
     def close(self) -> None:
-        """Writes what is held."""
+        """Writes the remaining blocks."""
         for key in list(self._held):
             self._write(key)
 
@@ -59,7 +59,7 @@ class ReadingsWriter:
         first = blocks[0]
         table = _table(blocks)
         date = datetime.fromtimestamp(first.t0_ns // 10**9, UTC).date()
-        # The name follows from the data, so the same readings kept twice are the same file; names sort by time.
+        # The name follows from the data, so storing readings twice gives one file. Names sort by time.
         name = f"{key.machine}~{key.point}~{first.t0_ns}~{first.session}~{first.index}.parquet"
         path = self.folder / f"date={date.isoformat()}" / name
         partial = path.with_name(f".{name}.{os.getpid()}.partial")
@@ -78,12 +78,12 @@ class ReadingsWriter:
             partial.replace(path)
         except OSError as error:
             msg = f"expected to write {path}, found: {error}"
-            raise RecordingError(msg, hint="check the place and the free space") from error
+            raise RecordingError(msg, hint="check the path and the free space") from error
         self.parts += 1
         self.samples += table.num_rows
 
 
-def _goes_on(last: Block, block: Block) -> bool:
+def _continues(last: Block, block: Block) -> bool:
     same = (last.session, last.rate_hz, last.channels, last.unit, last.orders, last.truth)
     return block.index == last.end and same == (
         block.session, block.rate_hz, block.channels, block.unit, block.orders, block.truth,
@@ -114,7 +114,7 @@ def _table(blocks: Sequence[Block]) -> pa.Table:
         "session": first.session,
         "index": first.index,
         "start_time_ns": first.t0_ns,
-        # Where each block began: times drift against the count, and a window's time follows them.
+        # The start of each block: its time drifts against the sample count, and the time of a window follows it.
         "block_index": [block.index for block in blocks],
         "block_t0_ns": [block.t0_ns for block in blocks],
         "rpm": None if np.isnan(speeds).all() else round(float(np.nanmean(speeds)), 3),
@@ -126,21 +126,23 @@ def _table(blocks: Sequence[Block]) -> pa.Table:
 
 
 def find_readings(folder: Path) -> list[Path]:
-    """Parts below a folder, those of a stream in the order of their time."""
+    """Parts below a folder; the parts of a stream are in order of time."""
     return sorted(path for path in folder.rglob("*.parquet") if not path.name.startswith("."))
 
 
 def read_readings(path: Path) -> Iterator[Block]:
-    """The blocks of a part, as they were kept.
+    """The blocks of a part, as they were stored.
 
     Raises:
-        RecordingError: it is no part of readings, or cannot be read.
+        RecordingError: the file is not a part of readings, or is unreadable.
     """
     table = guarded(path, lambda: pq.read_table(path, partitioning=None))
     known = json.loads((table.schema.metadata or {}).get(b"recording_metadata", b"{}"))
     if known.get("readings_version") != _VERSION:
         msg = f"expected readings of version {_VERSION}, found in {path}: {known.get('readings_version')}"
-        raise RecordingError(msg, hint="`thrumcast record` writes them; other recordings are for `thrumcast backfill`")
+        raise RecordingError(
+            msg, hint="`thrumcast record` writes readings; use `thrumcast backfill` for other recordings"
+        )
     channels = tuple(name for name in table.column_names if name not in BESIDE)
     samples = np.stack([table[name].to_numpy() for name in channels]).astype(np.float32, copy=False)
     speeds = table["speed_rpm"].to_numpy()

@@ -1,7 +1,7 @@
-"""Recordings (Parquet, CSV, WAV, MATLAB) as streams of blocks, and the writer of our own format.
+"""Recordings (Parquet, CSV, WAV, MATLAB) as streams of blocks.
 
-A `Recording` only remembers what the file says of itself; samples are read again, chunk by chunk, whenever blocks are
-asked for. Sessions and times follow from the file alone, so that reading it twice gives the same windows the same keys.
+`open_recording` reads what a file states about itself; `streams` chooses channels. Samples are read chunk by chunk each
+time `blocks` is called. Sessions and times follow from the file alone, so a second reading gives windows the same keys.
 """
 
 from __future__ import annotations
@@ -23,11 +23,37 @@ from pipeline.edges.recordings.files import RecordingWriter, find_recordings, in
 from pipeline.edges.recordings.formats import CHUNK_ROWS, describe, read_chunks, read_snapshot_index
 from pipeline.errors import RecordingError, UsageError
 
-# Which channels of a recording become which streams: `drive_end=x,fan_end=x`.
+__all__ = [
+    "ChannelMap",
+    "RecordedStream",
+    "Recording",
+    "RecordingWriter",
+    "find_recordings",
+    "input_id",
+    "input_ids",
+    "open_recording",
+    "parse_channels",
+    "streams",
+    "write_recording",
+]
 
-
+NOMINAL_START_NS = 946_684_800_000_000_000  # 2000-01-01T00:00:00Z, for recordings that do not state their time
+_UNITS = {
+    "g": "g",
+    "m/s2": "m/s2",
+    "m/s^2": "m/s2",
+    "m/s²": "m/s2",
+    "m/s**2": "m/s2",
+    "mm/s": "mm/s",
+    "v": "V",
+    "volt": "V",
+    "1": "1",
+}
 _NOT_ID = re.compile(r"[^A-Za-z0-9_.-]")
-_NOT_CHANNEL = re.compile(r"[^A-Za-z0-9_-]")  # no dot: it parts channel and feature in a column's name
+_NOT_CHANNEL = re.compile(r"[^A-Za-z0-9_-]")  # no dot: it separates channel and feature in the name of a column
+
+
+# -- which channels become which streams -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +63,7 @@ class ChannelMap:
     pairs: tuple[tuple[str, str], ...]
 
     def groups(self) -> list[tuple[tuple[str, str], ...]]:
-        """Pairs per stream: originals that get the same new name are streams of their own."""
+        """Pairs per stream: channels with the same new name go into separate streams."""
         streams: list[list[tuple[str, str]]] = []
         for original, new in self.pairs:
             free = next((stream for stream in streams if new not in [name for _, name in stream]), None)
@@ -49,10 +75,10 @@ class ChannelMap:
 
 
 def parse_channels(text: str) -> ChannelMap:
-    """`NAME[=AS],...` as given on the command line.
+    """Reads `NAME[=AS],...` of the command line.
 
     Raises:
-        UsageError: an empty or repeated name, or a new name that cannot be part of a column's name.
+        UsageError: a name is empty or repeated, or a new name cannot be part of the name of a column.
     """
     pairs: list[tuple[str, str]] = []
     for entry in text.split(","):
@@ -72,10 +98,10 @@ def parse_channels(text: str) -> ChannelMap:
 
 
 def choose(available: Sequence[str], wanted: ChannelMap | None, path: Path) -> ChannelMap:
-    """The map for one recording: as wanted, or every channel under its own name.
+    """The map for one recording: `wanted`, or every channel under its own name.
 
     Raises:
-        RecordingError: a wanted channel is not there.
+        RecordingError: the recording lacks a wanted channel.
     """
     if wanted is None:
         return ChannelMap(tuple((name, channel_name(name)) for name in available))
@@ -90,47 +116,22 @@ def choose(available: Sequence[str], wanted: ChannelMap | None, path: Path) -> C
 
 
 def channel_name(text: str) -> str:
-    """A name fit to stand before the dot of a column."""
+    """A valid channel name: the part before the dot in the name of a column."""
     return _NOT_CHANNEL.sub("_", text)[:64] or "_"
 
 
 def id_text(text: str) -> str:
-    """A name fit for a machine or a point; never a name that means a directory."""
+    """A valid machine or point id, and never `.` or `..`."""
     clean = _NOT_ID.sub("_", text)
     return clean if clean.strip(".") else f"_{clean}"
 
 
-__all__ = [
-    "ChannelMap",
-    "RecordedStream",
-    "Recording",
-    "RecordingWriter",
-    "find_recordings",
-    "input_id",
-    "input_ids",
-    "open_recording",
-    "parse_channels",
-    "streams",
-    "write_recording",
-]
-
-NOMINAL_START_NS = 946_684_800_000_000_000  # 2000-01-01T00:00:00Z, where a recording does not say when it was made
-_UNITS = {
-    "g": "g",
-    "m/s2": "m/s2",
-    "m/s^2": "m/s2",
-    "m/s²": "m/s2",
-    "m/s**2": "m/s2",
-    "mm/s": "mm/s",
-    "v": "V",
-    "volt": "V",
-    "1": "1",
-}
+# -- recordings and their streams ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recording:
-    """One file: what it says of itself."""
+    """One file: what it states about itself."""
 
     path: Path
     machine: str
@@ -139,13 +140,13 @@ class Recording:
     unit: str  # g, m/s2, mm/s, V or 1
     channels: tuple[str, ...]  # original names
     samples: int  # per channel
-    snapshots: bool  # a row of records that are not contiguous
-    truth: str | None  # the fault class in the words of the file
+    snapshots: bool  # whether it is a series of records that are not contiguous
+    truth: str | None  # the fault class as the file names it
     speed_rpm: float | None
-    left_out: tuple[str, ...] = ()  # columns that hold no number, and are no channels
+    left_out: tuple[str, ...] = ()  # columns without numbers, which are not channels
 
     def orders(self, channel: str) -> BearingOrders | None:
-        """Defect orders of the bearing at a channel, from `fault_orders_of_shaft`: flat, or by channel name."""
+        """Defect orders of the bearing at a channel, from `fault_orders_of_shaft`, which may be keyed by channel."""
         found = self.metadata.get("fault_orders_of_shaft")
         if not isinstance(found, dict):
             return None
@@ -157,7 +158,7 @@ class Recording:
         return BearingOrders(**{name: float(found[name]) for name in names})
 
     def start_ns(self) -> int:
-        """Time of the first sample: as the file says, else a nominal one, the same for every reading."""
+        """Time of the first sample: as the file states it, else a nominal time, the same at every reading."""
         offset = self.metadata.get("start_sample")
         skipped = int(offset) if isinstance(offset, int) and offset > 0 else 0
         known = self.metadata.get("start_time_ns")
@@ -167,7 +168,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RecordedStream:
-    """Some channels of a recording under their new names: one measurement point of one machine."""
+    """Channels of a recording under their new names: one measurement point of one machine."""
 
     recording: Recording
     key: StreamKey
@@ -179,13 +180,13 @@ class RecordedStream:
         """The samples as blocks of `block_s` seconds (the last one shorter), numbered from 0.
 
         Args:
-            block_s: Length of a block; does not change windows.
-            session: Number of the session, of the first snapshot's if there are snapshots (the others count on).
-                Default: follows from the file.
-            t0_ns: Time of the first sample. Default: as the file says, or a nominal time.
+            block_s: length of a block; it does not change the windows.
+            session: number of the session, or of the first snapshot's session (the next snapshots count up).
+                Default: a number that follows from the file.
+            t0_ns: time of the first sample. Default: as the file states it, or a nominal time.
 
         Raises:
-            RecordingError: the file cannot be read, or the stream holds not a single number.
+            RecordingError: the file is unreadable, or the stream contains no number.
         """
         start_ns = self.recording.start_ns() if t0_ns is None else t0_ns
         first = default_session(self.recording, start_ns) if session is None else session
@@ -200,14 +201,14 @@ class RecordedStream:
             yield from self._cut(iter([record]), first + k, start_ns + int(index.times_ns[k]), size)
 
     def _chunks(self, rows: int) -> Iterator[Float32]:
-        """Chunks of about `rows` samples, once it is known that there is a number among them."""
+        """Chunks of about `rows` samples. Checks first that there is a number among them."""
         path, chunks = self.recording.path, read_chunks(self.recording.path, self.originals, rows)
         first = next(chunks, None)
-        if first is not None and np.isfinite(first).any():  # as nearly always
+        if first is not None and np.isfinite(first).any():  # the usual case
             return itertools.chain([first], chunks)
         if not any(np.isfinite(chunk).any() for chunk in chunks):
             msg = f"expected samples in {path}, found no number in: {', '.join(self.originals)}"
-            raise RecordingError(msg, hint="the sensor was not connected, or the conversion went wrong")
+            raise RecordingError(msg, hint="the sensor was disconnected, or the conversion failed")
         return read_chunks(path, self.originals, rows)
 
     def _cut(self, chunks: Iterator[Float32], session: int, start_ns: int, size: int) -> Iterator[Block]:
@@ -230,7 +231,7 @@ class RecordedStream:
 
 
 def _split(chunks: Iterator[Float32], sizes: Iterator[int] | list[int]) -> Iterator[Float32]:
-    """Chunks (C, any) -> contiguous arrays (C, size) for each size; the last one may be shorter."""
+    """Chunks (C, any) -> contiguous arrays (C, size), one per size; the last one may be shorter."""
     held: list[Float32] = []
     count = 0
     for size in sizes:
@@ -246,10 +247,10 @@ def _split(chunks: Iterator[Float32], sizes: Iterator[int] | list[int]) -> Itera
 
 
 def open_recording(path: Path, rate_hz: float | None = None) -> Recording:
-    """Looks at a file; `rate_hz` is used where the file does not say its rate.
+    """Opens a file. `rate_hz` is used if the file does not state its rate.
 
     Raises:
-        RecordingError: unreadable, without a signal, or without a rate.
+        RecordingError: the file is unreadable, or has no signal or no rate.
     """
     contents = describe(path)
     if not contents.channels or not contents.samples:
@@ -258,7 +259,7 @@ def open_recording(path: Path, rate_hz: float | None = None) -> Recording:
     rate = contents.rate_hz if contents.rate_hz is not None else rate_hz
     if rate is None:
         msg = f"expected a sampling rate, found none in: {path}"
-        raise RecordingError(msg, hint="give it in hertz: --rate 12000")
+        raise RecordingError(msg, hint="give it in Hz: --rate 12000")
     if not _positive(rate):
         msg = f"expected a sampling rate above 0 Hz, found in {path}: {rate}"
         raise RecordingError(msg, hint="correct sample_rate_hz in the recording's metadata, or --rate")
@@ -280,7 +281,7 @@ def open_recording(path: Path, rate_hz: float | None = None) -> Recording:
 
 
 def machine_id(metadata: Mapping[str, Any], path: Path) -> str:
-    """`dataset-recording`, or the file's stem; cut to 64 characters, of which the last then tell long names apart."""
+    """`dataset-recording`, or the stem of the file. Names over 64 characters are cut and end with a hash."""
     given = [str(metadata[name]) for name in ("dataset", "recording") if metadata.get(name) not in (None, "")]
     whole = "-".join(given) if given else path.stem
     text = id_text(whole)
@@ -288,13 +289,13 @@ def machine_id(metadata: Mapping[str, Any], path: Path) -> str:
 
 
 def streams(recording: Recording, channel_map: ChannelMap | None = None) -> list[RecordedStream]:
-    """The streams of a recording: all channels together, or as the map says.
+    """The streams of a recording: all channels in one stream, or as the map states.
 
-    A stream's point is the original channel if it has only one, else `main`. Where its channels sit at different
-    bearings no orders can be given for it as a whole.
+    The point of a stream is its original channel if it has only one, else `main`. A stream whose channels are at
+    different bearings has no orders.
 
     Raises:
-        RecordingError: a chosen channel is not there.
+        RecordingError: the recording lacks a chosen channel.
     """
     found: list[RecordedStream] = []
     for group in choose(recording.channels, channel_map, recording.path).groups():
@@ -309,9 +310,9 @@ def streams(recording: Recording, channel_map: ChannelMap | None = None) -> list
 
 
 def default_session(recording: Recording, start_ns: int) -> int:
-    """A session number that follows from the file.
+    """A session number that follows from the file: the start in ns.
 
-    The start in ns. Files that do not say what they are may share their name, so a part of their content counts too.
+    Recordings without a name of their own may share a file name, so a part of the hash of their content is added.
     """
     known = recording.metadata.get("recording") is not None
     return start_ns if known else start_ns + int(input_id(recording.path)[:7], 16)

@@ -1,4 +1,4 @@
-"""Looking after an archive: what is there (`survey`), and whether all of it is whole (`verify`)."""
+"""Looks through an archive: `survey` says what it holds, `verify` whether all of it is intact. Neither takes a lock."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.edges.store import parts as files
 from pipeline.edges.store.database import JournalView, view_journal
-from pipeline.edges.store.read import TRIES, Selection, lay_out, look
-from pipeline.edges.store.schema import DATE_COLUMN, KEYS, KINDS, Part
+from pipeline.edges.store.parts import STAGING_NAME, file_about, list_parts
+from pipeline.edges.store.read import Layout, Selection, check_directory, lay_out, read_layout
+from pipeline.edges.store.schema import ARCHIVE_NAME, DATE_COLUMN, KEYS, KINDS, Part
 from pipeline.edges.store.snapshot import compare
 from pipeline.errors import ArchiveError
 
@@ -33,13 +34,13 @@ class Stock:
     rows: int
     bytes: int
     machines: int
-    first: datetime  # of the time that decides the date
+    first: datetime  # the earliest and latest time in the column that decides the date
     last: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The outcome of `verify`; an archive without problems is whole."""
+    """What `verify` found; an archive without problems is intact."""
 
     files: int
     rows: int  # in files
@@ -49,45 +50,29 @@ class Report:
 
 
 def survey(data_dir: Path) -> tuple[list[Stock], dict[str, int]]:
-    """Stock per kind and date, and the rows per kind that are still in the journal.
+    """The stock of every kind and date, and the rows of every kind that are still in the journal.
 
     Raises:
-        ArchiveError: no such directory, or a file that cannot be read.
+        ArchiveError: there is no such directory, or a file cannot be read.
     """
-    stocks, pending = [], {}
+    stocks: list[Stock] = []
+    pending_rows = {}
     for kind in KINDS:
-        for left in reversed(range(TRIES)):  # a part may be merged away meanwhile: look again
-            try:
-                found, pending[kind] = _survey_kind(data_dir, kind)
-                break
-            except FileNotFoundError as error:
-                if not left:
-                    raise _unreadable(data_dir, error) from error
+        found, pending_rows[kind] = read_layout(data_dir, kind, Selection(), partial(_stocks, kind))
         stocks += found
-    return stocks, pending
+    return stocks, pending_rows
 
 
-def _survey_kind(data_dir: Path, kind: str) -> tuple[list[Stock], int]:
-    layout = look(data_dir, kind)
+def _stocks(kind: str, layout: Layout) -> tuple[list[Stock], int]:
     by_date: dict[str, list[Path]] = defaultdict(list)
     for path in layout.paths:
         by_date[path.parent.name.removeprefix("date=")].append(path)
     return [_stock(kind, date, paths) for date, paths in sorted(by_date.items())], layout.pending.num_rows
 
 
-def _unreadable(where: Path, error: Exception) -> ArchiveError:
-    msg = f"expected readable Parquet files in {where}, found: {error}"
-    return ArchiveError(msg, hint="`thrumcast archive verify` names the damaged file")
-
-
 def _stock(kind: str, date: str, paths: list[Path]) -> Stock:
     time, machine = DATE_COLUMN[kind], "topic" if kind == "quarantine" else "machine"
-    try:
-        table = pa.concat_tables([pq.ParquetFile(path).read(columns=[time, machine]) for path in paths])
-    except FileNotFoundError:
-        raise
-    except (OSError, pa.ArrowException) as error:
-        raise _unreadable(paths[0].parent, error) from error
+    table = pa.concat_tables([pq.ParquetFile(path).read(columns=[time, machine]) for path in paths])
     span = pc.min_max(table[time].cast(pa.int64()))
     return Stock(
         kind=kind,
@@ -102,16 +87,17 @@ def _stock(kind: str, date: str, paths: list[Path]) -> Stock:
 
 
 def verify(data_dir: Path) -> Report:
-    """Reads every file: readable, the columns as they should be, each key once, manifest and files agree.
+    """Reads every file and checks four things: it can be read, its columns, that each key is there once, the manifest.
 
-    A roll may be under way in another process: what it has not listed yet is a note, no problem. What was merged or
-    pruned meanwhile is looked at again.
+    A roll may be under way in another process. A part that it has not listed yet is a note, not a problem. If parts
+    were merged or pruned meanwhile, everything is checked again.
 
     Raises:
-        ArchiveError: no such directory, or a journal that cannot be read.
+        ArchiveError: there is no such directory, or the journal cannot be read.
     """
+    check_directory(data_dir)
     while True:
-        view = _directory_view(data_dir)
+        view = view_journal(data_dir)
         report = _verify(data_dir, view)
         newer = view_journal(data_dir, ()) if report.problems else None
         if view is None or newer is None or {p.relative for p in view.parts} <= {p.relative for p in newer.parts}:
@@ -121,7 +107,7 @@ def verify(data_dir: Path) -> Report:
 def _verify(data_dir: Path, view: JournalView | None) -> Report:
     problems: list[str] = []
     count = rows = pending_rows = 0
-    root = data_dir / files.ARCHIVE_NAME
+    root = data_dir / ARCHIVE_NAME
     for kind in KINDS:
         layout = lay_out(data_dir, kind, view, Selection())
         pending_rows += layout.pending.num_rows
@@ -139,21 +125,15 @@ def _verify(data_dir: Path, view: JournalView | None) -> Report:
         problems += _doubles(kind, pa.concat_tables([table.replace_schema_metadata(None) for table in keys]))
     more, notes = _unlisted(data_dir) if view is not None else (compare(data_dir), [])
     problems += more
-    staging = root / files.STAGING_NAME
+    staging = root / STAGING_NAME
     left = sorted(path.name for path in staging.iterdir()) if staging.is_dir() else []
-    notes += [f"{files.STAGING_NAME}/{name}: unfinished, removed at the next start" for name in left]
+    notes += [f"{STAGING_NAME}/{name}: unfinished, will be removed at the next start" for name in left]
     return Report(count, rows, pending_rows, tuple(problems), tuple(notes))
 
 
-def _directory_view(data_dir: Path) -> JournalView | None:
-    if not data_dir.is_dir():
-        look(data_dir, "features")  # says what is wrong
-    return view_journal(data_dir)
-
-
 def _load_listed(data_dir: Path, path: Path, view: JournalView | None, expected: pa.Schema) -> pa.Table:
-    """A whole part that is as the manifest says, now if not before: a roll may have widened it meanwhile."""
-    kind, relative = path.parent.parent.name, path.relative_to(data_dir / files.ARCHIVE_NAME).as_posix()
+    """The rows of a part, which is as the manifest says, if necessary by a newer one: a roll may have widened it."""
+    kind, relative = path.parent.parent.name, path.relative_to(data_dir / ARCHIVE_NAME).as_posix()
     while True:
         part = None if view is None else next((each for each in view.parts if each.relative == relative), None)
         try:
@@ -166,13 +146,13 @@ def _load_listed(data_dir: Path, path: Path, view: JournalView | None, expected:
 
 
 def _load(path: Path, part: Part | None, expected: pa.Schema, *, settled: bool) -> pa.Table:
-    """Reads a part and compares it with its entry in the manifest and the columns it should have.
+    """Reads a part and compares it with its entry in the manifest and with the columns that it should have.
 
-    A part that is not settled lacks a newly seen column: it is about to be written again, and may have been already.
+    A part that is not `settled` lacks a newly seen column. The next roll writes it again, or has just done so.
     """
     content = path.read_bytes()
     table = pq.read_table(pa.BufferReader(content), partitioning=None)
-    files.file_about(table.schema, path)
+    file_about(table.schema, path)
     if part is not None and part.rows != table.num_rows:
         msg = f"expected {part.rows} rows by the manifest, found: {table.num_rows}"
         raise ArchiveError(msg)
@@ -181,13 +161,13 @@ def _load(path: Path, part: Part | None, expected: pa.Schema, *, settled: bool) 
         msg = f"expected the columns of the whole archive, found a difference: {differ[0]}"
         raise ArchiveError(msg)
     if part is not None and settled and hashlib.sha256(content).hexdigest() != part.sha256:
-        msg = f"expected the content that was written (sha256 {part.sha256[:12]}), found: another"
+        msg = f"expected the content that was written (sha256 {part.sha256[:12]}), found other content"
         raise ArchiveError(msg)
     return table
 
 
 def _misplaced(table: pa.Table, kind: str, path: Path) -> Iterator[str]:
-    """Rows whose time is not of the date in the path."""
+    """Problems with rows whose time is outside the date in the path."""
     day = datetime.fromisoformat(path.parent.name.removeprefix("date=")).replace(tzinfo=UTC)
     span = pc.min_max(table[DATE_COLUMN[kind]])
     first, last = span["min"].as_py(), span["max"].as_py()
@@ -196,7 +176,7 @@ def _misplaced(table: pa.Table, kind: str, path: Path) -> Iterator[str]:
 
 
 def _doubles(kind: str, keys: pa.Table) -> Iterator[str]:
-    """Keys that stand more than once."""
+    """Problems with keys that appear more than once."""
     if not keys.num_columns:
         return
     groups = keys.group_by(keys.column_names).aggregate([([], "count_all")])
@@ -207,18 +187,18 @@ def _doubles(kind: str, keys: pa.Table) -> Iterator[str]:
 
 
 def _unlisted(data_dir: Path) -> tuple[list[str], list[str]]:
-    """Problems and notes: files that stand in the archive but not in the manifest.
+    """Problems and notes about files that are in the archive but not in the manifest.
 
-    The files are listed before the manifest is read, so that a part which a roll finishes meanwhile is in it.
+    The files are listed before the manifest is read, so the manifest has every part that a roll finishes meanwhile.
     """
-    root = data_dir / files.ARCHIVE_NAME
-    found = [(number, path.relative_to(root).as_posix()) for _, _, number, path in files.list_parts(root)]
+    root = data_dir / ARCHIVE_NAME
+    found = [(number, path.relative_to(root).as_posix()) for _, _, number, path in list_parts(root)]
     view = view_journal(data_dir, ())
     if view is None:
         return [], []
     listed = {part.relative for part in view.parts}
     extra = [(number, relative) for number, relative in found if relative not in listed]
-    left = "left by an unfinished roll, the next one writes it again"
+    left = "left by an unfinished roll, will be written again by the next one"
     return (
         [f"{relative}: not in the manifest" for number, relative in extra if number != view.part_number],
         [f"{relative}: {left}" for number, relative in extra if number == view.part_number],

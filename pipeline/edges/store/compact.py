@@ -1,6 +1,6 @@
-"""Upkeep of the archive: many small parts of a day become few, and days that are old enough go.
+"""Upkeep of the archive: `compact` merges the small parts of a day, `prune` removes old days.
 
-Each step holds rolls off for a moment and is bounded in rows and bytes, so a running service stays responsive.
+Each step holds rolls off for a moment. It is bounded in rows and bytes, so a running service stays responsive.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from statistics import median
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.edges.store import parts as files
-from pipeline.edges.store.archive import Archive, give_back
-from pipeline.edges.store.database import JournalView, Swap
+from pipeline.edges.store.archive import Archive
+from pipeline.edges.store.database import JournalView
+from pipeline.edges.store.parts import describe_part, encode_part, give_back, sort_rows
 from pipeline.edges.store.schema import Part, arrow_schema, conform
-from pipeline.edges.store.swap import swap
+from pipeline.edges.store.swap import remove_day, replace_parts
 from pipeline.errors import ArchiveError
 
-TARGET_ROWS = 200_000  # of a merged part: some 100 MB in memory per channel, seconds to write
-TARGET_BYTES = 128 * 2**20
-MUCH_LARGER = 4
+TARGET_ROWS = 200_000  # the most rows of a merged part; they take some 100 MB of memory per channel, seconds to write
+TARGET_BYTES = 128 * 2**20  # the most bytes of the parts that are merged into one
+MUCH_LARGER = 4  # a part with more than this many times the median rows waits for others of its size
 
 
 @dataclass(frozen=True, slots=True)
-class Compacted:
-    """One merge."""
+class Merge:
+    """Parts of one kind and date that became one."""
 
     kind: str
     date: str
-    parts: int  # that were merged
+    parts: int  # how many were merged
     rows: int
     bytes_before: int
     bytes_after: int
 
 
 @dataclass(frozen=True, slots=True)
-class Pruned:
-    """One day of one kind that is gone."""
+class RemovedDay:
+    """One day of one kind that was removed."""
 
     kind: str
     date: str
@@ -52,10 +52,11 @@ class Pruned:
 
 
 def mergeable(parts: tuple[Part, ...], least: int = 2) -> Iterator[list[Part]]:
-    """Parts of one kind and date that are small, at least `least` of them, as many as fit into one.
+    """For each kind and date with at least `least` small parts, those that fit into one part.
 
-    Above two, parts that are much larger than most stay out: what was merged is merged again only when there are as
-    many of its own size. From 16 upwards that writes the rows of a day about twice, however many parts it began with.
+    If `least` is above two, parts that are much larger than the median are left out. A merged part is then merged again
+    only with about as many parts of its own size. With `least` of 16 or more, each row of a day is written about twice,
+    however many parts the day has.
     """
     days: dict[tuple[str, str], list[Part]] = defaultdict(list)
     for part in parts:
@@ -76,14 +77,14 @@ def mergeable(parts: tuple[Part, ...], least: int = 2) -> Iterator[list[Part]]:
         yield chosen
 
 
-def compact(archive: Archive, *, least: int = 2, stop: Callable[[], bool] = lambda: False) -> Iterator[Compacted]:
-    """Merges small parts, one merge per step; between two steps rolls go on.
+def compact(archive: Archive, *, least: int = 2, stop: Callable[[], bool] = lambda: False) -> Iterator[Merge]:
+    """Merges small parts, one merge per step; rolls may run between two steps.
 
     Raises:
-        ArchiveError: a part is missing or damaged (it is never merged), or the disk refuses.
+        ArchiveError: a part is missing or damaged (it is never merged), or the disk is full, read-only or broken.
     """
     while not stop():
-        with archive.alone() as view:
+        with archive.rolls_paused() as view:
             small = next(mergeable(view.parts, least), None)
             if small is None:
                 return
@@ -92,22 +93,21 @@ def compact(archive: Archive, *, least: int = 2, stop: Callable[[], bool] = lamb
         yield done
 
 
-def _merge(archive: Archive, view: JournalView, small: list[Part]) -> Compacted:
+def _merge(archive: Archive, view: JournalView, small: list[Part]) -> Merge:
     kind, day = small[0].kind, small[0].date
     extras = view.extras[kind]
     schema = arrow_schema(kind, extras, view.schema)
     tables = [conform(_whole(archive.root, part, settled=part.extras == extras), schema) for part in small]
-    table = files.sort_rows(pa.concat_tables(tables), kind)
-    content = files.encode_part(table)
-    new = files.describe_part(kind, day, view.part_number, table, extras, content)
-    decided = Swap(kind, day, tuple(part.number for part in small), new)
-    swap(archive.journal, archive.root, decided, content)
+    table = sort_rows(pa.concat_tables(tables), kind)
+    content = encode_part(table)
+    new = describe_part(kind, day, view.part_number, table, extras, content)
+    replace_parts(archive.journal, archive.root, small, new, content)
     before = sum(part.bytes for part in small)
-    return Compacted(kind, day, len(small), table.num_rows, before, len(content))
+    return Merge(kind, day, len(small), table.num_rows, before, len(content))
 
 
 def _whole(root: Path, part: Part, *, settled: bool) -> pa.Table:
-    """A part's rows, if they are what was written; damage is not to be merged into something that looks whole."""
+    """The rows of a part, if its content is what was written; damage must not become part of an intact-looking file."""
     try:
         content = (root / part.relative).read_bytes()
         if settled and hashlib.sha256(content).hexdigest() != part.sha256:
@@ -129,16 +129,16 @@ def older(parts: tuple[Part, ...], before: date) -> dict[tuple[str, str], list[P
     return dict(sorted(days.items()))
 
 
-def prune(archive: Archive, before: date, *, stop: Callable[[], bool] = lambda: False) -> Iterator[Pruned]:
-    """Removes whole UTC days, of every kind, that lie before a date.
+def prune(archive: Archive, before: date, *, stop: Callable[[], bool] = lambda: False) -> Iterator[RemovedDay]:
+    """Removes whole UTC days of every kind that lie before a date, one kind and day per step.
 
     Raises:
-        ArchiveError: the disk refuses.
+        ArchiveError: the disk is full, read-only or broken.
     """
     while not stop():
-        with archive.alone() as view:
+        with archive.rolls_paused() as view:
             day, parts = next(iter(older(view.parts, before).items()), (None, []))
             if day is None:
                 return
-            swap(archive.journal, archive.root, Swap(*day, tuple(part.number for part in parts), None), None)
-        yield Pruned(*day, len(parts), sum(part.rows for part in parts), sum(part.bytes for part in parts))
+            remove_day(archive.journal, archive.root, *day, parts)
+        yield RemovedDay(*day, len(parts), sum(part.rows for part in parts), sum(part.bytes for part in parts))

@@ -1,9 +1,16 @@
-"""What is decided but not yet in Parquet: stream states, pending rows, alarms, counters and the manifest of parts.
+"""The journal: what is decided but not yet in Parquet, and the manifest of the Parquet parts.
 
-One SQLite database, DIR/journal.db (WAL, synchronous=FULL). `Journal.commit` is the commit point of the pipeline: what
-one step of the engine changed is written in one transaction or not at all, and only then are messages acknowledged.
-Pending rows are kept as Arrow record batches, one entry per commit, kind and set of columns, so that making a Parquet
-part of them is: concatenate, sort, write.
+`Journal.commit` is the commit point of the pipeline. It writes everything that one turn of a driver changed in one
+transaction or not at all, and only then are messages acknowledged. Pending rows are kept as Arrow record batches, one
+entry per commit, kind and set of columns, so making a part of them means: concatenate, sort, write.
+
+The other writers are the steps of the archive: a roll (`finish_roll`, `update_parts`), an append (`begin_append`,
+`finish_append`), a swap (`plan_swap`, `finish_swap`) and the adoption of parts whose journal is lost. Where files and
+manifest cannot change together, the journal first notes what is planned. `interrupted_append` and `planned_swap` return
+such a note at the next start.
+
+The number of the next part advances in `_list_parts` only. A roll or an append that dies before its last transaction
+finds the same number again, so it writes the same file names again.
 """
 
 from __future__ import annotations
@@ -19,59 +26,37 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
-import pyarrow as pa
-
 from pipeline.core.records import AlarmChange, FeatureRow, Forecast, Prediction, StreamKey
 from pipeline.edges.faults import fault_point
-from pipeline.edges.store import database as read
-from pipeline.edges.store import schema as tables
-from pipeline.edges.store.database import JOURNAL_NAME, DirectoryLock, close_as_it_is, create_or_open, storage_error
+from pipeline.edges.store import schema
+from pipeline.edges.store.database import (
+    JOURNAL_NAME,
+    DirectoryLock,
+    JournalView,
+    close_without_checkpoint,
+    create_or_open,
+    damaged,
+    read_counters,
+    read_meta,
+    read_open_alarms,
+    read_part_number,
+    read_schema,
+    read_states,
+    read_swap,
+    read_view,
+    seal_changes,
+    storage_error,
+)
 from pipeline.edges.store.parts import sync_directory
-from pipeline.edges.store.schema import KINDS, UNREADABLE, FeatureSchema, Part, Quarantined, schema_error
+from pipeline.edges.store.schema import UNREADABLE, FeatureSchema, Part, Quarantined, Rows, Swap
 from pipeline.errors import ArchiveError, SchemaError
 
-# Alarm changes that are committed and of which the broker has not yet confirmed that it has them.
-#
-# They stand here, written in the transaction that decides them, whatever becomes of their rows: a roll may move those
-# into Parquet long before anybody was told. A start tells them again, so that no crash, and no broker that was away,
-# keeps one from whoever listens.
+SLOW_S = 0.5  # a COMMIT that takes longer marks the disk as slow; writing a part then takes many times as long
 
-
-_KEYS = "untold."  # in the table of facts: `untold.<number>` -> the change
-_NEXT = (
-    f"INSERT INTO meta SELECT '{_KEYS}' || printf('%012d', 1 + coalesce(max(CAST(substr(key, {len(_KEYS) + 1}) "
-    f"AS INTEGER)), 0)), ? FROM meta WHERE key LIKE '{_KEYS}%'"
-)
-
-
-def remember(db: sqlite3.Connection, changes: Sequence[AlarmChange]) -> None:
-    """Nobody has been told of these; within the caller's transaction."""
-    db.executemany(_NEXT, [(_text(change),) for change in changes])
-
-
-def forget(db: sqlite3.Connection, changes: Sequence[AlarmChange]) -> None:
-    """The broker has these; within the caller's transaction."""
-    told = [(_text(change),) for change in changes]
-    db.executemany(f"DELETE FROM meta WHERE key LIKE '{_KEYS}%' AND value = ?", told)
-
-
-def remembered(db: sqlite3.Connection) -> list[AlarmChange]:
-    """In the order in which they were committed."""
-    rows = db.execute(f"SELECT value FROM meta WHERE key LIKE '{_KEYS}%' ORDER BY key")
-    return [_change(*json.loads(value)) for (value,) in rows]
-
-
-def _text(change: AlarmChange) -> str:
-    return json.dumps([*change.key, change.type, change.id, change.mode, change.p, change.at_ns, change.since_ns])
-
-
-def _change(machine: str, point: str, *rest: object) -> AlarmChange:
-    return AlarmChange(StreamKey(machine, point), *rest)  # type: ignore[arg-type]
-
-
-__all__ = ["Commit", "Journal", "Quarantined"]
-
-SLOW_S = 0.5  # of a transaction that is done: writing a part, or closing the database, would take many times as long
+# Counters that the archive's own transactions add to.
+DUPLICATE_ROWS = "archive_duplicate_rows"  # rows that were dropped because their key was already in the archive
+PRUNED_ROWS = "archive_pruned_rows"
+COMPACTED_PARTS = "archive_compacted_parts"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,32 +68,32 @@ class Commit:
     predictions: Sequence[Prediction] = ()
     classes: tuple[str, ...] = ()  # what the probabilities of `predictions` stand for, in order
     forecasts: Sequence[Forecast] = ()
-    alarms: Sequence[AlarmChange] = ()  # untold until a later commit says that they were told
-    told: Sequence[AlarmChange] = ()  # of former commits: the broker has them
+    alarms: Sequence[AlarmChange] = ()  # untold until a later commit has them in `told`
+    told: Sequence[AlarmChange] = ()  # changes of earlier commits that the broker has confirmed
     quarantined: Sequence[Quarantined] = ()
     counters: Mapping[str, int] = field(default_factory=dict)  # name -> increment
 
 
 class Journal:
-    """The journal of one data directory, held by one process at a time. May be used from several threads."""
+    """The journal of one data directory, held by one process at a time. Several threads may use it."""
 
     def __init__(self, directory: Path) -> None:
         """Opens or creates DIR/journal.db.
 
         Raises:
-            ArchiveError: another process holds the directory, it cannot be written, or the journal is damaged or of
-                another version.
+            DirectoryHeld: another process holds the directory.
+            ArchiveError: the directory cannot be written, or the journal is damaged or has another version.
         """
         self.directory = directory
-        self.path = directory / read.JOURNAL_NAME
-        self.slow = False  # the last transaction took long: whoever stops leaves what can wait
+        self.path = directory / JOURNAL_NAME
+        self.slow = False  # whether the last COMMIT took longer than SLOW_S; a stop then skips what can wait
         self._closed = False
         self._turn = threading.RLock()
         self._lock = DirectoryLock(directory)
         try:
             self._db = create_or_open(self.path)
             with self._reading() as db:
-                self._schema = read.read_schema(db)
+                self._schema = read_schema(db)
         except BaseException:
             self._lock.release()
             raise
@@ -120,124 +105,211 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Lets the directory go. What was committed stays."""
+        """Closes the database and releases the directory. On a slow disk it leaves the log for the next start."""
         with self._turn:
             if self.slow and not self._closed:
-                close_as_it_is(self._db, self.path)
+                close_without_checkpoint(self._db, self.path)
             self._db.close()
             self._closed = True
             self._lock.release()
 
-    def bind(self, schema: FeatureSchema) -> None:
-        """Says which feature table the rows speak; a journal of another one is refused with SchemaError."""
-        if self._schema is not None and self._schema.name != schema.name:
-            raise schema_error(schema.name, self._schema.name, str(self.path))
-        if self._schema is not None and self._schema.features != schema.features:
-            differ = sorted(set(self._schema.features) ^ set(schema.features)) or ["their order"]
-            raise schema_error(schema.name, f"{self._schema.name} with other features ({differ[0]})", str(self.path))
-        if self._schema == schema:  # a start on a slow disk waits for every transaction
+    def bind(self, feature_schema: FeatureSchema) -> None:
+        """Says which feature table the rows belong to.
+
+        Raises:
+            SchemaError: the journal was written with another feature table.
+        """
+        known = self._schema
+        if known == feature_schema:  # no transaction: a start on a slow disk waits for each one
             return
+        if known is not None and known.name != feature_schema.name:
+            raise schema.schema_error(feature_schema.name, known.name, str(self.path))
+        if known is not None and known.features != feature_schema.features:
+            differ = sorted(set(known.features) ^ set(feature_schema.features)) or ["their order"]
+            found = f"{known.name} with other features ({differ[0]})"
+            raise schema.schema_error(feature_schema.name, found, str(self.path))
         with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO meta VALUES ('feature_schema', ?)", (json.dumps(asdict(schema)),))
-        self._schema = schema
+            _write_meta(db, "feature_schema", json.dumps(asdict(feature_schema)))
+        self._schema = feature_schema
+
+    # The commit point
 
     def commit(self, commit: Commit) -> None:
-        """Writes all of it in one transaction; on an error nothing is written and the same commit can be tried again.
+        """Writes all of it in one transaction. On an error nothing is written, and the same commit can be tried again.
 
         Raises:
             ArchiveError: the disk is full, read-only or broken.
-            SchemaError: a row speaks another feature table, or shapes do not fit.
+            SchemaError: a row belongs to another feature table, or has another shape.
         """
         batches = list(self._batches(commit))
         fault_point("commit_begin")
         with self._transaction() as db:
-            for kind, extras, table in batches:
-                _write_pending(db, kind, extras, table)
+            for batch in batches:
+                _add_pending(db, batch)
             db.executemany(
                 "INSERT INTO states VALUES (?, ?, ?) ON CONFLICT (machine, point) DO UPDATE SET state = excluded.state",
                 [(key.machine, key.point, state) for key, state in commit.states.items()],
             )
             for change in commit.alarms:
-                _write_alarm(db, change)
-            forget(db, commit.told)
-            remember(db, commit.alarms)
-            add_counters(db, commit.counters)
+                _set_open_alarm(db, change)
+            _remove_untold(db, commit.told)
+            _add_untold(db, commit.alarms)
+            _add_counters(db, commit.counters)
             fault_point("commit_before_end")
         fault_point("commit_done")
 
-    def _batches(self, commit: Commit) -> Iterator[tuple[str, tuple[str, ...], pa.Table]]:
+    def _batches(self, commit: Commit) -> Iterator[Rows]:
         if commit.features:
             if self._schema is None:
                 msg = "expected a journal that knows its feature table, found none"
                 raise SchemaError(msg, hint="open the Archive, or call bind, before committing feature rows")
-            for channels, table in tables.feature_tables(commit.features, self._schema):
-                yield "features", channels, table
+            for channels, table in schema.feature_tables(commit.features, self._schema):
+                yield Rows("features", channels, table)
         if commit.predictions:
-            yield "predictions", commit.classes, tables.prediction_table(commit.predictions, commit.classes)
+            yield Rows("predictions", commit.classes, schema.prediction_table(commit.predictions, commit.classes))
         if commit.forecasts:
-            yield "forecast", (), tables.forecast_table(commit.forecasts)
+            yield Rows("forecast", (), schema.forecast_table(commit.forecasts))
         if commit.alarms:
-            yield "alarms", (), tables.alarm_table(commit.alarms)
+            yield Rows("alarms", (), schema.alarm_table(commit.alarms))
         if commit.quarantined:
-            yield "quarantine", (), tables.quarantine_table(commit.quarantined)
+            yield Rows("quarantine", (), schema.quarantine_table(commit.quarantined))
+
+    # What the journal knows
 
     def states(self) -> dict[StreamKey, bytes]:
         """The newest state of every stream."""
         with self._reading() as db:
-            rows = db.execute("SELECT machine, point, state FROM states ORDER BY machine, point")
-            return {StreamKey(machine, point): state for machine, point, state in rows}
-
-    def forget(self, keys: Iterable[StreamKey]) -> None:
-        """Drops the states of streams; their rows stay."""
-        with self._transaction() as db:
-            db.executemany("DELETE FROM states WHERE machine = ? AND point = ?", list(keys))
+            return read_states(db)
 
     def counters(self) -> dict[str, int]:
-        """Cumulative counters, since the data directory began."""
+        """Cumulative counters, since the data directory was created."""
         with self._reading() as db:
-            return read.read_counters(db)
-
-    def client_id(self) -> str | None:
-        """Under which MQTT client id a broker last had a session for us; None if none ever had."""
-        with self._reading() as db:
-            return read.read_meta(db, "client_id")
-
-    def note_client_id(self, client_id: str) -> None:
-        """A broker has a session for us under this id."""
-        with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO meta VALUES ('client_id', ?)", (client_id,))
-
-    def inputs_done(self) -> dict[str, str]:
-        """Finished inputs: id -> what it was."""
-        with self._reading() as db:
-            return dict(db.execute("SELECT id, note FROM inputs ORDER BY id"))
+            return read_counters(db)
 
     def open_alarms(self) -> dict[str, AlarmChange]:
         """Alarm id -> its newest change, for every alarm that is neither cleared nor revoked."""
         with self._reading() as db:
-            return {change.id: change for change in read.read_open_alarms(db)}
+            return {change.id: change for change in read_open_alarms(db)}
 
     def untold_alarms(self) -> list[AlarmChange]:
-        """Changes of which nobody has said that they were told, in the order of their commits."""
+        """Committed changes that the broker has not confirmed, in the order of their commits.
+
+        The journal keeps them apart from the rows, because a roll may move those into Parquet before anyone was told.
+        A start tells them again, so neither a crash nor an absent broker can keep a change from its listeners.
+        """
         with self._reading() as db:
-            return remembered(db)
+            rows = db.execute(f"SELECT value FROM meta WHERE key LIKE '{_UNTOLD}%' ORDER BY key")
+            return [_change_of(*json.loads(value)) for (value,) in rows]
+
+    def inputs_done(self) -> dict[str, str]:
+        """Finished inputs of backfills: id -> note."""
+        with self._reading() as db:
+            return dict(db.execute("SELECT id, note FROM inputs ORDER BY id"))
+
+    def client_id(self) -> str | None:
+        """The MQTT client id under which a broker last had a session for this service; None if there was none."""
+        with self._reading() as db:
+            return read_meta(db, "client_id")
+
+    def note_client_id(self, client_id: str) -> None:
+        """Notes that a broker has a session under this client id."""
+        with self._transaction() as db:
+            _write_meta(db, "client_id", client_id)
 
     def pending_rows(self, kind: str | None = None) -> int:
-        """How many rows of a kind (of all kinds) are not yet in a Parquet part."""
+        """How many rows of a kind, or of all kinds, are not yet in a part."""
         with self._reading() as db:
             row = db.execute("SELECT total(rows) FROM pending WHERE ?1 IS NULL OR kind = ?1", (kind,)).fetchone()
             return int(row[0])
 
-    def view(self, kinds: Sequence[str]) -> read.JournalView:
-        """One consistent look at manifest, columns and pending rows."""
+    def view(self, kinds: Sequence[str]) -> JournalView:
+        """Manifest, columns, counters and the pending rows of `kinds`, all of one moment."""
         with self._reading() as db:
-            return read.JournalView(
-                schema=self._schema,
-                extras={kind: read.read_extras(db, kind) for kind in KINDS},
-                parts=read.read_parts(db),
-                pending={kind: read.read_pending(db, kind) for kind in kinds},
-                part_number=int(read.read_meta(db, "part_number") or 1),
-            )
+            return read_view(db, kinds)
+
+    # The manifest of parts, for the archive
+
+    def finish_roll(self, view: JournalView, parts: Sequence[Part], duplicate_rows: int) -> None:
+        """Lists the parts that were made of the pending rows of `view`, and removes these rows from the journal."""
+        with self._transaction() as db:
+            entries = [(entry,) for pending in view.pending.values() for entry in pending.ids]
+            db.executemany("DELETE FROM pending WHERE id = ?", entries)
+            _list_parts(db, parts, view.part_number)
+            _add_duplicates(db, duplicate_rows)
+            fault_point("roll_in_transaction")
+
+    def update_parts(self, parts: Sequence[Part]) -> None:
+        """Corrects what the manifest says about parts that were written again under their own names."""
+        with self._transaction() as db:
+            _write_parts(db, parts)
+
+    def begin_append(self, rows: Sequence[Rows]) -> JournalView:
+        """Adds the columns of these rows, and notes that parts of the next number are about to be placed."""
+        with self._transaction() as db:
+            for each in rows:
+                _add_extras(db, each.kind, each.extras)
+            _write_meta(db, _APPEND, str(read_part_number(db)))
+        return self.view(())
+
+    def finish_append(
+        self, view: JournalView, parts: Sequence[Part], duplicate_rows: int, inputs: Mapping[str, str]
+    ) -> None:
+        """Lists the parts, marks the inputs (id -> note) as finished, and removes the note of `begin_append`."""
+        with self._transaction() as db:
+            db.executemany("INSERT OR REPLACE INTO inputs VALUES (?, ?)", list(inputs.items()))
+            _list_parts(db, parts, view.part_number)
+            _add_duplicates(db, duplicate_rows)
+            _remove_meta(db, _APPEND)
+            fault_point("append_in_transaction")
+
+    def interrupted_append(self) -> int | None:
+        """The number of the parts that an append has perhaps placed and never listed."""
+        with self._reading() as db:
+            number = read_meta(db, _APPEND)
+            return None if number is None else int(number)
+
+    def cancel_append(self) -> None:
+        """Removes the note of `begin_append`, once the parts of its number are gone."""
+        with self._transaction() as db:
+            _remove_meta(db, _APPEND)
+
+    def plan_swap(self, swap: Swap) -> None:
+        """Notes a swap, before the directory changes."""
+        with self._transaction() as db:
+            _write_meta(db, _SWAP, json.dumps(asdict(swap)))
+
+    def planned_swap(self) -> Swap | None:
+        """The swap that was planned and not yet finished or cancelled."""
+        with self._reading() as db:
+            return read_swap(db)
+
+    def finish_swap(self, swap: Swap) -> None:
+        """Makes the manifest say what the directory now holds, and removes the note of `plan_swap`."""
+        with self._transaction() as db:
+            gone = [(swap.kind, swap.date, number) for number in swap.gone]
+            of_part = "FROM parts WHERE kind = ? AND date = ? AND number = ?"
+            rows = sum(int(db.execute(f"SELECT total(rows) {of_part}", part).fetchone()[0]) for part in gone)
+            db.executemany(f"DELETE {of_part}", gone)
+            if swap.new is None:
+                _add_counters(db, {PRUNED_ROWS: rows})
+            else:
+                _list_parts(db, [swap.new], swap.new.number)
+                _add_counters(db, {COMPACTED_PARTS: len(gone)})
+            _remove_meta(db, _SWAP)
+
+    def cancel_swap(self) -> None:
+        """Removes the note of `plan_swap`; the directory has not changed."""
+        with self._transaction() as db:
+            _remove_meta(db, _SWAP)
+
+    def adopt(self, parts: Sequence[Part]) -> None:
+        """Lists parts that are in the archive already, with their columns; for a new journal."""
+        with self._transaction() as db:
+            for part in parts:
+                _add_extras(db, part.kind, part.extras)
+            _list_parts(db, parts, max((part.number for part in parts), default=0))
+
+    # Access to the database
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -247,21 +319,21 @@ class Journal:
             except sqlite3.Error as error:
                 raise storage_error(self.path, error) from error
             except UNREADABLE as error:
-                raise read.damaged(self.path, error) from error
+                raise damaged(self.path, error) from error
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, also when the COMMIT itself fails."""
+        """All or nothing, also if the COMMIT itself fails."""
         with self._turn:
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 changes = self._db.total_changes
                 yield self._db
                 if self._db.total_changes > changes:
-                    read.seal_changes(self._db)
+                    seal_changes(self._db)
                 began_s = time.monotonic()
                 self._db.execute("COMMIT")
-                if self._db.total_changes > changes:  # else nothing was synced
+                if self._db.total_changes > changes:  # without changes nothing was synced
                     self.slow = time.monotonic() - began_s > SLOW_S
             except sqlite3.Error as error:
                 self._roll_back()
@@ -270,74 +342,20 @@ class Journal:
                 self._roll_back()
                 raise
 
-    transaction = _transaction  # for the archive, which turns pending rows into listed parts
-
     def _roll_back(self) -> None:
         if not self._closed and self._db.in_transaction:  # SQLite ends the transaction by itself after some errors
             self._db.execute("ROLLBACK")
 
 
-def add_counters(db: sqlite3.Connection, increments: Mapping[str, int]) -> None:
-    """Adds to the cumulative counters, within the caller's transaction."""
-    db.executemany(
-        "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
-        list(increments.items()),
-    )
-
-
-def write_parts(db: sqlite3.Connection, parts: Iterable[Part]) -> None:
-    """Lists parts in the manifest, or corrects what it says of them."""
-    db.executemany(
-        "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            (p.kind, p.date, p.number, p.rows, p.bytes, p.sha256, json.dumps(p.extras), p.first_us, p.last_us)
-            for p in parts
-        ],
-    )
-
-
-def write_extras(db: sqlite3.Connection, kind: str, extras: Iterable[str]) -> None:
-    """Remembers channels or classes that have columns from now on."""
-    db.executemany(
-        "INSERT OR IGNORE INTO extras SELECT ?1, ?2, (SELECT count(*) FROM extras WHERE kind = ?1)",
-        [(kind, name) for name in extras],
-    )
-
-
-def write_inputs(db: sqlite3.Connection, inputs: Mapping[str, str]) -> None:
-    """Remembers finished inputs: id -> what it was."""
-    db.executemany("INSERT OR REPLACE INTO inputs VALUES (?, ?)", list(inputs.items()))
-
-
-def _write_pending(db: sqlite3.Connection, kind: str, extras: tuple[str, ...], table: pa.Table) -> None:
-    blob = tables.packed(table)
-    values = (kind, table.num_rows, zlib.crc32(blob), blob)
-    db.execute("INSERT INTO pending (kind, rows, crc, batch) VALUES (?, ?, ?, ?)", values)
-    write_extras(db, kind, extras)
-
-
-def _write_alarm(db: sqlite3.Connection, change: AlarmChange) -> None:
-    if change.type in ("cleared", "revoked"):
-        db.execute("DELETE FROM open_alarms WHERE id = ?", (change.id,))
-        return
-    db.execute(
-        "INSERT OR REPLACE INTO open_alarms VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (change.id, *change.key, change.type, change.mode, change.p, change.at_ns, change.since_ns),
-    )
-
-
-# A journal that cannot be read, out of the way: kept as it is, so that the next start makes a new one.
-
-
 def set_aside(directory: Path, name: str) -> Path:
-    """Moves the journal as it is to `DIR/aside/NAME`, so that the next start makes a new one; nothing is removed.
+    """Moves an unreadable journal to `DIR/aside/NAME`, so that the next start creates a new one. Removes nothing.
 
     Raises:
         ArchiveError: another process holds the directory, there is no journal, or it cannot be moved.
     """
     lock, path = DirectoryLock(directory), directory / JOURNAL_NAME
     try:
-        # The database first: a log without its database is of no consequence to SQLite.
+        # The database goes first: SQLite ignores a log without its database.
         files = [found for end in ("", "-wal", "-shm") if (found := path.with_name(path.name + end)).exists()]
         if path not in files:
             msg = f"expected a journal to set aside, found none: {path}"
@@ -353,3 +371,93 @@ def set_aside(directory: Path, name: str) -> Path:
     finally:
         lock.release()
     return place
+
+
+# What the methods above write. Each function works within the transaction of its caller.
+
+_APPEND = "placing"  # keys of the table `meta`
+_SWAP = "swap"
+_UNTOLD = "untold."  # untold.<number> -> an alarm change
+_ADD_UNTOLD = (
+    f"INSERT INTO meta SELECT '{_UNTOLD}' || printf('%012d', 1 + coalesce(max(CAST(substr(key, {len(_UNTOLD) + 1}) "
+    f"AS INTEGER)), 0)), ? FROM meta WHERE key LIKE '{_UNTOLD}%'"
+)
+
+
+def _write_meta(db: sqlite3.Connection, key: str, value: str) -> None:
+    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+
+def _remove_meta(db: sqlite3.Connection, key: str) -> None:
+    db.execute("DELETE FROM meta WHERE key = ?", (key,))
+
+
+def _add_pending(db: sqlite3.Connection, rows: Rows) -> None:
+    blob = schema.packed(rows.table)
+    values = (rows.kind, rows.table.num_rows, zlib.crc32(blob), blob)
+    db.execute("INSERT INTO pending (kind, rows, crc, batch) VALUES (?, ?, ?, ?)", values)
+    _add_extras(db, rows.kind, rows.extras)
+
+
+def _add_extras(db: sqlite3.Connection, kind: str, extras: Iterable[str]) -> None:
+    """Adds channels or classes that have columns from now on."""
+    db.executemany(
+        "INSERT OR IGNORE INTO extras SELECT ?1, ?2, (SELECT count(*) FROM extras WHERE kind = ?1)",
+        [(kind, name) for name in extras],
+    )
+
+
+def _add_counters(db: sqlite3.Connection, increments: Mapping[str, int]) -> None:
+    db.executemany(
+        "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
+        list(increments.items()),
+    )
+
+
+def _add_duplicates(db: sqlite3.Connection, rows: int) -> None:
+    if rows:
+        _add_counters(db, {DUPLICATE_ROWS: rows})
+
+
+def _list_parts(db: sqlite3.Connection, parts: Iterable[Part], used: int) -> None:
+    """Lists new parts; `used` is their number, and the next part gets a larger one."""
+    _write_parts(db, parts)
+    number = max(read_part_number(db), used + 1)
+    db.execute("UPDATE meta SET value = ? WHERE key = 'part_number'", (str(number),))
+
+
+def _write_parts(db: sqlite3.Connection, parts: Iterable[Part]) -> None:
+    db.executemany(
+        "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (p.kind, p.date, p.number, p.rows, p.bytes, p.sha256, json.dumps(p.extras), p.first_us, p.last_us)
+            for p in parts
+        ],
+    )
+
+
+def _set_open_alarm(db: sqlite3.Connection, change: AlarmChange) -> None:
+    if change.type in ("cleared", "revoked"):
+        db.execute("DELETE FROM open_alarms WHERE id = ?", (change.id,))
+        return
+    db.execute(
+        "INSERT OR REPLACE INTO open_alarms VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (change.id, *change.key, change.type, change.mode, change.p, change.at_ns, change.since_ns),
+    )
+
+
+def _add_untold(db: sqlite3.Connection, changes: Sequence[AlarmChange]) -> None:
+    db.executemany(_ADD_UNTOLD, [(_text_of(change),) for change in changes])
+
+
+def _remove_untold(db: sqlite3.Connection, changes: Sequence[AlarmChange]) -> None:
+    told = [(_text_of(change),) for change in changes]
+    db.executemany(f"DELETE FROM meta WHERE key LIKE '{_UNTOLD}%' AND value = ?", told)
+
+
+def _text_of(change: AlarmChange) -> str:
+    return json.dumps([*change.key, change.type, change.id, change.mode, change.p, change.at_ns, change.since_ns])
+
+
+def _change_of(machine: str, point: str, *rest: object) -> AlarmChange:
+    return AlarmChange(StreamKey(machine, point), *rest)  # type: ignore[arg-type]

@@ -1,34 +1,46 @@
-"""Reading the archive back: whole files and what is still in the journal, without a lock, each row once."""
+"""Reads rows back: from the listed parts and from the journal, without a lock, each row once.
+
+`read_features`, `read_predictions`, `read_kind` and `first_row` return Arrow tables and rows of the archive. `rows_of`
+and `last_rows` return feature rows as the engine made them, for a network that steps over stored rows.
+
+A listed part may be replaced or merged away before it is opened. `retried` then takes another look.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.edges.store import parts as files
+from pipeline.core.records import FeatureRow, StreamKey
 from pipeline.edges.store.database import JournalView, view_journal
-from pipeline.edges.store.schema import ORDER, FeatureSchema, arrow_schema, canonical, conform
+from pipeline.edges.store.parts import extras_of, file_about, list_parts, sort_rows
+from pipeline.edges.store.schema import (
+    ARCHIVE_NAME,
+    DATE_COLUMN,
+    ORDER,
+    FeatureSchema,
+    arrow_schema,
+    canonical,
+    conform,
+)
 from pipeline.errors import ArchiveError
 
 if TYPE_CHECKING:
     import pyarrow.compute as pc
-from collections.abc import Mapping
-from datetime import timedelta
-
-import numpy as np
-
-from pipeline.core.records import FeatureRow, StreamKey
 
 T = TypeVar("T")
+Found = TypeVar("Found")
 
-TRIES = 5  # a listed file may be replaced or merged while it is read: look again
+TRIES = 5  # how often a reader looks before a listed part counts as missing
+MACHINES_PER_READ = 256  # bounds the memory of `last_rows`
 
 
 def read_features(
@@ -48,10 +60,10 @@ def read_features(
         machines: Only these machines.
         start: Only windows that start at this time or later (UTC if it has no zone).
         end: Only windows that start before this time.
-        include_pending: Whether rows that are still in the journal count.
+        include_pending: Whether to include rows that are still in the journal.
 
     Raises:
-        ArchiveError: no such directory, an unknown column, or a file that cannot be read.
+        ArchiveError: there is no such directory, a column is unknown, or a file cannot be read.
     """
     return read_kind(data_dir, "features", columns, Selection(machines, start, end), include_pending)
 
@@ -71,17 +83,17 @@ def read_predictions(
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which rows: machines, and times [start, end) of a window's start."""
+    """Which rows: those of some machines, with a time in [start, end); the time is a window's start, else `at`."""
 
     machines: Collection[str] | None = None
     start: datetime | None = None
     end: datetime | None = None
 
     def expression(self, kind: str) -> pc.Expression | None:
-        """As a filter that Parquet statistics can prune with."""
+        """The selection as a filter, which also skips row groups by their statistics."""
         import pyarrow.compute as pc
 
-        time = "start" if kind in ("features", "predictions") else "at"
+        time = "at" if DATE_COLUMN[kind] == "at" else "start"
         parts = []
         if self.machines is not None:
             parts.append(pc.field("machine").isin(pa.array(sorted(self.machines), pa.string())))
@@ -97,7 +109,7 @@ class Selection:
         return whole
 
     def may_hold(self, date: str) -> bool:
-        """Whether a partition can hold such rows: a window starts before it ends, and its end decides the date."""
+        """Whether a day can hold such rows. A window belongs to the day of its end, which is never before its start."""
         return self.start is None or date >= _aware(self.start).date().isoformat()
 
 
@@ -117,75 +129,97 @@ def read_kind(
     selection: Selection | None = None,
     include_pending: bool = True,
 ) -> pa.Table:
-    """Rows of any kind of archive (features, predictions, alarms, quarantine)."""
+    """Rows of any kind (features, predictions, forecast, alarms, quarantine), sorted as in a part."""
     chosen = selection or Selection()
-    return _in_one_look(data_dir, kind, chosen, lambda layout: _read(layout, kind, columns, chosen, include_pending))
+    return read_layout(data_dir, kind, chosen, lambda layout: _read(layout, kind, columns, chosen, include_pending))
 
 
 def first_row(
     data_dir: Path, kind: str, columns: Sequence[str], where: pc.Expression | None = None
 ) -> dict[str, object] | None:
-    """Some row for which a condition holds, None if there is none: reads no further than the first it meets.
+    """The first row found that meets a condition; None if there is none.
 
-    What the statistics of a row group rule out is not read at all, so asking costs little more than the parts' footers.
+    Row groups that cannot meet it by their statistics are not read, so the call costs little more than reading the
+    footers of the parts.
     """
-    return _in_one_look(data_dir, kind, Selection(), lambda layout: _first(layout, list(columns), where))
+    return read_layout(data_dir, kind, Selection(), lambda layout: _first(layout, list(columns), where))
 
 
-def _in_one_look(data_dir: Path, kind: str, selection: Selection, read: Callable[[Layout], T]) -> T:
-    """What is read of the parts that are listed together; if one is gone by then, it is looked again."""
-    tries = TRIES
+def read_layout(data_dir: Path, kind: str, selection: Selection, read: Callable[[Layout], T]) -> T:
+    """Calls `read` with a layout, and again with a new one if a listed part is gone by then.
+
+    Raises:
+        ArchiveError: there is no such directory, a listed part is missing, or a file cannot be read.
+    """
+    try:
+        return retried(lambda: look(data_dir, kind, selection), read)
+    except (OSError, pa.ArrowException) as error:  # pyarrow raises a plain OSError for a damaged page
+        msg = f"expected readable Parquet files below {data_dir}, found: {error}"
+        raise ArchiveError(msg, hint="`thrumcast archive verify` names the damaged file") from error
+
+
+def retried(look: Callable[[], Found], use: Callable[[Found], T]) -> T:
+    """`use(look())`, up to TRIES times while a listed part is gone when it is used.
+
+    Raises:
+        ArchiveError: a listed part is missing.
+    """
+    left = TRIES
     while True:
-        layout = look(data_dir, kind, selection)
-        tries -= 1
+        left -= 1
         try:
-            return read(layout)
+            return use(look())
         except FileNotFoundError as error:
-            if not tries:
+            if not left:
                 msg = f"expected every listed part in place, found missing: {error.filename or error}"
                 raise ArchiveError(msg, hint="see `thrumcast archive verify`; restore it from a backup") from error
-        except (OSError, pa.ArrowException) as error:  # a damaged page is a plain OSError
-            msg = f"expected readable Parquet files below {data_dir}, found: {error}"
-            raise ArchiveError(msg, hint="`thrumcast archive verify` names the damaged file") from error
 
 
 def look(data_dir: Path, kind: str, selection: Selection | None = None) -> Layout:
-    """Manifest, columns and pending rows in one look; a plain listing where there is no journal.
+    """Manifest, columns and pending rows of one moment; a plain listing of files if there is no journal.
 
-    While a roll is under way its rows may stand in a file and in the journal at once: only files that the manifest
-    lists are read, and both come from one transaction.
+    During a roll, rows may be in a file and in the journal at once. Only listed files are read, and the list and the
+    pending rows come from one transaction, so each row is read once.
+
+    Raises:
+        ArchiveError: there is no such directory, or the journal cannot be read.
     """
-    if not data_dir.is_dir():
-        msg = f"expected a data directory, found none: {data_dir}"
-        raise ArchiveError(msg, hint="fill one with `thrumcast backfill` or `thrumcast run`, or check --data")
+    check_directory(data_dir)
     return lay_out(data_dir, kind, view_journal(data_dir, (kind,)), selection or Selection())
 
 
+def check_directory(data_dir: Path) -> None:
+    """Raises ArchiveError if there is no such data directory."""
+    if not data_dir.is_dir():
+        msg = f"expected a data directory, found none: {data_dir}"
+        raise ArchiveError(msg, hint="fill one with `thrumcast backfill` or `thrumcast run`, or check --data")
+
+
 def lay_out(data_dir: Path, kind: str, view: JournalView | None, selection: Selection) -> Layout:
-    """As `look`, for a journal that was looked into already."""
-    root = data_dir / files.ARCHIVE_NAME
+    """The layout for a view of the journal; None is a data directory without one."""
+    root = data_dir / ARCHIVE_NAME
     if view is not None:
         schema = view.arrow_schema(kind)
         paths = [root / part.relative for part in view.parts if part.kind == kind and selection.may_hold(part.date)]
         return Layout(schema, tuple(paths), view.pending[kind].table(schema))
-    found = [(date, path) for k, date, _, path in files.list_parts(root) if k == kind]
+    found = [(date, path) for k, date, _, path in list_parts(root) if k == kind]
     schema = _listed_schema(kind, [path for _, path in found])
     paths = [path for date, path in found if selection.may_hold(date)]
     return Layout(schema, tuple(paths), schema.empty_table())
 
 
 def _listed_schema(kind: str, paths: list[Path]) -> pa.Schema:
-    """The union of the columns of files that no journal describes; units come with the fields."""
+    """The union of the columns of files that no journal lists, with their units and sources."""
     schemas = [pq.read_schema(path) for path in paths]
     if not schemas:
         return arrow_schema(kind, (), None)
-    names = {str(files.file_about(schema, path).get("schema")) for schema, path in zip(schemas, paths, strict=True)}
+    names = {str(file_about(schema, path).get("schema")) for schema, path in zip(schemas, paths, strict=True)}
     if len(names) > 1:
         msg = f"expected one feature schema in the archive, found: {', '.join(sorted(names))}"
         raise ArchiveError(msg, hint="keep archives of different versions in different directories")
-    first = next((schema for schema in schemas if files.extras_of(kind, schema.names)), schemas[0])
-    extras = canonical(kind, dict.fromkeys(x for schema in schemas for x in files.extras_of(kind, schema.names)))
-    channel = next(iter(files.extras_of(kind, first.names)), "")
+    first = next((schema for schema in schemas if extras_of(kind, schema.names)), schemas[0])
+    extras = canonical(kind, dict.fromkeys(x for schema in schemas for x in extras_of(kind, schema.names)))
+    channel = next(iter(extras_of(kind, first.names)), "")
     features = [name.removeprefix(f"{channel}.") for name in first.names if name.startswith(f"{channel}.")]
     units = [_note(first, f"{channel}.{feature}", b"unit") for feature in features]
     sources = [_note(first, f"{channel}.{feature}", b"source") for feature in features]
@@ -208,7 +242,7 @@ def _read(
     where = selection.expression(kind)
     tables = []
     for path in layout.paths:
-        # One open file per part: a part that is replaced meanwhile stays whole for whoever has it open.
+        # One open file per part: if the part is replaced now, the open file still has the old content.
         with pa.OSFile(str(path)) as source:
             have = set(pq.read_schema(source).names)
             names = [name for name in needed.names if name in have]
@@ -219,7 +253,7 @@ def _read(
         tables.append(conform(pending, needed))
     if not tables:
         return needed.empty_table().select(wanted)
-    return files.sort_rows(pa.concat_tables(tables), kind).select(wanted)
+    return sort_rows(pa.concat_tables(tables), kind).select(wanted)
 
 
 def _first(layout: Layout, columns: list[str], where: pc.Expression | None) -> dict[str, object] | None:
@@ -255,22 +289,16 @@ def _stamp(time: datetime) -> pa.Scalar:
     return pa.scalar(_aware(time), pa.timestamp("us", tz="UTC"))
 
 
-# Feature rows as the engine made them, back from the archive: for whoever steps a network over what is stored.
-
-
-MACHINES_PER_READ = 256  # bounds the memory
-
-
 def rows_of(table: pa.Table, features: Sequence[str]) -> dict[StreamKey, list[FeatureRow]]:
-    """Rows per stream, in the order of the table; times have lost what is below a microsecond.
+    """Feature rows per stream, in the order of the table. Times have a resolution of one microsecond.
 
     Args:
-        table: As `read_features` returns it, all columns.
-        features: Names of the feature table, in its order.
+        table: What `read_features` returns, with all columns.
+        features: The names of the features, in the order of the feature table.
     """
     channels = list(dict.fromkeys(name.rpartition(".")[0] for name in table.column_names if "." in name))
     stacked = np.full((table.num_rows, len(channels), len(features)), np.nan, np.float32)  # (N, C, F)
-    there = np.zeros((table.num_rows, len(channels)), np.bool_)  # null = the stream has no such channel
+    there = np.zeros((table.num_rows, len(channels)), np.bool_)  # null: the stream has no such channel
     for c, channel in enumerate(channels):
         for f, feature in enumerate(features):
             if f"{channel}.{feature}" in table.column_names:
@@ -308,9 +336,9 @@ def rows_of(table: pa.Table, features: Sequence[str]) -> dict[StreamKey, list[Fe
 def last_rows(
     data_dir: Path, until_ns: Mapping[StreamKey, int], span_s: float, count: int, features: Sequence[str]
 ) -> dict[StreamKey, list[FeatureRow]]:
-    """The last `count` rows of every stream that end at its time or before, and at most `span_s` before it.
+    """The last `count` feature rows of every stream that end within `span_s` up to its time in `until_ns`.
 
-    Streams that ended within the same hour are read together.
+    Streams whose times lie within the same hour are read together.
     """
     hours: dict[int, list[StreamKey]] = {}
     for key, ns in until_ns.items():

@@ -1,9 +1,12 @@
-"""What a kind of archive looks like: its columns, their order, units and keys.
+"""The kinds of rows, their columns and keys, and the records that the modules of the store exchange.
 
-Every part of a kind has the same columns: those that are fixed, and those that came with the data (its *extras*:
-channels for features, classes for predictions). A plain reader takes the schema of the first file it meets, so the
-union of all extras ever seen stands in every file; what a stream does not have is null. NaN in a feature column means
-"cannot be computed", null means "this stream has no such channel".
+Every part of a kind has the same columns: fixed ones, and columns that came with the data. The latter are the *extras*
+of the kind: channels for features, classes for predictions. A plain Parquet reader takes the schema of the first file
+that it opens, so every part has a column for every extra ever seen. NaN in a feature column means "cannot be computed",
+null means "this stream has no such channel".
+
+The first half of the module describes the columns. The second half turns records into Arrow tables, one function per
+kind.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -24,9 +28,13 @@ from numpy.typing import NDArray
 from pipeline.core.records import AlarmChange, FeatureRow, Forecast, Prediction
 from pipeline.errors import SchemaError
 
+ARCHIVE_NAME = "archive"  # the folder of the parts below a data directory
 FORMAT_VERSION = 1
-# What Arrow, JSON and our own unpacking make of flipped bits; of a damaged page pyarrow makes a plain OSError.
+# What Arrow, JSON and our own unpacking raise on damaged bytes; pyarrow raises a plain OSError for a damaged page.
 UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError)
+
+END = "end"  # stands in the column `mode` of a forecast: no other mode follows
+QUARANTINE_BYTES = 4096  # how much of a refused payload is kept
 
 TIME = pa.timestamp("us", tz="UTC")
 KINDS = ("features", "predictions", "forecast", "alarms", "quarantine")
@@ -36,7 +44,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "predictions": ("machine", "point", "session", "window", "model"),
     "forecast": ("machine", "point", "session", "window", "model", "future", "step"),
     "alarms": ("machine", "point", "id", "type", "at"),
-    "quarantine": (),  # the same bad message may come twice, and was then refused twice
+    "quarantine": (),  # no key: the same bad message may arrive twice, and both refusals are kept
 }
 ORDER: dict[str, tuple[str, ...]] = {
     "features": ("machine", "point", "start", "session", "window"),
@@ -68,7 +76,7 @@ _HEAD: dict[str, list[tuple[str, pa.DataType, str]]] = {
         *_ADDRESS,
         ("future", pa.int32(), "rank, 0 = the most probable"),
         ("step", pa.int32(), "1 = what comes next"),
-        ("mode", pa.string(), ""),  # or `end`: nothing else comes
+        ("mode", pa.string(), ""),  # or END
         ("p", pa.float64(), "1, given the steps before"),
         ("p_future", pa.float64(), "1, of all its steps"),
         ("model", pa.string(), ""),
@@ -103,13 +111,13 @@ _TAIL: dict[str, list[tuple[str, pa.DataType, str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class FeatureSchema:
-    """The feature table as the archive needs it: a name, and per feature its unit and source, in table order."""
+    """The feature table as the archive needs it: its name, and the unit and source of each feature, in table order."""
 
     name: str
     features: tuple[str, ...]
     units: tuple[str, ...]
     sources: tuple[str, ...] = ()
-    quality_bits: tuple[str, ...] = ()  # names of the bits of `quality`, lowest first
+    quality_bits: tuple[str, ...] = ()  # the names of the bits of `quality`, lowest first
 
     def __post_init__(self) -> None:
         if len(self.units) != len(self.features) or len(self.sources) not in (0, len(self.features)):
@@ -130,23 +138,69 @@ class Part:
     rows: int
     bytes: int
     sha256: str
-    extras: tuple[str, ...]  # the channels or classes whose columns it has
-    first_us: int  # of the column that decides the date
+    extras: tuple[str, ...]  # the channels or classes that it has columns for
+    first_us: int  # the earliest and latest time in the column that decides the date
     last_us: int
 
     @property
     def relative(self) -> str:
-        """Its path below `archive/`."""
+        """The path below `archive/`."""
         return part_path(self.kind, self.date, self.number)
 
 
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A message that was refused, with enough of it to find out why."""
+
+    topic: str
+    at_ns: int
+    reason: str  # one of a few fixed words
+    payload: bytes  # QUARANTINE_BYTES of it are kept
+    size_bytes: int
+
+
+class Rows(NamedTuple):
+    """Rows of one kind, and the channels or classes that they have columns for."""
+
+    kind: str
+    extras: tuple[str, ...]
+    table: pa.Table
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """A decision to replace parts of one kind and date by one new part, or to remove the whole day.
+
+    A manifest in SQLite and a directory of files cannot change in one transaction. So the journal first notes the
+    decision, then the directory changes in one step, then the manifest follows. Anyone who looks in between, such as a
+    reader or the next start after a crash, sees from the directory whether that step was made.
+    """
+
+    kind: str
+    date: str
+    gone: tuple[int, ...]  # the numbers of the parts that go
+    new: Part | None  # None: the day is removed
+
+    def is_made(self, root: Path) -> bool:
+        """Whether the directory below `archive/` has changed: the new part is there, or the day is gone."""
+        if self.new is None:
+            return not (root / self.kind / f"date={self.date}").exists()
+        return (root / self.new.relative).exists()
+
+    def after(self, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+        """The manifest as it is after the swap."""
+        gone = {part_path(self.kind, self.date, number) for number in self.gone}
+        kept = tuple(part for part in parts if part.relative not in gone)
+        return kept if self.new is None else (*kept, self.new)
+
+
 def part_path(kind: str, date: str, number: int) -> str:
-    """Where a part stands below `archive/`; follows from its number, so that a repeated roll writes the same name."""
+    """The path of a part below `archive/`. It depends on the number only, so a repeated roll writes the same name."""
     return f"{kind}/date={date}/part-{number:08d}.parquet"
 
 
 def extra_columns(kind: str, extras: Iterable[str], schema: FeatureSchema | None) -> list[str]:
-    """Column names that belong to channels or classes."""
+    """The names of the columns that belong to channels or classes."""
     if kind == "features" and schema is not None:
         return [f"{channel}.{feature}" for channel in extras for feature in schema.features]
     if kind == "predictions":
@@ -155,13 +209,13 @@ def extra_columns(kind: str, extras: Iterable[str], schema: FeatureSchema | None
 
 
 def canonical(kind: str, extras: Iterable[str]) -> tuple[str, ...]:
-    """Channels in alphabetical order; classes as they were first seen."""
+    """Channels in alphabetical order, classes in the order in which they were first seen."""
     return tuple(sorted(extras)) if kind == "features" else tuple(extras)
 
 
 @lru_cache(maxsize=256)
 def row_schema(kind: str, extras: tuple[str, ...], schema: FeatureSchema | None) -> pa.Schema:
-    """Names and types of the columns, the extras in this order; what they mean is said when a part is written."""
+    """Names and types of the columns, with the extras in the given order; `arrow_schema` adds units and sources."""
     middle = [(name, pa.float32()) for name in extra_columns(kind, extras, schema)]
     head, tail = ([(name, of_type) for name, of_type, _ in some] for some in (_HEAD[kind], _TAIL.get(kind, [])))
     return pa.schema([*head, *middle, *tail])
@@ -193,7 +247,7 @@ def _field(name: str, kind: pa.DataType, notes: Mapping[str, str]) -> pa.Field:
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The same rows with exactly the columns of `schema`; what is missing is null."""
+    """The same rows with exactly the columns of `schema`; a missing column becomes null."""
     place = {name: i for i, name in enumerate(table.column_names)}
     columns = []
     for field in schema:
@@ -209,7 +263,7 @@ def gathered(tables: Sequence[pa.Table], schema: pa.Schema) -> pa.Table:
 
 
 def schema_error(expected: str, found: str, where: str) -> SchemaError:
-    """Two feature tables do not mean the same."""
+    """The error for rows or files of another feature table."""
     msg = f"expected the feature schema {expected}, found in {where}: {found}"
     return SchemaError(msg, hint="use a new data directory, or the version of thrumcast that wrote this one")
 
@@ -221,58 +275,12 @@ def _writer_version() -> str:
         return "source"
 
 
-# Rows -> Arrow tables, one function per kind of archive.
-
-
-__all__ = [
-    "FeatureSchema",
-    "Quarantined",
-    "alarm_table",
-    "feature_tables",
-    "forecast_table",
-    "prediction_table",
-    "quarantine_table",
-]
-
-END = "end"  # in the place of a mode: nothing else comes
-
-QUARANTINE_BYTES = 4096  # of a refused payload that are kept
-
-
-@dataclass(frozen=True, slots=True)
-class Quarantined:
-    """A message that was refused: enough of it to find out why."""
-
-    topic: str
-    at_ns: int
-    reason: str  # one of a few fixed words
-    payload: bytes  # its first 4 KiB are kept
-    size_bytes: int
-
-
-class Rows(NamedTuple):
-    """Rows of one kind of archive, and the channels or classes that have columns in them."""
-
-    kind: str
-    extras: tuple[str, ...]
-    table: pa.Table
-
-
-def packed(table: pa.Table) -> bytes:
-    """A table as bytes for the journal, or for another process; thirty times as fast as pickling it."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()
-
-
-def unpacked(content: bytes) -> pa.Table:
-    """The table again, without a copy."""
-    return pa.ipc.open_stream(pa.py_buffer(content)).read_all()
-
-
 def feature_tables(rows: Iterable[FeatureRow], schema: FeatureSchema) -> list[tuple[tuple[str, ...], pa.Table]]:
-    """Rows -> (channels, table) per set of channels."""
+    """One (channels, table) for each set of channels among the rows.
+
+    Raises:
+        SchemaError: a row belongs to another feature table, or its values have another shape.
+    """
     groups: dict[tuple[str, ...], list[FeatureRow]] = defaultdict(list)
     for row in rows:
         if row.schema != schema.name:
@@ -301,7 +309,11 @@ def _feature_table(channels: tuple[str, ...], rows: list[FeatureRow], schema: Fe
 
 
 def prediction_table(rows: Sequence[Prediction], classes: tuple[str, ...]) -> pa.Table:
-    """Rows -> table; what was not predicted (NaN) is null."""
+    """Predictions as a table; NaN (no prediction) becomes null.
+
+    Raises:
+        SchemaError: a row has not one probability per class.
+    """
     if any(row.probabilities.shape != (len(classes),) for row in rows):
         found = next(row.probabilities.shape for row in rows if row.probabilities.shape != (len(classes),))
         msg = f"expected one probability for each of the {len(classes)} classes {list(classes)}, found shape: {found}"
@@ -324,7 +336,7 @@ def prediction_table(rows: Sequence[Prediction], classes: tuple[str, ...]) -> pa
 
 
 def forecast_table(rows: Sequence[Forecast]) -> pa.Table:
-    """Forecasts -> table, one row per mode of every future; the end of a future is a row of its own."""
+    """Forecasts as a table, one row per mode of every future; the end of a future is a row of its own."""
     steps = [
         (row, rank, step, mode, p, future.p)
         for row in rows
@@ -346,7 +358,7 @@ def forecast_table(rows: Sequence[Forecast]) -> pa.Table:
 
 
 def alarm_table(rows: Sequence[AlarmChange]) -> pa.Table:
-    """Rows -> table."""
+    """Alarm changes as a table."""
     return pa.table(
         {
             "machine": pa.array([row.key.machine for row in rows], pa.string()),
@@ -362,7 +374,7 @@ def alarm_table(rows: Sequence[AlarmChange]) -> pa.Table:
 
 
 def quarantine_table(rows: Sequence[Quarantined]) -> pa.Table:
-    """Rows -> table; a topic that is not valid text is kept with replacement characters."""
+    """Refused messages as a table; a topic that is not valid text is kept with replacement characters."""
     return pa.table(
         {
             "topic": pa.array([_text(row.topic) for row in rows], pa.string()),
@@ -386,7 +398,7 @@ def _address(rows: Sequence[FeatureRow] | Sequence[Prediction] | Sequence[Foreca
 
 
 def _columns(values: NDArray[np.float32]) -> list[pa.Array]:
-    """(rows, columns) -> one array per column, all of them slices of one: much cheaper than an array each."""
+    """Values (rows, columns) as one array per column. All are slices of one array, which is much cheaper to make."""
     count = len(values)
     whole = pa.array(np.ascontiguousarray(values.T, np.float32).ravel())
     return [whole.slice(i * count, count) for i in range(values.shape[1])]
@@ -402,3 +414,16 @@ def _times(values_ns: list[int]) -> pa.Array:
 
 def _text(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def packed(table: pa.Table) -> bytes:
+    """A table as bytes, for the journal or for another process; thirty times as fast as pickling it."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def unpacked(content: bytes) -> pa.Table:
+    """The table of `packed`, without a copy."""
+    return pa.ipc.open_stream(pa.py_buffer(content)).read_all()

@@ -1,8 +1,8 @@
-"""Snapshots: the archive as it is at one moment, under a name, at the cost of some directory entries.
+"""Snapshots: the archive of one moment under a name, at the cost of some directory entries.
 
-Parts are never changed in place, only replaced. So a snapshot is hard links to them: DIR/snapshots/<name>/ is a data
-directory of its own that every reader takes (`thrumcast train --data DIR/snapshots/<name>`), and compaction or pruning
-of the archive leaves it as it is. Its space is freed when both are gone.
+A part is never changed in place, only replaced, so a snapshot consists of hard links to parts. DIR/snapshots/<name>/ is
+a data directory of its own that every reader accepts (`thrumcast train --data DIR/snapshots/<name>`). Compaction and
+pruning of the archive do not change it. The space of a part is freed when neither the archive nor a snapshot has it.
 """
 
 from __future__ import annotations
@@ -19,34 +19,35 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.core.records import is_id
-from pipeline.edges.store import parts as files
 from pipeline.edges.store.database import JournalView, storage_error, view_journal
-from pipeline.edges.store.schema import KINDS, Part
+from pipeline.edges.store.parts import make_directory, stage, sync_directory
+from pipeline.edges.store.read import retried
+from pipeline.edges.store.schema import ARCHIVE_NAME, Part
 from pipeline.errors import ArchiveError
 
 SNAPSHOTS_NAME = "snapshots"
 ABOUT_NAME = "snapshot.json"
-_TRIES = 5  # a part may be merged away while it is linked: look again
-_BESIDE = ("machines.jsonl", "labels/labels.jsonl")  # what gives the rows their meaning
+_BESIDE = ("machines.jsonl", "labels/labels.jsonl")  # files that say what the rows mean
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What was kept."""
+    """What a snapshot holds."""
 
     name: str
     path: Path
     files: int
     rows: dict[str, int]  # by kind
     bytes: int
-    pending_rows: int  # in the journal at that moment, and not in the snapshot
+    pending_rows: int  # rows in the journal at that moment; the snapshot does not have them
 
 
 def snapshot(data_dir: Path, name: str | None = None) -> Snapshot:
-    """Keeps every finished part; needs no lock and disturbs no running service.
+    """Keeps every listed part under a name, by default the time. Takes no lock and does not disturb a running service.
 
     Raises:
-        ArchiveError: no journal, a name that is taken or no id, a part that is missing, or a disk that refuses.
+        ArchiveError: there is no journal, the name is taken or is no id, a part is missing, or the disk is full,
+            read-only or broken.
     """
     name = name or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     if not is_id(name):
@@ -58,10 +59,10 @@ def snapshot(data_dir: Path, name: str | None = None) -> Snapshot:
         raise ArchiveError(msg, hint="choose another name, or remove that directory")
     staged = data_dir / SNAPSHOTS_NAME / f".{name}.{os.getpid()}"
     try:
-        files.make_directory(staged.parent)
+        make_directory(staged.parent)
         made = _filled(data_dir, staged, name, target)
         staged.rename(target)
-        files.sync_directory(target.parent)
+        sync_directory(target.parent)
     except OSError as error:
         raise storage_error(target, error) from error
     finally:
@@ -70,10 +71,10 @@ def snapshot(data_dir: Path, name: str | None = None) -> Snapshot:
 
 
 def identity(data_dir: Path, kind: str = "features") -> dict[str, object]:
-    """Which rows of a kind a data directory holds, so that a later reader can tell whether they are the same.
+    """Says which rows of a kind a data directory holds, so that a later reader can tell whether they are the same.
 
-    `snapshot` is the name where the directory is a snapshot: only that can be had again. `sha256` is over the sums of
-    the finished files in order; rows that are still in the journal are counted.
+    `snapshot` is the name of the snapshot, or None if the directory is not one; only a snapshot stays as it is.
+    `sha256` covers the checksums of the parts, sorted by path. `pending_rows` counts the rows in the journal.
     """
     name, pending = None, 0
     about = data_dir / ABOUT_NAME
@@ -84,17 +85,17 @@ def identity(data_dir: Path, kind: str = "features") -> dict[str, object]:
     else:
         view = view_journal(data_dir, (kind,))
         parts = [] if view is None else [(p.relative, p.rows, p.sha256) for p in view.parts if p.kind == kind]
-        pending = 0 if view is None else sum(int(table.num_rows) for table in view.pending[kind].tables)
+        pending = 0 if view is None else view.pending[kind].rows
     digest = hashlib.sha256("".join(sha256 for _, _, sha256 in sorted(parts)).encode()).hexdigest()
     rows = sum(count for _, count, _ in parts)
     return {"snapshot": name, "files": len(parts), "rows": rows, "pending_rows": pending, "sha256": digest}
 
 
 def check_there(data_dir: Path, name: str) -> None:
-    """Refuse the name of a snapshot that is not there.
+    """Checks that there is a snapshot of this name.
 
     Raises:
-        ArchiveError: with the names that are.
+        ArchiveError: there is none; the hint has the names that exist.
     """
     there = sorted(path.parent.name for path in (data_dir / SNAPSHOTS_NAME).glob(f"*/{ABOUT_NAME}"))
     if name not in there:
@@ -105,7 +106,7 @@ def check_there(data_dir: Path, name: str) -> None:
 
 
 def compare(snapshot_dir: Path) -> list[str]:
-    """What of a snapshot is missing or not as it was; nothing to say of other directories."""
+    """Problems with files of a snapshot that are missing or have changed; none for a directory that is no snapshot."""
     try:
         about = json.loads((snapshot_dir / ABOUT_NAME).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -115,7 +116,7 @@ def compare(snapshot_dir: Path) -> list[str]:
     problems = []
     for entry in about["files"]:
         try:
-            content = (snapshot_dir / files.ARCHIVE_NAME / entry["path"]).read_bytes()
+            content = (snapshot_dir / ARCHIVE_NAME / entry["path"]).read_bytes()
         except OSError as error:
             problems.append(f"{entry['path']}: {error.strerror}")
             continue
@@ -129,7 +130,7 @@ def _filled(data_dir: Path, staged: Path, name: str, target: Path) -> Snapshot:
     rows: Counter[str] = Counter()
     for part in view.parts:
         rows[part.kind] += part.rows
-    pending = sum(int(table.num_rows) for kind in KINDS for table in view.pending[kind].tables)
+    pending = sum(of_kind.rows for of_kind in view.pending.values())
     about = {
         "name": name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -138,40 +139,38 @@ def _filled(data_dir: Path, staged: Path, name: str, target: Path) -> Snapshot:
         "pending_rows": pending,
         "files": [{"path": p.relative, "rows": p.rows, "bytes": p.bytes, "sha256": p.sha256} for p in view.parts],
     }
-    files.stage(staged / ABOUT_NAME, json.dumps(about, indent=1).encode())
-    files.sync_directory(staged)
+    stage(staged / ABOUT_NAME, json.dumps(about, indent=1).encode())
+    sync_directory(staged)
     return Snapshot(name, target, len(view.parts), dict(rows), sum(part.bytes for part in view.parts), pending)
 
 
 def _linked(data_dir: Path, staged: Path) -> JournalView:
-    """Links every part of one moment; says which moment."""
-    left = _TRIES
-    while True:
-        view = view_journal(data_dir, KINDS)
+    """Links every part of one moment; returns the journal of that moment."""
+
+    def look() -> JournalView:
+        view = view_journal(data_dir)
         if view is None:
             msg = f"expected a data directory with a journal, found none in: {data_dir}"
             raise ArchiveError(msg, hint="fill one with `thrumcast backfill` or `thrumcast run`, or check --data")
+        return view
+
+    def link(view: JournalView) -> JournalView:
         shutil.rmtree(staged, ignore_errors=True)
-        left -= 1
-        try:
-            _link_all(data_dir, staged, view.parts)
-        except FileNotFoundError as error:
-            if not left:
-                msg = f"expected every listed part in place, found missing: {error.filename}"
-                raise ArchiveError(msg, hint="see `thrumcast archive verify`; restore it from a backup") from error
-        else:
-            return view
+        _link_all(data_dir, staged, view.parts)
+        return view
+
+    return retried(look, link)
 
 
 def _link_all(data_dir: Path, staged: Path, parts: tuple[Part, ...]) -> None:
     for part in parts:
-        kept = staged / files.ARCHIVE_NAME / part.relative
+        kept = staged / ARCHIVE_NAME / part.relative
         kept.parent.mkdir(parents=True, exist_ok=True)
-        _link(data_dir / files.ARCHIVE_NAME / part.relative, kept)
-    for relative in _BESIDE:  # these grow in place: copied
+        _link(data_dir / ARCHIVE_NAME / part.relative, kept)
+    for relative in _BESIDE:  # copied, not linked: these files grow in place
         kept = staged / relative
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # there need not be any
+        with contextlib.suppress(FileNotFoundError):  # a data directory need not have them
             shutil.copy2(data_dir / relative, kept)
 
 

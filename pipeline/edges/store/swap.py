@@ -1,13 +1,14 @@
-"""Exchanging the files of one day in one step, so that no reader ever sees rows twice or misses some.
+"""Exchanges the files of one day in one step, so that no reader ever sees a row twice or misses one.
 
     1  .staging/swap-<kind>-<date>/: a hard link to every file that stays, and the new part, fsync
-    2  the journal says what will be
+    2  the journal notes the plan
     3  that directory and date=<date>/ change places (renameat2 RENAME_EXCHANGE): one step for every reader that lists
-    4  ONE journal transaction: the manifest follows, the note of step 2 goes
-    5  what was exchanged is removed
+    4  ONE journal transaction: the manifest follows, the note of step 2 is removed
+    5  the old files are removed
 
-A reader that listed the day before step 3 and opens a file after it gets FileNotFoundError, never wrong rows; ours look
-again, others have to. Where the file system cannot exchange, 3 is two renames: between them the day is missing.
+A reader that lists the day before step 3 and opens a file after it gets FileNotFoundError, never wrong rows. The
+readers of `pipeline.edges.store.read` then look again; other readers have to do so themselves. On a file system that
+cannot exchange directories, step 3 is two renames, and the day is missing between them.
 """
 
 from __future__ import annotations
@@ -16,73 +17,82 @@ import ctypes
 import errno
 import os
 import shutil
-import sqlite3
 from pathlib import Path
 
 from pipeline.edges.faults import fault_point
-from pipeline.edges.store import database as read
-from pipeline.edges.store import parts as files
-from pipeline.edges.store.database import META_KEY, Swap, storage_error
-from pipeline.edges.store.journal import Journal, add_counters, write_parts
-from pipeline.edges.store.schema import Part, part_path
-
-PRUNED_ROWS = "archive_pruned_rows"  # journal counters
-COMPACTED_PARTS = "archive_compacted_parts"
+from pipeline.edges.store.database import storage_error
+from pipeline.edges.store.journal import Journal
+from pipeline.edges.store.parts import STAGING_NAME, stage, sync_directory
+from pipeline.edges.store.schema import Part, Swap
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
-def swap(journal: Journal, root: Path, decided: Swap, content: bytes | None) -> None:
-    """Makes a swap from beginning to end; the caller sees to it that no roll runs meanwhile.
+def replace_parts(journal: Journal, root: Path, gone: list[Part], new: Part, content: bytes) -> None:
+    """Replaces parts of one kind and date by one new part. The caller makes sure that no roll runs meanwhile.
 
     Raises:
-        ArchiveError: the disk is full, read-only or broken. What is decided by then is finished by `settle`.
+        ArchiveError: the disk is full, read-only or broken. `settle` finishes what was planned by then.
     """
-    live = root / decided.kind / f"date={decided.date}"
+    swap = Swap(new.kind, new.date, tuple(part.number for part in gone), new)
+    live, fresh = _live(root, swap), _fresh(root, swap)
     try:
-        if decided.new is not None and content is not None:
-            _prepare(live, _fresh(root, decided), decided, content)
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        left_out = {Path(part.relative).name for part in gone}
+        for path in live.iterdir():
+            if path.name not in left_out:
+                os.link(path, fresh / path.name)
+        stage(fresh / Path(new.relative).name, content)
+        sync_directory(fresh)
+        sync_directory(fresh.parent)
         fault_point("swap_prepared")
-        with journal.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (META_KEY, decided.text()))
+        journal.plan_swap(swap)
         fault_point("swap_decided")
-        if decided.new is not None:
-            _exchange(_fresh(root, decided), live, _old(root, decided))
-            fault_point("swap_exchanged")
+        _exchange(fresh, live, _old(root, swap))
+        fault_point("swap_exchanged")
     except OSError as error:
         raise storage_error(live, error) from error
     settle(journal, root)
 
 
+def remove_day(journal: Journal, root: Path, kind: str, date: str, parts: list[Part]) -> None:
+    """Removes a day of one kind, which holds these parts. The caller makes sure that no roll runs meanwhile.
+
+    Raises:
+        ArchiveError: the disk is full, read-only or broken. `settle` finishes what was planned by then.
+    """
+    fault_point("swap_prepared")
+    journal.plan_swap(Swap(kind, date, tuple(part.number for part in parts), None))
+    fault_point("swap_decided")
+    settle(journal, root)
+
+
 def settle(journal: Journal, root: Path) -> None:
-    """Finishes what an interrupted swap began, or forgets it if nothing had changed yet.
+    """Finishes a swap that was interrupted, or cancels it if the directory has not changed yet.
 
     Raises:
         ArchiveError: the disk is full, read-only or broken.
     """
-    with journal.transaction() as db:
-        intent = read.read_meta(db, META_KEY)
-    if intent is None:
+    swap = journal.planned_swap()
+    if swap is None:
         return
-    decided = Swap.read(intent)
-    live = root / decided.kind / f"date={decided.date}"
-    fresh, old = _fresh(root, decided), _old(root, decided)
+    live, fresh, old = _live(root, swap), _fresh(root, swap), _old(root, swap)
     try:
-        if decided.new is not None and not live.exists():  # died between two renames
+        if swap.new is not None and not live.exists():  # a crash between two renames
             (fresh if fresh.exists() else old).rename(live)
-            files.sync_directory(live.parent)
-        if decided.new is None and live.exists():
+            sync_directory(live.parent)
+        if swap.new is None and live.exists():
             old.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(old, ignore_errors=True)
             live.rename(old)
-            files.sync_directory(live.parent)
+            sync_directory(live.parent)
         fault_point("swap_before_transaction")
-        made = decided.is_made(root)
-        with journal.transaction() as db:
-            if made:
-                _record(db, decided)
-            db.execute("DELETE FROM meta WHERE key = ?", (META_KEY,))
+        if swap.is_made(root):
+            journal.finish_swap(swap)
+        else:
+            journal.cancel_swap()
         fault_point("swap_done")
         for left in (fresh, old):
             if left.exists():
@@ -91,55 +101,30 @@ def settle(journal: Journal, root: Path) -> None:
         raise storage_error(live, error) from error
 
 
-def _record(db: sqlite3.Connection, decided: Swap) -> None:
-    """The manifest as the directory is now; within the caller's transaction."""
-    numbers = [(decided.kind, decided.date, number) for number in decided.gone]
-    gone = "SELECT total(rows) FROM parts WHERE kind = ? AND date = ? AND number = ?"
-    rows = sum(int(db.execute(gone, key).fetchone()[0]) for key in numbers)
-    db.executemany("DELETE FROM parts WHERE kind = ? AND date = ? AND number = ?", numbers)
-    if decided.new is None:
-        add_counters(db, {PRUNED_ROWS: rows})
-        return
-    write_parts(db, [decided.new])
-    number = max(int(read.read_meta(db, "part_number") or 1), decided.new.number + 1)
-    db.execute("UPDATE meta SET value = ? WHERE key = 'part_number'", (str(number),))
-    add_counters(db, {COMPACTED_PARTS: len(numbers)})
+def _live(root: Path, swap: Swap) -> Path:
+    return root / swap.kind / f"date={swap.date}"
 
 
-def _prepare(live: Path, fresh: Path, decided: Swap, content: bytes) -> None:
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    gone = {Path(part_path(decided.kind, decided.date, number)).name for number in decided.gone}
-    for path in live.iterdir():
-        if path.name not in gone:
-            os.link(path, fresh / path.name)
-    new: Part | None = decided.new
-    assert new is not None
-    files.stage(fresh / Path(new.relative).name, content)
-    files.sync_directory(fresh)
-    files.sync_directory(fresh.parent)
+def _fresh(root: Path, swap: Swap) -> Path:
+    return root / STAGING_NAME / f"swap-{swap.kind}-{swap.date}"
 
 
-def _fresh(root: Path, decided: Swap) -> Path:
-    return root / files.STAGING_NAME / f"swap-{decided.kind}-{decided.date}"
-
-
-def _old(root: Path, decided: Swap) -> Path:
-    return root / files.STAGING_NAME / f"old-{decided.kind}-{decided.date}"
+def _old(root: Path, swap: Swap) -> Path:
+    return root / STAGING_NAME / f"old-{swap.kind}-{swap.date}"
 
 
 def _exchange(fresh: Path, live: Path, old: Path) -> None:
-    """Lets two directories change places."""
+    """Makes two directories change places."""
     if not _rename_exchange(fresh, live):
         shutil.rmtree(old, ignore_errors=True)
         live.rename(old)
         fresh.rename(live)
-    files.sync_directory(live.parent)
-    files.sync_directory(fresh.parent)
+    sync_directory(live.parent)
+    sync_directory(fresh.parent)
 
 
 def _rename_exchange(one: Path, other: Path) -> bool:
-    """In one step, if this system and file system can; else False and nothing has changed."""
+    """Exchanges in one step; returns False, with nothing changed, if the system or the file system cannot."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError):
