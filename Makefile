@@ -5,7 +5,10 @@ STAMP  := $(VENV)/.installed
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test promises fuzz soak check model results bench compare format clean
+# Compiled Python files are kept even where the environment says otherwise: the tests start hundreds of interpreters.
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: help demo test explore promises fuzz soak check model results bench compare format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,12 +16,15 @@ help:  ## this list
 demo: $(STAMP)  ## a simulated plant, a private broker, a model and the pipeline; all under ./demo-data
 	$(BIN)/thrumcast demo
 
-test: $(STAMP)  ## the tests, with a real broker
-	$(BIN)/python -m pytest -q
+test: $(STAMP)  ## the tests, with a real broker; one worker per processor, the same examples every time
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
+
+explore: $(STAMP)  ## the property tests with new examples for MINUTES=60, in random order
+	$(BIN)/python tests/harness/explore.py --minutes $(MINUTES) $(WHERE)
 
 promises: $(STAMP)  ## every promise in its long form (half an hour); figures in build/promises.txt
 	@mkdir -p build && rm -f build/promises.txt
-	THRUMCAST_PROMISES=build/promises.txt $(BIN)/python -m pytest -q -m "slow or not slow" -k promises
+	THRUMCAST_PROMISES=build/promises.txt $(BIN)/python -m pytest -q -m "slow or not slow" tests/promises
 
 fuzz: $(STAMP)  ## a coverage-guided fuzzer on the codec, a million payloads
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3'

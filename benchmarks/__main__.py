@@ -18,9 +18,9 @@ ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUM
 
 
 def main(arguments: list[str]) -> int:
-    """Measures, prints to stdout, and says on stderr what it is at."""
+    """Measure, print the table to stdout and the progress to stderr."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description="Measured numbers, with what they stand beside."
+        prog="python -m benchmarks", description="Measured numbers, each beside what it is compared with."
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
     parser.add_argument("--quick", action="store_true", help="a few seconds of everything: shows that it works")

@@ -14,9 +14,9 @@ from benchmarks.measure import Effort, cpu_of, median
 from benchmarks.report import Row, Section
 from benchmarks.vibration import blocks
 from pipeline.config.sources import load
+from pipeline.config.specs import default_spec
 from pipeline.core import stream
 from pipeline.core.records import FeatureRow, StreamKey
-from pipeline.core.state import StreamSpec
 from pipeline.edges.store.journal import Commit
 from pipeline.service.compose import opened
 
@@ -56,7 +56,7 @@ def run(effort: Effort) -> Section:
 def feature_rows(count: int) -> list[FeatureRow]:
     """Rows of many machines, with values as they come out of a slightly unsteady machine."""
     rng = np.random.default_rng(7)
-    spec = StreamSpec()
+    spec = default_spec()
     state = stream.initial(spec)
     found: list[FeatureRow] = []
     for block in blocks(StreamKey("bench", "de"), 60):

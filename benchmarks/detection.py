@@ -28,8 +28,8 @@ from models.predictor import NumpyPredictor
 from pipeline.config.specs import alarm_spec
 from pipeline.config.tables import Config, DataConfig, MachineTable, WindowConfig
 from pipeline.core.alarm import HEALTHY, OTHER, AlarmSpec, AlarmState, judge
-from pipeline.core.engine import inputs
 from pipeline.core.features.table import COLUMN, NAMES
+from pipeline.core.inputs import inputs
 from pipeline.core.records import FeatureRow
 from pipeline.core.severity import floor
 from pipeline.drivers.backfill import Job, backfill

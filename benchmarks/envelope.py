@@ -9,8 +9,8 @@ plain, squared     the same of the squared envelope
 
 The features are those of the configuration: THRUMCAST_FEATURES__ENVELOPE_LOW_HZ=500 tries another band.
 
-Beside that, per window, the evidence: how often it confirms the true place, and how often another one. And as a test
-of all of it the same with bearings that are not there: their lines stand wherever chance puts them.
+Beside that, per window, the evidence: how often it confirms the true place, and how often another one. As a control the
+same is done with invented bearings, whose lines stand where chance puts them.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from pipeline.config.sources import load
-from pipeline.config.specs import feature_spec
+from pipeline.config.specs import default_spec, feature_spec
 from pipeline.core import features
 from pipeline.core.bearings import orders_from_geometry
 from pipeline.core.evidence import confirms
 from pipeline.core.features import FeatureSpec
 from pipeline.core.features.table import COLUMN
-from pipeline.core.records import BearingOrders, FeatureRow, Float32, Window, changed
-from pipeline.core.window import WindowSpec, length_and_hop
+from pipeline.core.records import BearingOrders, FeatureRow, Float32, Window
+from pipeline.core.window import length_and_hop
 from pipeline.edges.recordings.recording import Recording, find_recordings, open_recording, parse_channels, streams
 
 FAMILIES = {"inner_race": "env_bpfi", "outer_race": "env_bpfo", "ball": "env_2bsf"}  # as the recordings call the places
@@ -67,7 +68,7 @@ def verdicts(folder: Path, spec: FeatureSpec | None = None) -> Iterator[Verdict]
     """One after the other, for all recordings of rigs whose bearings' faults are known."""
     for name in FOLDERS:
         for path in find_recordings([folder / name]):
-            yield judge(path, name, spec or FeatureSpec())
+            yield judge(path, name, spec or default_spec().features)
 
 
 def judge(path: Path, folder: str, spec: FeatureSpec) -> Verdict:
@@ -82,7 +83,7 @@ def judge(path: Path, folder: str, spec: FeatureSpec) -> Verdict:
     levels = {place: _levels(rows, name) for place, name in FAMILIES.items()}
     strongest = max(levels, key=lambda place: float(np.nanmean(levels[place])))
     shown = fault if fault in FAMILIES else strongest
-    others = [_rows(spec, [changed(w, orders=made_up) for w in windows]) for made_up in _made_up()]
+    others = [_rows(spec, [replace(w, orders=made_up) for w in windows]) for made_up in _made_up()]
     plain, squared = plain_families(samples, recording.rate_hz, rpm, orders)
     confirmed = {place: _confirmed(rows, place) for place in FAMILIES}
     known = fault in FAMILIES
@@ -134,7 +135,7 @@ def _read(recording: Recording) -> tuple[list[Window], Float32]:
     (stream,) = streams(recording, parse_channels(str(channel)))
     blocks = list(stream.blocks())
     x = np.concatenate([block.samples for block in blocks], axis=1)
-    first, (length, hop) = blocks[0], length_and_hop(WindowSpec(), recording.rate_hz)
+    first, (length, hop) = blocks[0], length_and_hop(default_spec().window, recording.rate_hz)
     windows = [
         Window(
             key=first.key,

@@ -7,6 +7,7 @@ Nothing here knows the list of features.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -15,8 +16,8 @@ from scipy.fft import rfft
 from benchmarks.measure import Effort, interleaved
 from benchmarks.report import Row, Section
 from benchmarks.vibration import ORDERS, SPEED_RPM, T0_NS, vibration
+from pipeline.config.specs import default_spec
 from pipeline.core import features
-from pipeline.core.features import FeatureSpec
 from pipeline.core.features.table import NAMES
 from pipeline.core.records import Float32, StreamKey, Window
 
@@ -51,8 +52,8 @@ def windows_of(signal: Float32, rate_hz: float, length: int, hop: int) -> list[W
 
 def run(effort: Effort) -> Section:
     """Core and complete vector beside the bare rfft."""
-    spec = FeatureSpec(bandwidth_hz=0.0)
-    core_spec = FeatureSpec(bandwidth_hz=0.0, vector="core")
+    spec = replace(default_spec().features, bandwidth_hz=0.0)
+    core_spec = replace(spec, vector="core")
     signal = vibration(1, LENGTH + (COUNT - 1) * HOP, RATE_HZ)
     windows = windows_of(signal, RATE_HZ, LENGTH, HOP)
     whole = np.ascontiguousarray(sliding_window_view(signal[0], LENGTH)[::HOP])  # (COUNT, LENGTH)

@@ -26,10 +26,11 @@ from benchmarks.plant import Receiver, Service, wait_until
 from benchmarks.report import Row, Section
 from benchmarks.vibration import BLOCK, CHANNELS, RATE_HZ, block, vibration
 from models.registry import CHAMPION, Registry
+from pipeline.config.specs import default_spec
 from pipeline.config.tables import Config
 from pipeline.core.codec import encode
 from pipeline.core.records import Float32, StreamKey
-from pipeline.core.window import WindowSpec, length_and_hop
+from pipeline.core.window import length_and_hop
 from pipeline.edges.broker import PrivateBroker
 from pipeline.edges.mqtt import MqttConnection, MqttPublisher, MqttSettings, TopicTemplate
 
@@ -146,7 +147,7 @@ def latencies(
     plant: MqttPublisher, results: MqttConnection, samples: list[Float32], topics: TopicTemplate, seconds: float
 ) -> list[float]:
     """Seconds from publishing the last block of a window to its prediction; blocks come at their natural pace."""
-    length, hop = length_and_hop(WindowSpec(), RATE_HZ)
+    length, hop = length_and_hop(default_spec().window, RATE_HZ)
     complete_at: dict[tuple[str, int], float] = {}  # machine and window -> when its last block was published
     found: list[float] = []
     began_s = time.monotonic()

@@ -1,4 +1,4 @@
-"""Fair timings on a machine that is never quiet: short samples that take turns, and only the undisturbed ones count."""
+"""Fair timings on a busy machine: short samples that take turns, of which only the undisturbed ones count."""
 
 from __future__ import annotations
 

@@ -39,7 +39,10 @@ def untrained(config: Config, seed: int = 3) -> Bundle:
         scaler=Scaler("standard", np.zeros(len(inputs), np.float32), np.full(len(inputs), 10, np.float32)),
         hidden=sizes.hidden,
         layers=sizes.layers,
+        temperature=1.0,
+        cell=sizes.cell,
         members=sizes.members,
+        task=sizes.task,
     )
     weights = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in spec.shapes().items()}
     return Bundle(spec, weights, {}, {}, {}, "Random weights, for benchmarks.\n")
@@ -79,7 +82,7 @@ def _training(effort: Effort) -> Row:
 
     torch.set_num_threads(1)
     sequences, windows, features, hidden = TRAINED
-    network = RecurrentNetwork(NetworkConfig(features, 8, hidden, dropout=0.0))
+    network = RecurrentNetwork(NetworkConfig(features, 8, hidden, layers=1, dropout=0.0, cell="gru"))
     optimiser = torch.optim.AdamW(network.parameters())
     z, y = torch.randn(sequences, windows, features), torch.randint(0, 8, (sequences * windows,))
     inward, gates = torch.randn(sequences * windows, 2 * features), torch.randn(sequences * windows, 3 * hidden)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ from scipy.fft import rfft
 from benchmarks.features import CHUNK, COUNT, HOP, LENGTH, RATE_HZ, windows_of
 from benchmarks.transform import bare_transform, wrapped_transform
 from benchmarks.vibration import vibration
+from pipeline.config.specs import default_spec
 from pipeline.core import features
-from pipeline.core.features import FeatureSpec
 from pipeline.core.features.table import FEATURES
 from pipeline.core.records import Float32
 
@@ -57,7 +57,7 @@ def _chunked(call: Callable[..., object], whole: Float32) -> Callable[[], None]:
 def _ours(signal: Float32) -> Iterator[Case]:
     windows = windows_of(signal, RATE_HZ, LENGTH, HOP)
     for title, vector in (("thrumcast, complete vector", "complete"), ("thrumcast, core vector", "core")):
-        spec = FeatureSpec(bandwidth_hz=0.0, vector=vector)
+        spec = replace(default_spec().features, bandwidth_hz=0.0, vector=vector)
         count = sum(f.core for f in FEATURES) if vector == "core" else len(FEATURES)
         yield Case(title, COUNT, count, lambda spec=spec: features.compute(spec, windows))
     yield Case("scipy.fft.rfft, chunks of 16", COUNT, 0, _chunked(rfft, _windows(signal[0], COUNT)))

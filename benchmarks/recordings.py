@@ -2,12 +2,12 @@
 
 The recordings are backfilled by the command itself, started afresh each time: once as they are, once with as many
 copies again under other names. The difference of the two is what a further recording costs once everything is loaded;
-the smaller run alone is what a person waits for. Rates are by the clock on the wall; since other programs may be at
-work, CPU time stands beside them: of all processes of the command, and of the kernels in the same round. A window is
+the smaller run alone is what a person waits for. Rates are by wall clock. Other programs may be running, so CPU time is
+printed beside them: of all processes of the command, and of the kernels in the same round. A window is
 one of all channels of a recording: the shared ones have 2.7 on average.
 
 Quick takes an eighth of the recordings, and more copies of them, because the start must not outweigh what is measured;
-it counts CPU time only, since other programs can make of the clock on so short a run what they like.
+it counts CPU time only, because other programs distort the wall clock of such a short run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -30,10 +30,10 @@ from benchmarks.measure import Effort, median
 from benchmarks.report import Row, Section
 from benchmarks.vibration import SPEED_RPM, vibration
 from pipeline.config.sources import load
-from pipeline.config.specs import feature_spec
+from pipeline.config.specs import default_spec, feature_spec
 from pipeline.core import features
 from pipeline.core.records import Block, Window
-from pipeline.core.window import WindowSpec, length_and_hop
+from pipeline.core.window import length_and_hop
 from pipeline.edges.recordings.recording import find_recordings, open_recording, streams, write_recording
 from pipeline.errors import RecordingError
 
@@ -204,7 +204,8 @@ _held: list[list[Window]] = []
 
 
 def _hold(paths: list[Path]) -> None:
-    spec = WindowSpec(SETTINGS["window.length_s"], SETTINGS["window.hop_s"])
+    usual = default_spec().window
+    spec = replace(usual, length_s=SETTINGS["window.length_s"], hop_s=SETTINGS["window.hop_s"])
     for path in paths:
         recording = open_recording(path, None)
         length, hop = length_and_hop(spec, recording.rate_hz)

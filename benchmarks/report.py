@@ -1,4 +1,4 @@
-"""What a benchmark hands back, what machine it ran on, and the table."""
+"""The result of a benchmark, facts about the machine it ran on, and the table."""
 
 from __future__ import annotations
 

@@ -30,11 +30,11 @@ from models.data.dataset import UNKNOWN, Dataset, build, read, read_machines
 from models.data.prior import with_simulated
 from models.data.splits import Split, make_split
 from models.evaluation.events import Track
+from models.evaluation.metrics import window_metrics
 from models.evaluation.scoring import recording_metrics, score
 from models.jobs.train import alarm_spec, dataset_spec
-from models.metrics import window_metrics
 from models.settings import TrainSettings
-from models.training.aim import aimed_validation
+from models.training.folds import choose_aim
 from pipeline.config.tables import Config, DataConfig
 from pipeline.drivers.backfill import Job, backfill
 from pipeline.edges.recordings.recording import find_recordings, parse_channels
@@ -133,7 +133,7 @@ def _network(dataset: Dataset, split: Split, settings: TrainSettings) -> Sequenc
     import torch
 
     torch.set_num_threads(1)
-    held_out = aimed_validation(dataset, split, settings, lambda *_: None, say=_say).held_out
+    held_out = choose_aim(dataset, split, settings, lambda *_: None, say=_say).held_out
     if held_out is None:
         raise KeyboardInterrupt
     return held_out.tracks

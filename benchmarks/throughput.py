@@ -2,9 +2,9 @@
 
 Many streams of three axes, windows of 4,096 samples every 1,024, all features, the shipped model. A turn is what the
 live service takes at once: some blocks of every stream. Every turn steps the engine and makes Arrow rows; at the end
-they are sorted and written as Parquet parts. The arithmetic is the feature kernels and the network's steps of the very
-same windows, called again with nothing around them. Where the time goes is measured in runs of their own: the clocks
-of the stages take some of it themselves.
+they are sorted and written as Parquet parts. The arithmetic is the feature kernels and the network's steps of the same
+windows, called again with nothing around them. The share of each stage is measured in separate runs, because the
+clocks of the stages take time themselves.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -29,13 +29,12 @@ from benchmarks.report import Row, Section, number_text
 from benchmarks.vibration import CHANNELS, ORDERS, SPEED_RPM, T0_NS, vibration
 from models.bundle import load
 from models.predictor import NumpyPredictor
+from pipeline.config.specs import default_spec
 from pipeline.config.tables import Config
 from pipeline.core import features, quality, stream
 from pipeline.core.engine import Engine
-from pipeline.core.features import FeatureSpec
 from pipeline.core.records import Block, StreamKey
-from pipeline.core.state import StreamSpec, StreamState
-from pipeline.core.window import WindowSpec
+from pipeline.core.state import StreamState
 from pipeline.edges.store import parts as archive_files
 from pipeline.edges.store import schema as archive_tables
 from pipeline.edges.store.schema import FeatureSchema, arrow_schema, conform
@@ -47,10 +46,11 @@ STREAMS = 32
 TURNS = 8  # at the smallest effort
 SHAPES = ((8, 1024), (2, 4096))  # blocks of a stream per turn, samples per block and channel
 FIRST = (
-    "import time, numpy as np; from pipeline.core import stream; from pipeline.core.records import *\n"
+    "import time, numpy as np; from pipeline.core import stream\n"
+    "from pipeline.config.specs import default_spec; from pipeline.core.records import *\n"
     "x = np.random.default_rng(1).standard_normal((3, 25600)).astype(np.float32)\n"
     "block = Block(StreamKey('m', 'p'), 1, 0, 10**18, 10240.0, ('x', 'y', 'z'), 'g', x, 1480.0)\n"
-    "spec = stream.StreamSpec(); stream.step(spec, stream.initial(spec), block); print(time.process_time())"
+    "spec = default_spec(); stream.step(spec, stream.initial(spec), block); print(time.process_time())"
 )
 
 
@@ -184,7 +184,9 @@ def _method(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _plant(folder: Path, blocks: int, samples: int, turns: int) -> Plant:
     """Every stream sends two turns of its own again and again: decoded samples are in the cache, and so are these."""
-    spec = StreamSpec(window=WindowSpec(LENGTH / RATE_HZ, HOP / RATE_HZ), features=FeatureSpec(bandwidth_hz=0.0))
+    usual = default_spec()
+    window = replace(usual.window, length_s=LENGTH / RATE_HZ, hop_s=HOP / RATE_HZ)
+    spec = replace(usual, window=window, features=replace(usual.features, bandwidth_hz=0.0))
     predictor = NumpyPredictor(load(MODEL))
     keys = [StreamKey(f"machine-{i:02d}", "de") for i in range(STREAMS)]
     sent: dict[StreamKey, list[Any]] = {}

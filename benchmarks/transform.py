@@ -1,7 +1,7 @@
 """The transform inside the feature kernels, alone: eight windows at a time, Hann window and real spectrum included.
 
-And what another library's transform would have to be wrapped in to take its place: windows written out under the Hann
-window, and eight spectra brought side by side, real and imaginary parts apart, as the kernels want them.
+Also the work that would surround another library's transform in its place: writing windows out under the Hann window,
+and interleaving eight spectra with real and imaginary parts apart, as the kernels need them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The signal that everything is measured on: a shaft, an outer-race fault, coloured noise; always the same numbers.
 
-Apart from `sim` on purpose: a more convincing simulator must not move the benchmarks.
+It does not use `sim`, because a better simulator must not change the benchmarks.
 """
 
 from __future__ import annotations

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+from msgspec.structs import replace
 
 from benchmarks.measure import Effort, interleaved
 from benchmarks.report import Row, Section
 from benchmarks.vibration import RATE_HZ, blocks
 from models.settings import TrainSettings
+from pipeline.config.specs import default_spec
 from pipeline.core import stream
-from pipeline.core.records import Block, StreamKey, changed
+from pipeline.core.records import Block, StreamKey
 from pipeline.core.state import StreamSpec, StreamState, to_bytes
 from pipeline.core.window import length_and_hop
 
@@ -18,7 +20,7 @@ BLOCKS = 64
 
 def run(effort: Effort) -> Section:
     """A stream of blocks in order, with the default windows: 1 s, half of it shared with the next."""
-    spec = StreamSpec()
+    spec = default_spec()
     given = blocks(StreamKey("bench", "de"), BLOCKS)
 
     def advance() -> None:
@@ -63,5 +65,5 @@ def largest_state_bytes(spec: StreamSpec, given: list[Block]) -> int:
     state, largest = StreamState(), 0
     for block in given:
         state, _, _ = stream.advance(spec, state, [block])
-        largest = max(largest, len(to_bytes(spec, changed(state, hidden=hidden, model="v0001"))))
+        largest = max(largest, len(to_bytes(spec, replace(state, hidden=hidden, model="v0001"))))
     return largest

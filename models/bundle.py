@@ -7,7 +7,8 @@
       README.md           model card            *.png       pictures, if matplotlib is there: for people only
       SHA256SUMS          of all the above, written last
 
-Nothing here can run code: safetensors and JSON only. Reading checks the sums first and refuses by name.
+The files are safetensors and JSON, so nothing in them can run code. Reading checks the sums first, and an error names
+the file at fault. `ModelSpec` is config.json: what goes in and out, and the sizes that every weight must have.
 """
 
 from __future__ import annotations
@@ -32,15 +33,20 @@ from models.cells import CELLS, DIRECT
 from models.scaling import KINDS, Scaler
 from pipeline.errors import ModelError, SchemaError
 
-# What a model version is, in numbers and names: config.json, and the weights that belong to it.
-
-
 FORMAT = 1  # of a version's directory; another number is refused
+FARTHEST = 32  # horizon of versions that were written before config.json had one
+
+REQUIRED = ("model.safetensors", "config.json", "metrics.json", "data.json", "train.json", "README.md")
+SUMS = "SHA256SUMS"
+_TABLE = "data."  # in the names of tables that belong to data.json
+_REFERENCE = "table"
+_NUMBERS = re.compile(r"\[\n([^\[\]{}\"]*)\]")  # a JSON string holds no raw newline, so no string matches
+_SUM_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9_.-]*)")
 
 Document = dict[str, Any]
 
-# window: one mode per window; sequence: one per sequence, said by its last window; next: the next window's value of
-# chosen features; life: seconds until the end of the machine's life.
+# window: one mode per window; sequence: one mode per sequence, given at its last window; next: values of chosen
+# features at the next window; life: seconds until the end of the machine's life.
 CLASS_TASKS = ("window", "sequence")
 VALUE_TASKS = ("next", "life")
 TASKS = (*CLASS_TASKS, *VALUE_TASKS)
@@ -60,17 +66,18 @@ class ModelSpec:
     scaler: Scaler
     hidden: int  # H
     layers: int  # L
-    temperature: float = 1.0
-    cell: str = "gru"  # of models/cells.py
-    members: int = 1  # M networks whose outputs are averaged; each has a state of its own
-    task: str = "window"  # of TASKS
-    targets: tuple[str, ...] = ()  # D names of what a value task says, with unit; classes is empty then
+    temperature: float  # divisor of the logits, fitted on held-out machines
+    cell: str  # of models/cells.py
+    members: int  # M networks whose outputs are averaged; each has its own state
+    task: str  # of TASKS
+    # A model of failure modes has no targets, and a model without a decoder makes no forecast.
+    targets: tuple[str, ...] = ()  # D names of the values of a value task, with their units; classes is empty then
     target_scaler: Scaler | None = None
-    decoder: int = 0  # units of the mode forecast's decoder; 0 = the model makes no forecast
-    direct: bool = False  # bearing lines speak for themselves, see models/places.py
-    horizon: int = 32  # modes ahead that its training data knew of; beyond, a decoder would be inventing
-    trust: float = 1.0  # share of a forecast that is the decoder's, the rest is `usual`
-    usual: tuple[float, ...] = ()  # K + 1: how often each mode, and the end, was ahead in the training data
+    direct: bool = False  # whether bearing lines act on their modes directly, see models/places.py
+    decoder: int = 0  # units of the decoder that forecasts modes; 0 = no forecast
+    horizon: int = FARTHEST  # how many modes ahead the training data reached; no forecast goes farther
+    trust: float = 1.0  # weight of the decoder in a forecast; the rest is `usual`
+    usual: tuple[float, ...] = ()  # (K + 1,) how often each mode, and the end, came next in the training data
 
     @property
     def outputs(self) -> int:
@@ -112,7 +119,7 @@ class ModelSpec:
 
     @classmethod
     def from_document(cls, document: Document) -> Self:
-        """Read the content of config.json; KeyError, TypeError or ValueError say that it is none."""
+        """Read the content of config.json; a KeyError, TypeError or ValueError means that it is not one."""
         network, target_scaler = document["network"], document.get("target_scaler")
         return cls(
             version=str(document["version"]),
@@ -127,11 +134,11 @@ class ModelSpec:
             layers=int(network["layers"]),
             temperature=float(document["temperature"]),
             cell=str(network["cell"]),
-            # Versions of the first release know one network and one task.
+            # Versions of the first release have one network and one task, and none of these keys.
             members=int(network.get("members", 1)),
             decoder=int(network.get("decoder", 0)),
             direct=bool(network.get("direct", False)),
-            horizon=int(network.get("horizon", 32)),
+            horizon=int(network.get("horizon", FARTHEST)),
             trust=float(network.get("trust", 1.0)),
             usual=tuple(map(float, network.get("usual", ()))),
             task=str(document.get("task", "window")),
@@ -174,7 +181,7 @@ def decoder_shapes(state_shape: tuple[int, int], classes: int, units: int) -> di
 
 
 def check_weights(spec: ModelSpec, weights: dict[str, NDArray[np.float32]]) -> None:
-    """Refuse weights that do not belong to the sizes, or would only yield NaN."""
+    """Refuse weights of other sizes, or that are not finite."""
     problems = _problems(spec, weights)
     if problems:
         msg = f"model {spec.version}: expected {problems[0][0]}, found: {problems[0][1]}"
@@ -235,14 +242,6 @@ def _scaler_document(scaler: Scaler) -> Document:
 def _scaler(document: Document) -> Scaler:
     center, scale = (np.array(document[key], np.float32) for key in ("center", "scale"))
     return Scaler(str(document["kind"]), center, scale)
-
-
-REQUIRED = ("model.safetensors", "config.json", "metrics.json", "data.json", "train.json", "README.md")
-SUMS = "SHA256SUMS"
-_TABLE = "data."  # in the names of tables that belong to data.json
-_REFERENCE = "table"
-_NUMBERS = re.compile(r"\[\n([^\[\]{}\"]*)\]")  # a string holds no newline of its own, so nothing in one is touched
-_SUM_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9_.-]*)")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -370,7 +369,7 @@ def _document(directory: Path, name: str, content: bytes) -> Document:
 
 
 def _without_tables(document: Document, place: str) -> tuple[Document, dict[str, NDArray[np.float32]]]:
-    """The document with a reference in place of every table of numbers that nobody would read, and these tables."""
+    """Return the document with a reference in place of every large table of numbers, and the tables."""
     kept: Document = {}
     tables: dict[str, NDArray[np.float32]] = {}
     for key, value in document.items():
@@ -387,17 +386,17 @@ def _without_tables(document: Document, place: str) -> tuple[Document, dict[str,
 
 
 def _is_table(value: object) -> bool:
-    """Rows of one length, of numbers with a point: anything else is for people, or would not come back as it was."""
+    """Whether a value is a list of equally long rows of floats; anything else stays in JSON."""
     if not (isinstance(value, list) and value and all(isinstance(row, list) for row in value)):
         return False
     return len({len(row) for row in value}) == 1 and all(isinstance(number, float) for row in value for number in row)
 
 
 def _with_tables(directory: Path, document: Document, tables: Mapping[str, NDArray[np.float32]]) -> Document:
-    """The document as it was saved.
+    """Return the document with its tables back in place.
 
     Raises:
-        ModelError: a table that it refers to is not there.
+        ModelError: a table is missing.
     """
     if set(document) == {_REFERENCE}:
         if document[_REFERENCE] not in tables:
@@ -408,6 +407,6 @@ def _with_tables(directory: Path, document: Document, tables: Mapping[str, NDArr
 
 
 def _json_bytes(document: Document) -> bytes:
-    """JSON to be read by people: a list of numbers stands on one line."""
+    """Return JSON for people: each list of numbers is on one line."""
     text = json.dumps(document, indent=1, sort_keys=False, allow_nan=False)
     return (_NUMBERS.sub(lambda match: f"[{' '.join(match[1].split())}]", text) + "\n").encode()

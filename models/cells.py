@@ -1,17 +1,19 @@
-"""The recurrent cells in plain numpy, and the table of what a cell is: gates, width of its state, names of its weights.
+"""The recurrent cells in plain numpy: what a served model computes at every window.
 
-Equal to torch within 1e-6 over hundreds of carried steps (tests/models/test_predictor.py). With sigma the logistic
-function, * element by element, a = W_i x + b_i and c = W_h h + b_h, split into gates:
+With sigma the logistic function, * element by element, a = W_i x + b_i from the input and c = W_h h + b_h from the
+state, both split into the gates of the cell:
 
-    gru        r = sigma(a_r + c_r), u = sigma(a_u + c_u), n = tanh(a_n + r * c_n), h' = n + u * (h - n)
-               Cho et al. 2014, arXiv:1406.1078
-    lstm       i, f, o = sigma(a + c), g = tanh(a_g + c_g), cell' = f * cell + i * g, h' = o * tanh(cell')
-               Hochreiter & Schmidhuber 1997; Gers et al. 2000. The state is [h, cell] side by side
+    gru        r = sigma(a_r + c_r), u = sigma(a_u + c_u), n = tanh(a_n + r * c_n)
+               h' = n + u * (h - n)                                    Cho et al. 2014, arXiv:1406.1078
+    lstm       i, f, o = sigma(a + c), g = tanh(a_g + c_g)
+               cell' = f * cell + i * g, h' = o * tanh(cell')          Hochreiter & Schmidhuber 1997; Gers et al. 2000
     rnn_tanh   h' = tanh(a + c)                                        Elman 1990
     rnn_relu   h' = max(0, a + c)
 
-Shapes: B streams, M members of an ensemble (each with weights and a state of its own), L layers, H units,
-S = width of the state (H, or 2H for lstm).
+Shapes: B streams, M members of an ensemble (each with its own weights and state), L layers, H units, G gates,
+S = width of the state: H, or 2H for an lstm, whose state is [h, cell] side by side.
+
+Results equal those of torch within 1e-6 over hundreds of steps (tests/models/test_predictor.py).
 """
 
 from __future__ import annotations
@@ -24,14 +26,14 @@ from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
 
-DIRECT = "direct_weight"  # W of models/places.py, where a network has it
+DIRECT = "direct_weight"  # name of W_direct (O, 2F) among the weights, see models/places.py
 
 
 class Cell(NamedTuple):
     """What a kind of cell is made of."""
 
-    family: str  # first part of its weights' names, as in torch
-    gates: int  # rows of the weights, in units of H
+    family: str  # first part of the names of its weights, as in torch
+    gates: int  # G: rows of the weights, in units of H
     states: int  # width of the state, in units of H
 
 
@@ -43,17 +45,8 @@ CELLS = {
 }
 
 
-class _Layer(NamedTuple):
-    """Weights of one layer of all members, transposed so that a batch multiplies from the left."""
-
-    from_input: Float32  # (M, I, G H)
-    from_state: Float32  # (M, H, G H)
-    input_bias: Float32  # (M, 1, G H)
-    state_bias: Float32  # (M, 1, G H)
-
-
 class Recurrence:
-    """Scaled features and state -> outputs and state. It remembers nothing."""
+    """The network of a model version: scaled features and state in, outputs and state out. It keeps nothing."""
 
     def __init__(self, cell: str, hidden: int, layers: int, members: int, weights: Mapping[str, Float32]) -> None:
         self._cell, self._hidden, self._members = cell, hidden, members
@@ -73,32 +66,43 @@ class Recurrence:
         self._direct = _left(weights[DIRECT], members) if DIRECT in weights else None  # (M, 2F, O)
 
     def step(self, z: Float32, h: Float32) -> tuple[Float32, Float32]:
-        """One window of B streams: z (B, F) scaled, NaN = missing, h (B, M L, S) -> outputs (B, O), h (B, M L, S).
+        """Run one window of B streams: z (B, F), h (B, M L, S) -> outputs (B, O), h (B, M L, S).
 
-        The outputs of the members are averaged.
+        z holds scaled features, NaN = missing. The outputs are the mean over the members.
         """
         rows, features = z.shape
-        there = z == z  # not NaN
-        masked = np.zeros((rows, 2 * features), np.float32)  # (B, 2F)
-        np.copyto(masked[:, :features], z, where=there)
-        masked[:, features:] = there
-        y = masked[None]  # (1, B, 2F): the same for every member
-        before = h.reshape(rows, self._members, len(self._layers), self._width)
-        after = np.empty(before.shape, np.float32)  # (B, M, L, S)
+        present = z == z  # False for NaN
+        x = np.zeros((rows, 2 * features), np.float32)  # [z * m, m] as in models/network.py
+        np.copyto(x[:, :features], z, where=present)
+        x[:, features:] = present
+
+        y = x[None]  # (1, B, 2F): the same input for every member
+        before = h.reshape(rows, self._members, len(self._layers), self._width)  # (B, M, L, S)
+        after = np.empty(before.shape, np.float32)
         for number, layer in enumerate(self._layers):
             state = _step(self._cell, layer, y, before[:, :, number].transpose(1, 0, 2))  # (M, B, S)
             after[:, :, number] = state.transpose(1, 0, 2)
             y = state[:, :, : self._hidden]  # (M, B, H)
+
         outputs = y @ self._head  # (M, B, O)
         outputs += self._head_bias
         if self._direct is not None:
-            outputs += masked @ self._direct
-        averaged = outputs[0] if self._members == 1 else outputs.mean(axis=0)
+            outputs += x @ self._direct
+        averaged = outputs[0] if self._members == 1 else outputs.mean(axis=0)  # (B, O)
         return averaged, after.reshape(h.shape)
 
 
+class _Layer(NamedTuple):
+    """Weights of one layer of all members, transposed so that a batch multiplies from the left."""
+
+    from_input: Float32  # (M, I, G H)
+    from_state: Float32  # (M, H, G H)
+    input_bias: Float32  # (M, 1, G H)
+    state_bias: Float32  # (M, 1, G H)
+
+
 def _step(cell: str, layer: _Layer, x: Float32, state: Float32) -> Float32:
-    """One layer: x (M, B, I), state (M, B, S) -> state (M, B, S)."""
+    """One step of one layer: x (M, B, I) or (1, B, I), state (M, B, S) -> state (M, B, S)."""
     units = layer.from_state.shape[1]
     h = state[:, :, :units]
     a = x @ layer.from_input  # (M, B, G H)
@@ -109,14 +113,14 @@ def _step(cell: str, layer: _Layer, x: Float32, state: Float32) -> Float32:
         return gru_step(a, c, h)
     a += c
     if cell == "lstm":
-        inward, forget, new, outward = (a[:, :, k * units : (k + 1) * units] for k in range(4))  # torch's order
-        memory = sigmoid(forget) * state[:, :, units:] + sigmoid(inward) * np.tanh(new)  # (M, B, H)
-        return np.concatenate((sigmoid(outward) * np.tanh(memory), memory), axis=2)
+        i, f, g, o = (a[:, :, k * units : (k + 1) * units] for k in range(4))  # gates in torch's order, (M, B, H) each
+        memory = sigmoid(f) * state[:, :, units:] + sigmoid(i) * np.tanh(g)
+        return np.concatenate((sigmoid(o) * np.tanh(memory), memory), axis=2)
     return np.tanh(a) if cell == "rnn_tanh" else np.maximum(a, np.float32(0))
 
 
 def gru_step(a: Float32, c: Float32, h: Float32) -> Float32:
-    """Gates of inputs a (..., 3H) and of the state c (..., 3H), state h (..., H) -> state (..., H)."""
+    """One GRU step from gate values of the input a (..., 3H) and of the state c (..., 3H): h (..., H) -> h (..., H)."""
     units = h.shape[-1]
     gates = sigmoid(a[..., : 2 * units] + c[..., : 2 * units])  # (..., 2H)
     reset, update = gates[..., :units], gates[..., units:]
@@ -127,7 +131,7 @@ def gru_step(a: Float32, c: Float32, h: Float32) -> Float32:
 
 
 def sigmoid(x: Float32) -> Float32:
-    """Logistic function by way of tanh: no overflow at either end."""
+    """Logistic function 1 / (1 + e^-x) = (1 + tanh(x/2)) / 2, which overflows at neither end."""
     half = np.float32(0.5)
     y: Float32 = x * half
     np.tanh(y, out=y)
@@ -137,11 +141,11 @@ def sigmoid(x: Float32) -> Float32:
 
 
 def softmax(logits: Float32) -> Float32:
-    """(..., K) -> (..., K), sums to 1 along the last axis."""
+    """Probabilities (..., K) of logits (..., K); they sum to 1 along the last axis."""
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
 def _left(weight: Float32, members: int) -> Float32:
-    """(O, I) of one member or (M, O, I) of several -> (M, I, O)."""
+    """Transpose weights (O, I) of one member, or (M, O, I) of several, to (M, I, O)."""
     return np.ascontiguousarray(weight.reshape(members, *weight.shape[-2:]).transpose(0, 2, 1))

@@ -1,14 +1,14 @@
-"""Are the inputs still distributed as in training? Population stability index over training deciles, per feature.
+"""Are the inputs still distributed as in training? Population stability index per feature, over training deciles.
 
     PSI = sum_b (q_b - p_b) ln(q_b / p_b),    p = shares in training (0.1 each), q = shares now
 
-below 0.1 nothing, up to 0.25 worth watching, above it drift (the usual rule of thumb; domain notes C7). Windows now are
-those in which no fault is known. The same feature moving the same way on most machines is a season, a sensor type or a
-firmware: the model should be trained again, which is *suggested* and never done by itself. On one machine it is that
-machine's fault or its sensor, and training on it would teach the model to overlook it.
+Below 0.1 nothing has changed, up to 0.25 a change is worth watching, above it is drift (the usual rule of thumb).
+Windows now are those in which no fault is known. If the same feature moves the same way on most machines, the cause is
+a season, a sensor type or a firmware: training again is *suggested*, and never done automatically. If it moves on one
+machine, the cause is that machine's fault or its sensor, and training on it would teach the model to overlook it.
 
-A single machine never spreads like the population that a model was trained on, so it is compared with itself: its own
-windows of the training period, where the archive still has them, and else by how many of its windows lie outside the
+A single machine never spreads like the population that a model was trained on. So it is compared with itself: with its
+own windows of the training period, where the archive still has them, else by the share of its windows outside the
 central 98 % of the training data. Regimes are thirds of the shaft speed, where that is known and varies.
 """
 
@@ -44,12 +44,12 @@ class Shift:
 
     @property
     def drifted(self) -> bool:
-        """Whether it moved by more than chance and habit explain."""
+        """Whether it moved by more than chance and ordinary variation explain."""
         return self.psi > DRIFT if self.psi is not None else self.outside > OUTSIDE
 
 
 def distribution(x: Float, inputs: Sequence[str]) -> dict[str, Any]:
-    """Of the columns of x (N, F), NaN = missing, as data.json keeps it: quantiles, and shares between deciles."""
+    """Return quantiles, and shares between deciles, of the columns of x (N, F), NaN = missing, for data.json."""
     quantiles: dict[str, list[float] | None] = {}
     shares: dict[str, list[float] | None] = {}
     for number, name in enumerate(inputs):
@@ -78,7 +78,7 @@ def _edges(quantiles: Sequence[float]) -> Float:
 
 
 def _shares(values: Float, edges: Float) -> Float:
-    """Share of the values in every bin; one that equals an edge belongs below it, those beyond to the outer bins."""
+    """Return the share of the values in every bin; a value on an edge belongs to the bin below it."""
     return np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1) / max(len(values), 1)
 
 
@@ -90,7 +90,7 @@ def _psi(before: Float, now: Float) -> float:
 def shifts(
     reference: Mapping[str, Any], now: Mapping[str, Float], own: Mapping[str, Float], inputs: Sequence[str]
 ) -> list[Shift]:
-    """Every input on every machine.
+    """Return the shift of every input on every machine.
 
     Args:
         reference: `distribution` of data.json.
@@ -119,7 +119,7 @@ def shifts(
 
 
 def pooled(reference: Mapping[str, Any], now: Mapping[str, Float], inputs: Sequence[str]) -> list[Shift]:
-    """Every input over all machines together, each machine with the same weight."""
+    """Return the shift of every input over all machines together, each machine with the same weight."""
     if not now:
         return []
     least = min(map(len, now.values()))
@@ -137,7 +137,7 @@ def pooled(reference: Mapping[str, Any], now: Mapping[str, Float], inputs: Seque
 
 
 def verdict(found: Sequence[Shift], machines: int) -> dict[str, Any]:
-    """Which inputs moved on the fleet, and which machines moved alone; with what to do about it."""
+    """Return which inputs moved on the fleet, which machines moved alone, and what to do."""
     by_column: dict[str, list[Shift]] = {}
     for shift in found:
         if shift.machine != "*" and shift.drifted:

@@ -1,9 +1,9 @@
-"""Why a window was called what it was: the same prediction again, and which inputs it hangs on.
+"""Why a window got its prediction: the prediction made again, and the inputs it depends on.
 
-The prediction is made again from the windows that the network was stepped over, from a zero state on. An input matters
-by how much the probability falls when it is withheld (masked as missing, which the network knows from training) over
-the last windows: occlusion, Zeiler & Fergus 2014, over time. Inputs that say the same hide each other, so families of
-inputs, by feature name without its number, are withheld together as well.
+The windows that the network was stepped over are stepped again, from a zero state. An input matters by how much the
+probability falls when it is withheld over the last windows (masked as missing, which the network knows from training):
+occlusion, Zeiler & Fergus 2014, over time. Inputs that say the same hide each other, so families of inputs (one feature
+name without its number) are withheld together as well.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ SPAN = 20  # windows over which an input is withheld
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Explained:
-    """The last window's probabilities (K,), and what each input and each family of inputs adds to one of them."""
+class Explanation:
+    """Probabilities (K,) of the last window, and what each input and each family of inputs adds to one of them."""
 
     p: Float32
     by_input: NDArray[np.float64]  # (F,) fall of the probability without it; negative: it spoke against the mode
@@ -30,7 +30,7 @@ class Explained:
     windows: int  # over which it was withheld
 
 
-def explain(predictor: Predictor, x: Float32, mode: str | None = None, span: int = SPAN) -> Explained:
+def explain(predictor: Predictor, x: Float32, mode: str | None = None, span: int = SPAN) -> Explanation:
     """Step through x (T, F) raw inputs from a zero state; explain `mode`, or the most probable, of the last window."""
     steps, features = x.shape
     split = max(0, steps - span)
@@ -48,7 +48,7 @@ def explain(predictor: Predictor, x: Float32, mode: str | None = None, span: int
         p, h = predictor.step(np.where(withheld, np.float32(np.nan), row), h)
     k = int(p[0].argmax()) if mode is None else predictor.classes.index(mode)
     fall = p[0, k].astype(np.float64) - p[1:, k]
-    return Explained(p[0], fall[:features], dict(zip(families, fall[features:].tolist(), strict=True)), steps - split)
+    return Explanation(p[0], fall[:features], dict(zip(families, fall[features:].tolist(), strict=True)), steps - split)
 
 
 def _families(inputs: Sequence[str]) -> dict[str, list[int]]:

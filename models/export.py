@@ -3,8 +3,8 @@
     x (B, F) raw features, NaN = missing    h (B, M L, S)    ->    y (B, K) probabilities, or values in units    h_next
 
 The graph is written out from the weights in plain operators (no torch, no tracing): the same arithmetic as
-models/cells.py. Whoever has ONNX Runtime can serve it; version and names of inputs and outputs are in its metadata.
-The file stays only if 200 carried steps agree with the serving predictor.
+models/cells.py. ONNX Runtime can serve it. Its metadata holds the version and the names of inputs and outputs.
+The file is kept only if 200 carried steps agree with the serving predictor.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def export(model: Bundle, path: Path) -> float:
 
     Raises:
         ThrumcastError: the packages of the extra `onnx` are not installed.
-        ModelError: the file does not say what the predictor says; it is removed.
+        ModelError: the file gives other results than the predictor; it is removed.
     """
     try:
         import onnx

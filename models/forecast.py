@@ -1,21 +1,21 @@
-"""Mode forecast in serving: which failure modes come next, with probabilities, from the live hidden state. No torch.
+"""The forecast of failure modes in service: which modes come next, from the live hidden state. No torch.
 
     the network's state h of a stream (M L S numbers, as served)
       -> s_0 = tanh(bridge(h))
       -> s_k = gru(embed[token_(k-1)], s_(k-1)),  p_k = softmax(out(s_k))         Sutskever et al. 2014, arXiv:1409.3215
 
-Tokens are the K modes, END (nothing else comes) and START (fed first, never said). What is foretold are the modes that
-follow the present one, each once for as long as it lasts: healthy -> bearing_outer -> END, not one token per window.
-No future is longer than those that the training data knew.
+Tokens are the K modes, END (nothing else comes) and START (the first input, never an output). A forecast is the modes
+that follow the present one, each once for as long as it lasts: healthy -> bearing_outer -> END, not one token per
+window. No forecast is longer than the futures in the training data.
 
-A plant shows few changes, and a decoder soon knows them by heart. So what is said is a mixture with the naive guess,
-how often each mode was ahead at all:
+A plant shows few changes of mode, and a decoder soon knows them by heart. So the forecast is a mixture with the naive
+guess, how often each mode came next:
 
-    p = trust p_k + (1 - trust) usual        trust: as held-out machines have it, see models/training/forecast_scoring.py
+    p = trust p_k + (1 - trust) usual        trust is chosen on held-out machines, see models/training/forecast.py
 
     greedy    the most probable token at every step
     sampled   drawn from p^(1/temperature), with a seed: the same seed gives the same futures
-    beam      the most probable futures as a whole, of those that `width` hypotheses reach
+    beam      the most probable futures as a whole, among those that `width` hypotheses reach
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle
 from models.cells import gru_step, softmax
-from pipeline.core.records import Future
+from pipeline.core.forecast import Future
 from pipeline.errors import ModelError
 
 Float32 = NDArray[np.float32]
@@ -36,7 +36,7 @@ _Choose = Callable[[Float32], NDArray[np.int64]]
 
 
 class Forecaster:
-    """The decoder of a version. It remembers nothing.
+    """The decoder of a version. It keeps nothing.
 
     Raises:
         ModelError: the version was trained without a forecast.
@@ -80,7 +80,7 @@ class Forecaster:
         return self._roll(h, k, lambda p: p.argmax(axis=1))
 
     def sampled(self, h: Float32, k: int, *, temperature: float = 1.0, seed: int = 0) -> list[Future]:
-        """A future drawn at random for each of B streams; low temperatures come close to `greedy`.
+        """Draw a future for each of B streams; low temperatures come close to `greedy`.
 
         Raises:
             ModelError: the temperature is not above 0.
@@ -122,12 +122,12 @@ class Forecaster:
         return [self._future(tokens, ps) for _, tokens, ps in done[:width]]
 
     def parts(self, token: NDArray[np.int64], s: Float32) -> tuple[Float32, Float32, Float32]:
-        """As `step`, and what is usual; in neither a mode follows itself: it is one mode for as long as it lasts."""
+        """Return p of the decoder and of the naive guess, and s, as `step`. In neither does a mode follow itself."""
         p, s = self.step(token, s)
         return _not_itself(p, token), _not_itself(np.broadcast_to(self.usual, p.shape), token), s
 
     def _next(self, token: NDArray[np.int64], s: Float32) -> tuple[Float32, Float32]:
-        """The mixture that is said."""
+        """Return the mixture of both, and s."""
         p, usual, s = self.parts(token, s)
         trust = np.float32(self.trust)
         return trust * p + (1 - trust) * usual, s
@@ -153,7 +153,7 @@ class Forecaster:
 
 
 def _not_itself(p: Float32, token: NDArray[np.int64]) -> Float32:
-    """Probabilities (B, K + 1) without the token before, (B,). END may repeat: nobody looks behind it."""
+    """Set the probability of the previous token (B,) to 0 in p (B, K + 1). END may repeat; nothing after it is read."""
     end = p.shape[1] - 1
     p = np.where(np.arange(end + 1) == np.where(token == end, -1, token)[:, None], np.float32(0), p)
     return p / np.maximum(p.sum(axis=1, keepdims=True), np.float32(1e-30))

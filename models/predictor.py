@@ -1,9 +1,9 @@
-"""Models in serving: plain numpy, stateless, batched over streams, no torch. The arithmetic is in models/cells.py.
+"""Model versions in service: stateless, batched over streams, without torch. The arithmetic is in models/cells.py.
 
     NumpyPredictor   p = softmax(outputs / temperature), one failure mode per window; what the service runs
     ValuePredictor   values in their units: the next window's features, or remaining life
 
-A model of one mode per sequence is stepped in the same way: its verdict is what it says of the last window.
+A model of one mode per sequence is stepped in the same way; its answer is the one at the last window.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Float32 = NDArray[np.float32]
 
 
 class NumpyPredictor:
-    """A `Predictor` of pipeline.core.records: (x, h) -> (p, h). Safe to share between threads: it remembers nothing.
+    """A `Predictor` of pipeline.core.records: (x, h) -> (p, h). It keeps nothing, so threads can share it.
 
     Raises:
-        ModelError: the model says values, not failure modes.
+        ModelError: the model predicts values, not failure modes.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -49,18 +49,8 @@ class NumpyPredictor:
         """(M L, S) of one stream's hidden state: M members of L layers; a new sequence starts from zeros."""
         return self._spec.state_shape
 
-    @property
-    def temperature(self) -> float:
-        """Divisor of the logits, fitted on held-out machines."""
-        return self._spec.temperature
-
-    @property
-    def feature_schema(self) -> str:
-        """Name of the feature table the inputs come from."""
-        return self._spec.feature_schema
-
     def initial(self, batch: int) -> Float32:
-        """State of `batch` fresh sequences, (B, L, H)."""
+        """State of `batch` new sequences, (B, M L, S)."""
         return np.zeros((batch, *self.hidden_shape), np.float32)
 
     def step(self, x: Float32, h: Float32) -> tuple[Float32, Float32]:
@@ -80,7 +70,7 @@ class ValuePredictor:
     """Real numbers instead of failure modes: (x, h) -> (values in their units, h).
 
     Raises:
-        ModelError: the model says failure modes, not values.
+        ModelError: the model predicts failure modes, not values.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -88,7 +78,7 @@ class ValuePredictor:
         self._recurrence = _recurrence(bundle, VALUE_TASKS)
 
     def initial(self, batch: int) -> Float32:
-        """State of `batch` fresh sequences, (B, M L, S)."""
+        """State of `batch` new sequences, (B, M L, S)."""
         return np.zeros((batch, *self.spec.state_shape), np.float32)
 
     def step(self, x: Float32, h: Float32) -> tuple[Float32, Float32]:
@@ -106,7 +96,7 @@ def _recurrence(bundle: Bundle, tasks: tuple[str, ...]) -> Recurrence:
     spec = bundle.spec
     if spec.task not in tasks:
         msg = f"model {spec.version}: expected a model for {' or '.join(tasks)}, found: one for {spec.task}"
-        raise ModelError(msg, hint="only a model that says failure modes can serve; see `thrumcast models ls`")
+        raise ModelError(msg, hint="only a model of failure modes can serve; see `thrumcast models ls`")
     return Recurrence(spec.cell, spec.hidden, spec.layers, spec.members, bundle.weights)
 
 

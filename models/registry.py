@@ -3,8 +3,8 @@
     DIR/registry/v0001/ v0002/ ...      written under a hidden name, then renamed: a version is whole or not there
     DIR/registry/aliases.json           {"champion": "v0001", "history": [{at, alias, from, to, by, why}]}
 
-Aliases are a pointer file, not symlinks: it survives copies, images and Windows. Versions never change;
-what serves is decided by moving `champion`, in one atomic replace.
+Aliases are a file of names, not symlinks, because it survives copies, images and Windows. Versions never change. Moving
+`champion`, in one atomic replace, decides what serves.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from models.predictor import NumpyPredictor
 from pipeline.errors import ModelError
 
 CHAMPION = "champion"  # the version that serves
-CHALLENGER = "challenger"  # the newest one that wants to
+CHALLENGER = "challenger"  # the newest candidate
 
 _VERSION = re.compile(r"v[0-9]{4,9}")
 _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,63}")
@@ -132,7 +132,7 @@ class Registry:
         Raises:
             ModelError: there is none, or it is gone.
         """
-        stack: list[str] = []  # going back to a version forgets what came after it: a second rollback goes further back
+        stack: list[str] = []  # a rollback drops what came after its target, so a second one goes further back
         for move in self.history():
             if move["alias"] == alias:
                 del stack[stack.index(move["to"]) if move["to"] in stack else len(stack) :]

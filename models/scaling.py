@@ -1,4 +1,4 @@
-"""Feature scaling: fitted on training rows, stored with the weights, applied identically in serving.
+"""Feature scaling: fitted on training rows, stored with the weights, applied in serving in the same way.
 
 z = (x - center) / scale, clipped to +-8; NaN stays NaN (missing is masked later, never filled in here)
 
@@ -22,7 +22,7 @@ from pipeline.errors import ConfigError
 Float32 = NDArray[np.float32]
 
 KINDS = ("standard", "minmax", "robust")
-CLIP = 8.0  # in units of `scale`: farther out, a value says "far out" and no more
+CLIP = 8.0  # in units of `scale`; how much farther out a value lies carries no information
 IQR_OF_GAUSSIAN = 1.349
 
 
@@ -35,7 +35,7 @@ class Scaler:
     scale: Float32  # (F,) > 0
 
     @classmethod
-    def fit(cls, x: Float32, kind: str = "standard") -> Self:
+    def fit(cls, x: Float32, kind: str) -> Self:
         """Fit on rows x (N, F); NaN is left out. A feature without spread gets scale 1.
 
         Raises:
@@ -54,7 +54,7 @@ class Scaler:
                 continue
             middle, spread = _middle_and_spread(values, kind)
             center[feature] = middle
-            # Rounding noise of a constant column must not be blown up to unit variance.
+            # The rounding noise of a constant column must not be scaled to unit variance.
             if spread > 1e-6 * max(abs(middle), 1e-12):
                 scale[feature] = max(spread, float(np.finfo(np.float32).tiny))
         return cls(kind, center, scale)
@@ -69,7 +69,7 @@ class Scaler:
         return z.astype(np.float32, copy=False)
 
     def invert(self, z: Float32) -> Float32:
-        """Back to units: z (..., F) -> x (..., F); exact but for what was clipped."""
+        """Back to units: z (..., F) -> x (..., F); exact except for clipped values."""
         return (z * self.scale + self.center).astype(np.float32, copy=False)
 
 

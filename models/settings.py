@@ -1,4 +1,4 @@
-"""What can be set about a training, with its defaults: `thrumcast train --set key=value`."""
+"""The settings of a training: `thrumcast train --set key=value`. This is the only place of their defaults."""
 
 from __future__ import annotations
 
@@ -21,45 +21,43 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
-    """All choices of a training; stored with the version, so that `evaluate` can train the same way again."""
+    """All settings of a training. They are stored with the version, so that `evaluate` can train the same way again."""
 
     task: str = "window"  # window, sequence, next, life: see models/bundle.py
-    targets: str = ""  # next: features or columns to foretell, with commas; "" = the inputs
-    aim: str = "auto"  # new, known: machines; auto = what the held-out side prefers, see aim.py
+    targets: str = ""  # next: features or columns to predict, with commas; "" = the inputs
+    aim: str = "auto"  # new, known, auto: see models/training/folds.py
     inputs: str = "gain_free"  # gain_free, all, or names with commas
     scaler: str = "standard"  # standard, minmax, robust
     cell: str = "gru"  # gru, lstm, rnn_tanh, rnn_relu
     hidden: int = 48  # units per layer
     layers: int = 1  # 1 or 2
-    members: int = 3  # networks with seeds of their own whose outputs are averaged
-    dropout: float = 0.3
+    members: int = 3  # networks with different seeds whose outputs are averaged
+    dropout: float = 0.3  # before the head, and between layers
     epochs: int = 0  # passes over the data; 0 = enough for about STEPS_WANTED steps
     batch: int = 16  # sequences side by side
     chunk: int = 32  # windows per truncated back-propagation
-    crop: float = 0.33  # a sequence begins anew at every pass, up to this share of it (and a chunk) later
+    crop: float = 0.33  # per pass a sequence starts up to this share of it later, at most a chunk
     learning_rate: float = 3e-3
     weight_decay: float = 0.05
     clip_norm: float = 1.0
-    reset_p: float = 0.15  # per chunk and sequence: the state starts again from zero
+    reset_p: float = 0.15  # probability per chunk and sequence that the state starts again from zero
     burn_in: int = 1  # windows after a cold start without loss
     noise: float = 0.15  # standard deviation of the noise on scaled features
-    drop_input: float = 0.1  # share of the features that a sequence goes without, per chunk
+    drop_input: float = 0.1  # share of the features that a sequence misses, per chunk
     gain: float = 0.5  # standard deviation of ln(gain) of features that depend on the sensor's gain
     speed: float = 0.0  # standard deviation of ln(speed factor), see augment.py
     channel_swap: float = 0.0  # share of the sequences whose channels change places
-    channel_drop: float = 0.1  # share of the chunks that go without one of several channels
+    channel_drop: float = 0.1  # share of the chunks that miss one of several channels
     structure_offset: float = 2.0  # standard deviation of a machine's own offset on scaled features, see augment.py
     simulated: float = 1.0  # share of the shipped simulated machines to learn from beside the data, see prior.py
-    structure_drop: float = 0.7  # share of the chunks that go without the features that carry such an offset
-    order_structure: float = 1.0  # how far lines at shaft orders get such an offset; 0 where machines are many
-    baseline_drop: float = 0.5  # share of the chunks that go without what is relative to a commissioning baseline
+    structure_drop: float = 0.7  # share of the chunks that miss the features with such an offset
+    order_structure: float = 1.0  # how far lines at shaft orders get such an offset; 0 with many machines
+    baseline_drop: float = 0.5  # share of the chunks that miss features relative to a baseline
     label_smoothing: float = 0.05
     balance: str = "sqrt"  # none, class weights sqrt = 1/sqrt(count) or full = 1/count, logit = logit adjustment
-    forecast: int = 0  # modes to foretell after the present one; 0 = no forecast
+    forecast: int = 0  # modes to forecast after the present one; 0 = no forecast
     decoder: int = 24  # units of the forecast's decoder
-    teacher: float = (
-        1.0  # share of the decoder's steps that are given the true mode before; below 1 = scheduled sampling
-    )
+    teacher: float = 1.0  # share of the decoder's steps that get the true previous mode; below 1: scheduled sampling
     device: str = "auto"  # auto = a GPU if there is one
     precision: str = "auto"  # auto = bfloat16 on a GPU, float32 on a CPU
     folds: int = 5

@@ -1,21 +1,31 @@
 """Windows that look like nothing the model was trained on.
 
-How far a machine has moved away from health says how bad it is, in which direction it has moved says what it is. So
-a window is *unknown* when it has moved in a direction that no failure mode of the training data has. In the space of
-physical quantities (models/unknown.py, each counted once), whitened by what the modes have in common (class means
-and one shared covariance, Lee et al. 2018, arXiv:1807.03888), with v_0 the healthy mean:
+**Quantities.** Features are many, because a network finds out by itself which of them say the same. A distance does
+not: fourteen bands of a spectrum would outvote the one line by which a fault differs, and three axes would count it
+three times. So features that say the same become one quantity (ALIKE), and so do the channels, where the channel that
+shows it best has extra weight:
+
+    v_qc = mean of the scaled inputs of quantity q on channel c
+    v_q  = (mean over c of v_qc + max over c of v_qc) / 2
+
+Missing inputs are left out of both. A quantity without any input is NaN.
+
+**Distance.** How far a machine has moved away from health says how bad it is; the direction says what it is. So a
+window is *unknown* when it has moved in a direction that no failure mode of the training data has. Quantities are
+whitened by what the modes have in common (class means and one shared covariance, Lee et al. 2018, arXiv:1807.03888),
+with v_0 the healthy mean:
 
     w = (v - v_0) S^(-1/2),    S = (1 - a) S_within + a I tr(S_within)/Q
-    u = w / sqrt(r^2 + |w|^2)        r^2 the median |w|^2 of healthy windows: what has hardly moved has no direction
+    u = w / sqrt(r^2 + |w|^2)        r^2 = median |w|^2 of healthy windows: a small move has no direction
     d = min_k |u - mean of u over class k|^2
 
-A quantity that is missing has not moved. The distance asks nothing of the network, so it holds for every cell and
-for ensembles. Envelope lines alone are tried, too: spectrum and shape of a signal are those of the structure, by which
-every new rig would be unknown. Simulated machines that the network learned from are known as well.
+A missing quantity counts as not moved. The distance does not use the network, so it holds for every cell and for
+ensembles. It is also tried on envelope lines alone, because the other features depend on the structure and would make
+every new rig unknown. Simulated machines that the network learned from count as known.
 
-The threshold is a quantile of the distances of machines that were held out: so many of their windows, all of known
-modes, are called unknown. How good it is is measured by leaving one fault out at a time: AUROC of held-out windows of
-that fault against those of the other modes. A detector that is not better than `USEFUL_AUROC` there is not used.
+**Threshold.** A quantile of the distances of held-out machines: 1 - QUANTILE of their windows, all of known modes, are
+called unknown. The quality is measured by leaving out one fault at a time: AUROC of held-out windows of that fault
+against those of the other modes. A detector below USEFUL_AUROC is not used.
 """
 
 from __future__ import annotations
@@ -30,27 +40,24 @@ from numpy.typing import NDArray
 from models.bundle import Bundle
 from models.data.dataset import UNKNOWN, Dataset, WindowSequence
 from models.data.splits import Split
-from models.metrics import macro_auroc
+from models.evaluation.metrics import macro_auroc
 from models.scaling import Scaler
 from pipeline.core.alarm import HEALTHY
 
-# Every physical quantity once: what an analyst would read off the features of a window.
-#
-# Features are many, because a network finds out by itself which of them say the same. A distance does not: fourteen
-# bands of a spectrum outvote the one line by which a fault differs, and three axes count it three times. So neighbours
-# that say the same become one number, and so do the channels, where the one that shows it best has a say of its own:
-#
-#     v_qc = mean of the scaled inputs of quantity q on channel c
-#     v_q  = (mean over c of v_qc + max over c of v_qc) / 2
-#
-# What is missing is left out of both; a quantity of which nothing is there is NaN.
-
+KIND = "direction of quantities"
+QUANTILE = 0.98  # of held-out machines' distances
+SHRINKAGE = 0.1  # a, towards a sphere: few machines say little about how quantities vary together
+USEFUL_AUROC = 0.7
+LINES = "env_"  # prefix of the features that depend on the fault and not on the structure
+FEWEST_LINES = 4
+FEWEST_WINDOWS = 20  # of a class; with fewer it has no direction
+MOST_WINDOWS = 20_000  # for the fit; more of the same machines add nothing
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
-ALIKE = {  # a feature that is not here is a quantity of its own
+ALIKE = {  # any other feature is a quantity of its own
     "low bands": tuple(f"band_{k:02d}" for k in range(7)),
     "high bands": tuple(f"band_{k:02d}" for k in range(7, 14)),
     "place of the spectrum": ("centroid", "spread", "rolloff_85", "rolloff_95", "zero_crossing", "dominant"),
@@ -67,14 +74,14 @@ class Quantities:
     """How inputs `channel.feature` become quantities."""
 
     names: tuple[str, ...]  # Q of them
-    used: tuple[str, ...]  # inputs that say something, quantity by quantity, in each channel by channel
-    columns: Int64  # where those are among all inputs
-    cells: Int64  # where among them the next quantity of a channel begins
-    starts: Int64  # where among the cells the next quantity begins
+    used: tuple[str, ...]  # the inputs, sorted by quantity, then by channel
+    columns: Int64  # their places among all inputs
+    cells: Int64  # where in `used` the next channel of a quantity begins
+    starts: Int64  # where in `cells` the next quantity begins
 
     @classmethod
     def of(cls, inputs: Sequence[str], used: Sequence[str] | None = None) -> Quantities:
-        """All quantities of these inputs, or of those of them that are to be used."""
+        """Group these inputs, or only those in `used`."""
         place = {name: number for number, name in enumerate(inputs)}
         names = list(dict.fromkeys(_quantity(name) for name in used or inputs))
         rows = sorted((names.index(_quantity(name)), name.rpartition(".")[0], name) for name in used or inputs)
@@ -98,38 +105,28 @@ class Quantities:
 
 
 def _beginnings(groups: Sequence[Hashable]) -> Int64:
-    """Where one that is not the same as the one before it stands."""
+    """Return the places at which a group begins."""
     return np.array([n for n, group in enumerate(groups) if n == 0 or group != groups[n - 1]])
 
 
 def _quantity(name: str) -> str:
-    """Of an input."""
+    """Return the quantity of an input."""
     feature = name.rpartition(".")[2]
     return _QUANTITY_OF.get(feature, feature)
 
 
-KIND = "direction of quantities"
-QUANTILE = 0.98  # of held-out machines' distances
-SHRINKAGE = 0.1  # towards a sphere: few machines say little about how quantities go together
-USEFUL_AUROC = 0.7
-LINES = "env_"  # names of features that are about the fault and not about the structure begin so
-FEWEST_LINES = 4
-FEWEST_WINDOWS = 20  # of a class, else it has no centre
-MOST_WINDOWS = 20_000  # to learn from; more of the same machines say no more
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Directions:
-    """Into which directions the known modes move away from health."""
+    """The directions in which the known modes move away from health."""
 
-    centre: Float64  # (Q,) where healthy machines are
-    whitening: Float64  # (Q, Q) of the covariance that the modes share
+    centre: Float64  # v_0 (Q,) mean of healthy windows
+    whitening: Float64  # S^(-1/2) (Q, Q)
     size: float  # r^2
     modes: Float64  # (K', Q) mean direction of each mode
 
     @classmethod
     def fit(cls, v: Float64, y: NDArray[np.int64], healthy: int) -> Directions:
-        """Of quantities v (N, Q), NaN = missing, and classes y (N,); without healthy ones from the mean of all."""
+        """Fit on quantities v (N, Q) and classes y (N,); without healthy windows v_0 is the mean of all."""
         filled = np.where(np.isnan(v), 0.0, v)
         names = [k for k in np.unique(y[y != UNKNOWN]) if (y == k).sum() >= FEWEST_WINDOWS]
         within = np.concatenate([filled[y == k] - filled[y == k].mean(axis=0) for k in names])
@@ -144,7 +141,7 @@ class Directions:
         return replace(made, modes=np.stack([said[y == k].mean(axis=0) for k in names]))
 
     def of(self, v: Float64) -> Float64:
-        """Squared distance to the direction of the nearest mode, (N,)."""
+        """Return d (N,), the squared distance to the direction of the nearest mode."""
         u = self._directions(v)
         # |a - b|^2 = |a|^2 - 2 a b + |b|^2, all pairs in one product
         squares = np.square(u).sum(axis=1)[:, None] - 2 * u @ self.modes.T + np.square(self.modes).sum(axis=1)
@@ -160,13 +157,13 @@ class Directions:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Judged:
-    """How well what is unknown is told from what is known."""
+class DetectorQuality:
+    """The threshold of a detector, and how well it tells unknown faults from known modes."""
 
     threshold: float | None
     auroc: dict[str, float]  # fault that was left out -> AUROC
-    called_unknown: dict[str, float]  # and the share of its windows beyond the threshold
-    quantities: Quantities  # that the distance is taken over
+    called_unknown: dict[str, float]  # fault that was left out -> share of its windows beyond the threshold
+    quantities: Quantities  # over which the distance is taken
 
     @property
     def mean_auroc(self) -> float | None:
@@ -175,28 +172,28 @@ class Judged:
 
 
 def candidates(inputs: Sequence[str]) -> list[Quantities]:
-    """What the distance may be taken over: envelope lines where there are enough, and everything."""
+    """Return the sets of quantities to try: envelope lines, if there are enough, and all inputs."""
     lines = [name for name in inputs if name.rpartition(".")[2].startswith(LINES)]
     few = [Quantities.of(inputs, lines)] if FEWEST_LINES <= len(lines) < len(inputs) else []
     return [*few, Quantities.of(inputs)]
 
 
-def judge(dataset: Dataset, split: Split, scaler_kind: str) -> Judged:
-    """Threshold and leave-one-fault-out numbers, over what tells faults best; trains no network."""
-    tried = [_judge(dataset, split, scaler_kind, some) for some in candidates(dataset.inputs)]
+def assess(dataset: Dataset, split: Split, scaler_kind: str) -> DetectorQuality:
+    """Measure a detector on each set of quantities and return the best; no network is trained."""
+    tried = [_assess(dataset, split, scaler_kind, some) for some in candidates(dataset.inputs)]
     return max(tried, key=lambda judged: judged.mean_auroc or 0.0)
 
 
 def distances(
     x: Float32, y: NDArray[np.int64], tested: Float32, healthy: int, scaler_kind: str, some: Quantities
 ) -> Float64:
-    """Of windows (N', F) to the modes y (N,) of windows x (N, F): scaler and directions see no others."""
+    """Return distances of windows `tested` (N', F); scaler and directions are fitted on x (N, F) and y (N,) alone."""
     scaler = Scaler.fit(x, scaler_kind)
     fitted = Directions.fit(some.read(scaler.apply(x)), y, healthy)
     return fitted.of(some.read(scaler.apply(tested)))
 
 
-def _judge(dataset: Dataset, split: Split, scaler_kind: str, some: Quantities) -> Judged:
+def _assess(dataset: Dataset, split: Split, scaler_kind: str, some: Quantities) -> DetectorQuality:
     """Numbers over the folds of a split, with some of the quantities."""
     known: list[Float64] = []  # distances of held-out windows of known modes
     left_out: dict[int, list[tuple[Float64, Float64]]] = {}  # fault -> (its distances, those of the other modes)
@@ -219,7 +216,7 @@ def _judge(dataset: Dataset, split: Split, scaler_kind: str, some: Quantities) -
                 d = distances(x[rest], y[rest], tested_x, healthy, scaler_kind, some)
                 left_out.setdefault(fault, []).append((d[strange], d[others]))
     if not known:
-        return Judged(None, {}, {}, some)
+        return DetectorQuality(None, {}, {}, some)
     threshold = float(np.quantile(np.concatenate(known), QUANTILE))
     auroc, called = {}, {}
     for fault, pairs in left_out.items():
@@ -231,11 +228,11 @@ def _judge(dataset: Dataset, split: Split, scaler_kind: str, some: Quantities) -
         truth = np.concatenate([np.zeros(len(usual), np.int64), np.ones(len(strange), np.int64)])
         auroc[dataset.classes[fault]] = macro_auroc(truth, np.stack([-p, p], axis=1))
         called[dataset.classes[fault]] = float((strange > threshold).mean())
-    return Judged(threshold, auroc, called, some)
+    return DetectorQuality(threshold, auroc, called, some)
 
 
-def document(dataset: Dataset, scaler: Scaler, judged: Judged) -> dict[str, Any]:
-    """What data.json keeps: numbers always, the fitted detector where it is of use."""
+def document(dataset: Dataset, scaler: Scaler, judged: DetectorQuality) -> dict[str, Any]:
+    """Return what data.json keeps: the numbers, and the fitted detector if it is useful."""
     mean = judged.mean_auroc
     result: dict[str, Any] = {
         "kind": KIND,
@@ -258,7 +255,7 @@ def document(dataset: Dataset, scaler: Scaler, judged: Judged) -> dict[str, Any]
 
 
 def text(found: dict[str, Any]) -> str:
-    """In words."""
+    """Return the numbers as text."""
     if found["mean_auroc"] is None:
         return "unknown     not measured: no fault could be left out"
     parts = ", ".join(f"{name} {value:.2f}" for name, value in found["leave_one_fault_out_auroc"].items())
@@ -267,21 +264,21 @@ def text(found: dict[str, Any]) -> str:
 
 
 def limits(found: dict[str, Any] | None) -> str:
-    """What a model card says of faults that the model has never seen."""
+    """Return what the model card says about faults that the model has never seen."""
     if not found or not found["used"]:
-        return "Knows only the modes above: any other fault is given one of these names."
+        return "Knows only the modes above; any other fault gets one of these names."
     called = found["leave_one_fault_out_called_unknown"]
     share = sum(called.values()) / len(called)
     return (
         f"Knows only the modes above. Of a fault that is none of them {share:.0%} of the windows are called unknown, "
-        f"the rest are given one of these names (mean of the modes, each left out in turn; "
+        f"the rest get one of these names (mean of the modes, each left out in turn; "
         f"AUROC {found['mean_auroc']:.2f})."
     )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Detector:
-    """What the engine asks of windows. Safe to share between threads: it remembers nothing."""
+    """Tells the engine which windows are unknown. It keeps nothing, so threads can share it."""
 
     scaler: Scaler
     quantities: Quantities
@@ -293,7 +290,7 @@ class Detector:
         return self.known.of(self.quantities.read(self.scaler.apply(x))) > self.threshold
 
     def explain(self, x: Float32) -> tuple[float, dict[str, float]]:
-        """Distance of one window x (F,), and how much of it each quantity adds: its fall without that one."""
+        """Return the distance of one window x (F,), and by how much it falls without each quantity."""
         v = self.quantities.read(self.scaler.apply(x[None]))
         without = np.where(np.eye(v.shape[1], dtype=np.bool_), np.nan, v)
         distance = float(self.known.of(v)[0])
@@ -301,9 +298,9 @@ class Detector:
 
 
 def detector(bundle: Bundle) -> Detector | None:
-    """Of a model version; None = it has none.
+    """Return the detector of a model version, or None.
 
-    A version of an earlier release has a detector of another kind, and counts as one without.
+    A version of an earlier release can hold a detector of another kind; it counts as a version without one.
     """
     found = bundle.data.get("unknown") or {}
     if not found.get("used") or found["kind"] != KIND:

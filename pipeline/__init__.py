@@ -17,10 +17,7 @@ Importing this package does not load torch, pyarrow, an MQTT client or numpy.
 
 from __future__ import annotations
 
-from pipeline import kernel_cache
 from pipeline.errors import ThrumcastError
-
-kernel_cache.choose()
 
 __version__ = "0.1.0"
 

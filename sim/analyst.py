@@ -9,6 +9,7 @@ import numpy as np
 from scipy.signal import butter, hilbert, sosfiltfilt
 from scipy.stats import kurtosis
 
+from pipeline.core.faults import MODES
 from sim.components import BEARING_FAULTS, LINE_HZ, PASS, bearing_gap_rad
 from sim.machine import Machine, initial, later, step
 from sim.population import MakeUp
@@ -56,15 +57,12 @@ def envelope_order(make: MakeUp, mode: str) -> float:
 
 
 def told_by(make: MakeUp, mode: str) -> tuple[str, float] | None:
-    """The velocity line that shows a fault of shaft, mesh or mains, and its Hz; None: the envelope shows the fault."""
-    turn = make.speed_hz
-    return {
-        "unbalance": ("1x", turn),
-        "misalignment": ("2x", 2 * turn),
-        "looseness": ("1.5x", 1.5 * turn),
-        "gear_wear": ("2x mesh", 2 * make.teeth[0] * turn),
-        "other": ("2x mains", 2 * LINE_HZ),
-    }.get(mode)
+    """The line in velocity by which a fault of shaft, mesh or mains is told, and its Hz; None: by the envelope."""
+    line = MODES[mode].line if mode in MODES else None
+    if line is None:
+        return None
+    unit_hz = {"shaft": make.speed_hz, "mesh": make.teeth[0] * make.speed_hz, "mains": LINE_HZ}[line.of]
+    return line.label, line.multiple * unit_hz
 
 
 def features(x: Float32, machine: Machine, mode: str) -> tuple[float, float, float, float, float]:

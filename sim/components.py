@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.core.faults import MODES, family_of
+from pipeline.core.features.table import FAMILIES
 from sim import impacts, signals
 from sim.events import Moment
 from sim.life import Condition
@@ -19,7 +21,10 @@ from sim.signals import TURN_RAD, Float32, Float64
 
 LINE_HZ = 50.0
 PASS = 0.45  # share of the sampling rate up to which the anti-alias filter passes
-BEARING_FAULTS = ("bearing_outer", "bearing_inner", "bearing_ball", "bearing_cage")
+_STRIKES = {  # mode -> how often per turn that part of a bearing strikes
+    mode: family.order for family in FAMILIES for mode in MODES if family_of(mode) == family.feature
+}
+BEARING_FAULTS = tuple(_STRIKES)
 _DISTRIBUTED_DEPTH = 0.6  # q: how deeply the passing elements modulate the noise of distributed damage
 _AMPLITUDE_CV = 0.2  # coefficient of variation of the heights of strikes
 _KNOCK, _BLOW = 8.0, 60.0  # height of a knock from outside and of a hammer blow / background of the structure
@@ -159,14 +164,7 @@ def friction(make: MakeUp, fault: Condition) -> float:
 
 def bearing_gap_rad(make: MakeUp, mode: str) -> float:
     """Shaft angle between two strikes of a bearing fault, with slip. A damaged element strikes both rings per turn."""
-    orders = make.orders
-    order = {
-        "bearing_outer": orders.bpfo,
-        "bearing_inner": orders.bpfi,
-        "bearing_ball": 2 * orders.bsf,
-        "bearing_cage": orders.ftf,
-    }[mode]
-    return TURN_RAD / (order * (1 - make.slip))
+    return TURN_RAD / (_STRIKES[mode](make.orders) * (1 - make.slip))
 
 
 def bearing_strikes(

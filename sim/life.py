@@ -10,27 +10,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pipeline.core.faults import HEALTHY, MODES
 from pipeline.errors import ConfigError
 
-HEALTHY = "healthy"
-FAULTS = (
-    "unbalance",
-    "misalignment",
-    "looseness",
-    "bearing_inner",
-    "bearing_outer",
-    "bearing_ball",
-    "bearing_cage",
-    "gear_wear",
-    "gear_tooth",
-    "cavitation",
-    "other",  # a loose stator, which shows at twice the line frequency
-)
+FAULTS = tuple(MODES)
 GROWING = ("gradual", "exponential", "cliff", "stepwise")
 SHAPES = (*GROWING, "constant")
 
 DETECTABLE = 0.2  # a default; `sim.detectable` calculates it for a machine
 _CLIFF_AT, _BEFORE_CLIFF = 0.94, 0.3  # flat-then-cliff: most damage in the last 3 to 9 % of life (FEMTO)
+_LARGE_GROWTH = 700.0  # e^growth is near the largest double
 _HEALING = 0.35  # share of a step that heals: fresh edges are rolled smooth
 
 
@@ -100,6 +89,9 @@ class Course:
                 f"found: {self.final:g}, {self.growth:g}, {self.steps}"
             )
             raise ConfigError(msg)
+        if not self.detectable > 0:
+            msg = f"a fault needs a detectable severity above 0, found: {self.detectable:g}"
+            raise ConfigError(msg)
 
     def severity(self, time_s: float) -> float:
         """Severity at that time, 0 to 1. It decreases only in the stepwise shape."""
@@ -110,13 +102,15 @@ class Course:
 
     def detectable_s(self) -> float:
         """Time in s when the fault is first detectable in principle; infinity: never."""
-        if self.shape == "stepwise":
-            first = max(1, math.ceil(self.detectable / self.final * self.steps - 1e-9)) if self.final > 0 else math.inf
-            part = (first - 1) / self.steps
-            found = self.onset_s + part * (self.end_s - self.onset_s) if first <= self.steps else math.inf
-        else:
-            found = self._crossing_s()
+        found = self._step_s() if self.shape == "stepwise" else self._crossing_s()
         return found if found < self.until_s else math.inf
+
+    def _step_s(self) -> float:
+        # Compared before dividing: a detectable severity over a tiny final one is infinite.
+        if self.final == 0 or self.detectable * self.steps > self.final * (self.steps + 1e-9):
+            return math.inf
+        first = max(1, math.ceil(self.detectable / self.final * self.steps - 1e-9))
+        return self.onset_s + (first - 1) / self.steps * (self.end_s - self.onset_s)
 
     def _crossing_s(self) -> float:
         low, high = self.onset_s, self.end_s
@@ -135,6 +129,8 @@ class Course:
         match self.shape:
             case "constant":
                 return 1.0
+            case "exponential" if self.growth > _LARGE_GROWTH:
+                return math.exp(self.growth * (part - 1)) - math.exp(-self.growth)  # both divided by e^growth
             case "exponential":
                 return math.expm1(self.growth * part) / math.expm1(self.growth)
             case "cliff" if part < _CLIFF_AT:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pipeline.core.faults import MODES
 from pipeline.errors import ConfigError
 from sim import components, impacts, sensors, signals
 from sim.components import BEARING_FAULTS, PASS, Drive
@@ -30,7 +31,6 @@ _COUPLING_HZ = 0.5  # high-pass of the amplifier of an accelerometer
 _SOFTER_PER_K = 4e-4  # relative drop of the resonances
 _THINNER_PER_K = 0.01  # relative rise of the background of a bearing
 _STANDING = 0.01  # share of the nominal speed below which the shaft is at rest
-_STRUCTURE_FAULTS = (*BEARING_FAULTS, "gear_tooth", "cavitation")  # faults that show in the resonances of the structure
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +75,7 @@ def check_rate(rate_hz: float) -> None:
 
 def needs_rate_hz(make: MakeUp, mode: str) -> float:
     """The lowest sampling rate that carries a fault of this machine."""
-    if mode in _STRUCTURE_FAULTS:
+    if mode in MODES and MODES[mode].line is None:
         return float(make.modes_hz[0]) / PASS
     if mode == "gear_wear":
         return 2.1 * make.teeth[0] * make.speed_hz / PASS  # twice the mesh, with a margin for the speed

@@ -18,11 +18,12 @@ from matplotlib.figure import Figure
 from scipy.signal import butter, sosfiltfilt, stft
 from scipy.stats import kurtosis
 
+from pipeline.core.faults import HEALTHY, MODES
 from pipeline.errors import ConfigError
 from sim.analyst import amplitudes, envelope_order, features, run, squared_envelope, told_by
 from sim.components import BEARING_FAULTS, PASS
 from sim.events import Event
-from sim.life import FAULTS, HEALTHY, Life
+from sim.life import FAULTS, Life
 from sim.machine import Machine
 from sim.population import AXES, KINDS, draw, faults_of, location
 from sim.recipe import course
@@ -33,7 +34,6 @@ RUN_UP_S = 40.0
 LIFE_POINTS = 80
 SMOOTHED = 65  # lines over which a spectrum is averaged to show its shape
 _INK, _SOUND, _MARK, _MARK_2 = "#1f3b57", "#9db4c8", "#c2410c", "#15803d"
-_FAMILY = {"bearing_outer": "BPFO", "bearing_inner": "BPFI", "bearing_ball": "2 BSF", "bearing_cage": "FTF"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def draw_envelope(who: Subject, figure: Figure) -> None:
             linewidth=0.8,
             label=name,
         )
-    label = _FAMILY.get(who.mode, "1x")
+    label = _family_label(who.mode)
     for k in range(1, 5):
         axes.axvline(
             k * order, color=_MARK, linewidth=0.9, linestyle="--", label=f"{label} x 1 to 4" if k == 1 else None
@@ -197,7 +197,7 @@ def draw_life(who: Subject, figure: Figure) -> None:
     rows = np.array([features(run(machine, who.axis, 2.0, float(at * months))[0], machine, who.mode) for at in times])
     panels = figure.subplots(5, 1, sharex=True)
     shaft = told_by(sound.make, who.mode)
-    line = f"{_FAMILY.get(who.mode, '1x')} line of the\nenvelope, dB" if shaft is None else f"{shaft[0]}\ndB re 1 mm/s"
+    line = f"{_family_label(who.mode)} line of the\nenvelope, dB" if shaft is None else f"{shaft[0]}\ndB re 1 mm/s"
     names = ("velocity rms\nmm/s", "acceleration\ng rms", "kurtosis", "crest", line)
     for axes, name, values in zip(panels, names, rows.T, strict=True):
         axes.plot(30 * times, values, color=_INK, linewidth=1)
@@ -231,6 +231,12 @@ def draw_picture(kind: str, who: Subject, path: Path) -> Path:
         figure.suptitle(who.title if kind != "life" else f"{who.machine.id}, {who.mode} over a life", fontsize=10)
         figure.savefig(path, dpi=90, metadata={"Software": None})
     return path
+
+
+def _family_label(mode: str) -> str:
+    """Of the lines in the envelope spectrum; faults that are none of a bearing's strike once a turn."""
+    family = MODES[mode].family if mode in MODES else None
+    return family.text if family else "1x"
 
 
 def _pair(who: Subject) -> tuple[tuple[str, Float32, float], ...]:

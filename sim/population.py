@@ -14,20 +14,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.core.bearings import orders_from_geometry
+from pipeline.core.faults import MODES
 from pipeline.core.records import BearingOrders
 from pipeline.errors import ConfigError
 from sim.signals import TURN_RAD, Complex64, Float32, Float64
 
 AXES = ("x", "y", "z")  # radial horizontal, radial vertical, axial
 KINDS = ("pump", "fan", "motor", "gearbox")
-COMMON_FAULTS = (
-    "unbalance", "misalignment", "looseness", "bearing_inner", "bearing_outer", "bearing_ball", "bearing_cage",
-)  # fmt: skip
 KIND_FAULTS = {
     "gearbox": ("gear_wear", "gear_tooth"),
     "pump": ("cavitation",),
     "motor": ("other",),
 }
+COMMON_FAULTS = tuple(mode for mode in MODES if not any(mode in own for own in KIND_FAULTS.values()))
 _SPEED_HZ = {"pump": (20.0, 55.0), "fan": (10.0, 45.0), "motor": (15.0, 60.0), "gearbox": (10.0, 30.0)}
 _BEARINGS = (
     (9, 0.2034), (8, 0.2367), (8, 0.2292), (13, 0.1367), (7, 0.2800), (10, 0.1900), (11, 0.1720), (7, 0.2550),
@@ -94,26 +93,12 @@ def location(make: MakeUp, mode: str) -> str:
         case "bearing_outer":
             hour = round(6 + 6 * make.outer_position_rad / math.pi) % 12 or 12
             return f"outer ring, {hour} o'clock"
-        case "bearing_inner":
-            return "inner ring"
-        case "bearing_ball":
-            return "one rolling element"
-        case "bearing_cage":
-            return "cage"
-        case "unbalance":
-            return "rotor"
         case "misalignment":
             return f"coupling, {'angular' if make.angular else 'parallel'}"
-        case "looseness":
-            return "foot"
-        case "gear_wear":
-            return "all teeth"
         case "gear_tooth":
             return "one tooth of the wheel" if make.cracked_wheel else "one tooth of the pinion"
-        case "cavitation":
-            return "impeller inlet"
         case _:
-            return "stator"
+            return MODES[mode].part
 
 
 def faults_of(kind: str) -> tuple[str, ...]:

@@ -15,13 +15,13 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from pipeline.core.codec import Encoding, encode
+from pipeline.core.faults import HEALTHY
 from pipeline.core.records import Block, Float32
 from pipeline.edges.mqtt import TopicTemplate
 from pipeline.edges.recordings.recording import write_recording
 from pipeline.errors import ConfigError, RecordingError
 from sim.channel import Message, Senders
 from sim.fleet import Plant, specimen
-from sim.life import HEALTHY
 from sim.machine import Machine
 
 DATASET = "sim"

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.core.faults import HEALTHY
 from pipeline.errors import ConfigError
 from sim.detectable import detectable
 from sim.events import KINDS as EVENTS
 from sim.events import NUISANCES, SENSOR_FAULTS, Event
 from sim.fleet import EPOCH_NS, Plant, Snapshots, check_seed
-from sim.life import FAULTS, GROWING, HEALTHY, Course, Life
+from sim.life import FAULTS, GROWING, Course, Life
 from sim.machine import Machine, check_rate, needs_rate_hz
 from sim.population import KINDS, MakeUp, draw, faults_of, location
 

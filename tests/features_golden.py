@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import specs
 
 from pipeline.core import features
-from pipeline.core.features import FeatureSpec
 from pipeline.core.features.table import NAMES
 from pipeline.core.records import BearingOrders, StreamKey, Window
 
@@ -47,7 +47,7 @@ def compute() -> dict[str, list[float | None]]:
         truth=None,
         gear_teeth=(23,),
     )
-    values = features.compute(FeatureSpec(), [window])[0]
+    values = features.compute(specs.features(), [window])[0]
     return {name: [None if np.isnan(v) else float(f"{v:.6g}") for v in values[:, i]] for i, name in enumerate(NAMES)}
 
 

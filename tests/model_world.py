@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from models.bundle import Bundle, ModelSpec
-from models.data.dataset import WindowSequence
+from models.data.dataset import DatasetSpec, WindowSequence
+from models.network import NetworkConfig, RecurrentNetwork
 from models.scaling import Scaler
+from models.settings import TrainSettings
+from pipeline.config.tables import ModelConfig
 from pipeline.core.records import FeatureRow, StreamKey
 from pipeline.edges.machines import MachinesFile
 from pipeline.edges.store.archive import Archive
@@ -53,6 +58,27 @@ def sequence(
     )
 
 
+def dataset_spec(modes: tuple[str, ...], resolve: Callable[[str], str] = str, **changes: Any) -> DatasetSpec:
+    """How rows become sequences, as a training does it unless told otherwise."""
+    fields = {"max_gap_s": ModelConfig().max_gap_s, "inputs": TrainSettings().inputs, **changes}
+    return DatasetSpec(modes, resolve, **fields)
+
+
+def network_config(
+    inputs: int, outputs: int, hidden: int, layers: int = 1, *rest: Any, **changes: Any
+) -> NetworkConfig:
+    """Sizes of a network; what is not given is that of a training."""
+    given = dict(zip(("dropout", "cell"), rest, strict=False)) | changes
+    usual = TrainSettings()
+    return NetworkConfig(inputs, outputs, hidden, layers, **{"dropout": usual.dropout, "cell": usual.cell, **given})
+
+
+def network_step(network: RecurrentNetwork, z: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """One window of B sequences, as a predictor steps: z (B, F), h (L, B, S) -> outputs (B, O), h (L, B, S)."""
+    outputs, h = network(z[:, None], h)
+    return outputs[:, 0], h
+
+
 def bundle(
     rng: np.random.Generator, *, features: int = 5, hidden: int = 7, layers: int = 1, classes: int = 3
 ) -> Bundle:
@@ -73,6 +99,9 @@ def bundle(
         hidden=hidden,
         layers=layers,
         temperature=1.7,
+        cell="gru",
+        members=1,
+        task="window",
     )
     weights = {name: rng.normal(0, 0.4, shape).astype(np.float32) for name, shape in spec.shapes().items()}
     train = {"settings": {}, "epochs": 1, "split": None, "interrupted": False}

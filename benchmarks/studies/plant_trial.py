@@ -27,8 +27,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+import models
 from models import bundle, unknown
-from models.evaluation.events import Fault, Up, false_alarms, fate_of
+from models.evaluation.events import AlarmInterval, Fault, false_alarms, outcome_of
 from models.predictor import NumpyPredictor
 from pipeline.config.specs import stream_specs
 from pipeline.config.tables import AlarmConfig, Config, ModelConfig
@@ -44,7 +45,7 @@ from sim.population import KINDS, faults_of
 from sim.recipe import DAY_S, Recipe, plant
 
 QUIET_WEEK = Path(__file__).resolve().parents[2] / "examples" / "quiet_week.toml"
-SHIPPED = Path(__file__).resolve().parents[2] / "models" / "pretrained"
+SHIPPED = Path(models.__file__).with_name("pretrained")
 LIFE_S, EVERY_S, RECORD_S = 10 * DAY_S, 3600.0, 3.0
 ONSET = (0.1, 0.5)
 SEED = 20_260_103
@@ -66,21 +67,21 @@ class Run:
     onset_s: float | None
     detectable_s: float | None  # None: never
     healthy_days: float
-    alarms: tuple[Up, ...]  # in s since the machine's start
+    alarms: tuple[AlarmInterval, ...]  # in s since the machine's start
 
     @property
-    def fate(self) -> tuple[str, float | None]:
-        """What became of the fault, and when the alarm that detected it was raised; only if it is ever detectable."""
+    def outcome(self) -> tuple[str, float | None]:
+        """Outcome of the fault, and when its alarm was raised; only for a fault that is ever detectable."""
         assert self.onset_s is not None
         assert self.detectable_s is not None
-        return fate_of(Fault(self.mode, self.onset_s, self.detectable_s, np.inf), self.alarms)
+        return outcome_of(Fault(self.mode, self.onset_s, self.detectable_s, np.inf), self.alarms)
 
     @property
-    def false(self) -> list[Up]:
+    def false(self) -> list[AlarmInterval]:
         """Alarms on a sound machine; one of the right mode during a hidden fault is early and not false."""
         return false_alarms(self.alarms, self._sound)
 
-    def _sound(self, up: Up) -> bool:
+    def _sound(self, up: AlarmInterval) -> bool:
         until_s = self.onset_s if up.mode == self.mode else self.detectable_s
         return until_s is None or up.start < until_s
 
@@ -88,7 +89,7 @@ class Run:
 def run(job: tuple[Machine, Plant, float], *, model: Path, config: Config) -> Run:
     """One machine, window by window, as the service would."""
     machine, site, seconds = job
-    days, alarms, raised = seconds / DAY_S, list[Up](), dict[str, tuple[str, float]]()
+    days, alarms, raised = seconds / DAY_S, list[AlarmInterval](), dict[str, tuple[str, float]]()
     spec_of = stream_specs(config, {StreamKey(machine.id, POINT): about(machine)})
     predictor, is_unknown = _serving(model)
     engine = Engine(spec_of, predictor, is_unknown, zone_of=lambda row: floor(row, spec_of(row.key).limits))
@@ -98,8 +99,8 @@ def run(job: tuple[Machine, Plant, float], *, model: Path, config: Config) -> Ru
             if change.type == "raised":
                 raised[change.id] = change.mode, at_s
             elif change.type in ("cleared", "revoked"):
-                alarms.append(Up(*raised.pop(change.id), at_s, change.id))
-    alarms += [Up(mode, at_s, seconds, id_) for id_, (mode, at_s) in raised.items()]
+                alarms.append(AlarmInterval(*raised.pop(change.id), at_s, change.id))
+    alarms += [AlarmInterval(mode, at_s, seconds, id_) for id_, (mode, at_s) in raised.items()]
     detectable_s, first = machine.life.detectable_s(), next(iter(machine.life.courses), None)
     return Run(
         machine.id,
@@ -191,10 +192,10 @@ def delays(found: Sequence[Run]) -> list[dict[str, Any]]:
     rows = []
     for mode in (*FAULTS, "all"):
         mine = [one for one in found if one.detectable_s is not None and mode in (one.mode, "all")]
-        fates = [(*one.fate, one.detectable_s or 0.0) for one in mine]
-        hours = [max(0.0, raised_s - start_s) / HOUR_S for _, raised_s, start_s in fates if raised_s is not None]
-        left = [(LIFE_S - raised_s) / HOUR_S for _, raised_s, _ in fates if raised_s is not None]
-        count = Counter(name for name, _, _ in fates)
+        outcomes = [(*one.outcome, one.detectable_s or 0.0) for one in mine]
+        hours = [max(0.0, raised_s - start_s) / HOUR_S for _, raised_s, start_s in outcomes if raised_s is not None]
+        left = [(LIFE_S - raised_s) / HOUR_S for _, raised_s, _ in outcomes if raised_s is not None]
+        count = Counter(name for name, _, _ in outcomes)
         rows.append(
             {
                 "mode": mode,

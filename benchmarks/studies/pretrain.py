@@ -1,8 +1,8 @@
 """Makes the model that ships with thrumcast: `make model`, or `python -m benchmarks.studies.pretrain`.
 
 Simulated machines of every failure mode and severity -> the engine -> an archive in a temporary folder ->
-`models.jobs.train` -> models/pretrained/. Same seed and packages, same weights. Where the real recordings are at hand, its
-card says how it does on them; it never learns from them.
+`models.jobs.train` -> models/pretrained/. The same seed and packages give the same weights. The model never learns from
+real recordings; where they are at hand, its card says how it does on them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+import models
 from benchmarks.studies.sim_data import BEARING, DISTURBED, PLANT_SETTINGS, dataset, recorded, say, simulated
 from models import bundle
 from models.bundle import Bundle
@@ -28,7 +29,7 @@ from models.registry import Registry
 from pipeline.config.tables import Config
 from pipeline.edges.store.read import read_features
 
-PRETRAINED = Path(__file__).resolve().parents[2] / "models" / "pretrained"
+PRETRAINED = Path(models.__file__).with_name("pretrained")
 RECORDINGS = Path(__file__).resolve().parents[3] / "shared" / "data"
 MACHINES = 840  # rather many machines than much of each
 SECONDS_PER_MACHINE = 12.0

@@ -99,6 +99,6 @@ def dataset(
     config: Config, modes: Sequence[str], *, inputs: str = "gain_free", like: Sequence[str] | None = None
 ) -> Dataset:
     """Sequences with these classes, and with the columns `like` if they are given."""
-    spec = DatasetSpec(config.modes.names, config.modes.resolve, config.model.max_gap_s, inputs=inputs)
+    spec = DatasetSpec(config.modes.names, config.modes.resolve, config.model.max_gap_s, inputs)
     columns = None if like is None else tuple(like)
     return build(read(config.data.path), replace(spec, exact_classes=tuple(modes), exact_inputs=columns))

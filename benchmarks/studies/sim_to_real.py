@@ -1,4 +1,4 @@
-"""How far the simulator carries: `python -m benchmarks.studies.sim_to_real --real FOLDER` writes the tables, in minutes.
+"""How far the simulator carries: `python -m benchmarks.studies.sim_to_real --real FOLDER` writes the tables.
 
     simulated -> simulated   every failure mode, three axes; tested on machines of a population moved by 30 %
     unknown                  each fault kept from the detector in turn, on the same machines
@@ -28,10 +28,10 @@ from benchmarks.studies.sim_data import BEARING, DISTURBED, PLANT_SETTINGS, data
 from models import unknown
 from models.data.dataset import UNKNOWN, Dataset, WindowSequence, read_machines
 from models.data.splits import group_of, make_split
-from models.evaluation.events import Track, fault_fates
+from models.evaluation.events import Track, fault_outcomes
+from models.evaluation.metrics import macro_auroc, softmax
 from models.evaluation.scoring import score
 from models.jobs.train import alarm_spec
-from models.metrics import macro_auroc, softmax
 from models.network import RecurrentNetwork
 from models.scaling import Scaler
 from models.settings import TrainSettings
@@ -138,7 +138,7 @@ def left_out(learned: Dataset, tested: Dataset) -> list[dict[str, Any]]:
     Which inputs the detector looks at is chosen as in training, on the machines that it learns from.
     """
     split = make_split(learned.sequences, learned.classes, {}, "machine", PLANT_SETTINGS.folds)
-    some = unknown.judge(learned, split, PLANT_SETTINGS.scaler).quantities
+    some = unknown.assess(learned, split, PLANT_SETTINGS.scaler).quantities
     (x, y), (tested_x, tested_y) = _windows(learned), _windows(tested)
     rows = []
     for k, fault in enumerate(learned.classes):
@@ -160,11 +160,11 @@ def _windows(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 def delays(tracks: Sequence[Track], data: Dataset, config: Config) -> list[dict[str, Any]]:
     """Seconds from the moment a fault is detectable to its alarm, by mode, of lives that grow within the run."""
-    fates = fault_fates(tracks, data.classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
+    outcomes = fault_outcomes(tracks, data.classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
     rows = []
-    for mode in dict.fromkeys(fate.mode for fate in fates):
-        mine = [fate for fate in fates if fate.mode == mode]
-        seen = [fate.delay_s for fate in mine if fate.delay_s is not None]
+    for mode in dict.fromkeys(outcome.mode for outcome in outcomes):
+        mine = [outcome for outcome in outcomes if outcome.mode == mode]
+        seen = [outcome.delay_s for outcome in mine if outcome.delay_s is not None]
         median = float(np.median(seen)) if seen else None
         rows.append({"mode": mode, "faults": len(mine), "detected": len(seen), "median_s": median})
     return rows

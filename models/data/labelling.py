@@ -1,12 +1,12 @@
-"""Labels of people onto feature rows: which failure mode a window is given, with which weight, and why not.
+"""Labels of people on feature rows: the mode and the weight of every window, and why a label is not used.
 
-* A label covers a window of which at least half lies in its interval; one that it only touches loses its truth, for
-  the change happened somewhere inside.
-* A newer label beats an older one where both cover; `unsure` labels are not used.
-* A person beats the truth that came with the data. `false_alarm` says healthy unless it names a mode.
-* A label from a run to failure says nothing of the time before it: the windows before its start are then not known
-  to be healthy, and are unlabelled unless a person has labelled them.
-* The certainty of a label is the weight of its windows; truth that came with the data has weight 1.
+* A label covers a window if at least half of the window lies in its interval. A window that it only touches loses its
+  truth, because the change happened somewhere inside.
+* Where two labels cover a window, the newer one counts. `unsure` labels are not used.
+* A label of a person replaces the truth that came with the data. `false_alarm` means healthy unless it names a mode.
+* A label from a run to failure says nothing about the time before it. Earlier windows are then not known to be
+  healthy; they have no truth unless a person has labelled them.
+* The certainty of a label is the weight of its windows. Truth that came with the data has weight 1.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from pipeline.core.records import StreamKey
 if TYPE_CHECKING:
     import pyarrow as pa
 
-COVERED = 0.5  # share of a window that a label must hold
+COVERED = 0.5  # share of a window that a label must cover
 WEIGHT = "label_weight"  # column of the labelled table
 HEALTHY = "healthy"
 _REPORT = b"thrumcast.labels"
 
 
 class Label(Protocol):
-    """What is used of a `LabelEvent` of pipeline.edges.labels."""
+    """The part of a `LabelEvent` (pipeline.edges.labels) that is used here."""
 
     @property
     def id(self) -> str:
-        """Its name."""
+        """Its identifier."""
 
     @property
     def machine(self) -> str:
-        """Of which machine it speaks."""
+        """The machine it is about."""
 
     @property
     def point(self) -> str | None:
-        """Of which point; None: of all."""
+        """The measurement point it is about; None: all points."""
 
     @property
     def start_ns(self) -> int:
@@ -56,7 +56,7 @@ class Label(Protocol):
 
     @property
     def verdict(self) -> str:
-        """What it says of the prediction: confirmed, false_alarm, unsure ..."""
+        """Its verdict on the prediction: confirmed, false_alarm, unsure ..."""
 
     @property
     def mode(self) -> str | None:
@@ -68,12 +68,12 @@ class Label(Protocol):
 
     @property
     def source(self) -> str:
-        """Where it is known from."""
+        """How it came to be known."""
 
 
 @dataclass(slots=True)
 class LabelReport:
-    """What became of every label; `windows` by label id, `ignored` label id -> reason."""
+    """What was done with every label: `windows` per label id, and the reason per ignored label id."""
 
     windows: dict[str, int] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
@@ -96,12 +96,12 @@ def apply_labels(
     labels: Sequence[Label],
     facts: Mapping[StreamKey, Mapping[str, Any]] | None = None,
 ) -> pa.Table:
-    """The rows with `truth` as the labels have it, and a column `label_weight`; what was done is `report_of` it.
+    """Return the rows with `truth` from the labels and a column `label_weight`; see `report_of`.
 
     Args:
         table: Feature rows: machine, point, start, end, truth.
-        labels: Those that are not retracted, oldest first.
-        facts: What machines.jsonl knows; `run_to_failure: true` unlabels a stream's windows that nobody labelled.
+        labels: Labels that are not retracted, oldest first.
+        facts: What machines.jsonl knows; with `run_to_failure: true` a stream's unlabelled windows lose their truth.
     """
     import pyarrow as pa
 
@@ -149,7 +149,7 @@ def apply_labels(
 
 
 def report_of(table: pa.Table) -> dict[str, Any]:
-    """What `apply_labels` did to a table; empty for one that it has not seen."""
+    """Return what `apply_labels` did to a table; empty if it was not applied."""
     note = (table.schema.metadata or {}).get(_REPORT)
     return json.loads(note) if note is not None else {}
 
@@ -168,7 +168,7 @@ def report_text(report: Mapping[str, Any]) -> str:
 
 
 class _Rows:
-    """Columns of feature rows that labels are matched with."""
+    """The columns of feature rows that labels are matched with."""
 
     def __init__(self, table: pa.Table) -> None:
         self.machine = np.array(table.column("machine").to_pylist(), object)
@@ -177,7 +177,7 @@ class _Rows:
         self.end_ns = _ns(table, "end")
 
     def share(self, label: Label) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Part of every window that lies in the label's interval, and which windows are of its stream."""
+        """Return the share of every window in the label's interval, and which windows are of its stream."""
         stream = self.machine == label.machine
         if label.point is not None:
             stream &= self.point == label.point
@@ -188,7 +188,7 @@ class _Rows:
 def _unlabel_runs_to_failure(
     rows: _Rows, truth: NDArray[np.object_], owner: NDArray[np.int64], facts: Mapping[StreamKey, Mapping[str, Any]]
 ) -> int:
-    """A machine that ran to its failure was not healthy until somebody saw it: nobody knows when it began."""
+    """Remove the truth of unlabelled windows of runs to failure: when the fault began is not known."""
     total = 0
     for key, known in facts.items():
         if known.get("run_to_failure") is True:

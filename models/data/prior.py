@@ -1,9 +1,9 @@
-"""Simulated machines beside the recorded ones: what a network should know before it sees a few real bearings.
+"""Simulated machines that a network learns from beside the recorded ones.
 
 A handful of recordings shows every failure mode on one or two machines, and a network learns those machines by heart:
-their resonances, not their faults. models/simulated.parquet (written by benchmarks/studies/pretrain.py) holds the windows of
-simulated machines of many make-ups. Their sequences join the training side of every fold and of the final fit, never
-a test side. `--set simulated=0` does without.
+their resonances, not their faults. models/simulated.parquet (written by benchmarks/studies/pretrain.py) holds the
+windows of simulated machines of many designs. Their sequences join the training side of every fold and of the final
+fit, and never a test side. `--set simulated=0` trains without them.
 """
 
 from __future__ import annotations
@@ -18,35 +18,49 @@ import pyarrow.parquet as pq
 
 from models.data.dataset import UNKNOWN, Dataset, DatasetSpec, build
 from models.settings import TrainSettings
-from pipeline.config.tables import ModesConfig
+from pipeline.config.tables import ModelConfig, ModesConfig
 
-PLACE = Path(__file__).resolve().parents[1] / "simulated.parquet"
-CHANNEL = "x"  # the file has one channel; it stands in for any
+PLACE = Path(__file__).parents[1] / "simulated.parquet"
+CHANNEL = "x"  # the only channel of the file; it stands for every channel of the archive
 
 
 def keep(table: pa.Table) -> None:
     """Write the windows of simulated machines that ship with the package."""
-    channel = [name for name in table.column_names if "." not in name or name.startswith(f"{CHANNEL}.")]
+    columns = [name for name in table.column_names if "." not in name or name.startswith(f"{CHANNEL}.")]
     pq.write_table(
-        table.select(channel),
+        table.select(columns),
         PLACE,
         compression="zstd",
         use_dictionary=["machine", "point", "truth", "schema"],
-        column_encoding={name: "BYTE_STREAM_SPLIT" for name in channel if "." in name},
+        column_encoding={name: "BYTE_STREAM_SPLIT" for name in columns if "." in name},
     )
 
 
 def with_simulated(dataset: Dataset, settings: TrainSettings, say: Callable[[str], None]) -> Dataset:
-    """The data set with simulated sequences of its classes as `prior`, or as it is where they do not fit."""
-    if settings.simulated <= 0 or settings.task != "window" or not PLACE.exists():
+    """Return the dataset with simulated sequences of its classes as `prior`.
+
+    The dataset comes back unchanged when no simulated machines are wanted, or when they do not fit; `say` is told why.
+    """
+    if settings.simulated <= 0 or settings.task != "window":
+        return dataset
+    if not PLACE.exists():
+        say(f"simulated machines are left out: {PLACE.name} is missing from this installation")
         return dataset
     table = pq.read_table(PLACE)
     schema = table["schema"][0].as_py()
     if schema != dataset.feature_schema:
-        say(f"simulated machines are left out: they speak {schema}, the archive {dataset.feature_schema}")
+        theirs = f"their feature schema is {schema}, that of the archive {dataset.feature_schema}"
+        say(f"simulated machines are left out: {theirs}")
         return dataset
     modes = ModesConfig()
-    spec = DatasetSpec(modes.names, modes.resolve, exact_inputs=_columns(dataset.inputs), exact_classes=dataset.classes)
+    spec = DatasetSpec(
+        modes.names,
+        modes.resolve,
+        ModelConfig().max_gap_s,
+        settings.inputs,
+        exact_inputs=_columns(dataset.inputs),
+        exact_classes=dataset.classes,
+    )
     simulated = build(table, spec).sequences
     known = [s for s in simulated if (s.y != UNKNOWN).any()]
     chosen = np.random.default_rng(settings.seed).permutation(len(known))[: round(settings.simulated * len(known))]
@@ -55,5 +69,5 @@ def with_simulated(dataset: Dataset, settings: TrainSettings, say: Callable[[str
 
 
 def _columns(inputs: tuple[str, ...]) -> tuple[str, ...]:
-    """Which column of the file stands in for each input: the same feature of the one channel."""
+    """Return the column of the file that stands for each input: the same feature of the one channel."""
     return tuple(f"{CHANNEL}.{name.rpartition('.')[2]}" for name in inputs)

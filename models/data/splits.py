@@ -1,15 +1,15 @@
 """Folds whose training and test sides share no group.
 
-    --split FIELD   groups = values of a field of machines.jsonl. Streams without that field go with whatever shares
-                    their machine or specimen, and make a group of their own where none of that has the field. So a
-                    machine is on both sides only where the field says so, and then a remark does, too.
-                    `machine` and `specimen` always work.
-    --split time    one fold: the last quarter of every sequence is the test, and windows that reach into it are purged.
-    leaky           windows of one recording on both sides: for comparison with numbers that others have published, and
-                    only beside an honest split
+    --split FIELD   groups are the values of a field of machines.jsonl; `machine` and `specimen` always work. A stream
+                    without the field joins the streams that share its machine or specimen, and is a group of its own
+                    if none of them has the field. So a machine is on both sides only where the field says so, and
+                    then a remark says it too
+    --split time    one fold: the last quarter of every sequence is the test; windows that reach into it are left out
+    leaky           windows of one recording on both sides: only beside an honest split, for comparison with published
+                    numbers
 
-A class that only one group has is never tested (a model that never saw it could not know it): its windows
-are trained on wherever their group is not under test, and the split says so.
+A class that only one group has is never tested, because a model that never saw it could not know it. Its windows are
+trained on, and the split says so.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Facts = Mapping[StreamKey, Mapping[str, object]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fold:
-    """What is trained on, and what is then scored."""
+    """A training side and a test side."""
 
     train: tuple[WindowSequence, ...]
     test: tuple[WindowSequence, ...]
@@ -40,7 +40,7 @@ class Fold:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
-    """Folds, and what is to be said about them."""
+    """Folds, and remarks about them."""
 
     name: str
     folds: tuple[Fold, ...]
@@ -54,7 +54,7 @@ def make_split(
     """Split by a field of machines.jsonl, or by time.
 
     Raises:
-        ThrumcastError: the field is nowhere known, or there are too few groups to hold one back.
+        ThrumcastError: no stream has the field, or there are fewer than two groups.
     """
     if field == "time":
         return _by_time(sequences)
@@ -123,7 +123,7 @@ def group_of(sequences: Sequence[WindowSequence], facts: Facts, field: str) -> l
     if field == "machine":
         return [f"machine {sequence.key.machine}" for sequence in sequences]
     values = {key: known[field] for key, known in found.items() if known.get(field) is not None}
-    together = _Together()
+    together = _DisjointSets()
     for key, known in found.items():
         if key not in values:
             together.join(*_bodies(key, known))
@@ -141,13 +141,13 @@ def group_of(sequences: Sequence[WindowSequence], facts: Facts, field: str) -> l
 
 
 def _bodies(key: StreamKey, known: Mapping[str, object]) -> tuple[str, ...]:
-    """What a stream is a measurement of: its machine, and the specimen in it if one is known."""
+    """Return what a stream measures: its machine, and the specimen in it if that is known."""
     machine, specimen = f"machine {key.machine}", known.get("specimen")
     return (machine,) if specimen is None else (machine, f"specimen {specimen}")
 
 
-class _Together:
-    """Sets that grow together; the root of each is the last of its members in the alphabet: specimens name it."""
+class _DisjointSets:
+    """Union-find over names. The root of a set is its last name in the alphabet, so a specimen before a machine."""
 
     def __init__(self) -> None:
         self._above: dict[str, str] = {}
@@ -207,7 +207,7 @@ def _deal(
 
 
 def _by_time(sequences: Sequence[WindowSequence]) -> Split:
-    """Hold back the end of every sequence; what overlaps it is in neither side."""
+    """Hold out the end of every sequence; windows that overlap it are on neither side."""
     train, test, purged = [], [], 0
     for sequence in sequences:
         first = len(sequence) - max(1, round(TEST_SHARE_OF_TIME * len(sequence)))

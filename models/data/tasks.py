@@ -1,11 +1,11 @@
-"""From windows with modes to what a task is trained on.
+"""Sequences of windows with modes -> what a task learns.
 
 window      the sequences as they are: a mode at every window
-sequence    cut where the known mode changes; only the last window of each piece keeps its mode, and the network's last
-            valid state must know it. Sequences may have any length: what pads them is masked
+sequence    cut where the known mode changes; only the last window of each piece keeps its mode. The state must carry
+            the evidence to that window. Sequences can have any length: padding carries no loss
 next        at window t the chosen features of window t + 1
-life        at window t the seconds from its end until the end of the life of its stream, for streams that
-            machines.jsonl knows as `run_to_failure` (and not as `truncated`); no number for any other
+life        at window t the seconds from its end to the end of its stream's life, for streams that machines.jsonl
+            knows as `run_to_failure` and not as `truncated`; other streams have no value
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Facts = Mapping[StreamKey, Mapping[str, object]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ValueSequence:
-    """T windows of a stream with D values each that are to be foretold, in their units."""
+    """T windows of a stream with the D values each that a model predicts, in their units."""
 
     windows: WindowSequence
     target: Float32  # (T, D), NaN = not known
@@ -65,7 +65,7 @@ def one_mode_per_sequence(dataset: Dataset) -> Dataset:
 
 
 def next_values(dataset: Dataset, chosen: Dataset) -> tuple[list[ValueSequence], Targets]:
-    """At every window the `chosen` features (inputs of a second dataset of the same rows) of the one after it."""
+    """Return at every window the `chosen` features of the next one; `chosen` is a second dataset of the same rows."""
     made = []
     for windows, values in zip(dataset.sequences, chosen.sequences, strict=True):
         target = np.full(values.x.shape, np.nan, np.float32)
@@ -77,7 +77,7 @@ def next_values(dataset: Dataset, chosen: Dataset) -> tuple[list[ValueSequence],
 
 
 def remaining_life(dataset: Dataset, facts: Facts) -> tuple[list[ValueSequence], Targets]:
-    """At every window the seconds until its stream ended.
+    """Return at every window the seconds until the end of its stream.
 
     Raises:
         ThrumcastError: no stream is known to have run to its failure.
@@ -96,12 +96,14 @@ def remaining_life(dataset: Dataset, facts: Facts) -> tuple[list[ValueSequence],
             made.append(ValueSequence(windows, _column(left), _column(age)))
     if not made:
         msg = "expected streams that ran to their failure, found: none that machines.jsonl knows as run_to_failure"
-        raise ThrumcastError(msg, hint="remaining life can only be learned from lives that were seen to their end")
+        raise ThrumcastError(
+            msg, hint="remaining life can only be learned from machines that were recorded until they failed"
+        )
     return made, Targets((LIFE,), ("s",))
 
 
 def as_one_class(sequences: Sequence[ValueSequence]) -> tuple[WindowSequence, ...]:
-    """Window sequences that a split can deal out: the mode does not matter to it, so all have the same."""
+    """Return the window sequences with one common class, so that a split can deal them out."""
     return tuple(replace(each.windows, y=np.zeros(len(each.windows), np.int64)) for each in sequences)
 
 

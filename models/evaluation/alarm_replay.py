@@ -1,10 +1,10 @@
 """Archived probabilities under other alarm settings: what fewer false alarms cost in delay.
 
-Prediction rows keep the raw probabilities of every window, so an alarm setting can be tried on what the service has
-really said, without a network; `unknown` and zones are added as models/evaluation/scoring.py says. Windows that the service did not
-judge for alarms (its memory was warming up) raise none, as then, and count for delays as they do in `evaluate`. Windows
-of which this version said nothing are left out: what begins in them begins at the first one of which it did. Every
-setting is run over the same windows; the first one is the present configuration.
+Prediction rows keep the raw probabilities of every window. So alarm settings can be tried on what the service really
+said, without a network; `unknown` and zones are added by models/evaluation/scoring.py. Windows that the service did not
+judge (its memory was warming up) raise no alarm here either, but count for delays as they do in `evaluate`. Windows
+without a prediction of this version are left out: a fault that begins in them begins at the first window with one.
+All settings are run over the same windows. The first is the present configuration.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def settings_of(base: AlarmSpec, given: Sequence[str]) -> list[Setting]:
         spec = dataclasses.replace(base, **changed)
         if not 0 <= spec.leave_p <= spec.enter_p <= 1:
             msg = f"--alarms: expected 0 <= leave_p <= enter_p <= 1, found: {spec.leave_p:g} and {spec.enter_p:g}"
-            raise ConfigError(msg, hint="an alarm that opens must not close at once")
+            raise ConfigError(msg, hint="with leave_p above enter_p an alarm would close as soon as it opens")
         settings.append(Setting(spec, changed))
     return settings
 
@@ -77,13 +77,15 @@ def settings_of(base: AlarmSpec, given: Sequence[str]) -> list[Setting]:
 def archived_tracks(
     dataset: Dataset, predictions: pa.Table, version: str, classes: Sequence[str], warm_up_windows: int
 ) -> list[Track]:
-    """What a version said of the windows of a dataset, as it stands in the archive; windows without it are left out."""
+    """Return the archived predictions of a version for the windows of a dataset; windows without one are left out."""
     names = ["machine", "point", "session", "model", "state_age", *(f"p_{mode}" for mode in classes)]
     said: dict[tuple[str, str, int, int], tuple[bool, list[float]]] = {}
     columns = [predictions.column(name).to_pylist() for name in names]
     starts = predictions.column("start").to_numpy().astype("datetime64[ns]").astype(np.int64).tolist()
     for start_ns, machine, point, session, model, age, *p in zip(starts, *columns, strict=True):
-        if model == version and all(value is not None and value == value for value in p):  # NaN: it was not stepped
+        if model == version and all(
+            value is not None and value == value for value in p
+        ):  # NaN: the network was not stepped
             said[machine, point, session, start_ns] = age > warm_up_windows, p
     tracks = []
     for sequence in dataset.sequences:
@@ -108,7 +110,7 @@ def archived_tracks(
 def trade_off(
     tracks: Sequence[Track], classes: Sequence[str], settings: Sequence[Setting], *, warm_up_windows: int = 0
 ) -> list[dict[str, Any]]:
-    """Event numbers of every setting over the same windows."""
+    """Return the event numbers of every setting over the same windows."""
     return [
         {
             "setting": setting.name,
@@ -120,7 +122,7 @@ def trade_off(
 
 
 def trade_off_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line per setting: what is caught, how late, and what it costs."""
+    """Return a table with one line per setting: faults found, their delay, and false alarms."""
     head = (
         "alarms",
         "faults",

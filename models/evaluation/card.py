@@ -1,4 +1,4 @@
-"""The model card: README.md of a version, for whoever finds the directory in three years."""
+"""The model card: README.md of a version, for people who find the directory in three years."""
 
 from __future__ import annotations
 

@@ -1,24 +1,27 @@
-"""Why does the model always say the same? Symptoms of a collapsed model, and which cause fits them.
+"""Does a model work? A self-test that needs no data, and the causes of a collapse.
+
+A *collapsed* model says the same whatever it sees. `self_test` decides before registration and promotion, from random
+inputs alone. `diagnose` looks at real data and at the training, and names the causes.
 
 symptom                                   how it is seen
 its outputs do not depend on the input    probabilities of different sequences at the same window differ by < 1 %
-it says one class only                    one argmax over windows of all modes, as many of each
+it says one class only                    one argmax over windows of all modes, equally many of each
 its state does not move                   largest |h' - h| < 0.001
 its outputs are not finite                any
 its gradients are dead / explode          largest norm before clipping < 1e-6 / > 1000
-its loss did not fall                     last loss > 98 % of what knowing the shares of the classes alone gives
-its loss did not move                     first and last differ by < 2 % of that, and it is no low loss
+its loss did not fall                     last loss > 98 % of that of a model that knows only the class frequencies
+its loss did not move                     first and last differ by < 2 % of that, and the loss is not low
 its loss is low, held-out is at chance    last loss < 60 %, held-out > 90 % of that
-held out it is worse than no model        held-out loss above what knowing the shares of the classes alone gives
+held out it is worse than no model        held-out loss above that of a model that knows only the class frequencies
 
-Without a symptom nothing is said. With one, the causes are tried in this order, and all that fit are told:
+Without a symptom there is no finding. With one, the causes are tried in this order, and all that fit are named:
 
-scaling          inputs that are all but constant, clipped, or missing altogether: nothing reaches the network
-learning rate    too high: weights ten times as large as they began, loss not finite or above chance;
-                 too low: the loss is where it began
-activation       units that are saturated or dead whatever comes in
-initial state    another initial state changes what is said after 50 windows more than other inputs do: it never forgets
-data             every window twice or more, or fewer than two sequences of a class, or held-out at chance
+scaling          inputs are nearly constant, clipped, or all missing: nothing reaches the network
+learning rate    too high: weights ten times as large as at the start, loss not finite or above chance;
+                 too low: the loss has stayed where it began
+activation       units are saturated or dead for every input
+initial state    another initial state changes the output after 50 windows more than other inputs do: it never forgets
+data             every window occurs twice or more, a class has fewer than two sequences, or held-out is at chance
 """
 
 from __future__ import annotations
@@ -30,14 +33,45 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import Bundle
+from models.bundle import VALUE_TASKS, Bundle
 from models.cells import CELLS, Recurrence, softmax
 from models.data.dataset import UNKNOWN, WindowSequence
+from models.predictor import NumpyPredictor, ValuePredictor
 from models.scaling import CLIP
 
-PIECES, WINDOWS = 64, 50  # looked at
+PIECES, WINDOWS = 64, 50  # `diagnose` looks at so many pieces of so many windows
+TEST_STEPS, TEST_BATCH = 30, 64  # windows and streams of the self-test
+LEAST_SPREAD = 1e-3  # of an output over very different inputs, and of a step of the state
 
 Float32 = NDArray[np.float32]
+
+
+def self_test(model: Bundle) -> list[str]:
+    """Return what is wrong with the model; an empty list is a pass. Deterministic."""
+    values, scaler = model.spec.task in VALUE_TASKS, model.spec.scaler
+    predictor = ValuePredictor(model) if values else NumpyPredictor(model)
+    rng = np.random.default_rng(0)
+    shape = (TEST_BATCH, len(model.spec.inputs))
+    h = predictor.initial(TEST_BATCH)
+    spread, moved = 0.0, 0.0
+    for _ in range(TEST_STEPS):
+        x = scaler.invert(2 * rng.standard_normal(shape).astype(np.float32))
+        p, h_next = predictor.step(x, h)
+        if not (np.isfinite(p).all() and np.isfinite(h_next).all()):
+            return ["its outputs are not finite"]
+        said = model.spec.target_scaler.apply(p) if model.spec.target_scaler else p  # values in units of their scale
+        spread = max(spread, float(np.ptp(said, axis=0).max()))
+        moved = max(moved, float(np.abs(h_next - h).max()))
+        h = h_next
+    nothing, _ = predictor.step(np.full(shape, np.nan, np.float32), h)
+    problems = []
+    if not np.isfinite(nothing).all():
+        problems.append("its outputs are not finite when every input is missing")
+    if spread < LEAST_SPREAD:
+        problems.append(f"it says the same whatever it sees (largest difference of an output: {spread:.1e})")
+    if moved < LEAST_SPREAD:
+        problems.append(f"its state does not move (largest change: {moved:.1e})")
+    return problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +109,7 @@ class Diagnosis:
 class _Probe:
     """What the network does on real inputs."""
 
-    spread: float  # of a probability over sequences at one window, largest
+    spread: float  # largest spread of a probability over sequences at one window
     classes_said: int
     moved: float
     finite: bool
@@ -143,7 +177,7 @@ def diagnose(
 
 
 def evidence(model: Bundle) -> dict[str, Any]:
-    """What a stored version knows of its own training, as `diagnose` takes it."""
+    """Return what a stored version knows of its own training, as arguments of `diagnose`."""
     train, likelihood = model.train, dict(map(tuple, model.metrics.get("likelihood", ())))
     gradient = train.get("largest_gradient", 1.0)  # None: it was not finite
     return {
@@ -154,7 +188,7 @@ def evidence(model: Bundle) -> dict[str, Any]:
 
 
 def _shares(model: Bundle, sequences: Sequence[WindowSequence]) -> NDArray[np.float64]:
-    """Shares of the modes that there are: among those that the version was tested on, if it was, else in these."""
+    """Return the shares of the modes that occur in the held-out data of the version, else in `sequences`."""
     counts = np.array([row["support"] for row in model.metrics.get("per_class", {}).values()], np.int64)
     if not counts.any():
         y = np.concatenate([sequence.y for sequence in sequences]) if sequences else np.empty(0, np.int64)
@@ -240,7 +274,10 @@ def _data(sequences: Sequence[WindowSequence], at_chance: bool) -> list[Finding]
 
 
 def _pieces(sequences: Sequence[WindowSequence]) -> list[Float32]:
-    """The first windows of every mode in a sequence, as many pieces of each mode: most machines begin healthy."""
+    """Return the first windows of every mode in every sequence, equally many pieces of each mode.
+
+    Most machines begin healthy: the plain beginnings would nearly all be of one mode.
+    """
     of_mode: dict[int, list[Float32]] = {}
     for sequence in sequences:
         for k in np.unique(sequence.y).tolist():
@@ -254,12 +291,12 @@ def _pieces(sequences: Sequence[WindowSequence]) -> list[Float32]:
 
 
 def _probe(model: Bundle, sequences: Sequence[WindowSequence]) -> _Probe:
-    """Step through some pieces from zeros, and once more from another state."""
+    """Step through some pieces from a state of zeros, and from a state of ones beside it."""
     spec = model.spec
     some = _pieces(sequences)
     x = np.full((len(some), WINDOWS, len(spec.inputs)), np.nan, np.float32)
     for row, values in enumerate(some):
-        x[row] = values[np.arange(WINDOWS) % len(values)]  # a short recording is said again
+        x[row] = values[np.arange(WINDOWS) % len(values)]  # a short recording is repeated
     z = spec.scaler.apply(x)
     there = np.isfinite(z)
     recurrence = Recurrence(spec.cell, spec.hidden, spec.layers, spec.members, model.weights)

@@ -1,14 +1,26 @@
-"""What an operator would have seen: alarms against fault episodes, and one verdict per recording.
+"""What an operator would have seen: alarms against faults, and one verdict per recording.
 
-A *fault* is a run of windows of one sequence with the same failure mode as truth; windows of unknown truth do not end
-it. The alarms are those of pipeline.core.alarm, run over the predictions with the settings of the service. What is a
-detection, and what a false alarm, is said in models/evaluation/events.py: an alarm belongs to the window at which it was raised.
-Raised in windows known to be healthy it is false, and if it is still up when its fault begins, that fault is *standing*
-and not detected; raised in windows of unknown truth just before its fault it is early. Of the missed, those that were
-over before warm-up and persistence were are *too short*: no alarm could be raised, which says nothing of the model.
-Where a track knows them, `unknown` and the zone take part as in service (models/evaluation/scoring.py); held-out predictions of a
-training have neither, so what is said of them is about the network alone.
-Delays count from the first window of the fault, warm-up included: a fault that begins there waits for it in service.
+A *fault* is a run of windows of one sequence with the same failure mode as truth. Windows of unknown truth do not end
+it. The alarms are those of pipeline.core.alarm, run over the predictions with the settings of the service; an alarm
+belongs to the window at which it was raised. One alarm may be up several times under one id, because it came back
+within `merge_s`; that is one alarm.
+
+An alarm is *false* if it was first raised on a sound machine, whatever comes later. A fault has one of these outcomes,
+tried in this order:
+
+    detected      an alarm of its mode was raised during the fault; or before it, at `early` or later (the fault was
+                  there but could not be seen yet), and was still up
+    standing      an alarm of its mode was up already, raised before this fault existed: it tells nobody anything
+    misdiagnosed  only alarms of other modes were up
+    missed        no alarm was up
+    too_short     missed, but over before warm-up and persistence allow any alarm: this says nothing about the model
+
+Only the first is a detection. Its delay runs from the first window of the fault, warm-up included (a fault that begins
+there waits for it in service too), to the alarm, and is never below 0. The rule (`false_alarms`, `outcome_of`) has no
+unit of time: recordings and the archive use ns, simulated plants use s.
+
+Where a track knows them, `unknown` and the zone take part as in service (models/evaluation/scoring.py). Held-out
+predictions of a training have neither, so their numbers are about the network alone.
 """
 
 from __future__ import annotations
@@ -22,27 +34,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.dataset import UNKNOWN, WindowSequence
-from models.metrics import number_or_none
+from models.evaluation.metrics import number_or_none
 from pipeline.core.alarm import HEALTHY, AlarmSpec, AlarmState, judge
 from pipeline.core.records import AlarmChange
 
-# Which alarms are false and what became of a fault: one rule for recordings, for the archive and for simulated plants.
-#
-# Time has no unit here. An alarm may be up several times under one id (it came back within `merge_s`): one episode. It
-# is *false* if it was first raised on a sound machine, whatever comes later. Of a fault, in this order:
-#
-#     detected      an alarm of its mode was raised in it; or before, while it was there but not to be seen yet, and was
-#                   still up when it was
-#     standing      an alarm of its mode was up already, from before there was such a fault: it tells nobody anything
-#     misdiagnosed  alarms of other modes only were up
-#     missed        none was
-#
-# Only the first is a detection. Delay = when that alarm was raised - when the fault could be seen, and never below 0.
+DAY_S = 86_400.0
+SECOND_NS = 1e9
+RESAMPLES = 500
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Up:
-    """An alarm was up in [start, end)."""
+class AlarmInterval:
+    """A time [start, end) during which an alarm was up."""
 
     mode: str
     start: float
@@ -52,7 +56,7 @@ class Up:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A failure mode in [start, end); an alarm of its mode that is raised at `early` or later is about it."""
+    """A failure mode in [start, end). An alarm of its mode that is raised at `early` or later belongs to it."""
 
     mode: str
     early: float
@@ -60,40 +64,36 @@ class Fault:
     end: float
 
 
-def false_alarms(alarms: Sequence[Up], on_sound_machine: Callable[[Up], bool]) -> list[Up]:
-    """How every false one was raised first; `on_sound_machine` looks at when that was."""
-    first: dict[str, Up] = {}
-    for up in sorted(alarms, key=lambda up: up.start):
-        first.setdefault(up.id, up)
-    return [up for up in first.values() if on_sound_machine(up)]
+def false_alarms(
+    alarms: Sequence[AlarmInterval], on_sound_machine: Callable[[AlarmInterval], bool]
+) -> list[AlarmInterval]:
+    """Return the first interval of every false alarm; `on_sound_machine` judges that interval."""
+    first: dict[str, AlarmInterval] = {}
+    for interval in sorted(alarms, key=lambda interval: interval.start):
+        first.setdefault(interval.id, interval)
+    return [interval for interval in first.values() if on_sound_machine(interval)]
 
 
-def fate_of(fault: Fault, alarms: Sequence[Up]) -> tuple[str, float | None]:
-    """What became of it; of a detected one also when the alarm was raised."""
-    met = [up for up in alarms if up.start < fault.end and fault.start < up.end]
-    right = [up for up in met if up.mode == fault.mode]
-    if raised := [up.start for up in right if up.start >= fault.early]:
+def outcome_of(fault: Fault, alarms: Sequence[AlarmInterval]) -> tuple[str, float | None]:
+    """Return the outcome of a fault and, if it was detected, when the alarm was raised."""
+    met = [interval for interval in alarms if interval.start < fault.end and fault.start < interval.end]
+    right = [interval for interval in met if interval.mode == fault.mode]
+    if raised := [interval.start for interval in right if interval.start >= fault.early]:
         return "detected", min(raised)
     if right:
         return "standing", None
     return ("misdiagnosed" if met else "missed"), None
 
 
-DAY_S = 86_400.0
-SECOND_NS = 1e9
-RESAMPLES = 500
-T = TypeVar("T")
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Track:
-    """A sequence and the probabilities (T, K) that it was given, with what the service adds where it is known."""
+    """A sequence with its probabilities (T, K), and what the service adds to them where that is known."""
 
     sequence: WindowSequence
     p: NDArray[np.float64]
-    judged: NDArray[np.bool_] | None = None  # (T,) by the alarms; None: all but the first `warm_up_windows`
-    unknown: NDArray[np.bool_] | None = None  # (T,) None: the detector was not asked
-    zone: Sequence[str | None] | None = None  # (T,) None: no floor under the alarms
+    judged: NDArray[np.bool_] | None = None  # (T,) whether alarms look at it; None: from `warm_up_windows` on
+    unknown: NDArray[np.bool_] | None = None  # (T,) said by the detector; None: it was not asked
+    zone: Sequence[str | None] | None = None  # (T,) vibration zone; None: zones raise no alarm
 
     def of_alarms(self, warm_up_windows: int) -> NDArray[np.int64]:
         """Numbers of the windows that the alarms look at."""
@@ -102,8 +102,8 @@ class Track:
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
-    """What became of a fault."""
+class FaultOutcome:
+    """The outcome of one fault."""
 
     mode: str
     name: str  # detected, standing, misdiagnosed, too_short or missed
@@ -112,7 +112,7 @@ class Fate:
 
 @dataclass(slots=True)
 class _Tally:
-    """What was counted on some machines."""
+    """Counts over some machines."""
 
     detected: int = 0
     standing: int = 0
@@ -168,36 +168,36 @@ def event_metrics(
 def _tally(track: Track, classes: Sequence[str], spec: AlarmSpec, warm_up_windows: int) -> _Tally:
     found, sequence = _Tally(), track.sequence
     alarms = _alarms(track, classes, spec, warm_up_windows)
-    for fate in _fates(track, classes, spec, warm_up_windows, alarms):
-        setattr(found, fate.name, getattr(found, fate.name) + 1)
-        if fate.delay_s is not None:
-            found.delays_s.append(fate.delay_s)
+    for outcome in _outcomes(track, classes, spec, warm_up_windows, alarms):
+        setattr(found, outcome.name, getattr(found, outcome.name) + 1)
+        if outcome.delay_s is not None:
+            found.delays_s.append(outcome.delay_s)
     sound = sequence.y == (classes.index(HEALTHY) if HEALTHY in classes else len(classes))
     edges = np.flatnonzero(np.diff(np.concatenate([[False], sound, [False]]).astype(np.int8)))
     for first, last in edges.reshape(-1, 2):
         found.healthy_s += float(sequence.end_ns[last - 1] - sequence.start_ns[first]) / SECOND_NS
     raised_at = set(sequence.end_ns[sound].tolist())
-    found.false_alarms = len(false_alarms(alarms, lambda up: up.start in raised_at))
+    found.false_alarms = len(false_alarms(alarms, lambda interval: interval.start in raised_at))
     return found
 
 
-def _fates(
-    track: Track, classes: Sequence[str], spec: AlarmSpec, warm_up_windows: int, alarms: Sequence[Up]
-) -> list[Fate]:
+def _outcomes(
+    track: Track, classes: Sequence[str], spec: AlarmSpec, warm_up_windows: int, alarms: Sequence[AlarmInterval]
+) -> list[FaultOutcome]:
     judged = track.sequence.start_ns[track.of_alarms(warm_up_windows)]
-    fates = []
+    outcomes = []
     for fault in _faults(track.sequence, classes):
-        name, raised_ns = fate_of(fault, alarms)
+        name, raised_ns = outcome_of(fault, alarms)
         inside = judged[(judged >= fault.start) & (judged < fault.end)]
         if name == "missed" and (inside.size == 0 or fault.end - inside[0] < spec.enter_s * SECOND_NS):
             name = "too_short"
         delay_s = None if raised_ns is None else max(0.0, raised_ns - fault.start) / SECOND_NS
-        fates.append(Fate(fault.mode, name, delay_s))
-    return fates
+        outcomes.append(FaultOutcome(fault.mode, name, delay_s))
+    return outcomes
 
 
 def _intervals(machines: Sequence[_Tally]) -> dict[str, list[float] | None]:
-    """5 % and 95 % of what is counted, machines resampled; None where less than two machines have any of it."""
+    """Return the 5 % and 95 % quantiles with machines resampled; None where fewer than two machines count."""
     faulty = [each for each in machines if each.judged]
     healthy = [each for each in machines if each.healthy_s]
     late = [each for each in machines if each.delays_s]
@@ -211,7 +211,7 @@ def _intervals(machines: Sequence[_Tally]) -> dict[str, list[float] | None]:
 
 
 def interval_90(machines: Sequence[T], number: Callable[[list[T]], float]) -> list[float] | None:
-    """5 % and 95 % of a number over machines drawn with replacement; the same draws every time."""
+    """Return the 5 % and 95 % quantiles of a number over resampled machines; the draws are always the same."""
     if len(machines) < 2:
         return None
     draws = np.random.default_rng(0).integers(len(machines), size=(RESAMPLES, len(machines)))
@@ -219,14 +219,14 @@ def interval_90(machines: Sequence[T], number: Callable[[list[T]], float]) -> li
     return [float(np.quantile(found, share)) for share in (0.05, 0.95)]
 
 
-def fault_fates(
+def fault_outcomes(
     tracks: Sequence[Track], classes: Sequence[str], spec: AlarmSpec, *, warm_up_windows: int = 0
-) -> list[Fate]:
-    """What became of every fault, as `event_metrics` counts them."""
+) -> list[FaultOutcome]:
+    """Return the outcome of every fault, as `event_metrics` counts them."""
     return [
-        fate
+        outcome
         for track in tracks
-        for fate in _fates(track, classes, spec, warm_up_windows, _alarms(track, classes, spec, warm_up_windows))
+        for outcome in _outcomes(track, classes, spec, warm_up_windows, _alarms(track, classes, spec, warm_up_windows))
     ]
 
 
@@ -263,10 +263,10 @@ def recording_metrics(tracks: Sequence[Track], classes: Sequence[str]) -> dict[s
     return {"count": len(predictions), "accuracy": accuracy, "predictions": predictions}
 
 
-def _alarms(track: Track, classes: Sequence[str], spec: AlarmSpec, warm_up_windows: int) -> list[Up]:
-    """Alarms over one sequence, in ns; one that is still up at the end ends there."""
+def _alarms(track: Track, classes: Sequence[str], spec: AlarmSpec, warm_up_windows: int) -> list[AlarmInterval]:
+    """Return the alarms of one sequence, in ns; an alarm that is still up at the end of the sequence ends there."""
     sequence, state = track.sequence, AlarmState()
-    found: list[Up] = []
+    found: list[AlarmInterval] = []
     raised: dict[str, AlarmChange] = {}
     for t in track.of_alarms(warm_up_windows).tolist():
         probabilities = dict(zip(classes, track.p[t].tolist(), strict=True))
@@ -278,13 +278,13 @@ def _alarms(track: Track, classes: Sequence[str], spec: AlarmSpec, warm_up_windo
             if change.type == "raised":
                 raised[change.id] = change
             elif change.type in ("cleared", "revoked"):
-                found.append(Up(change.mode, raised.pop(change.id).at_ns, change.at_ns, change.id))
+                found.append(AlarmInterval(change.mode, raised.pop(change.id).at_ns, change.at_ns, change.id))
     end_ns = int(sequence.end_ns[-1]) + 1 if len(sequence) else 0
-    return [*found, *(Up(change.mode, change.at_ns, end_ns, change.id) for change in raised.values())]
+    return [*found, *(AlarmInterval(change.mode, change.at_ns, end_ns, change.id) for change in raised.values())]
 
 
 def _faults(sequence: WindowSequence, classes: Sequence[str]) -> list[Fault]:
-    """Runs of windows with the same failure mode, in ns; what was raised since the last other known window is early."""
+    """Return the faults of one sequence, in ns; `early` follows the last window that is known to be of another mode."""
     y = sequence.y
     known = np.flatnonzero(y != UNKNOWN)
     edges = [0, *(np.flatnonzero(np.diff(y[known])) + 1).tolist(), known.size]

@@ -1,14 +1,14 @@
-"""Pictures of a training, for whoever looks at a version: DIR/registry/vNNNN/*.png. Needs the extra `plots`.
+"""Pictures of a training: DIR/registry/vNNNN/*.png. They need the extra `plots`.
 
-    curves.png        pass by pass the loss that is trained on, and under it the log loss on machines held out. In two
-                      panels, because only their courses compare: the first is smoothed, with weights of classes and
-                      noise on the inputs, the second at the temperature that suits these very windows best
+    curves.png        per pass the training loss, and below it the log loss on held-out machines. Two panels, because
+                      the values cannot be compared: the first is smoothed, with class weights and noise on the inputs;
+                      the second is at the temperature that is best for these windows
     confusion.png     truth against prediction, in shares of the truth, held out
-    reliability.png   how often right against how sure, held out; bars say how many windows
-    delay.png         seconds from the start of every fault to the first alarm of the right mode; the others by number,
-                      beside the axes
+    reliability.png   accuracy against confidence, held out; bars show how many windows
+    delay.png         seconds from the start of every fault to the first alarm of the right mode; other faults are
+                      counted beside the axes
 
-All numbers are in metrics.json and metrics.jsonl as well: without matplotlib nothing else is missing.
+All numbers are in metrics.json and metrics.jsonl as well, so without matplotlib nothing else is missing.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from models.data.dataset import UNKNOWN
-from models.evaluation.events import Fate, Track
-from models.metrics import reliability
+from models.evaluation.events import FaultOutcome, Track
+from models.evaluation.metrics import reliability
 
 SIZE = (6.4, 4.6)
 DPI = 110
@@ -38,7 +38,7 @@ def available() -> bool:
 
 
 def draw(
-    directory: Path, log: Path, metrics: dict[str, Any], tracks: Sequence[Track], fates: Sequence[Fate]
+    directory: Path, log: Path, metrics: dict[str, Any], tracks: Sequence[Track], outcomes: Sequence[FaultOutcome]
 ) -> list[Path]:
     """Write all pictures that there are numbers for; return their paths.
 
@@ -47,15 +47,15 @@ def draw(
         log: metrics.jsonl of the run.
         metrics: as in metrics.json.
         tracks: held-out probabilities.
-        fates: of all held-out faults.
+        outcomes: of all held-out faults.
     """
     directory.mkdir(parents=True, exist_ok=True)
     made = [_save(directory / "curves.png", _learning(log))]
     if metrics:
         made.append(_save(directory / "confusion.png", _confusion(metrics["confusion"])))
         made.append(_save(directory / "reliability.png", _reliability(tracks, metrics["ece"])))
-    if fates:
-        made.append(_save(directory / "delay.png", _delay(fates)))
+    if outcomes:
+        made.append(_save(directory / "delay.png", _delay(outcomes)))
     return made
 
 
@@ -146,15 +146,16 @@ def _reliability(tracks: Sequence[Track], ece: float | None) -> Any:
     return figure
 
 
-def _delay(fates: Sequence[Fate]) -> Any:
-    modes = sorted({fate.mode for fate in fates})
+def _delay(outcomes: Sequence[FaultOutcome]) -> Any:
+    modes = sorted({outcome.mode for outcome in outcomes})
     figure, axes = _figure((SIZE[0], 1.8 + 0.5 * len(modes)))
-    seen = [fate.delay_s for fate in fates if fate.delay_s is not None]
+    seen = [outcome.delay_s for outcome in outcomes if outcome.delay_s is not None]
     edge = 1.05 * max(seen, default=1.0) + 0.5
     beside = axes.get_yaxis_transform()  # x in widths of the axes: no point lies beyond 1
     for row, mode in enumerate(modes):
-        found = [fate.delay_s for fate in fates if fate.mode == mode and fate.delay_s is not None]
-        others = Counter(fate.name.replace("_", " ") for fate in fates if fate.mode == mode and fate.delay_s is None)
+        found = [outcome.delay_s for outcome in outcomes if outcome.mode == mode and outcome.delay_s is not None]
+        late = [outcome for outcome in outcomes if outcome.mode == mode and outcome.delay_s is None]
+        others = Counter(outcome.name.replace("_", " ") for outcome in late)
         jitter = np.linspace(-0.18, 0.18, len(found)) if len(found) > 1 else np.zeros(len(found))
         axes.plot(found, row + jitter, "o", color=HELD_OUT, ms=4, alpha=0.7)
         if found:

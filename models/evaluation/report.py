@@ -1,4 +1,4 @@
-"""Numbers as text for the terminal: event numbers first, then recordings, then windows. Pure formatting."""
+"""Numbers as text for the terminal: events first, then recordings, then windows. Formatting only."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ def _event_lines(events: Numbers) -> list[str]:
 
 
 def _class_row(mode: str, row: Numbers) -> tuple[str, ...]:
-    """Of a mode without held-out windows nothing is known, and 0 would say that it is never recognised."""
+    """Format one mode. Without held-out windows its numbers are `-`: 0 would mean that it is never recognised."""
     scores = (_number(row[key] if row["support"] else None, 3) for key in ("precision", "recall", "f1"))
     return (mode, *scores, str(row["support"]))
 
 
 def _between(events: Numbers, name: str, digits: int) -> str:
-    """The interval of a number, in brackets; versions of earlier releases have none."""
+    """Return the interval of a number in brackets; versions of earlier releases have none."""
     found = events.get("interval_90", {}).get(name)
     if found is None or found[0] == found[1]:  # equal: nothing happened, or the same on every machine
         return ""

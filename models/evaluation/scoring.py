@@ -1,4 +1,11 @@
-"""Running the serving predictor over sequences, and all numbers about the result. No torch."""
+"""Runs the serving predictor over sequences and computes all numbers about the result. No torch.
+
+`as_served` adds what the service knows of a window beside the probabilities: the version's own detector says `unknown`,
+and the zone is the floor under the alarms. Both come from the archived features and the present configuration. An alarm
+that a zone calls for has the mode `other`, as in service. A replay cannot know who acknowledged an alarm, which other
+versions served in between, or which alarms were up before a pause longer than `model.max_gap_s`; these are left out, so
+every sequence begins without alarms.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +19,16 @@ from numpy.typing import NDArray
 from models.bundle import Bundle
 from models.data.dataset import UNKNOWN, WindowSequence
 from models.evaluation.events import Track, event_metrics, recording_metrics
-from models.metrics import window_metrics
+from models.evaluation.metrics import window_metrics
 from models.predictor import NumpyPredictor, ValuePredictor
 from models.unknown import detector
 from pipeline.core.alarm import AlarmSpec
 from pipeline.core.records import FeatureRow, StreamKey
 from pipeline.core.severity import Limits, floor
+
+FLOOR_FEATURES = ("velocity_rms", "rel_rms")  # the features that zones depend on
+
+Zones = Mapping[tuple[StreamKey, int, int], str | None]
 
 
 def run(predictor: NumpyPredictor, sequences: Sequence[WindowSequence]) -> list[Track]:
@@ -29,7 +40,7 @@ def run(predictor: NumpyPredictor, sequences: Sequence[WindowSequence]) -> list[
 def step_through(
     predictor: NumpyPredictor | ValuePredictor, sequences: Sequence[WindowSequence], outputs: int
 ) -> list[NDArray[np.float64]]:
-    """What the predictor says at every window (T, outputs), per sequence."""
+    """Return the outputs (T, outputs) of the predictor for every sequence."""
     order = sorted(range(len(sequences)), key=lambda row: -len(sequences[row]))
     said = [np.empty((len(sequence), outputs)) for sequence in sequences]
     h = predictor.initial(len(order))
@@ -43,7 +54,7 @@ def step_through(
 
 
 def trained_on(model: Bundle, machines: Collection[str]) -> list[str]:
-    """Name those of the machines that a version was trained on."""
+    """Return a remark that names the machines a version was trained on, if there are any."""
     seen = sorted(set(model.data["machines"]) & set(machines))
     if not seen:
         return []
@@ -53,7 +64,7 @@ def trained_on(model: Bundle, machines: Collection[str]) -> list[str]:
 
 
 def train_data(model: Bundle) -> dict[str, Any]:
-    """What a version was trained on, in short."""
+    """Return what a version was trained on, in short."""
     data = model.data
     return {"machines": data["machines"], "windows": data["used"], "from": data["from"], "to": data["to"]}
 
@@ -61,9 +72,9 @@ def train_data(model: Bundle) -> dict[str, Any]:
 def score(
     tracks: Sequence[Track], classes: Sequence[str], alarms: AlarmSpec, *, warm_up_windows: int, task: str = "window"
 ) -> dict[str, Any]:
-    """All numbers of `evaluate --json` that follow from the predictions.
+    """Return all numbers of `evaluate --json` that follow from the predictions.
 
-    Of a whole sequence only the last window has a mode: no fault begins anywhere, and no event can be counted.
+    With one mode per sequence only the last window has a truth. No fault begins anywhere, so there are no events.
     """
     y = np.concatenate([track.sequence.y for track in tracks]) if tracks else np.empty(0, np.int64)
     p = np.concatenate([track.p for track in tracks]) if tracks else np.empty((0, len(classes)))
@@ -75,21 +86,8 @@ def score(
     }
 
 
-# What the service knows of windows beside a network's probabilities, for alarms that are replayed.
-#
-# `unknown` is said by the version's own detector, and the zone is the floor under the alarms; both come from the archived
-# features and the present configuration. An alarm that a zone calls for has the mode `other`, as in service. What a
-# replay cannot know is left out: who acknowledged, other versions that served in between, and the alarms that were up
-# before a pause of more than `model.max_gap_s` (every stretch of windows begins without any).
-
-
-FLOOR_FEATURES = ("velocity_rms", "rel_rms")  # that zones come from
-
-Zones = Mapping[tuple[StreamKey, int, int], str | None]
-
-
 def as_served(tracks: Sequence[Track], model: Bundle, zones: Zones) -> list[Track]:
-    """Tracks of a version with what its detector and the zones say of every window."""
+    """Return the tracks of a version with `unknown` and the zone of every window."""
     is_unknown, made = detector(model), []
     for track in tracks:
         windows = track.sequence
@@ -101,7 +99,7 @@ def as_served(tracks: Sequence[Track], model: Bundle, zones: Zones) -> list[Trac
 
 
 def zones_of(rows: Mapping[StreamKey, Sequence[FeatureRow]], limits_of: Callable[[StreamKey], Limits | None]) -> Zones:
-    """The floor under the alarms by stream, session and start in ns."""
+    """Return the vibration zone by stream, session and start in ns."""
     return {
         (key, row.session, row.start_ns): floor(row, limits)
         for key in rows

@@ -1,4 +1,4 @@
-"""Two versions side by side: what they were made of, what goes in and out of them, what was measured. No torch."""
+"""Two versions side by side: their training, their inputs and outputs, their numbers. No torch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def difference(first: Bundle, second: Bundle) -> Difference:
 
 
 def _made(model: Bundle) -> dict[str, Any]:
-    """What a version is and what it was trained on, as far as one line can say it."""
+    """Return what a version is and what it was trained on, one value per key."""
     spec, data, train = model.spec, model.data, model.train
     return {
         "task": spec.task,
@@ -66,7 +66,7 @@ def _changed(settings: Sequence[Mapping[str, Any]]) -> dict[str, Pair]:
 
 
 def _members(names: Sequence[Sequence[str]]) -> dict[str, list[str]]:
-    """What both have, and what one of them has only."""
+    """Return the names that both have, and those that only one has."""
     first, second = names
     return {
         "both": [name for name in first if name in second],
@@ -94,7 +94,7 @@ def _metrics(both: Sequence[Bundle]) -> dict[str, Pair]:
 
 
 def _remarks(both: Sequence[Bundle]) -> list[str]:
-    """Why the numbers may not be of the same thing."""
+    """Return reasons why the numbers cannot be compared."""
     first, second = both
     remarks = []
     if first.spec.task != second.spec.task:

@@ -1,4 +1,4 @@
-"""Composition of a comparison: several cells, the same data, folds, settings and seeds; one table."""
+"""Comparison of cells: the same data, folds, settings and seeds for each, and one table."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from models.data.dataset import Dataset, read_machines
 from models.evaluation.report import table
 from models.evaluation.scoring import score
 from models.jobs.train import DEFAULT_SPLIT, Say, TrainRequest, alarm_spec, asked_data, choose_split
-from models.jobs.train_values import asked_data as value_request
+from models.jobs.values import asked_data as value_request
 from models.scaling import Scaler
 from models.settings import TrainSettings
-from models.training.aim import as_asked
-from models.training.folds import cross_validate
+from models.training.folds import cross_validate, data_for_aim
 from models.training.values import held_out_values
 from pipeline.errors import ConfigError, ThrumcastError
 
@@ -29,14 +28,14 @@ _COLUMNS = ("accuracy", "macro_f1", "macro_auroc", "ece")
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class Comparison:
     """The comparison, as JSON and as text."""
 
     document: dict[str, Any]
     text: str
 
 
-def compare_cells(request: TrainRequest, cells: Sequence[str], *, say: Say, warn: Say) -> Compared:
+def compare_cells(request: TrainRequest, cells: Sequence[str], *, say: Say, warn: Say) -> Comparison:
     """Cross-validate every cell; nothing is registered.
 
     Raises:
@@ -56,7 +55,7 @@ def compare_cells(request: TrainRequest, cells: Sequence[str], *, say: Say, warn
     if split is None:
         raise _nothing_held_back()
     rows = []
-    dataset, asked = as_asked(dataset, request.settings)
+    dataset, asked = data_for_aim(dataset, request.settings)
     for cell in cells:
         settings, started = replace(asked, cell=cell), time.monotonic()
         held_out = cross_validate(dataset, split, settings, lambda *_: None)
@@ -81,10 +80,10 @@ def compare_cells(request: TrainRequest, cells: Sequence[str], *, say: Say, warn
     text = table(head, [tuple(_cell(value) for value in row.values()) for row in rows])
     tail = f"held out by {split.name}, {len(split.folds)} folds; a step is of {STEP_ROWS} streams"
     tail += f", {request.settings.members} members"
-    return Compared({"split": split.name, "settings": request.settings.document(), "cells": rows}, f"{text}\n{tail}")
+    return Comparison({"split": split.name, "settings": request.settings.document(), "cells": rows}, f"{text}\n{tail}")
 
 
-def _compare_values(request: TrainRequest, cells: Sequence[str], say: Say, warn: Say) -> Compared:
+def _compare_values(request: TrainRequest, cells: Sequence[str], say: Say, warn: Say) -> Comparison:
     """One row per cell with its errors in units, and one per naive guess."""
     if request.split == "none":
         raise _nothing_held_back()
@@ -115,7 +114,7 @@ def _compare_values(request: TrainRequest, cells: Sequence[str], say: Say, warn:
         lines.append((who, "-", *(f"{each[who]:.4g}" for each in naive.values()), "-", "-"))
     tail = f"RMSE, held out by {split}; a step is of {STEP_ROWS} streams, {request.settings.members} members"
     document = {"split": split, "settings": request.settings.document(), "cells": rows, "naive": naive}
-    return Compared(document, f"{table(head, lines)}\n{tail}")
+    return Comparison(document, f"{table(head, lines)}\n{tail}")
 
 
 def _silent(*_: object) -> None:
@@ -128,11 +127,12 @@ def _nothing_held_back() -> ThrumcastError:
 
 
 def _cost(dataset: Dataset, outputs: Sequence[str], settings: TrainSettings) -> tuple[int, float]:
-    """Number of weights, and microseconds of one serving step (the best of some: the machine may be busy)."""
+    """Number of weights, and microseconds of one serving step (the best of 20, because the machine may be busy)."""
     features = len(dataset.inputs)
     scaler = Scaler("standard", np.zeros(features, np.float32), np.ones(features, np.float32))
+    # A model of failure modes, whatever the task: the head is as wide, and that is all that costs time.
     spec = ModelSpec("v0000", tuple(outputs), dataset.inputs, dataset.feature_schema, 1.0, 1.0, 0.0, scaler,
-                     settings.hidden, settings.layers, cell=settings.cell, members=settings.members)  # fmt: skip
+                     settings.hidden, settings.layers, 1.0, settings.cell, settings.members, "window")  # fmt: skip
     rng = np.random.default_rng(0)
     weights = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in spec.shapes().items()}
     recurrence = Recurrence(spec.cell, spec.hidden, spec.layers, spec.members, weights)

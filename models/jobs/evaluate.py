@@ -1,13 +1,13 @@
-"""Composition of an evaluation: which predictions are scored, and what is said beside the numbers.
+"""Evaluation of a version: which predictions are scored, and the remarks beside the numbers.
 
     --split none    the version as it is, over everything in the directory, with `unknown` and zones under the alarms
-                    as in service (models/evaluation/scoring.py); warns of machines it was trained on
-    --split FIELD   its settings and schedule, trained again per fold: held-out predictions only. On the archive
-                    and with the split that it was made from these are the numbers that `train` has printed. Alarms are
-                    those of the network alone: no fold has a detector of its own
+                    as in service (models/evaluation/scoring.py); warns about machines it was trained on
+    --split FIELD   its settings and schedule, trained again per fold: held-out predictions only. On the archive and
+                    with the split of its training these are the numbers that `train` printed. The alarms are those of
+                    the network alone, because a fold has no detector of its own
 
-A version that says values is scored as what it is (models/jobs/evaluate_values.py).
-With `--against` another version is scored on the same windows and classes, and the differences are shown.
+A version of real numbers is scored as such (models/jobs/values.py). With `--against` another version is scored on the
+same windows and classes, and the differences are shown.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from models.bundle import VALUE_TASKS, Bundle
 from models.data.dataset import Dataset, build, check_trainable, read, read_machines
 from models.data.prior import with_simulated
@@ -29,12 +31,13 @@ from models.evaluation.alarm_replay import archived_tracks, settings_of, trade_o
 from models.evaluation.diagnosis import diagnose, evidence
 from models.evaluation.events import Track
 from models.evaluation.scoring import FLOOR_FEATURES, Zones, as_served, run, score, train_data, trained_on, zones_of
-from models.jobs.evaluate_values import evaluate_values
 from models.jobs.train import DEFAULT_SPLIT, alarm_spec, dataset_spec
+from models.jobs.values import evaluate_values
 from models.predictor import NumpyPredictor
 from models.registry import CHAMPION, Registry
 from models.settings import TrainSettings
-from models.training.runlog import Pace
+from models.training.checkpoint import Pace
+from models.training.folds import cross_validate
 from pipeline.config.tables import Config
 from pipeline.core.features.table import NAMES
 from pipeline.core.records import StreamKey
@@ -50,7 +53,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class EvaluateRequest:
-    """What is to be scored, and on what."""
+    """Which version is scored, and on what."""
 
     data_dir: Path
     config: Config
@@ -60,19 +63,19 @@ class EvaluateRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluated:
+class EvaluateResult:
     """The result, as JSON and as text."""
 
     document: dict[str, Any]
     text: str
 
 
-def evaluate(request: EvaluateRequest, *, say: Say, warn: Say, status: Say | None = None) -> Evaluated:
+def evaluate(request: EvaluateRequest, *, say: Say, warn: Say, status: Say | None = None) -> EvaluateResult:
     """Score a version, and another one beside it if asked.
 
     Raises:
         ModelError: no such version.
-        SchemaError: the archive speaks another feature schema than the model.
+        SchemaError: the archive has another feature schema than the model.
         ThrumcastError: nothing in the archive can be scored.
     """
     registry = Registry(request.data_dir)
@@ -81,7 +84,7 @@ def evaluate(request: EvaluateRequest, *, say: Say, warn: Say, status: Say | Non
     if models[-1].spec.task != task:
         said = f"{models[-1].spec.version} of the task {models[-1].spec.task}"
         msg = f"--against: expected another version of the task {task}, found: {said}"
-        raise ThrumcastError(msg, hint="evaluate them one by one: their numbers are not of the same kind")
+        raise ThrumcastError(msg, hint="evaluate them one by one: their numbers cannot be compared")
     if task in VALUE_TASKS:
         spec, at = dataset_spec(request.config, ""), (request.data_dir, request.split, DEFAULT_SPLIT)
         scored = [evaluate_values(model, spec, *at, say=say, warn=warn) for model in models]
@@ -92,11 +95,11 @@ def evaluate(request: EvaluateRequest, *, say: Say, warn: Say, status: Say | Non
         document, *against = [_evaluate_one(model, request, say, warn, status) for model in models]
     if against:
         document["against"] = against[0]
-    return Evaluated(document, text or report.evaluated_text(document))
+    return EvaluateResult(document, text or report.evaluated_text(document))
 
 
-def replay_alarms(request: EvaluateRequest, given: Sequence[str], *, say: Say, warn: Say) -> Evaluated:
-    """Archived predictions of a version under the present and other alarm settings.
+def replay_alarms(request: EvaluateRequest, given: Sequence[str], *, say: Say, warn: Say) -> EvaluateResult:
+    """Run the alarms over the archived predictions of a version, with the present and other alarm settings.
 
     Raises:
         ConfigError: a setting that cannot be.
@@ -131,7 +134,7 @@ def replay_alarms(request: EvaluateRequest, given: Sequence[str], *, say: Say, w
     tracks = as_served(tracks, model, _zones(features, config))
     rows = trade_off(tracks, classes, settings, warm_up_windows=config.model.warm_up_windows)
     document = {"version": version, "source": source, "windows": windows, "remarks": remarks, "settings": rows}
-    return Evaluated(document | {"seconds": round(time.monotonic() - started, 3)}, trade_off_text(rows))
+    return EvaluateResult(document | {"seconds": round(time.monotonic() - started, 3)}, trade_off_text(rows))
 
 
 def _default(registry: Registry) -> str:
@@ -176,7 +179,7 @@ def _evaluate_one(model: Bundle, request: EvaluateRequest, say: Say, warn: Say, 
 
 
 def _as_it_is(model: Bundle, dataset: Dataset, features: pa.Table, config: Config) -> tuple[dict[str, Any], list[str]]:
-    """Score the serving predictor, with alarms as in service; machines that it was trained on are named."""
+    """Score the serving predictor, with alarms as in service; a remark names machines that it was trained on."""
     tracks = as_served(run(NumpyPredictor(model), dataset.sequences), model, _zones(features, config))
     warm_up = config.model.warm_up_windows
     numbers = score(tracks, dataset.classes, alarm_spec(config), warm_up_windows=warm_up, task=model.spec.task)
@@ -184,7 +187,7 @@ def _as_it_is(model: Bundle, dataset: Dataset, features: pa.Table, config: Confi
 
 
 def _zones(features: pa.Table, config: Config) -> Zones:
-    """The floor under the alarms of every window, a slice of the archive at a time."""
+    """Return the vibration zone of every window; the archive is read a slice at a time."""
     from pipeline.edges.store.read import rows_of
 
     names = [name for name in features.column_names if "." not in name or name.rpartition(".")[2] in FLOOR_FEATURES]
@@ -198,11 +201,7 @@ def _zones(features: pa.Table, config: Config) -> Zones:
 def _trained_again(
     model: Bundle, dataset: Dataset, request: EvaluateRequest, name: str, say: Say, status: Say | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """Score the version's recipe on groups that it is not shown."""
-    import torch
-
-    from models.training.folds import cross_validate
-
+    """Train again with the version's settings and score held-out groups."""
     torch.set_num_threads(1)
     config = request.config
     present = tuple(mode for mode, count in dataset.facts.windows_per_mode.items() if count)

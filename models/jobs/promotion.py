@@ -1,16 +1,16 @@
-"""Moving `champion`: a version must show that it works, and that it is no worse, before it serves.
+"""Which version is champion: a version must show that it works, and that it is no worse, before it serves.
 
 The gate of `promote`, in this order:
 
-    1  it loads, its checksums are right, it says failure modes, and it passes the self-test     (cannot be forced)
-    2  it has held-out numbers where the champion has some
+    1  it loads, its checksums are right, it predicts failure modes, and it passes the self-test     (cannot be forced)
+    2  it has held-out numbers if the champion has some
     3  both do the same task and were held out by the same kind of split, else their numbers cannot be compared
-    4  no failure mode's recall is down by more than `recall_drop`, and none that the champion recognises is gone
+    4  no failure mode's recall is down by more than `recall_drop`, and it knows every mode that the champion recognises
     5  its false alarms are at most one more than the champion's
 
-What a version has not shown is no pass: of every mode that the champion recognises it needs FEWEST_WINDOWS, and half
-as many as the champion was tested on; and healthy time enough to be as sure of its false alarms as the champion is.
-Going back is not gated by numbers: `rollback` must always work.
+Missing evidence is no pass. Of every mode that the champion recognises, a version needs FEWEST_WINDOWS held-out windows
+and half as many as the champion had. It also needs enough healthy time to be as sure of its false alarms as the
+champion is. `rollback` is not gated by numbers: going back must always work.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from models.bundle import CLASS_TASKS, Bundle
+from models.evaluation.diagnosis import self_test
 from models.evaluation.events import poisson_upper
-from models.evaluation.selftest import self_test
 from models.registry import CHAMPION, Registry
 from pipeline.errors import GateRefused, ModelError
 
@@ -33,7 +33,7 @@ DAYS_PER_MONTH = 30
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the gate found, as text for people; an empty list is a pass."""
+    """What the gate found, as text. No problem is a pass."""
 
     problems: tuple[str, ...]
     remarks: tuple[str, ...] = ()
@@ -51,8 +51,8 @@ def promote(
 ) -> tuple[str | None, str]:
     """Make a version the champion; return the old champion and the new one, the same if it is champion already.
 
-    With `force` the numbers do not count and the history says so. `warn` is told what the gate could not judge;
-    `confirm` is given the old champion and the new one before anything moves, and raises if it is not to.
+    With `force` the numbers do not count, and the history says so. `warn` gets what the gate could not judge. `confirm`
+    is called with the old and the new champion before anything moves; it raises to stop the promotion.
 
     Raises:
         ModelError: no such version, or its files are damaged.
@@ -116,7 +116,7 @@ def judge(registry: Registry, model: Bundle, recall_drop: float = RECALL_DROP) -
 def _check_alive(model: Bundle) -> None:
     if model.spec.task not in CLASS_TASKS:
         msg = f"{model.spec.version}: expected a model of failure modes, found one of the task {model.spec.task}"
-        raise GateRefused(msg, hint="the service says a failure mode of every window; the champion stays as it is")
+        raise GateRefused(msg, hint="the service needs a failure mode for every window; the champion stays as it is")
     problems = self_test(model)
     if problems:
         msg = f"{model.spec.version}: expected a model that works, found: {'; '.join(problems)}"
@@ -128,9 +128,9 @@ def _has_numbers(model: Bundle) -> bool:
 
 
 def _recall(ours: dict[str, Any], theirs: dict[str, Any], recall_drop: float) -> list[str]:
-    """One problem per failure mode that is recognised worse, not at all any more, or with too little evidence.
+    """Return one problem per failure mode that is recognised worse, unknown now, or has too little evidence.
 
-    A mode that the champion has not shown to recognise has nothing to lose, whatever a version says of it.
+    A mode that the champion does not recognise is not compared.
     """
     problems = []
     for mode, before in theirs["per_class"].items():
@@ -150,11 +150,11 @@ def _recall(ours: dict[str, Any], theirs: dict[str, Any], recall_drop: float) ->
 
 
 def _false_alarms(model: Bundle, champion: Bundle) -> list[str]:
-    """At most one more than the champion's in the same healthy time, and enough of that time to say so.
+    """Return a problem if false alarms are up by more than one, or if there is too little healthy time to know.
 
-    One alarm is the least that can be told apart, and in an hour of healthy time it is dozens a day: rates alone
-    would refuse by luck. So the upper 95 % limit of the version's rate must not exceed the limit that the champion's
-    would have with one alarm more. Less healthy time, or none, widens the version's own.
+    One alarm is the smallest difference, and in an hour of healthy time it means dozens a day: a comparison of rates
+    would refuse versions by chance. So the upper 95 % limit of the version's rate must not exceed the limit that the
+    champion would have with one more alarm. Less healthy time widens the version's own limit.
     """
     ours, theirs = model.metrics["events"], champion.metrics["events"]
     if not theirs["healthy_machine_days"]:
@@ -171,7 +171,7 @@ def _false_alarms(model: Bundle, champion: Bundle) -> list[str]:
 
 
 def _shown(model: Bundle) -> tuple[str, ...]:
-    """Say how many false alarms the held-out time cannot exclude, where that is more than one in a machine-month."""
+    """Return a remark if the held-out time cannot exclude more than one false alarm per machine-month."""
     events = model.metrics["events"]
     upper, days = events["false_alarms_per_machine_day_upper"], events["healthy_machine_days"]
     if upper is None or upper * DAYS_PER_MONTH <= 1:

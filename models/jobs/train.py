@@ -1,13 +1,13 @@
-"""Composition of a training: archive -> dataset -> folds -> numbers -> final fit -> registry.
+"""Training of a version: archive -> dataset -> folds -> numbers -> final fit -> registry.
 
-    1  data facts, before anything is computed
+    1  facts about the data, before anything is computed
     2  grouped cross-validation: honest metrics, number of passes, temperature      (models/training/folds.py)
-    3  a final fit on everything, for that number of passes; a forecast's decoder on top if asked
+    3  a final fit on everything, for that number of passes; a decoder for forecasts on top if wanted
     4  diagnosis, self-test, new registry version, alias `challenger`; `champion` too when there is none yet
 
-Ctrl-C keeps what is learned: during 2 the folds that are done count and 3 follows, during 3 the last whole pass
-is kept. An interrupted training never becomes champion by itself; `--resume` goes on where it was and gives the
-weights that it would have given.
+Ctrl-C keeps what is learned: during 2 the finished folds count and 3 follows, during 3 the last whole pass is kept. An
+interrupted training never becomes champion by itself. `--resume` continues it and gives the weights that it would have
+given.
 """
 
 from __future__ import annotations
@@ -33,17 +33,22 @@ from models.data.splits import Split, make_split
 from models.data.tasks import one_mode_per_sequence
 from models.evaluation import card, plots, report
 from models.evaluation.diagnosis import diagnose, evidence
-from models.evaluation.events import fault_fates
+from models.evaluation.events import fault_outcomes
 from models.evaluation.scoring import score
-from models.jobs.registering import packages, reference_document, register, summary
-from models.jobs.train_forecast import with_forecast
+from models.jobs.registration import packages, reference_document, register, summary
 from models.registry import CHALLENGER, CHAMPION
 from models.settings import TrainSettings
-from models.training.aim import Aimed, aimed_validation, as_asked
-from models.training.checkpoint import Checkpoints, fingerprint
-from models.training.folds import FinalModel, OutOfFold, final_fit, leaky_validation
-from models.training.forecast_training import check_foreseeable
-from models.training.runlog import Pace, RunLog
+from models.training.checkpoint import Checkpoints, Pace, RunLog, fingerprint
+from models.training.folds import (
+    AimChoice,
+    CrossValidation,
+    FinalModel,
+    choose_aim,
+    data_for_aim,
+    final_fit,
+    leaky_validation,
+)
+from models.training.forecast import check_foreseeable, with_forecast
 from pipeline.config import specs
 from pipeline.config.tables import Config
 from pipeline.core.alarm import AlarmSpec
@@ -77,7 +82,7 @@ class TrainRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainResult:
     """The new version, and what to print of it."""
 
     version: str
@@ -85,7 +90,7 @@ class Trained:
     text: str
 
 
-def train(request: TrainRequest, *, say: Say, warn: Say, status: Say | None = None) -> Trained:
+def train(request: TrainRequest, *, say: Say, warn: Say, status: Say | None = None) -> TrainResult:
     """Train a new version of the registry of a data directory.
 
     Raises:
@@ -93,8 +98,8 @@ def train(request: TrainRequest, *, say: Say, warn: Say, status: Say | None = No
         ModelError: what came out does not work; nothing is registered.
     """
     started = time.monotonic()
-    torch.set_num_threads(1)  # the service may share this machine; and one thread gives the same sums every time
-    request = _as_it_was(request)
+    torch.set_num_threads(1)  # the service may share this machine, and one thread always gives the same sums
+    request = _of_resumed_run(request)
     config, settings = request.config, request.settings
     dataset = asked_data(request, say)
     check_foreseeable(dataset.sequences, read_machines(request.source), settings.forecast)
@@ -106,9 +111,9 @@ def train(request: TrainRequest, *, say: Say, warn: Say, status: Say | None = No
     with (run / "metrics.jsonl").open("a") as log:
         folds = 0 if split is None else len(split.folds)
         watch = RunLog(log, say, folds, pace=None if status is None else Pace(status, folds, settings.members))
-        aimed = Aimed(None, *as_asked(dataset, settings))
+        aimed = AimChoice(None, *data_for_aim(dataset, settings))
         if split is not None:
-            aimed = aimed_validation(dataset, split, settings, watch, say=say, checkpoints=checkpoints)
+            aimed = choose_aim(dataset, split, settings, watch, say=say, checkpoints=checkpoints)
         held_out, dataset, settings = aimed.held_out, aimed.dataset, aimed.settings
         interrupted = aimed.interrupted
         if interrupted:
@@ -147,7 +152,7 @@ def train(request: TrainRequest, *, say: Say, warn: Say, status: Say | None = No
             bundle = with_forecast(bundle, dataset, settings, read_machines(request.source), split, held_out, warn)
         except KeyboardInterrupt:
             interrupted = train_document["interrupted"] = True
-            warn("interrupted: the version foretells nothing; --resume goes on with its forecast")
+            warn("interrupted: the version makes no forecast; --resume trains it")
     found = diagnose(bundle, dataset.sequences, **evidence(bundle))
     bundle.train["diagnosis"] = found.document()
     for line in found.lines():
@@ -159,7 +164,7 @@ def train(request: TrainRequest, *, say: Say, warn: Say, status: Say | None = No
 
 
 def asked_data(request: TrainRequest, say: Say) -> Dataset:
-    """Read what is asked for and make it what the task is trained on.
+    """Read the data of a request and turn it into what its task is trained on.
 
     Raises:
         ThrumcastError: there is nothing to learn from.
@@ -193,8 +198,8 @@ def run_directory(request: TrainRequest) -> Path:
     return runs / name
 
 
-def _as_it_was(request: TrainRequest) -> TrainRequest:
-    """A run that is resumed without settings or split has those that it began with."""
+def _of_resumed_run(request: TrainRequest) -> TrainRequest:
+    """Return the request with the settings and the split of the resumed run, where none are given."""
     if request.resume is None:
         return request
     begun = json.loads((run_directory(request) / "run.json").read_text())
@@ -203,16 +208,18 @@ def _as_it_was(request: TrainRequest) -> TrainRequest:
     return dataclasses.replace(request, settings=settings, split=request.split or begun["split"] or "none")
 
 
-def _pictures(run: Path, bundle: Bundle, held_out: OutOfFold | None, config: Config, say: Say) -> dict[str, bytes]:
-    """Draw what there are numbers for."""
+def _pictures(
+    run: Path, bundle: Bundle, held_out: CrossValidation | None, config: Config, say: Say
+) -> dict[str, bytes]:
+    """Draw the pictures that there are numbers for."""
     if not plots.available():
         say("no pictures: they need matplotlib (pip install 'thrumcast[plots]')")
         return {}
     tracks, classes = () if held_out is None else held_out.tracks, bundle.spec.classes
     timed = tracks if bundle.spec.task == "window" else ()
-    fates = fault_fates(timed, classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
+    outcomes = fault_outcomes(timed, classes, alarm_spec(config), warm_up_windows=config.model.warm_up_windows)
     with tempfile.TemporaryDirectory() as there:
-        made = plots.draw(Path(there), run / "metrics.jsonl", bundle.metrics, tracks, fates)
+        made = plots.draw(Path(there), run / "metrics.jsonl", bundle.metrics, tracks, outcomes)
         say(f"pictures: {', '.join(path.name for path in made)}")
         return {path.name: path.read_bytes() for path in made}
 
@@ -228,7 +235,7 @@ def alarm_spec(config: Config) -> AlarmSpec:
 
 
 def choose_split(dataset: Dataset, request: TrainRequest, warn: Say) -> Split | None:
-    """Split as asked; unasked by specimen, or by time where there is only one of everything; None for `none`."""
+    """Return the split of the request: by default by specimen, or by time where there is only one; None for `none`."""
     if request.split == "none":
         warn("split none: nothing is held back, so there are no honest numbers")
         return None
@@ -245,7 +252,7 @@ def choose_split(dataset: Dataset, request: TrainRequest, warn: Say) -> Split | 
     return split
 
 
-def _metrics(held_out: OutOfFold, dataset: Dataset, config: Config, task: str) -> dict[str, Any]:
+def _metrics(held_out: CrossValidation, dataset: Dataset, config: Config, task: str) -> dict[str, Any]:
     warm_up = config.model.warm_up_windows
     numbers = score(held_out.tracks, dataset.classes, alarm_spec(config), warm_up_windows=warm_up, task=task)
     return {**numbers, "likelihood": [list(pair) for pair in held_out.likelihood]}
@@ -275,7 +282,7 @@ def _spec(
 
 def _register(
     request: TrainRequest, bundle: Bundle, pictures: dict[str, bytes], seconds: float, say: Say, warn: Say
-) -> Trained:
+) -> TrainResult:
     registry, version = register(request.data_dir, card.with_card(bundle), CHALLENGER, pictures)
     aliases = [CHALLENGER]
     if CHAMPION not in registry.aliases() and not bundle.train["interrupted"]:
@@ -293,4 +300,4 @@ def _register(
         "diagnosis": bundle.train["diagnosis"],
         "windows_per_s": round(bundle.data["used"] / max(seconds, 1e-9), 1),
     }
-    return Trained(version, document, report.trained_text(document))
+    return TrainResult(version, document, report.trained_text(document))

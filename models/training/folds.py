@@ -1,10 +1,25 @@
-"""Grouped cross-validation: what the network says of machines that it was not trained on.
+"""Grouped cross-validation, the choice of an aim, and the final fit.
 
-Every fold fits its own scaler and weights on its training side. The held-out logits of all folds are pooled:
-they choose the number of passes and the temperature of the version. For the reported probabilities both are chosen,
-fold by fold, on the other folds: no window decides how it is scored. (Where there is one fold only they are chosen
-on it, and that is said. When a fold stops early is decided on it: ten looks after its best, so not in its favour.)
-An ensemble's logits are the mean over its members, each trained with a seed of its own.
+    choose_aim -> cross_validate -> per fold: scaler, members, held-out logits -> CrossValidation
+    final_fit  -> one network per member on all sequences, for the passes that cross-validation chose -> FinalModel
+
+**Cross-validation.** Every fold fits its own scaler and weights on its training side. The held-out logits of all folds
+are pooled; they choose the number of passes and the temperature of the version. For the reported probabilities both are
+chosen, fold by fold, on the *other* folds, so no window influences its own score. (With one fold only they are chosen
+on that fold, and the version says so.) A fold stops early on its own held-out side, `patience` checks after its best
+one, which is not in its favour. The logits of an ensemble are the mean over its members, each with its own seed.
+
+**Aim.** A network can be trained for machines that were never recorded, or for the machines of the archive:
+
+    new    whatever depends on a machine's structure is blurred or removed, and simulated machines join in
+           (models/training/augment.py, models/data/prior.py): what is learned carries over to other machines
+    known  none of that: the network may learn by heart what tells these machines apart. Best for another load, or
+           another day, of machines that have labels already
+    auto   new, unless known is better in every fold of a split of FOLDS_THAT_CONVINCE folds or more
+
+The held-out side shows what the model is for: held out by load, the machines are known; held out by bearing or rig,
+they are new. The folds that choose are also the ones that are reported, so all of them must agree: of two equally good
+aims the luckier one then wins once in 2^folds. In most trainings the first fold disagrees, and the others are skipped.
 """
 
 from __future__ import annotations
@@ -20,42 +35,46 @@ from numpy.typing import NDArray
 from models.data.dataset import UNKNOWN, Dataset, WindowSequence
 from models.data.splits import Fold, Split, leaky_split
 from models.evaluation.events import Track
-from models.metrics import fit_temperature, nll, softmax
+from models.evaluation.metrics import fit_temperature, nll, softmax
 from models.network import NetworkConfig, RecurrentNetwork
 from models.places import direct_weights
 from models.scaling import Scaler
 from models.settings import TrainSettings
 from models.training.augment import Augmentation
 from models.training.checkpoint import Checkpoints, Progress
-from models.training.loop import EpochReport, epochs_for, fit, predict
+from models.training.loop import EpochReport, epochs_for, fit, network_config, predict
 from models.training.objective import Example
 
+FOLDS_THAT_CONVINCE = 3
+KNOWN_OFFSET = 0.3  # structure_offset of the aim `known`: a known machine with its sensor mounted anew
 CHECKS = 20  # looks at the held-out side per fold
-SEED_STEP = 1_000_003  # from member to member; neighbouring seeds of a user stay apart
+CHECKPOINTS = 10  # per member of the final fit
+SEED_STEP = 1_000_003  # between the seeds of members, so that neighbouring seeds of a user share none
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
+Weights = dict[str, NDArray[np.float32]]
 
 # (fold from 0 or None for the final fit, report, held-out negative log-likelihood or None)
 Watch = Callable[[int | None, EpochReport, float | None], None]
 
 
 class NotBetter(Exception):
-    """A fold did not beat the loss that it was to beat: the others were not trained."""
+    """A fold did not beat the loss it had to beat; the remaining folds were not trained."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class OutOfFold:
-    """Held-out probabilities of every tested sequence, and what they chose."""
+class CrossValidation:
+    """Held-out probabilities of every tested sequence, and the choices that follow from them."""
 
     tracks: tuple[Track, ...]
-    fold_of: tuple[int, ...]  # of each track
+    fold_of: tuple[int, ...]  # number of the fold of each track
     epochs: int
     schedule_epochs: int  # length of the learning-rate schedule in the folds
     temperature: float
     likelihood: tuple[tuple[int, float], ...]  # (epoch, pooled negative log-likelihood)
     folds_done: int
-    folds: int  # of the split; fewer are done where it was interrupted
+    folds: int  # of the split; an interrupted validation has done fewer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,19 +84,12 @@ class _FoldLogits:
 
 
 def config_of(dataset: Dataset, settings: TrainSettings, scaler: Scaler) -> NetworkConfig:
-    """Sizes of the network for this data, and what it need not learn."""
-    return NetworkConfig(
-        inputs=len(dataset.inputs),
-        outputs=len(dataset.classes),
-        hidden=settings.hidden,
-        layers=settings.layers,
-        dropout=settings.dropout,
-        cell=settings.cell,
-        direct=direct_weights(dataset.inputs, dataset.classes, scaler),
-    )
+    """Sizes of the network for this data, with the weights that it need not learn."""
+    direct = direct_weights(dataset.inputs, dataset.classes, scaler)
+    return network_config(len(dataset.inputs), len(dataset.classes), settings, direct)
 
 
-def of_member(settings: TrainSettings, member: int) -> TrainSettings:
+def member_settings(settings: TrainSettings, member: int) -> TrainSettings:
     """Settings with the seed of one member of an ensemble; the first has the seed itself."""
     return replace(settings, seed=settings.seed + SEED_STEP * member)
 
@@ -103,14 +115,14 @@ def cross_validate(
     checkpoints: Checkpoints | None = None,
     part: str = "",
     to_beat: NDArray[np.float64] | None = None,
-) -> OutOfFold | None:
-    """Train every fold and pool what it says of its test side.
+) -> CrossValidation | None:
+    """Train every fold and pool the outputs on the test sides.
 
-    With `epochs` given that many passes are scored, and nothing is chosen. Ctrl-C ends it with the folds that are
-    done; without any, the result is None. With `checkpoints` it goes on where it was; their names begin with `part`.
+    With `epochs` that number of passes is scored, and nothing is chosen. Ctrl-C ends the validation with the folds
+    that are done; without any the result is None. With `checkpoints` it resumes; their names begin with `part`.
 
     Raises:
-        NotBetter: at the first fold that does not beat its loss of `to_beat`.
+        NotBetter: a fold does not beat its loss in `to_beat`.
     """
     split = replace(split, folds=tuple(replace(fold, train=fold.train + dataset.prior) for fold in split.folds))
     schedule = schedule_epochs or epochs
@@ -139,17 +151,80 @@ def cross_validate(
         for sequence, logits in zip(fold_logits.sequences, fold_logits.at[own_best], strict=True):
             tracks.append(Track(_tested(sequence, split.untested), softmax(logits, own)))
             fold_of.append(number)
-    return OutOfFold(
+    return CrossValidation(
         tuple(tracks), tuple(fold_of), best, schedule, temperature, likelihood, len(done), len(split.folds)
     )
 
 
-def leaky_validation(
-    dataset: Dataset, settings: TrainSettings, held_out: OutOfFold, watch: Watch, warn: Callable[[str], None]
-) -> OutOfFold | None:
-    """What a split says that does not keep machines apart, with the passes that the honest one chose.
+@dataclass(frozen=True, slots=True, eq=False)
+class AimChoice:
+    """The result of cross-validation, and the data and settings of the chosen aim."""
 
-    Nothing depends on it, so Ctrl-C costs its remaining folds only; `warn` says so.
+    held_out: CrossValidation | None
+    dataset: Dataset
+    settings: TrainSettings
+    interrupted: bool = False  # by Ctrl-C, in the validation of either aim
+
+
+def data_for_aim(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, TrainSettings]:
+    """Return data and settings for the aim of the settings; `auto` counts as `new`."""
+    return _for_known(dataset, settings) if settings.aim == "known" else (dataset, replace(settings, aim="new"))
+
+
+def _for_known(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, TrainSettings]:
+    """Return data and settings without all that makes a network carry over to other machines."""
+    settings = replace(settings, aim="known", structure_drop=0.0, structure_offset=KNOWN_OFFSET, simulated=0.0)
+    return replace(dataset, prior=()), settings
+
+
+def choose_aim(
+    dataset: Dataset,
+    split: Split,
+    settings: TrainSettings,
+    watch: Watch,
+    *,
+    say: Callable[[str], None],
+    checkpoints: Checkpoints | None = None,
+) -> AimChoice:
+    """Cross-validate for new machines, for known ones, or for both, and take the aim that the held-out side prefers."""
+    asked = data_for_aim(dataset, settings)
+    held_out = cross_validate(asked[0], split, asked[1], watch, checkpoints=checkpoints)
+    folds = len(split.folds)
+    if held_out is None or held_out.folds_done < folds:
+        return AimChoice(held_out, *asked, interrupted=True)
+    if settings.aim != "auto" or folds < FOLDS_THAT_CONVINCE:
+        return AimChoice(held_out, *asked)
+    known, losses = _for_known(dataset, settings), fold_losses(held_out)
+    try:
+        rival = cross_validate(known[0], split, known[1], watch, checkpoints=checkpoints, part="known-", to_beat=losses)
+    except NotBetter:
+        say("aim: new machines")
+        return AimChoice(held_out, *asked)
+    if rival is None or rival.folds_done < folds:
+        return AimChoice(held_out, *asked, interrupted=True)
+    if not (fold_losses(rival) < losses).all():
+        say("aim: new machines")
+        return AimChoice(held_out, *asked)
+    say(f"aim: known machines, since that is better in all {folds} folds of {split.name}")
+    return AimChoice(rival, *known)
+
+
+def fold_losses(held_out: CrossValidation) -> np.ndarray:
+    """Return the mean -log p of the truth over the tested windows of every fold, (folds,)."""
+    losses: list[list[np.ndarray]] = [[] for _ in range(held_out.folds_done)]
+    for track, fold in zip(held_out.tracks, held_out.fold_of, strict=True):
+        tested = np.flatnonzero(track.sequence.y != UNKNOWN)
+        losses[fold].append(-np.log(np.maximum(track.p[tested, track.sequence.y[tested]], 1e-12)))
+    pooled = [np.concatenate(each) for each in losses]
+    return np.array([each.mean() if each.size else 0.0 for each in pooled])
+
+
+def leaky_validation(
+    dataset: Dataset, settings: TrainSettings, held_out: CrossValidation, watch: Watch, warn: Callable[[str], None]
+) -> CrossValidation | None:
+    """Score a split that does not keep machines apart, for the passes that the honest split chose.
+
+    No choice depends on it, so Ctrl-C skips its remaining folds only; `warn` is told.
     """
     split = leaky_split(dataset.sequences, settings.folds, settings.seed)
     passes, schedule = held_out.epochs, held_out.schedule_epochs
@@ -176,7 +251,7 @@ class _FoldTraining:
 
 
 def _one_fold(training: _FoldTraining, watch: Watch) -> _FoldLogits:
-    """Train all members on one side; keep the mean of what they say of the other at every check."""
+    """Train all members on one side; keep the mean of their logits on the other side at every check."""
     scaler = fit_scaler(training.fold.train, training.settings.scaler)
     members = [_one_member(training, member, scaler, watch) for member in range(training.settings.members)]
     sequences = training.fold.test
@@ -190,7 +265,7 @@ def _one_fold(training: _FoldTraining, watch: Watch) -> _FoldLogits:
 def _one_member(training: _FoldTraining, member: int, scaler: Scaler, watch: Watch) -> dict[int, list[Float32]]:
     """Train one network; return its logits of the test side, epoch -> (T, K) per sequence."""
     fold, checks = training.fold, training.checks
-    settings = of_member(training.settings, member)
+    settings = member_settings(training.settings, member)
     test = examples_of(fold.test, scaler)
     part = f"{training.name}-member-{member}"
     saved = training.checkpoints.load(part) if training.checkpoints else None
@@ -234,7 +309,7 @@ def _one_member(training: _FoldTraining, member: int, scaler: Scaler, watch: Wat
             after_epoch=look,
         )
     last = max(at)
-    for epoch in checks:  # a fold that stopped early stays as it was
+    for epoch in checks:  # after an early stop the last logits count for all later checks
         at.setdefault(epoch, at[last])
     return at
 
@@ -242,7 +317,7 @@ def _one_member(training: _FoldTraining, member: int, scaler: Scaler, watch: Wat
 def _choice(
     folds: Sequence[_FoldLogits], checks: Sequence[int], untested: Sequence[int], epochs: int | None
 ) -> tuple[int, float, tuple[tuple[int, float], ...]]:
-    """The passes that these folds prefer, unless given, their temperature there, and (pass, loss) of all checks."""
+    """Return the passes these folds prefer (or `epochs`), the temperature there, and (pass, loss) of all checks."""
     pooled = {epoch: _pool(folds, epoch, untested) for epoch in checks}
     temperatures = {epoch: fit_temperature(y, logits) for epoch, (y, logits) in pooled.items()}
     likelihood = tuple((epoch, nll(*pooled[epoch], temperatures[epoch])) for epoch in checks)
@@ -251,7 +326,7 @@ def _choice(
 
 
 def _best_epoch(likelihood: Sequence[tuple[int, float]]) -> int:
-    """Return the epoch with the least likelihood loss, smoothed over its neighbours; never an early accident."""
+    """Return the pass with the least loss, smoothed over its neighbours; the first quarter is left out as too noisy."""
     losses = np.array([loss for _, loss in likelihood])
     padded = np.concatenate([losses[:1], losses, losses[-1:]])
     smooth = (padded[:-2] + padded[1:-1] + padded[2:]) / 3
@@ -260,7 +335,7 @@ def _best_epoch(likelihood: Sequence[tuple[int, float]]) -> int:
 
 
 def _least_loss(fold: _FoldLogits, untested: Sequence[int]) -> float:
-    """Of all checks, each with the temperature that suits it best: more than it can reach without having looked."""
+    """Return the least loss over all checks, each at its own best temperature: no honest choice can beat it."""
     pools = [_pool([fold], epoch, untested) for epoch in fold.at]
     return min((nll(y, logits, fit_temperature(y, logits)) for y, logits in pools if y.size), default=math.inf)
 
@@ -283,30 +358,22 @@ def _identity(dataset: Dataset) -> Scaler:
     return Scaler("standard", np.zeros(features, np.float32), np.ones(features, np.float32))
 
 
-# The fit on everything, for as many passes as cross-validation found best; one network per member of the ensemble.
-
-
-CHECKPOINTS = 10  # per member
-
-Weights = dict[str, NDArray[np.float32]]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class FinalModel:
-    """What the final fit leaves behind."""
+    """The result of the final fit."""
 
     weights: Weights  # members stacked, if there are several
     scaler: Scaler
     members: int
     epochs: int
-    schedule_epochs: int  # length of the learning-rate schedule that the passes are the beginning of
+    schedule_epochs: int  # length of the learning-rate schedule; the passes are its beginning
     losses: tuple[float, ...]  # of the first member, pass by pass
     largest_gradient: float
     cut_short: bool  # by Ctrl-C; the weights are those of the last whole pass
 
 
 @dataclass(slots=True)
-class _Kept:
+class _MemberFit:
     """The last whole pass of one member."""
 
     weights: Weights
@@ -317,7 +384,7 @@ class _Kept:
 def final_fit(
     dataset: Dataset,
     settings: TrainSettings,
-    held_out: OutOfFold | None,
+    held_out: CrossValidation | None,
     watch: Watch,
     checkpoints: Checkpoints | None = None,
 ) -> FinalModel:
@@ -331,17 +398,17 @@ def final_fit(
     examples = examples_of(sequences, scaler)
     epochs = epochs_for(examples, settings) if held_out is None else held_out.epochs
     schedule = epochs if held_out is None else held_out.schedule_epochs
-    kept: list[_Kept] = []
+    kept: list[_MemberFit] = []
     cut_short = False
     try:
         for member in range(settings.members):
-            kept.append(_Kept({}, []))
+            kept.append(_MemberFit({}, []))
             _one_final(dataset, examples, scaler, settings, member, (epochs, schedule), kept[-1], watch, checkpoints)
     except KeyboardInterrupt:
         whole = [each for each in kept if each.weights]
         if not whole:
             raise
-        # A member that is less trained than the others would only blur them.
+        # The last member is trained less than the others and would make the mean worse.
         kept, cut_short = whole[: max(1, len(kept) - 1)], True
     names = kept[0].weights
     stacked = {
@@ -359,13 +426,13 @@ def _one_final(
     settings: TrainSettings,
     member: int,
     passes: tuple[int, int],
-    kept: _Kept,
+    kept: _MemberFit,
     watch: Watch,
     checkpoints: Checkpoints | None,
 ) -> None:
     """Train one member; `kept` has its last whole pass, whatever happens."""
-    own = of_member(settings, member)
-    # Folds that were cut short may have chosen otherwise: then this is another fit.
+    own = member_settings(settings, member)
+    # Interrupted folds may have chosen other passes; then the checkpoint belongs to another fit.
     part = f"final-{settings.aim}-{passes[0]}-of-{passes[1]}-member-{member}"
     saved = checkpoints.load(part) if checkpoints else None
     if saved is not None:

@@ -1,18 +1,18 @@
-"""Truncated back-propagation through time with carried state: the loop, and nothing else.
+"""Truncated back-propagation through time (TBPTT) with carried state.
 
     for every pass over the data
-      for every batch of sequences (rows keep their sequence for the whole pass, starts are at random offsets)
+      for every batch of sequences (each row keeps its sequence for the whole pass; starts are at random offsets)
         h = 0
         for every chunk of K windows
-          with probability reset_p a row's h = 0 again     a cold start is what serving begins with
+          with probability reset_p a row's h = 0 again     serving begins with such a cold start
           outputs, h = network(augment(z), h)              models/training/augment.py
-          loss where the truth is known, burn-in after a cold start excepted   models/training/objective.py
+          loss where the truth is known, except in the burn-in after a cold start   models/training/objective.py
           step on the clipped gradient (AdamW, cosine schedule)
           h = h.detach()                                   carried, but not differentiated through
 
-Zeroing h at every chunk would not be TBPTT; keeping h of old weights for the whole pass is, and small steps
-keep it fresh enough. On a GPU the products are in bfloat16 (autocast), weights, state and loss in float32.
-No file, clock or print here; whoever calls watches through `after_epoch`, and may go on from a `FitState`.
+The carried h comes from slightly older weights. That is what TBPTT means, and small steps keep the error small.
+On a GPU the products are in bfloat16 (autocast); weights, state and loss are in float32. There is no file, clock or
+print here: a caller follows a training through `after_epoch`, and can resume it from a `FitState`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from models.training.augment import Augmentation
 from models.training.objective import Example, Objective, objective_of
 from pipeline.errors import ConfigError
 
-STEPS_WANTED = 400  # of the optimiser, when epochs = 0; more learns the few machines that there are by heart
+STEPS_WANTED = 400  # of the optimiser, when epochs = 0; with more, a network learns few machines by heart
 EPOCHS_RANGE = (16, 160)
 PREDICT_CHUNK = 512  # windows per forward pass outside training
 
@@ -43,7 +43,7 @@ Int64 = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FitState:
-    """All that a training needs to go on as if it had never stopped, after `epoch` whole passes."""
+    """All that a training needs to resume after `epoch` whole passes as if it had never stopped."""
 
     epoch: int
     tensors: dict[str, Tensor]  # network.*, optimiser.*, random
@@ -52,22 +52,22 @@ class FitState:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EpochReport:
-    """What `after_epoch` is told."""
+    """What `after_epoch` gets."""
 
     epoch: int  # from 1
     epochs: int
     loss: float  # mean training loss
     gradient_norm: float  # largest before clipping
-    state: Callable[[], FitState]  # to go on from here
+    state: Callable[[], FitState]  # copies the state to resume from
     member: int = 0  # of an ensemble
-    aim: str = ""  # see models/training/aim.py
+    aim: str = ""  # see models/training/folds.py
 
 
 AfterEpoch = Callable[[EpochReport, RecurrentNetwork], bool]  # False = stop
 
 
 def epochs_for(examples: Sequence[Example], settings: TrainSettings) -> int:
-    """Passes over the data that make about STEPS_WANTED steps, unless set."""
+    """Return the passes over the data that the settings give, or that make about STEPS_WANTED steps."""
     if settings.epochs:
         return settings.epochs
     # One mode per sequence gives one step per batch: only its last chunk carries a loss.
@@ -79,11 +79,18 @@ def epochs_for(examples: Sequence[Example], settings: TrainSettings) -> int:
     return min(high, max(low, math.ceil(STEPS_WANTED / max(1, steps))))
 
 
+def network_config(inputs: int, outputs: int, settings: TrainSettings, direct: Float32 | None = None) -> NetworkConfig:
+    """Sizes of the network that these settings ask for."""
+    return NetworkConfig(
+        inputs, outputs, settings.hidden, settings.layers, settings.dropout, settings.cell, direct=direct
+    )
+
+
 def device_of(settings: TrainSettings) -> torch.device:
-    """Where to train: a GPU if there is one, unless told.
+    """Return where to train: as the settings say, or on a GPU if there is one.
 
     Raises:
-        ConfigError: a GPU is asked for that is not there.
+        ConfigError: the settings ask for a GPU and there is none.
     """
     there = torch.cuda.is_available()
     if settings.device == "cuda" and not there:
@@ -110,14 +117,14 @@ def fit(
     Args:
         examples: scaled sequences.
         config: sizes of the network.
-        settings: everything else.
+        settings: of the training.
         epochs: passes over the data.
         schedule_epochs: length of the learning-rate schedule; epochs may stop earlier on it.
         augmentation: see models/training/augment.py; noise and missing features only by default.
         objective: the loss; by default the one that fits the truth of the examples.
-        start: go on from here, with the same examples and settings.
+        start: resume from here, with the same examples and settings.
         after_epoch: called after every pass; returns False to stop.
-        weights: to begin with instead of fresh ones.
+        weights: initial weights instead of random ones.
     """
     rng = np.random.default_rng(settings.seed)
     device = device_of(settings)
@@ -170,7 +177,7 @@ def predict(network: RecurrentNetwork, examples: Sequence[Example], *, batch: in
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Loop:
-    """What a pass over the data needs."""
+    """A pass over the data, and what it needs."""
 
     network: RecurrentNetwork
     optimiser: torch.optim.Optimizer
@@ -219,7 +226,7 @@ class _Loop:
 
 
 def _batches(examples: Sequence[Example], batch: int, rng: np.random.Generator) -> Iterator[Int64]:
-    """Rows of about equal length side by side, in random order."""
+    """Yield batches of sequences of similar length, in random order."""
     lengths = np.array([len(example.y) for example in examples])
     order = np.argsort(lengths * rng.uniform(0.8, 1.25, lengths.size), kind="stable")
     starts = np.arange(0, order.size, batch)
@@ -228,7 +235,7 @@ def _batches(examples: Sequence[Example], batch: int, rng: np.random.Generator) 
 
 
 def _random_start(example: Example, settings: TrainSettings, rng: np.random.Generator) -> Example:
-    """Leave out up to a chunk, or a share of a short sequence, at the start."""
+    """Drop a random beginning: up to a chunk, or up to a share of a short sequence."""
     first = int(rng.integers(0, min(settings.chunk, int(len(example.y) * settings.crop)) + 1))
     return Example(example.z[first:], example.y[first:], None if example.weight is None else example.weight[first:])
 
@@ -273,7 +280,7 @@ def _state(
 def _go_on(
     start: FitState, network: RecurrentNetwork, optimiser: torch.optim.Optimizer, rng: np.random.Generator
 ) -> None:
-    """Put everything back that `_state` has copied."""
+    """Restore all that `_state` copied."""
     parts = {"network": dict[str, Tensor](), "optimiser": dict[str, Tensor]()}
     for name, value in start.tensors.items():
         kind, _, rest = name.partition(".")

@@ -1,7 +1,7 @@
-"""What a network is trained to make small. Windows whose truth is not known carry no loss.
+"""The losses that a training minimises. Windows of unknown truth carry no loss.
 
 modes    cross-entropy, with class weights 1, 1/sqrt(count) or 1/count, or with logit adjustment:
-         the loss sees logits + log(share of the class), serving sees the logits alone
+         the loss uses logits + log(share of the class), serving uses the logits alone
          Menon et al. 2021, arXiv:2007.07314, eq. (10) with tau = 1
 values   mean squared error of scaled values over those that are known
 """
@@ -36,7 +36,7 @@ class Objective(Protocol):
 
     @property
     def blank(self) -> float:
-        """What stands in the place of a truth that is not known."""
+        """The value that stands for an unknown truth."""
 
     def known(self, truth: Tensor) -> Tensor:
         """Where there is a truth: (B, T, ...) -> (B, T) bool."""

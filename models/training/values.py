@@ -1,7 +1,13 @@
-"""Real-valued output: training on mean squared error, and honest numbers beside naive guesses.
+"""Real-valued output: data, training on mean squared error, and errors beside naive guesses.
 
-The targets are scaled with a scaler of their own, fitted on training machines, and what is foretold is brought
-back to units before anything is measured. The naive guesses, on the same windows:
+    value_data        sequences with the targets of a task: `next` or `life`, see models/data/tasks.py
+    fit_values        an ensemble trained on them
+    held_out_values   errors on machines that were held out, pooled over the folds
+
+`train`, `train --compare` and `evaluate` all use these, so they agree on the same data.
+
+The targets have a scaler of their own, fitted on training machines, and predictions are brought back to units before
+anything is measured. The naive guesses, on the same windows:
 
     next    mean          the training machines' mean of that feature
             as it is      the value of the present window
@@ -23,23 +29,23 @@ from numpy.typing import NDArray
 from models.data.dataset import Dataset, DatasetSpec, build
 from models.data.splits import Facts, Fold, make_split
 from models.data.tasks import Targets, ValueSequence, as_one_class, next_values, remaining_life
-from models.network import NetworkConfig, RecurrentNetwork
+from models.network import RecurrentNetwork
 from models.scaling import Scaler
 from models.settings import TrainSettings
 from models.training.augment import Augmentation
-from models.training.folds import Watch, of_member
-from models.training.loop import EpochReport, epochs_for, fit, predict
+from models.training.folds import Watch, member_settings
+from models.training.loop import EpochReport, epochs_for, fit, network_config, predict
 from models.training.objective import Example
 from pipeline.errors import ThrumcastError
 
 Float32 = NDArray[np.float32]
 
-NO_PROMISE = "an estimate from the lives of other machines, no promise: do not run a machine on because of it"
+NO_PROMISE = "an estimate from the lives of other machines, not a promise: do not keep a machine running because of it"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ValueModel:
-    """Networks of an ensemble with what scales their inputs and outputs."""
+    """The networks of an ensemble, and the scalers of their inputs and outputs."""
 
     networks: tuple[RecurrentNetwork, ...]
     scaler: Scaler
@@ -75,9 +81,7 @@ def fit_values(
     examples = _examples(sequences, scaler, target_scaler)
     epochs, done = epochs_for(examples, settings), 0
     targets = sequences[0].target.shape[1]
-    config = NetworkConfig(
-        len(inputs), targets, settings.hidden, settings.layers, settings.dropout, settings.cell
-    )  # fmt: skip
+    config = network_config(len(inputs), targets, settings)
     networks: list[RecurrentNetwork] = []
     last: RecurrentNetwork | None = None
     cut_short = False
@@ -90,7 +94,7 @@ def fit_values(
 
     try:
         for member in range(settings.members):
-            own = _levels_stay(of_member(settings, member))
+            own = _levels_stay(member_settings(settings, member))
             augmentation = Augmentation.of(inputs, scaler, own)
             networks.append(fit(examples, config, own, epochs=epochs, augmentation=augmentation, after_epoch=note))
     except KeyboardInterrupt:
@@ -152,7 +156,7 @@ def pooled(sums: Sequence[dict[str, Any]], targets: Targets) -> dict[str, Any]:
 
 
 def values_text(task: str, numbers: dict[str, Any]) -> str:
-    """Return the table of errors; remaining life says what it is not."""
+    """Return the table of errors; for remaining life with a warning."""
     from models.evaluation.report import table
 
     rows = []
@@ -171,17 +175,12 @@ def values_text(task: str, numbers: dict[str, Any]) -> str:
 
 
 def _levels_stay(settings: TrainSettings) -> TrainSettings:
-    """Values are about levels: inputs that are moved while the target stays teach the network to look away."""
+    """Switch off the changes that move levels: the targets are levels and would not move with the inputs."""
     return replace(settings, structure_offset=0.0, structure_drop=0.0, gain=0.0, speed=0.0, channel_swap=0.0)
 
 
 def _examples(sequences: Sequence[ValueSequence], scaler: Scaler, target_scaler: Scaler) -> list[Example]:
     return [Example(scaler.apply(each.windows.x), target_scaler.apply(each.target)) for each in sequences]
-
-
-# What a model of values is tried on: the sequences with their targets, and errors on machines that are held back.
-#
-# The same for `train`, `train --compare` and `evaluate`, so that they say the same of the same data.
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -224,7 +223,7 @@ def value_data(
         task: next or life.
         facts: machines.jsonl.
         targets: next: features or columns to foretell; empty for the inputs.
-        exact_targets: next: the columns of a model that is there already.
+        exact_targets: next: the target columns of an existing model.
 
     Raises:
         ThrumcastError: there is nothing to learn from.
@@ -238,7 +237,7 @@ def value_data(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldOutValues:
-    """Errors on what was held back, and how it was."""
+    """Errors on held-out windows, and the split that held them out."""
 
     split: str
     numbers: dict[str, Any]
@@ -254,10 +253,10 @@ def held_out_values(
     watch: Watch,
     warn: Callable[[str], None],
 ) -> HeldOutValues:
-    """Errors on machines that were held back, pooled over the folds.
+    """Return errors on machines that were held out, pooled over the folds.
 
-    Without a `field` it is split by `default`, or by time where there is one machine only. `warn` is told what is
-    to be said about the split.
+    Without a `field` the split is `default`, or `time` where there is only one machine. `warn` gets the remarks on the
+    split.
     """
     dealt = as_one_class(data.sequences)
     try:
@@ -280,7 +279,7 @@ def held_out_values(
 
 
 def _sides(fold: Fold, sequences: Sequence[ValueSequence]) -> tuple[list[ValueSequence], list[ValueSequence]]:
-    """Values of the windows of either side; a piece of a sequence keeps the values of its windows."""
+    """Return the value sequences of either side; a piece of a sequence keeps the values of its windows."""
     whole = {(each.windows.key, int(start)): (each, t) for each in sequences
              for t, start in enumerate(each.windows.start_ns)}  # fmt: skip
     sides: list[list[ValueSequence]] = []
@@ -291,7 +290,7 @@ def _sides(fold: Fold, sequences: Sequence[ValueSequence]) -> tuple[list[ValueSe
             last = first + len(part)
             target = each.target[first:last].copy()
             if side is fold.train and last < len(each.windows):
-                target[-1] = np.nan  # its value is that of a window beyond the cut
+                target[-1] = np.nan  # its value belongs to a window beyond the cut
             made.append(ValueSequence(part, target, each.now[first:last]))
         sides.append(made)
     return sides[0], sides[1]

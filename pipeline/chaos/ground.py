@@ -17,8 +17,9 @@ from pipeline.chaos.plant import Plant
 from pipeline.chaos.process import ROOT, Service
 from pipeline.config.sources import load
 from pipeline.config.specs import feature_spec, stream_specs
-from pipeline.core.engine import Engine, rehearse
+from pipeline.core.engine import Engine
 from pipeline.core.records import Block
+from pipeline.core.rehearsal import rehearse
 from pipeline.edges.broker import PrivateBroker
 from pipeline.edges.mqtt import MqttPublisher, MqttSettings
 from pipeline.edges.store.database import view_journal

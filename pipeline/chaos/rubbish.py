@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from pipeline.chaos.plant import Plant
+from pipeline.config.specs import default_spec
 from pipeline.core.codec import decode, encode
 from pipeline.core.records import Block
-from pipeline.core.window import WindowSpec
 from pipeline.drivers.intake import Admission
 from pipeline.edges.mqtt import TopicTemplate
 from pipeline.errors import DecodeError
@@ -18,7 +18,7 @@ from pipeline.errors import DecodeError
 _TOPICS = TopicTemplate("plant/{area}/{machine}/{point}/vibration")
 _PATHS = ("..", "...", ".", "a%2e%2e%2f", "~root", "con:", "a" * 65, "x y", "tür", "--", "*", "$SYS")
 _LIMIT = 2_097_152
-_ADMISSION = Admission(lambda key: WindowSpec())
+_ADMISSION = Admission(lambda key: default_spec().window)
 
 Kind = Callable[[np.random.Generator, Block], bytes]
 

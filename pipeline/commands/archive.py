@@ -121,7 +121,7 @@ def _parity_text(found: Parity) -> list[str]:
 @with_console
 def compact_(console: Console, data_dir: Path | None) -> None:
     """Merge the small files of each day. Every reader sees the same rows at every moment."""
-    from pipeline.service.maintenance import compacted
+    from pipeline.service.upkeep import compacted
 
     directory = console.config(**{"data.dir": data_dir}).data.path
     done = compacted(directory)
@@ -141,7 +141,7 @@ def compact_(console: Console, data_dir: Path | None) -> None:
 @with_console
 def prune(console: Console, data_dir: Path | None, keep: str, dry_run: bool, yes: bool) -> None:
     """Remove days older than --keep, of every kind. Snapshots keep their files."""
-    from pipeline.service.maintenance import prunable, pruned
+    from pipeline.service.upkeep import prunable, pruned
 
     directory, before = console.config(**{"data.dir": data_dir}).data.path, cutoff(keep)
     if not (yes or dry_run):

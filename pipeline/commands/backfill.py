@@ -40,14 +40,15 @@ def command(
         prepare()  # before this process loads its own libraries
 
     from pipeline.config.specs import feature_spec
-    from pipeline.drivers.backfill import Done, Job, backfill
+    from pipeline.drivers.backfill import Job, Outcome, backfill
     from pipeline.edges.recordings.recording import find_recordings, parse_channels
     from pipeline.errors import RecordingError
-    from pipeline.service.compose import MakeWorker, channels_of, folder, model, opened
+    from pipeline.service.compose import MakeWorker, channels_of, folder, opened
+    from pipeline.service.models import load_bundle
 
     config = console.config(**{"data.dir": data_dir})
     channel_map = parse_channels(channels) if channels else None
-    bundle = model(config, version)
+    bundle = load_bundle(config, version)
     serves, wanted = None if bundle is None else bundle.spec.version, config.model.forecast_modes
     context = f"{feature_spec(config).schema} {config.window} {serves or 'no model'}"
     if bundle is not None and wanted:
@@ -58,7 +59,7 @@ def command(
     jobs = [Job(path, channel_map, rate_hz, context, str(config.window)) for path in find_recordings(inputs)]
     console.say(f"{len(jobs)} recordings -> {folder(config.data.path)}, model: {serves or 'none yet'}")
 
-    def show(done: Done) -> None:
+    def show(done: Outcome) -> None:
         bar.advance()
         if done.left_out:
             in_part[str(done.path)] = f"columns without numbers are ignored: {', '.join(done.left_out)}"

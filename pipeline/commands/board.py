@@ -12,7 +12,7 @@ from pipeline.core.engine import Step
 from pipeline.core.evidence import confirms, evidence
 from pipeline.core.features.table import COLUMN
 from pipeline.core.records import FeatureRow, StreamKey
-from pipeline.drivers.intake import Batch
+from pipeline.edges.ports import Batch, Onlooker, Work
 
 ORDER = ("alarm", "warning", "unknown", "sensor_fault", "warming_up", "not_running", "normal")
 MARK = {
@@ -38,7 +38,7 @@ class Line:
 
 
 @dataclass(slots=True)
-class Board:
+class Board(Onlooker):
     """Collects the results of committed steps; `text` draws them."""
 
     lines: dict[StreamKey, Line] = field(default_factory=dict)
@@ -48,8 +48,8 @@ class Board:
     judged: int = 0  # predictions of windows with a known truth
     alarms: list[str] = field(default_factory=list)
 
-    def __call__(self, batch: Batch, step: Step) -> None:
-        """After a committed turn."""
+    def committed(self, batch: Batch, step: Step) -> Work | None:
+        """Keep what is shown."""
         self.windows += len(step.features)
         self.predictions += len(step.predictions)
         truth = {}
@@ -67,6 +67,7 @@ class Board:
                 self.judged += 1
                 self.right += known == p.mode
         self.alarms += [f"{c.type} {c.key} {c.mode} p={c.p:.2f}" for c in step.alarms]
+        return None
 
     def text(self) -> str:
         """The table."""

@@ -55,7 +55,7 @@ def command(
 
     from pipeline.commands.board import Board
     from pipeline.edges.broker import PrivateBroker
-    from pipeline.service.service import service
+    from pipeline.service.compose import service
 
     _fresh(data_dir)
     board = Board()
@@ -73,8 +73,7 @@ def command(
         _read_nameplates(machines, seed, data_dir)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop_soon)
-        with service(config, wait=False) as (live, _, model):
-            live.on_turn += (board,)
+        with service(config, wait=False, companions=(board,)) as (live, _, model):
             drawn_s = 0.0
             plant = _plant(broker.port, machines, life_s, seed, data_dir)
             console.say(

@@ -13,7 +13,7 @@ from pipeline.errors import ThrumcastError
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
-    from models.explain import Explained
+    from models.explain import Explanation
     from pipeline.core.records import FeatureRow
 
 SAME = 1e-5  # largest difference of a probability that counts as rounding
@@ -55,8 +55,9 @@ def command(
     from models.predictor import NumpyPredictor
     from models.registry import CHAMPION, Registry
     from pipeline.config.specs import stream_specs
-    from pipeline.core.engine import Engine, inputs
+    from pipeline.core.engine import Engine
     from pipeline.core.features.table import NAMES
+    from pipeline.core.inputs import inputs
     from pipeline.edges.machines import MACHINES_NAME, MachinesFile
     from pipeline.edges.store.read import read_features, read_predictions, rows_of
     from pipeline.service.label_rows import instead
@@ -134,7 +135,7 @@ def _document(
     target: FeatureRow,
     model: Bundle,
     archived: dict[str, Any] | None,
-    explained: Explained,
+    explained: Explanation,
     x: Any,
     windows: int,
     mode: str | None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,18 +198,18 @@ def _mark(axes: Any, cursors: Sequence[Cursor]) -> None:
 
 def _evidence(shown: Piece, config: Config) -> list[str]:
     """The evidence in the features of this piece, in words."""
-    from pipeline.config.specs import feature_spec
+    from pipeline.config.specs import default_spec, feature_spec
     from pipeline.core import stream
     from pipeline.core.evidence import evidence
     from pipeline.core.features.lengths import previous_fast_length
     from pipeline.core.quality import Quality
     from pipeline.core.records import Block, FeatureRow, StreamKey
-    from pipeline.core.state import StreamSpec
-    from pipeline.core.window import WindowSpec
 
     length = previous_fast_length(len(shown.samples))
     length_s = length / shown.rate_hz
-    spec = StreamSpec(window=WindowSpec(length_s, length_s), features=feature_spec(config))
+    usual = default_spec()
+    window = replace(usual.window, length_s=length_s, hop_s=length_s)
+    spec = replace(usual, window=window, features=feature_spec(config))
     block = Block(
         key=StreamKey("plot", "plot"),
         session=0,

@@ -51,7 +51,7 @@ def command(
         topics.parse,
         lambda machine: config.accepts(machine) and (not machines or machine in machines),
         config.mqtt.max_payload_bytes,
-        windows_in=Admission(lambda key: spec_of(key).window),
+        admission=Admission(lambda key: spec_of(key).window),
     )
     writer = ReadingsWriter(out or config.data.path / READINGS_NAME)
     spec = order.OrderSpec(config.order.max_wait_s)
@@ -83,7 +83,7 @@ def command(
                     states[block.key], ready, _ = order.push_all(spec, state, [block])
                     for one in ready:
                         writer.append(one)
-                passed_over += len(batch.quarantined)
+                passed_over += len(batch.refused) + len(batch.strangers)
                 connection.acknowledge(batch.messages)
                 messages = messages[len(batch.messages) :]
             for event in connection.events():

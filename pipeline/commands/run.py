@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pipeline.config.tables import Config
 
-STOP_WITHIN_S = 9.0
+STOP_WITHIN_S = 9.0  # a stop that takes longer is cut short
 
 
 @click.command(name="run")
@@ -35,10 +35,10 @@ STOP_WITHIN_S = 9.0
 def command(
     console: Console, data_dir: Path | None, broker: str | None, seconds: float | None, wait: bool, log_format: str
 ) -> None:
-    """Listen to the plant: readings in over MQTT, predictions out, everything into the archive.
+    """Listen to the plant: readings come in over MQTT, predictions go out, everything goes into the archive.
 
-    Stops cleanly on SIGTERM and Ctrl-C: what has arrived is committed and rolled into the archive. Where the disk is
-    slow it stays in the journal, and a stop that the disk holds up is cut off after nine seconds; nothing is lost then.
+    Stops cleanly on SIGTERM and Ctrl-C: what has arrived is committed and rolled into the archive. On a slow disk it
+    stays in the journal, and a stop that the disk holds up is cut short after nine seconds; nothing is lost.
     """
     use_system_allocator()
     import gc
@@ -47,9 +47,7 @@ def command(
     import time
 
     from pipeline.commands.logs import set_level, start_logging
-    from pipeline.service.compose import folder
-    from pipeline.service.observe import observed
-    from pipeline.service.service import service
+    from pipeline.service.compose import folder, observed, service
 
     def read() -> Config:
         return console.config(**{"data.dir": data_dir}, **broker_flags(broker))
@@ -68,27 +66,27 @@ def command(
     until_s = None if seconds is None else time.monotonic() + seconds
     threading.Thread(target=_cut_short, args=(stopping, stopped), name="stop", daemon=True).start()
     reread = (read, lambda level: set_level(console, level))
-    gc.freeze()  # what was loaded until here stays, and need not be looked through for garbage again and again
+    gc.freeze()  # what has been loaded so far stays, so the collector need not visit it again
     with service(config, wait=wait, reread=reread) as (live, connection, model), observed(config, live, connection):
         console.say(
             f"listening to {config.mqtt.host}:{config.mqtt.port} {config.mqtt.readings_topic}, "
             f"data in {folder(config.data.path)}, "
             + (f"model {model.version}" if model else "no model yet: features only (`thrumcast train` makes one)")
         )
-        if (watch := live.models) is not None:
+        if (watch := live.models.watch) is not None:
             signal.signal(signal.SIGHUP, lambda *_: watch.look_again())
         live.run(lambda: stopping.is_set() or (until_s is not None and time.monotonic() >= until_s))
-        served = live.engine.predictor
+        model_now = live.engine.predictor
         counts = {name: live.counts[name] for name in ("received", "committed", "duplicate", "late", "quarantined")}
     stopped.set()
     console.result(
-        {"messages": counts, "model": served.version if served else None, "data": str(config.data.path)},
+        {"messages": counts, "model": model_now.version if model_now else None, "data": str(config.data.path)},
         " ".join(f"{name}={n}" for name, n in counts.items()),
     )
 
 
 def _cut_short(stopping: Event, stopped: Event) -> None:
-    """On a thread of its own: ends the process if a stop takes too long. A kill at any moment loses nothing."""
+    """End the process if a stop takes too long; on a thread of its own. A kill at any moment loses nothing."""
     import logging
     import os
 

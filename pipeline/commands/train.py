@@ -98,7 +98,7 @@ def command(
         console.result(compared.document, compared.text)
         return
     if settings.task in VALUE_TASKS:
-        from models.jobs.train_values import train_values
+        from models.jobs.values import train_values
 
         trained = train_values(request, say=console.say, warn=console.warn, status=console.status)
     else:

@@ -1,4 +1,4 @@
-"""Which keys the configuration has, read off its structs; how a key is written, and which one comes nearest."""
+"""Keys: which ones the configuration has, how a key is written, and which known key is nearest to an unknown one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ KeyPath = tuple[str, ...]  # ("window", "length_s")
 
 
 def dotted(path: KeyPath) -> str:
-    """The key as one writes it in TOML: a part with a dot in it, such as a machine's id, is quoted."""
+    """The key as it is written in TOML. A part with a dot in it, such as a machine's id, is quoted."""
     return ".".join(part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else f'"{part}"' for part in path)
 
 
 def check_id(path: KeyPath) -> None:
-    """Refuses a path whose last part is no machine or point id."""
+    """Refuse a path whose last part is not a valid machine or point id."""
     if not is_id(path[-1]):
         msg = f"{dotted(path)}: expected an id of 1 to 64 characters A-Z a-z 0-9 _ . -, found: {path[-1]!r}"
         raise ConfigError(msg, hint="ids are parts of topics")
@@ -34,7 +34,7 @@ def names_a_machine_or_point(path: KeyPath) -> bool:
 
 
 def leaf_type(path: KeyPath) -> Any:
-    """The annotated type of a key; an unknown key is an error that names the nearest known one."""
+    """The annotated type of a key. The error for an unknown key names the nearest known one."""
     kind: Any = Config
     by_id = named = False
     for at, part in enumerate(path):
@@ -69,13 +69,13 @@ def table_of(kind: Any) -> tuple[type[Table] | None, bool]:
 
 
 def may_be_a_name(kind: Any) -> bool:
-    """Whether a name may stand in the place of a table (`Struct | str`)."""
+    """Whether the value may be a name instead of a table (`Struct | str`)."""
     inner, by_id = table_of(kind)
     return str in get_args(kind) and inner is not None and not by_id  # dict[str, Struct] has a str too, its key
 
 
 def known_keys(struct: type[Table] = Config, prefix: KeyPath = (), ids: KeyPath = ()) -> Iterator[KeyPath]:
-    """Every key there is; where an id is free to choose, those of `ids` are used in turn, then `ID`."""
+    """All keys. Where the user chooses an id, the ids in `ids` are used in turn, then `ID`."""
     for name, kind in fields(struct).items():
         inner, by_id = table_of(kind)
         if inner is None:
@@ -87,8 +87,8 @@ def known_keys(struct: type[Table] = Config, prefix: KeyPath = (), ids: KeyPath 
 
 
 def unknown_key(path: KeyPath) -> ConfigError:
-    """The error for a key that is not there: a sibling spelt alike, the same name elsewhere, or what comes nearest."""
-    # The ids of the path itself, so that a misspelt key is compared with its siblings and not with "ID".
+    """The error for an unknown key. It names a similar sibling, the same name elsewhere, or the nearest."""
+    # Use the ids of the path itself, so that a misspelt key is compared with its siblings and not with "ID".
     ids = path[1::2][: (len(path) - 1) // 2] if path[0] == "machines" else ()
     keys = list(known_keys(ids=ids))
     at = len(path) - 1
@@ -101,7 +101,7 @@ def unknown_key(path: KeyPath) -> ConfigError:
 
 
 def leaves(table: Table, prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """Every single value of a configuration with its path; what is None is left out."""
+    """Every single value of a configuration with its path, without those that are None."""
     for name, kind in fields(type(table)).items():
         path, value = (*prefix, name), getattr(table, name)
         inner, by_id = table_of(kind)

@@ -1,4 +1,4 @@
-"""The rules of the configuration that a type alone cannot say: topics, addresses, and keys that go together."""
+"""Rules that types alone cannot express: topics, addresses, and keys that must fit together."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pipeline.core.bearings import find
 from pipeline.core.records import is_id
 from pipeline.errors import ConfigError, ThrumcastError
 
-# What a stream can be besides one of the modes: an output, but no class of the network.
+# States of a stream that are no failure modes: the service reports them, but the network has no such classes.
 RESERVED_MODES = ("unknown", "sensor_fault", "not_running")
 ORDERS = ("ftf", "bpfo", "bpfi", "bsf")
 GEOMETRY = ("elements", "element_diameter_mm", "pitch_diameter_mm")
 
 
 def check(config: Config) -> Iterator[ConfigError]:
-    """Whatever does not fit together in a configuration: the key, what was expected and what was found."""
+    """Every contradiction in a configuration: the key, what was expected and what was found."""
     yield from _topics(config)
     yield from _results_stay_out(config)
     yield from _security(config)
@@ -68,7 +68,7 @@ def _topics(config: Config) -> Iterator[ConfigError]:
 
 
 def _results_stay_out(config: Config) -> Iterator[ConfigError]:
-    """A service that subscribes to its own results would feed on them."""
+    """A service must not subscribe to its own results."""
     mqtt = config.mqtt
     place = f"{mqtt.results_topic}/machines/+/+"
     results = [f"{place}/{name}" for name in ("prediction", "state", "alarm")]
@@ -92,7 +92,7 @@ def _security(config: Config) -> Iterator[ConfigError]:
 
 
 def _rhythm(config: Config) -> Iterator[ConfigError]:
-    """Times that contradict each other: the service would run and never do what was meant."""
+    """Times that contradict each other: the service would run, but never do what was meant."""
     commit, roll = config.commit.interval_s, config.archive.roll_s
     if commit > roll:
         yield _bad("commit.interval_s", f"at most archive.roll_s ({roll})", commit, "only committed rows become files")
@@ -182,7 +182,7 @@ def _bearing(key: str, bearing: BearingConfig | str | None) -> Iterator[ConfigEr
 
 
 def _keyed(key: str, action: Callable[[], object]) -> Iterator[ConfigError]:
-    """What it raises, under the name of the key."""
+    """The error that the action raises, with the key in front."""
     try:
         action()
     except ThrumcastError as error:

@@ -1,8 +1,9 @@
-"""From flags, environment and file to a `Config`: flag > THRUMCAST_SECTION__KEY > file > default.
+"""Sources: from flags, environment and file to a `Config`. Flag > THRUMCAST_SECTION__KEY > file > default.
 
-Plan: flatten every source to paths such as ("window", "length_s"), each with its raw value and where it stands;
-let the stronger source win per path; check and convert each value by itself, so that an error can name the key as
-written, the value found and where it was set; then the rules that tie several keys together (config_rules).
+1. Flatten every source to paths such as ("window", "length_s"), each with its raw value and where it was set.
+2. Let the stronger source win for each path.
+3. Check and convert each value by itself, so that an error can name the key, the value and where it was set.
+4. Check the rules that tie several keys together (`pipeline.config.rules`).
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def load(
 
 @contextlib.contextmanager
 def _kept(errors: list[ConfigError]) -> Iterator[None]:
-    """Goes on after an error, which is told with the others."""
+    """Keep an error and go on; it is reported with the others."""
     try:
         yield
     except ConfigError as error:
@@ -138,7 +139,7 @@ def _from_file(file: Path, errors: list[ConfigError]) -> dict[KeyPath, Setting]:
 def _flattened(
     table: Mapping[str, Any], prefix: KeyPath, struct: type[Table], errors: list[ConfigError]
 ) -> Iterator[tuple[KeyPath, Any]]:
-    """The leaves of a parsed file, without what the schema does not know."""
+    """The single values of a parsed file. Unknown keys are errors."""
     types = fields(struct)
     for key, value in table.items():
         path = (*prefix, key)
@@ -195,7 +196,7 @@ def _from_flags(flags: Mapping[str, object], errors: list[ConfigError]) -> dict[
 
 
 def _text_setting(path: KeyPath, setting: Setting) -> Setting:
-    """The setting of a single-valued key, its text turned into the key's type where it can be."""
+    """The setting of a single-valued key, with its text converted to the key's type if possible."""
     kind = leaf_type(path)
     if get_origin(kind) in (tuple, dict):
         msg = f"{dotted(path)}: expected a list or table in config.toml, found: {setting.place}"
@@ -225,7 +226,7 @@ def _converted(path: KeyPath, setting: Setting) -> Any:
 
 
 def _expected(kind: Any, message: str) -> str:
-    """What a type wants, in words, from msgspec's message (`Expected `float` > 0.0 - at `$``) or its literals."""
+    """What a type expects, in words: from its literals or msgspec's message (`Expected `float` > 0.0 - at `$``)."""
     for part in (kind, *get_args(kind)):
         if get_origin(part) is Literal:
             return f"one of {', '.join(map(str, get_args(part)))}"

@@ -1,4 +1,7 @@
-"""From the configuration, and from what is known of a machine, to the specs that core owns."""
+"""Specs: what core is told, made from the configuration and from what is known of a machine.
+
+Core's specs have no defaults. The configuration has them all (`pipeline.config.tables`).
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ def feature_spec(config: Config) -> FeatureSpec:
         mains_hz=config.features.mains_hz,
         envelope_band=config.features.envelope_band,
         speed_confidence=config.features.speed_confidence,
+        vector="complete",
     )
 
 
@@ -32,6 +36,11 @@ def alarm_spec(config: Config) -> AlarmSpec:
     """When a run of predictions becomes an alarm, in service and in evaluation alike."""
     alarm = config.alarm
     return AlarmSpec(alarm.enter_p, alarm.leave_p, alarm.enter_s, alarm.leave_s, alarm.cooldown_s, alarm.merge_s)
+
+
+def default_spec() -> StreamSpec:
+    """The spec of a stream about which nothing is configured or known."""
+    return stream_specs(Config(), {})(StreamKey("machine", "point"))
 
 
 def stream_specs(config: Config, known: Mapping[StreamKey, Mapping[str, Any]]) -> Callable[[StreamKey], StreamSpec]:

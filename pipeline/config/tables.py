@@ -1,6 +1,6 @@
-"""The configuration: what config.toml may say, as frozen structs with their defaults and ranges.
+"""Tables: what config.toml can say, as frozen structs with their defaults and ranges.
 
-Every default stands here and nowhere else; config.toml in the repository repeats them for reading, and a test
+Every default is here and nowhere else. The config.toml of the repository repeats them for people to read, and a test
 compares the two. `pipeline.config.sources.load` reads flags, environment and file into a `Config`.
 """
 
@@ -17,9 +17,6 @@ from pipeline.core.bearings import find, orders_from_geometry
 from pipeline.core.records import BearingOrders
 from pipeline.core.severity import Limits, Support, limits_of_class
 from pipeline.errors import ConfigError
-
-# What the configuration may know of a machine: bearing, speed, unit, limits and window, per machine and per point.
-
 
 Positive = Annotated[float, Meta(gt=0)]
 WindowSeconds = Annotated[float, Meta(gt=0, le=86_400)]

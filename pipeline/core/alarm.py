@@ -3,53 +3,55 @@
     suspected --enter_s at or above enter_p--> raised --leave_s below leave_p--> cleared
                                                raised --another mode is raised instead--> revoked
 
-*Cleared* says that the machine is well again, *revoked* that the diagnosis was taken back: another mode has been
-raised, and this one was improbable all the time that took. A mode that comes back within `merge_s` reopens its alarm
-under the same id (one episode, not ten); after that it is not raised again before `cooldown_s` have passed. The
-cooldown belongs to (stream, mode), never to an id, which would make it void.
+*Cleared* means that the machine is well again. *Revoked* means that the diagnosis was taken back: another mode was
+raised, and this one was improbable for as long as the other was suspected.
 
-Two thresholds and two waits, in seconds of event time and not in windows, because overlapping windows are not
-independent and because a float's last bit must not decide. Windows that were not judged, or that look like nothing
-the model knows, change nothing. `zone` (A to D, None = not assessable, see `pipeline.core.severity.floor`) is a floor under
-the severity: zone C is at least a warning, and zone D that lasts is an alarm of mode `other` whatever the network says.
+A mode that returns within `merge_s` reopens its alarm under the same id, so that one episode stays one alarm. A later
+return raises no new alarm before `cooldown_s` have passed since the last one ended.
+
+There are two thresholds and two waits, so that the last bit of a float cannot decide. The waits are in seconds of
+event time and not in windows, because overlapping windows are not independent. A window that was not judged changes
+nothing, and neither does one that looks like nothing the model knows.
+
+The vibration severity is a floor under the alarms (`pipeline.core.severity.floor`). Zone C is at least a warning. Zone
+D that lasts is an alarm of mode `other`, whatever the network says. Zone None means that the severity is not known.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
+from msgspec.structs import replace
 
-from pipeline.core.records import AlarmChange, StreamKey, changed
+from pipeline.core.records import AlarmChange, StreamKey
 
 HEALTHY = "healthy"
-OTHER = "other"  # the mode of an alarm that only the vibration severity calls for
+OTHER = "other"  # the mode of an alarm that the vibration severity alone raises
 STRAINED = ("C", "D")
 
 
 @dataclass(frozen=True, slots=True)
 class AlarmSpec:
-    """Thresholds as probabilities, waits in event time."""
+    """When an alarm is raised and cleared: thresholds are probabilities, waits are event time."""
 
-    enter_p: float = 0.8
-    leave_p: float = 0.5
-    enter_s: float = 3.0
-    leave_s: float = 15.0
-    cooldown_s: float = 0.0  # after its end a mode raises no new alarm for so long
-    merge_s: float = 0.0  # ... but one that is back within so long is the same alarm
+    enter_p: float
+    leave_p: float
+    enter_s: float
+    leave_s: float
+    cooldown_s: float  # how long a mode raises no new alarm after its last one ended
+    merge_s: float  # how soon after its end a mode must return to reopen the same alarm
 
 
-@dataclass(frozen=True, slots=True)
-class Suspicion:
-    """A mode that is probable, but not for long enough yet."""
+class Suspicion(msgspec.Struct, frozen=True):
+    """A mode that is probable, but has not been so for long enough."""
 
     mode: str
     since_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Episode:
-    """An alarm that is up, or was. `since_ns` is when its mode first reached `enter_p`."""
+class Episode(msgspec.Struct, frozen=True):
+    """An alarm, open or ended. `since_ns` is when its mode first reached `enter_p`."""
 
     mode: str
     since_ns: int
@@ -57,22 +59,22 @@ class Episode:
     low_since_ns: int | None = None  # since when its mode has been below leave_p
     acked_ns: int | None = None
     ended_ns: int | None = None
-    by_severity: bool = False  # called for by the zone alone
+    by_severity: bool = False  # raised by the zone alone
 
 
 class AlarmState(msgspec.Struct, frozen=True):
-    """What is suspected, what is up, and what was up lately."""
+    """What is suspected, which alarms are open, and which ended lately."""
 
     suspicion: Suspicion | None = None
     open: tuple[Episode, ...] = ()  # oldest first
     past: tuple[Episode, ...] = ()  # ended less than cooldown_s or merge_s ago
     unknown_since_ns: int | None = None
-    unknown: bool = False  # for enter_s nothing that the model knows has fitted
+    unknown: bool = False  # for enter_s no mode that the model knows has fitted
     strained: bool = False  # zone C or D
 
     @property
     def name(self) -> str:
-        """The stream's state as far as alarms go: normal, warning, unknown or alarm."""
+        """The state of the stream: normal, warning, unknown or alarm."""
         if self.open:
             return "alarm"
         if self.unknown:
@@ -81,7 +83,7 @@ class AlarmState(msgspec.Struct, frozen=True):
 
     @property
     def mode(self) -> str | None:
-        """The newest open alarm's mode, else what is suspected."""
+        """The mode of the newest open alarm, else the suspected mode."""
         if self.open:
             return self.open[-1].mode
         return None if self.suspicion is None else self.suspicion.mode
@@ -101,18 +103,18 @@ def judge(
     unknown: bool = False,
     zone: str | None = None,
 ) -> tuple[AlarmState, list[AlarmChange]]:
-    """Take the probabilities of the window [start_ns, end_ns); return what changed."""
+    """Take the probabilities of the window [start_ns, end_ns). Return the alarms that changed."""
     if unknown and zone != "D":
         since_ns = start_ns if state.unknown_since_ns is None else state.unknown_since_ns
-        return changed(state, unknown_since_ns=since_ns, unknown=end_ns - since_ns >= spec.enter_s * 1e9), []
+        return replace(state, unknown_since_ns=since_ns, unknown=end_ns - since_ns >= spec.enter_s * 1e9), []
     values = list(probabilities.values())
     p = max(values)
     mode = list(probabilities)[values.index(p)]
-    if state == _QUIET and mode == HEALTHY and zone not in STRAINED:  # as of nearly all windows
+    if state == _QUIET and mode == HEALTHY and zone not in STRAINED:  # nearly all windows
         return state, []
-    if _stays_up(spec, state, mode, p, zone):
+    if _is_steady(spec, state, mode, p, zone):
         return state, []
-    still, ended, changes = _watch_all(spec, state.open, key, probabilities, start_ns, end_ns, zone)
+    still, ended, changes = _watch(spec, state.open, key, probabilities, start_ns, end_ns, zone)
     memory_ns = max(spec.cooldown_s, spec.merge_s) * 1e9
     past = [*state.past, *ended]
     if past:
@@ -128,7 +130,7 @@ def judge(
         raised = _due(spec, suspicion, past, p, end_ns)
         if raised is not None:
             raised = replace(raised, by_severity=by_severity)
-            still, revoked = _taken_back(still, suspicion, end_ns)
+            still, revoked = _revoked(still, suspicion, end_ns)
             changes += [_change("revoked", e, key, probabilities.get(e.mode, 0.0), end_ns) for e in revoked]
             changes.append(_change("raised", raised, key, p, end_ns))
             past = [*(e for e in past if e.mode != mode), *(revoked if memory_ns else [])]
@@ -137,22 +139,22 @@ def judge(
 
 
 def acknowledge(state: AlarmState, key: StreamKey, alarm_id: str, at_ns: int) -> tuple[AlarmState, list[AlarmChange]]:
-    """Somebody has seen it. It stays up until it clears; twice, or for an alarm that is gone, changes nothing."""
+    """Note that somebody has seen an open alarm. It stays open until it clears. Doing this twice changes nothing."""
     changes = []
     episodes = list(state.open)
     for place, episode in enumerate(episodes):
         if episode_id(key, episode) == alarm_id and episode.acked_ns is None:
             episodes[place] = replace(episode, acked_ns=at_ns)
             changes.append(_change("acked", episode, key, episode.p, at_ns))
-    return changed(state, open=tuple(episodes)), changes
+    return replace(state, open=tuple(episodes)), changes
 
 
 def waits_begin_anew(state: AlarmState) -> AlarmState:
-    """What was up stays up; what was waited for is waited for anew.
+    """Keep the open alarms and begin all waits again.
 
-    After a long pause nobody knows what was in between, and another model has not seen what the one before suspected.
+    After a long pause nobody knows what happened meanwhile. Another model has not seen what the last one suspected.
     """
-    return changed(
+    return replace(
         state,
         suspicion=None,
         open=tuple(replace(episode, low_since_ns=None) for episode in state.open),
@@ -162,12 +164,12 @@ def waits_begin_anew(state: AlarmState) -> AlarmState:
 
 
 def episode_id(key: StreamKey, episode: Episode) -> str:
-    """The name of an alarm: where, what and since when; the same for all its changes."""
+    """The name of an alarm: where, what and since when. All changes of an alarm carry the same id."""
     return f"{key}/{episode.mode}/{episode.since_ns}"
 
 
-def _stays_up(spec: AlarmSpec, state: AlarmState, mode: str, p: float, zone: str | None) -> bool:
-    """Whether all there is to know is one alarm whose mode is the most probable still: nothing changes then."""
+def _is_steady(spec: AlarmSpec, state: AlarmState, mode: str, p: float, zone: str | None) -> bool:
+    """Whether one open alarm, whose mode is still the most probable, is all there is. Then nothing changes."""
     if len(state.open) != 1 or state.suspicion is not None or state.past or state.unknown_since_ns is not None:
         return False
     episode = state.open[0]
@@ -175,7 +177,7 @@ def _stays_up(spec: AlarmSpec, state: AlarmState, mode: str, p: float, zone: str
     return still and state.strained == (zone in STRAINED)
 
 
-def _watch_all(
+def _watch(
     spec: AlarmSpec,
     episodes: tuple[Episode, ...],
     key: StreamKey,
@@ -184,12 +186,12 @@ def _watch_all(
     end_ns: int,
     zone: str | None,
 ) -> tuple[list[Episode], list[Episode], list[AlarmChange]]:
-    """Open alarms after a window: those that stay up, those that cleared, and the changes."""
+    """The open alarms after a window: those that stay open, those that ended, and the changes."""
     still: list[Episode] = []
     ended: list[Episode] = []
     changes: list[AlarmChange] = []
     for episode in episodes:
-        # A mode that this model does not know is held up by everything that is not healthy.
+        # A mode that this model does not know stays open while the machine is not healthy.
         p = probabilities.get(episode.mode, 1.0 - probabilities.get(HEALTHY, 0.0))
         held = zone is None or zone in STRAINED if episode.by_severity else False
         if held or p >= spec.leave_p:
@@ -209,7 +211,7 @@ def _low_since(episode: Episode, since_ns: int | None) -> Episode:
 
 
 def _due(spec: AlarmSpec, suspicion: Suspicion, past: list[Episode], p: float, end_ns: int) -> Episode | None:
-    """The alarm to raise, if the suspicion has lasted; one that ended lately is opened again or kept down."""
+    """The alarm to raise once the suspicion has lasted. One that ended lately is reopened, or held back."""
     if end_ns - suspicion.since_ns < spec.enter_s * 1e9:
         return None
     for episode in past:
@@ -221,8 +223,8 @@ def _due(spec: AlarmSpec, suspicion: Suspicion, past: list[Episode], p: float, e
     return Episode(suspicion.mode, suspicion.since_ns, p)
 
 
-def _taken_back(still: list[Episode], suspicion: Suspicion, end_ns: int) -> tuple[list[Episode], list[Episode]]:
-    """Open alarms that stay, and those that were improbable for as long as another mode was suspected."""
+def _revoked(still: list[Episode], suspicion: Suspicion, end_ns: int) -> tuple[list[Episode], list[Episode]]:
+    """The open alarms that stay, and those that were improbable for as long as another mode was suspected."""
     gone = [e for e in still if e.low_since_ns is not None and e.low_since_ns <= suspicion.since_ns]
     return [e for e in still if e not in gone], [replace(e, low_since_ns=None, ended_ns=end_ns) for e in gone]
 

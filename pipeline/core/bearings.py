@@ -1,8 +1,8 @@
 """Rolling bearings: the one formula for their defect orders, and a small catalogue with the source of every row.
 
-A row stands here only if its numbers were published with the geometry, or follow from it and agree with orders
-that were published independently. Makers differ under one designation (the 6203 below by 0.6 % in BPFO and 2 % in
-BSF), so the orders on the maker's data sheet are better than any row of a catalogue.
+A bearing is listed only if its numbers were published with the geometry, or follow from it and agree with orders that
+were published independently. Makers differ under one designation (the 6203 below by 0.6 % in BPFO and 2 % in BSF), so
+the orders on the maker's data sheet are better than any catalogue.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ MM_PER_INCH = 25.4
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """What the defect orders follow from; d and D in millimetres."""
+    """The numbers that the defect orders follow from; d and D in millimetres."""
 
     elements: int  # Z, of one row
     element_diameter_mm: float  # d
-    pitch_diameter_mm: float  # D, between the centres of opposite elements; not bore, outside or their mean
+    pitch_diameter_mm: float  # D, between the centres of opposite elements; not the bore, the outside or their mean
     contact_angle_deg: float = 0.0
 
     def orders(self) -> BearingOrders:
@@ -51,17 +51,17 @@ def orders_from_geometry(elements: int, ratio: float, contact_angle_deg: float =
     `ratio` is d/D. 9 elements, 0.2034, 0 degrees -> BPFO 3.585 (6205).
 
     Raises:
-        ConfigError: elements that cannot be, or that do not fit round the pitch circle.
+        ConfigError: such elements are impossible, or do not fit round the pitch circle.
     """
     if elements < 3 or not 0 < ratio < 1 or not 0 <= contact_angle_deg < 90:
         msg = (
-            "a bearing needs at least 3 elements, 0 < d/D < 1 and a contact angle of 0 to 90 degrees, "
+            "expected a bearing of at least 3 elements, 0 < d/D < 1 and a contact angle of 0 to 90 degrees, "
             f"found: {elements} elements, d/D {ratio:g}, {contact_angle_deg:g} degrees"
         )
         raise ConfigError(msg, hint="d is the element's diameter, D the pitch diameter, not the bore or the outside")
     if elements * math.asin(ratio) >= math.pi:
         room = int(math.pi / math.asin(ratio))
-        msg = f"at most {room} elements of d/D {ratio:g} fit round the pitch circle, found: {elements}"
+        msg = f"expected at most {room} elements of d/D {ratio:g}, as fit round the pitch circle, found: {elements}"
         raise ConfigError(msg, hint="check d and D: both in the same unit, elements of one row")
     g = ratio * math.cos(math.radians(contact_angle_deg))
     return BearingOrders(
@@ -112,16 +112,16 @@ _NAMES = {bearing.name: bearing for bearing in CATALOGUE}
 
 
 def normalised(name: str) -> str:
-    """A designation without what does not change the geometry: case, blanks, seals and shields (`-2RS`, `-ZZ`)."""
+    """A designation without the parts that do not change the geometry: case, blanks, seals, shields (`-2RS`, `-ZZ`)."""
     text = re.sub(r"[\s_/]+", "-", name.strip().lower())
     return re.sub(r"(?<=\d)-?(2rs1?|2rsh|rs|2z|zz|z)?(-?c[2-5])?$", "", text)
 
 
 def find(name: str) -> Bearing:
-    """The catalogue's row of that name.
+    """The bearing of that name.
 
     Raises:
-        ThrumcastError: there is none; the hint names the nearest.
+        ThrumcastError: the catalogue has none; the hint names the nearest.
     """
     found = _NAMES.get(normalised(name))
     if found is None:

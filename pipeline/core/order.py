@@ -1,40 +1,41 @@
 """Order: duplicates, bounded reordering, gaps and new sessions.
 
-Blocks come almost in order, now and then twice, too late, or not at all. `push` gives back the
-blocks that can be used now, each beginning where the one before it ended or after a `Gap`.
+Most blocks come in order. Some come twice, too late or not at all. `push` returns the blocks that can be used now: each
+begins where the block before it ended, or after a `Gap`.
 
-* A session counts its samples from 0. Another session id starts another session at once; blocks of
-  the sessions before it are duplicates or late from then on.
-* A block that comes early is held back until the missing samples come, or until the stream has moved
-  on by `max_wait_s`: then the missing samples are given up as one `Gap`. The bound is in samples and
-  not in blocks, so how a sender cuts its blocks does not matter.
-* What a block repeats is cut off; a block with nothing new is a `Duplicate`, or `Late` where it would
-  have filled a gap that was given up.
+* A session counts its samples from 0. A block with another session id begins another session at once. Blocks of earlier
+  sessions are then duplicates or late.
+* A block that comes early is held back until the missing samples come or the stream has moved on by `max_wait_s`. Then
+  the missing samples are given up as one `Gap`. The limit counts samples and not blocks, so it does not matter how a
+  sender cuts its blocks.
+* Samples that a block repeats are cut off. A block with nothing new is a `Duplicate`, or `Late` if it would have filled
+  a gap that was given up.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
+from msgspec.structs import replace
 
-from pipeline.core.records import Block, Duplicate, Gap, Late, Rejected, Trouble, changed
+from pipeline.core.records import Block, Duplicate, Gap, Late, Rejected, Trouble
 
 REMEMBERED_GAPS = 32  # per session, to tell late blocks from repeated ones
-REMEMBERED_SESSIONS = 512  # ranges of finished sessions, to tell what a broker delivers again after a crash
+REMEMBERED_SESSIONS = 512  # ranges of finished sessions, to recognise what a broker delivers again after a crash
 
 
 @dataclass(frozen=True, slots=True)
 class OrderSpec:
-    """How long, in event time, a missing block is waited for."""
+    """How long to wait for a missing block, in event time."""
 
-    max_wait_s: float = 2.0
+    max_wait_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """Sessions `first` to `last`, each with samples [0, end) behind it; counted sessions fit in one range."""
+class Finished(msgspec.Struct, frozen=True):
+    """Sessions `first` to `last` are over; each had samples [0, end). Sessions that are counted up share one range."""
 
     first: int
     last: int
@@ -42,18 +43,18 @@ class Finished:
 
 
 class OrderState(msgspec.Struct, frozen=True, eq=False):
-    """Where a stream stands in its session, and what is held back."""
+    """How far a stream has come in its session, and which blocks are held back."""
 
     session: int | None = None
-    form: tuple[float, tuple[str, ...], str] | None = None  # rate_hz, channels, unit: fixed within a session
+    form: tuple[float, tuple[str, ...], str] | None = None  # rate_hz, channels, unit: the same for a whole session
     next_index: int = 0
-    held: tuple[Block, ...] = ()  # by index, all after next_index
+    held: tuple[Block, ...] = ()  # sorted by index, all after next_index
     gaps: tuple[tuple[int, int], ...] = ()
     finished: tuple[Finished, ...] = ()
 
 
 def push(spec: OrderSpec, state: OrderState, block: Block) -> tuple[OrderState, list[Block], list[Trouble]]:
-    """Take one block; return the blocks that are next in order, and what went wrong."""
+    """Take one block. Return the blocks that are next in order, and what went wrong."""
     ready: list[Block] = []
     troubles: list[Trouble] = []
     if block.session != state.session:
@@ -70,7 +71,7 @@ def push(spec: OrderSpec, state: OrderState, block: Block) -> tuple[OrderState, 
         return state, ready, [*troubles, _repeated(block, state.next_index, known=not filled)]
 
     held = tuple(sorted((*state.held, block), key=lambda b: (b.index, b.end)))
-    state = _drain(changed(state, held=held), ready)
+    state = _drain(replace(state, held=held), ready)
     max_wait = round(spec.max_wait_s * block.rate_hz)
     while state.held and _waited_enough(state, max_wait):
         state = _give_up(state, ready, troubles)
@@ -78,7 +79,7 @@ def push(spec: OrderSpec, state: OrderState, block: Block) -> tuple[OrderState, 
 
 
 def _waited_enough(state: OrderState, max_wait: int) -> bool:
-    """By the time of the stream; or by what is held, for blocks may overlap by all but a sample, without end."""
+    """Whether the stream has moved on far enough, or too many samples are held: blocks can overlap without end."""
     moved_on = max(h.end for h in state.held) - state.next_index
     return moved_on > max_wait or sum(h.samples.shape[1] for h in state.held) > 2 * max_wait
 
@@ -86,7 +87,7 @@ def _waited_enough(state: OrderState, max_wait: int) -> bool:
 def push_all(
     spec: OrderSpec, state: OrderState, blocks: Iterable[Block]
 ) -> tuple[OrderState, list[Block], list[Trouble]]:
-    """Take several blocks of one stream: as `push` one by one, but what follows at once costs next to nothing."""
+    """Take several blocks of one stream, as `push` does one by one. A block that just follows costs almost nothing."""
     ready: list[Block] = []
     troubles: list[Trouble] = []
     next_index = state.next_index
@@ -97,15 +98,15 @@ def push_all(
             ready.append(block)
             next_index = end
         else:
-            state, some, trouble = push(spec, changed(state, next_index=next_index), block)
+            state, some, trouble = push(spec, replace(state, next_index=next_index), block)
             ready += some
             troubles += trouble
             next_index = state.next_index
-    return changed(state, next_index=next_index), ready, troubles
+    return replace(state, next_index=next_index), ready, troubles
 
 
 def flush(state: OrderState) -> tuple[OrderState, list[Block], list[Trouble]]:
-    """Release what is held back, giving up what is missing between."""
+    """Release all blocks that are held back; what is missing between them becomes gaps."""
     ready: list[Block] = []
     troubles: list[Trouble] = []
     while state.held:
@@ -118,8 +119,8 @@ def _form(block: Block) -> tuple[float, tuple[str, ...], str]:
 
 
 def _begin(spec: OrderSpec, state: OrderState, block: Block) -> OrderState:
-    # Of a stream that was never heard of, a first block far from the start of its session means that we joined late.
-    # Otherwise the beginning is missing: near the start it may still come, and then it is waited for.
+    # If the first block of a new stream is far from the start of its session, we joined late: nothing is missing.
+    # Otherwise the beginning of the session is missing. It may still come, so it is waited for.
     joined_late = state.session is None and block.index > round(spec.max_wait_s * block.rate_hz)
     return OrderState(
         session=block.session,
@@ -149,7 +150,7 @@ def _repeated(block: Block, next_index: int, *, known: bool) -> Duplicate | Late
 
 
 def _drain(state: OrderState, ready: list[Block]) -> OrderState:
-    """Move held blocks that are next in order to `ready`."""
+    """Append the held blocks that are next in order to `ready`."""
     held = list(state.held)
     next_index = state.next_index
     while held and held[0].index <= next_index:
@@ -157,16 +158,16 @@ def _drain(state: OrderState, ready: list[Block]) -> OrderState:
         if block.end > next_index:
             ready.append(after(block, next_index))
             next_index = block.end
-    return changed(state, next_index=next_index, held=tuple(held))
+    return replace(state, next_index=next_index, held=tuple(held))
 
 
 def _give_up(state: OrderState, ready: list[Block], troubles: list[Trouble]) -> OrderState:
-    """Declare what is missing before the first held block a gap."""
+    """Give up what is missing before the first held block: it becomes a gap."""
     first = state.held[0]
     if first.index > state.next_index:
         gap = (state.next_index, first.index)
         troubles.append(Gap(first.key, first.session, *gap))
-        state = changed(state, next_index=first.index, gaps=(*state.gaps, gap)[-REMEMBERED_GAPS:])
+        state = replace(state, next_index=first.index, gaps=(*state.gaps, gap)[-REMEMBERED_GAPS:])
     return _drain(state, ready)
 
 
@@ -176,4 +177,4 @@ def after(block: Block, index: int) -> Block:
     if skip <= 0:
         return block
     t0_ns = block.t0_ns + round(skip * 1e9 / block.rate_hz)
-    return replace(block, index=index, t0_ns=t0_ns, samples=block.samples[:, skip:])
+    return dataclasses.replace(block, index=index, t0_ns=t0_ns, samples=block.samples[:, skip:])

@@ -1,8 +1,8 @@
-"""Quality: what keeps a window from being judged, and what is worth knowing about its signal all the same.
+"""Quality: what keeps a window from being judged, and what else is worth knowing about its signal.
 
-Bits of the `quality` column; 0 is a good window without remarks. `STOPS` are reasons not to step the network; the
-other bits are notes: real machines near the end of their life do clip their sensors, and a healthy one in a noisy
-plant is full of mains hum. All rules look at one window alone; a recorded threshold is a named constant below.
+The result is the bits of the `quality` column; 0 is a good window without remarks. The bits in `STOPS` keep a window
+from the network. The other bits are notes: machines near the end of their life do clip their sensors, and a healthy
+machine in a noisy plant picks up mains hum. All rules look at one window alone. Every threshold is a named constant.
 """
 
 from __future__ import annotations
@@ -23,12 +23,10 @@ from pipeline.core.features.table import COLUMN, RELATIVE
 from pipeline.core.features.time_domain import QUARTERS, samples_at, shared_quarters
 from pipeline.core.records import FeatureRow, Float32, Window
 
-# The rules that look at the samples of one channel, in one compiled scan; see `pipeline.core.quality` for the bits.
-#
-# Cheap by order: everything that every window pays for is a loop that vectorises (the samples' bits as integers that sort
-# as the numbers do, because float minima do not vectorise), windows that overlap by quarters share the quarters' counts,
-# and what takes longer is looked at only where a count says that there may be something.
-
+# The rules that look at the samples of one channel, in one compiled scan. Order makes it cheap: all windows pay only
+# for loops that vectorise. They read the samples' bits as integers that sort as the numbers do, because float minima
+# do not vectorise. Windows that overlap by quarters share the counts of the quarters. Rules that take longer run only
+# where a count says that there may be something to find.
 
 FLAT_RATIO = 1e-6  # a channel whose peak-to-peak is below this share of its largest value carries no vibration
 HELD_SHARE = 0.1  # of the window: one value for so long is a sensor, or a logger, that hangs
@@ -307,7 +305,7 @@ MAINS_SHARE = 0.5  # of the power at the mains frequency and its harmonics
 
 
 class Quality(IntFlag):
-    """What may be said of a window. New bits may come; a bit never changes its meaning."""
+    """What can be said about a window. New bits may be added; a bit never changes its meaning."""
 
     GOOD = 0
     INCOMPLETE = 1  # stops: samples are missing
@@ -342,7 +340,7 @@ NO_VELOCITY = Quality.SKI_SLOPE | Quality.SATURATED | Quality.CLIPPED  # bits th
 
 
 def judge(window: Window, *, values: Float32 | None = None) -> Quality:
-    """All that a window says by itself; `values` are its features (C, F), for the rules that need a spectrum."""
+    """The quality of one window by itself. `values` are its features (C, F), for the rules that need a spectrum."""
     if window.samples is None:
         return Quality(incomplete(window))
     samples = np.ascontiguousarray(window.samples, np.float32)
@@ -370,7 +368,7 @@ def _stopped(window: Window) -> int:
 
 
 def stands_still(row: FeatureRow, nominal_rpm: float | None, baseline: Baseline | None) -> bool:
-    """Whether the machine is off by what is known of its stream: its nominal speed, and the RMS of its baseline."""
+    """Whether the machine is off, judged by the nominal speed of its stream and by the RMS of its baseline."""
     if nominal_rpm is not None and row.speed_rpm is not None and row.speed_rpm < STANDSTILL_SHARE * nominal_rpm:
         return True
     if baseline is None or baseline.centre is None or row.quality & _STOPS:

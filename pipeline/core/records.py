@@ -1,21 +1,22 @@
 """The nouns of thrumcast.
 
-A *stream* is one measurement point of one machine: one or more channels sampled together.
-Bytes become a `Block`; blocks, put in order, are cut into `Window`s; a window becomes a
-`FeatureRow`, a feature row a `Prediction`, and a run of predictions may become an `AlarmChange`.
-What went wrong on the way is data too: `Gap`, `Late`, `Duplicate`, `Rejected`.
+A *stream* is one measurement point of one machine. It has one or more channels, which are sampled together.
 
-What is made anew for every window is a `msgspec.Struct`: a frozen dataclass takes twenty times as long to make.
-The garbage collector need not look at them: none can be part of a cycle.
+    bytes -> Block -> Window -> FeatureRow -> Prediction -> AlarmChange
 
-Letters in shapes, the same everywhere: B batch, C channels, n samples, F features, L layers,
-H hidden units, K classes. Times are integers, nanoseconds since 1970 UTC.
+What goes wrong on the way is data too: `Gap`, `Late`, `Duplicate`, `Rejected`.
+
+Nothing here is ever changed in place; `msgspec.structs.replace` makes a copy with other values. Records that are made
+for every window are `msgspec.Struct`s, because a frozen dataclass takes twenty times as long to make. `gc=False` spares
+the garbage collector: no record can be part of a cycle.
+
+Letters in shapes, the same everywhere: B batch, C channels, n samples, F features, L layers, H hidden units, K classes.
+Times are integers: nanoseconds since 1970 UTC.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -30,11 +31,8 @@ ID_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def is_id(text: str) -> bool:
-    """Whether `text` may name a machine or a point. Ids never become paths; "." and ".." are refused all the same."""
+    """Whether `text` may name a machine or a point. "." and ".." may not, although no id ever becomes a path."""
     return ID_PATTERN.fullmatch(text) is not None and text.strip(".") != ""
-
-
-changed = msgspec.structs.replace  # (record, field=value, ...): a copy with other values in these fields
 
 
 class StreamKey(NamedTuple):
@@ -49,9 +47,9 @@ class StreamKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BearingOrders:
-    """Defect frequencies of a rolling bearing as multiples of the shaft speed (orders).
+    """Defect frequencies of a rolling bearing, as multiples of the shaft speed (orders).
 
-    `bsf` is the *spin* frequency; a damaged element strikes both races, so its line stands at 2 x bsf.
+    `bsf` is the *spin* frequency of an element. A damaged element strikes both races, so its line is at 2 x bsf.
     """
 
     ftf: float
@@ -62,7 +60,7 @@ class BearingOrders:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """What one message carries: consecutive samples of all channels of a stream."""
+    """One message: consecutive samples of all channels of a stream."""
 
     key: StreamKey
     session: int  # changes when the sender restarts its count
@@ -73,9 +71,9 @@ class Block:
     unit: str  # g, m/s2, mm/s, V or 1
     samples: Float32  # (C, n)
     speed_rpm: float | None = None  # shaft speed over the block
-    orders: BearingOrders | None = None  # of the bearing at this point, when it comes with the data
-    truth: str | None = None  # the true failure mode: archived, never shown to a model
-    about: dict[str, Fact] | None = None  # other facts of the machine, for machines.jsonl; once a session is enough
+    orders: BearingOrders | None = None  # of the bearing at this point, if the sender knows it
+    truth: str | None = None  # the true failure mode, if it is known: archived, never given to a model
+    about: dict[str, Fact] | None = None  # other facts about the machine, for machines.jsonl; once a session is enough
 
     @property
     def end(self) -> int:
@@ -86,8 +84,8 @@ class Block:
 class Window(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Samples [number*hop, number*hop + length) of a session.
 
-    Its number follows from data alone, so every driver gives the same window the same address
-    (machine, point, session, number) and writing it twice is harmless.
+    The number follows from the data alone. So every driver gives a window the same address (machine, point, session,
+    number), and writing a window twice is harmless.
     """
 
     key: StreamKey
@@ -98,18 +96,18 @@ class Window(msgspec.Struct, frozen=True, eq=False, gc=False):
     rate_hz: float
     channels: tuple[str, ...]
     unit: str
-    samples: Float32 | None  # (C, length); None where the window is not whole
-    coverage: float  # received / expected samples
-    speed_rpm: float | None  # mean
+    samples: Float32 | None  # (C, length); None if any sample is missing
+    coverage: float  # received samples / expected samples
+    speed_rpm: float | None  # mean over the window
     orders: BearingOrders | None
     truth: str | None
-    speed_trace: tuple[tuple[int, float], ...] | None = None  # (from sample, rpm), where the speed changes within
-    speed_range_rpm: tuple[float, float] | None = None  # in which to look for a speed that nobody states
+    speed_trace: tuple[tuple[int, float], ...] | None = None  # (first sample, rpm) of each piece, if the speed changes
+    speed_range_rpm: tuple[float, float] | None = None  # the range in which to estimate a speed that nobody gives
     gear_teeth: tuple[int, ...] = ()  # of the gears on this shaft
 
 
 class FeatureRow(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """One row of the feature archive: all features of all channels of one window."""
+    """All features of all channels of one window: a row of the feature archive."""
 
     key: StreamKey
     session: int
@@ -122,20 +120,20 @@ class FeatureRow(msgspec.Struct, frozen=True, eq=False, gc=False):
     quality: int  # bits of pipeline.core.quality.Quality
     truth: str | None
     channels: tuple[str, ...]
-    values: Float32  # (C, F), columns in the order of the feature table; NaN = cannot be computed
-    schema: str  # which feature table, see pipeline.core.features.table
+    values: Float32  # (C, F) in the order of the feature table; NaN = cannot be computed
+    schema: str  # names the feature table and its settings, see pipeline.core.features.table
 
 
 class Prediction(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """What the network says of one window, and what the alarm logic makes of it."""
+    """What the network says about one window, and the state of the stream that follows from it."""
 
     key: StreamKey
     session: int
     window: int
     start_ns: int
     end_ns: int
-    mode: str | None  # the most probable class; None where the network was not stepped
-    p: float  # its probability; NaN where the network was not stepped
+    mode: str | None  # the most probable class; None if the network did not see the window
+    p: float  # its probability; NaN if the network did not see the window
     probabilities: Float32  # (K,) in the order of the model's classes
     state: str  # warming_up, normal, warning, alarm, unknown, sensor_fault or not_running
     state_age: int  # windows since the hidden state was reset
@@ -144,34 +142,11 @@ class Prediction(msgspec.Struct, frozen=True, eq=False, gc=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Future:
-    """Modes that come after the present one, in order; `ends` when nothing else is foretold after them."""
-
-    modes: tuple[str, ...]
-    ends: bool
-    p: float  # of this future as a whole
-    step_p: tuple[float, ...]  # of each of its tokens, the end included
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """What may come after a window, from the hidden state that the network had then; the most probable future first."""
-
-    key: StreamKey
-    session: int
-    window: int
-    start_ns: int
-    end_ns: int
-    futures: tuple[Future, ...]
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
 class AlarmChange:
-    """An alarm that was raised, updated or cleared."""
+    """A step in the life of an alarm."""
 
     key: StreamKey
-    type: str  # raised, updated, cleared
+    type: str  # raised, acked, cleared or revoked
     id: str  # the same for all changes of one alarm
     mode: str
     p: float
@@ -181,7 +156,7 @@ class AlarmChange:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Samples [first, last) of a session that never came."""
+    """Samples [first, last) of a session never came."""
 
     key: StreamKey
     session: int
@@ -191,7 +166,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Late:
-    """A block whose place was given up before it came."""
+    """A block came after its place had been given up as a gap."""
 
     key: StreamKey
     session: int
@@ -201,7 +176,7 @@ class Late:
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """A block all of whose samples had come before."""
+    """A block brought no sample that had not come before."""
 
     key: StreamKey
     session: int
@@ -210,31 +185,29 @@ class Duplicate:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A block that contradicts its own session (another rate, channels or unit); belongs in quarantine."""
+    """A block contradicts its own session: another rate, other channels or another unit. It goes into quarantine."""
 
     block: Block
     reason: str
 
     @property
     def key(self) -> StreamKey:
-        """The stream that it would have belonged to."""
+        """The stream that the block names."""
         return self.block.key
 
 
 Trouble = Gap | Late | Duplicate | Rejected
 
-Foretell = Callable[[Float32], list[list[Future]]]  # hidden states (B, L, H) -> futures of each stream, best first
-
 
 class Predictor(Protocol):
-    """The network as the pipeline sees it: stateless, batched over streams.
+    """The network as the pipeline sees it. It takes a batch of streams and remembers nothing.
 
-    The hidden state is an argument and a result; nothing is remembered inside.
+    The hidden state is an argument and a result.
     """
 
     @property
     def version(self) -> str:
-        """The model version that every prediction is stamped with."""
+        """The model version; every prediction carries it."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -242,11 +215,11 @@ class Predictor(Protocol):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The F column names, e.g. `x.kurtosis`, in the order in which `step` wants them."""
+        """The F column names in the order that `step` expects, for instance `x.kurtosis`."""
 
     @property
     def hidden_shape(self) -> tuple[int, int]:
-        """(L, H) of one stream's hidden state; a new sequence starts from zeros."""
+        """(L, H) of one stream's hidden state. A new sequence begins with zeros."""
 
     def step(self, x: Float32, h: Float32) -> tuple[Float32, Float32]:
-        """One window of B streams: x (B, F) raw features, NaN = missing, h (B, L, H) -> probabilities (B, K), new h."""
+        """One window of each of B streams: features x (B, F), NaN = missing, and h (B, L, H) -> p (B, K) and new h."""

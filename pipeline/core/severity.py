@@ -1,8 +1,10 @@
 """Vibration severity: zones A to D from the velocity RMS of non-rotating parts.
 
+    A  as newly commissioned            C  fit for a limited time
+    B  fit for unrestricted operation   D  may damage the machine
+
 The limits are those of ISO 10816-3:2009, tables A.1 and A.2 (upper limits of zones A, B and C), or a machine's own with
-their source. Later editions draw the zones differently, so every result says which table it used. Zone A: as newly
-commissioned; B: fit for unrestricted long-term operation; C: for a limited time; D: may damage the machine.
+their source. Later editions draw the zones differently, so every result names the table that it used.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.core.evidence import CHANGED_SIGMA, DEPARTED_SIGMA
+from pipeline.core.evidence import DEPARTED_SIGMA
+from pipeline.core.faults import CHANGED_SIGMA
 from pipeline.core.features.table import COLUMN
 from pipeline.core.quality import NO_VELOCITY, Quality
 from pipeline.core.records import FeatureRow
@@ -21,7 +24,7 @@ Zone = Literal["A", "B", "C", "D"]
 
 STANDARD = "ISO 10816-3:2009"
 BAND_HIGH_HZ = 1000.0  # the evaluation band ends here
-BAND_PER_RATE = 0.475  # share of the sampling rate up to which a spectrum can be believed: 2,106 Hz carry 1 kHz
+BAND_PER_RATE = 0.475  # a spectrum can be trusted up to this share of the sampling rate: 1 kHz needs 2,106 Hz
 SIGNIFICANT_CHANGE = 0.25  # of B/C: criterion II, and the distance of the alarm from the baseline
 LARGEST_OVER_LIMIT = 1.25  # an alarm lies at most at 1.25 times B/C, a trip at 1.25 times C/D
 
@@ -48,7 +51,7 @@ _TABLE: dict[tuple[int, Support], tuple[float, float, float]] = {
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """A zone, or the reason why there is none; `note` names the table or the reason."""
+    """A zone, or none. `note` names the table, or the reason why there is no zone."""
 
     zone: Zone | None
     note: str
@@ -60,10 +63,10 @@ def limits_of_class(group: Literal[1, 2], support: Support) -> Limits:
 
 
 def assess(velocity_rms_mm_s: float | None, limits: Limits | None, rate_hz: float) -> Assessment:
-    """The zone of the largest velocity RMS over all axes of a point; a value on a boundary belongs to the lower zone.
+    """The zone of the largest velocity RMS over all axes of a point. A value on a boundary is in the lower zone.
 
-    None is never guessed: without a machine class or limits, a rate that carries 1 kHz, or a velocity (its unit must
-    be known), the point is "not assessable".
+    A zone is never guessed. It takes a machine class or limits, a rate that carries 1 kHz, and a velocity, which needs
+    a known unit. Without one of these the point is "not assessable".
     """
     if limits is None:
         return Assessment(None, "not assessable: neither machine class nor limits are known")
@@ -79,12 +82,12 @@ def assess(velocity_rms_mm_s: float | None, limits: Limits | None, rate_hz: floa
 
 
 def alarm_mm_s(limits: Limits, baseline_mm_s: float) -> float:
-    """Where an alarm is set: baseline + 0.25 B/C, at most 1.25 B/C. Baseline 2.0, B/C 4.5 -> 3.125."""
+    """Where to set an alarm: baseline + 0.25 B/C, at most 1.25 B/C. Baseline 2.0, B/C 4.5 -> 3.125."""
     return min(baseline_mm_s + SIGNIFICANT_CHANGE * limits.b_c_mm_s, LARGEST_OVER_LIMIT * limits.b_c_mm_s)
 
 
 def trip_mm_s(limits: Limits) -> float:
-    """The most at which a trip may be set: 1.25 C/D. C/D 7.1 -> 8.875."""
+    """The highest value to set a trip at: 1.25 C/D. C/D 7.1 -> 8.875."""
     return LARGEST_OVER_LIMIT * limits.c_d_mm_s
 
 
@@ -94,7 +97,7 @@ def changed_significantly(limits: Limits, baseline_mm_s: float, velocity_rms_mm_
 
 
 def velocity_rms_mm_s(row: FeatureRow) -> float | None:
-    """Of the channel that vibrates most; None where unit, rate or quality do not allow it."""
+    """The velocity RMS of the channel that vibrates most; None if unit, rate or quality do not allow one."""
     if Quality(row.quality) & NO_VELOCITY:
         return None
     values = [float(v) for v in row.values[:, COLUMN["velocity_rms"]] if math.isfinite(v)]
@@ -102,9 +105,10 @@ def velocity_rms_mm_s(row: FeatureRow) -> float | None:
 
 
 def floor(row: FeatureRow, limits: Limits | None) -> Zone | None:
-    """The least that the alarms make of a window: its zone, or more if its RMS has left the machine's own baseline.
+    """The zone that is a floor under the alarms: the window's zone, or a worse one if its RMS has left the baseline.
 
-    A rise counts like zone C or D, also where the standard cannot say anything. None without zone and baseline.
+    A rise above the machine's own baseline counts like zone C or D, even where the standard says nothing. None without
+    a zone and a baseline.
     """
     zones = [severity(row, limits).zone]
     if sigmas := [sigma for sigma in row.values[:, COLUMN["rel_rms"]].tolist() if math.isfinite(sigma)]:

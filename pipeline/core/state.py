@@ -1,7 +1,7 @@
-"""StreamState: all that is remembered of a stream, as a value with versioned bytes.
+"""StreamState: everything that is remembered about a stream, as a value and as versioned bytes.
 
-Nothing else in the pipeline remembers anything. Saving these bytes together with the rows that were
-derived saves everything; restoring them continues as if nothing had happened, to the last bit.
+Nothing else in the pipeline remembers anything. Whoever saves these bytes with the rows that were computed has saved
+everything. A stream that is restored from them continues as if nothing had happened, to the last bit.
 """
 
 from __future__ import annotations
@@ -23,55 +23,55 @@ from pipeline.core.severity import Limits
 from pipeline.core.window import WindowSpec, WindowState
 from pipeline.errors import ArchiveError, ConfigError
 
-VERSION = 1  # of the bytes; another one is refused by number
+VERSION = 1  # of the bytes; other versions are refused
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSpec:
-    """Everything about a stream that is configured and does not change while it runs.
+    """Everything that is configured about a stream. It does not change while the stream runs.
 
-    `speed_rpm`, `orders` and `unit` stand in where the blocks do not say.
+    There are no defaults here: `pipeline.config` has them all, and makes the specs.
     """
 
-    order: OrderSpec = OrderSpec()
-    window: WindowSpec = WindowSpec()
-    features: FeatureSpec = FeatureSpec()
-    alarm: AlarmSpec = AlarmSpec()
-    speed_rpm: float | None = None
-    orders: BearingOrders | None = None
-    unit: str | None = None
-    gear_teeth: tuple[int, ...] = ()  # of the gears on this shaft
-    speed_min_rpm: float | None = None  # where nobody states the speed, it is looked for between these two
-    speed_max_rpm: float | None = None
-    commissioning_windows: int = 0  # good windows from which the baseline is made; 0 = not known to be healthy: none
-    limits: Limits | None = None  # of the vibration severity zones
-    max_gap_s: float = 30.0  # a longer pause between windows resets the hidden state
-    warm_up_windows: int = 5  # a younger hidden state is reported as warming up, and raises no alarm
+    order: OrderSpec
+    window: WindowSpec
+    features: FeatureSpec
+    alarm: AlarmSpec
+    speed_rpm: float | None  # used where the blocks give no speed
+    orders: BearingOrders | None  # used where the blocks give none
+    unit: str | None  # replaces the unit that the blocks give
+    gear_teeth: tuple[int, ...]  # of the gears on this shaft
+    speed_min_rpm: float | None  # a speed that nobody gives is estimated between these two
+    speed_max_rpm: float | None
+    commissioning_windows: int  # how many good windows make the baseline; 0 = not known to be healthy, no baseline
+    limits: Limits | None  # of the vibration severity zones
+    max_gap_s: float  # a longer pause between windows resets the hidden state
+    warm_up_windows: int  # a younger hidden state is reported as warming up, and raises no alarm
 
     @property
     def speed_range_rpm(self) -> tuple[float, float] | None:
-        """Where to look for a speed that nobody states; None = nowhere."""
+        """The range in which to estimate a speed that nobody gives; None = do not estimate."""
         if self.speed_min_rpm is None or self.speed_max_rpm is None:
             return None
         return self.speed_min_rpm, self.speed_max_rpm
 
     @property
     def fingerprint(self) -> str:
-        """Changes with every setting that the remembered samples or windows depend on."""
+        """A hash of the settings that the remembered samples and windows depend on."""
         return hashlib.sha256(repr((self.window, self.features)).encode()).hexdigest()[:16]
 
 
 class StreamState(msgspec.Struct, frozen=True, eq=False):
-    """What is remembered of one stream between two blocks."""
+    """What is remembered about one stream between two blocks."""
 
     order: OrderState = OrderState()
     window: WindowState = WindowState()
     alarm: AlarmState = AlarmState()
-    baseline: Baseline | None = None  # None = nothing was commissioned yet, or is to be
+    baseline: Baseline | None = None  # None = not begun, or not wanted
     hidden: Float32 | None = None  # (L, H); None = a new sequence
     state_age: int = 0  # windows since the hidden state was reset
     last_end_ns: int | None = None  # end of the last window that the network saw
-    model: str | None = None  # whose hidden state it is
+    model: str | None = None  # the model version that the hidden state is from
 
 
 def to_bytes(spec: StreamSpec, state: StreamState) -> bytes:
@@ -81,26 +81,26 @@ def to_bytes(spec: StreamSpec, state: StreamState) -> bytes:
 
 
 def from_bytes(spec: StreamSpec, data: bytes) -> StreamState:
-    """The state again.
+    """The state that was saved.
 
     Raises:
         ArchiveError: the bytes are damaged or of another version.
-        ConfigError: the state was made under other window or feature settings.
+        ConfigError: the state was saved under other window or feature settings.
     """
     try:
         version, fingerprint, checksum, content = _ENVELOPE.decode(data)
         if version != VERSION:
-            msg = f"stream state of version {VERSION} expected, found: {version}"
+            msg = f"expected a stream state of version {VERSION}, found: {version}"
             raise ArchiveError(msg, hint="use the version of thrumcast that wrote it, or another data directory")
         if zlib.crc32(content) != checksum:
-            msg = "another checksum than the one written with them"
+            msg = "the checksum does not match"
             raise ValueError(msg)
         state = _CONTENT.decode(content)
     except (msgspec.MsgspecError, TypeError, ValueError) as error:
-        msg = f"a readable stream state expected, found damaged bytes: {error}"
+        msg = f"expected a readable stream state, found damaged bytes: {error}"
         raise ArchiveError(msg, hint="restore journal.db from a backup, or use another data directory") from error
     if fingerprint != spec.fingerprint:
-        msg = f"stream state under window and feature settings {spec.fingerprint} expected, found: {fingerprint}"
+        msg = f"expected a stream state under window and feature settings {spec.fingerprint}, found: {fingerprint}"
         raise ConfigError(msg, hint="put [window] and [features] back as they were, or use another data directory")
     return state
 
@@ -108,7 +108,7 @@ def from_bytes(spec: StreamSpec, data: bytes) -> StreamState:
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.shape, np.ascontiguousarray(value, "<f4").tobytes()
-    msg = f"a value that can be saved expected, found: {type(value).__name__}"
+    msg = f"expected a value that can be saved, found: {type(value).__name__}"
     raise TypeError(msg)
 
 

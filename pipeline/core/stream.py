@@ -4,58 +4,64 @@
     step(spec, state, block) -> StreamState, events
     flush(spec, state)       -> StreamState, events
 
-Pure: state in, state out; no clock, no file, no memory of its own. The engine does the same for many
-streams at once and adds the network.
+All functions are pure. They use no clock and no file, keep no memory of their own and change none of their arguments.
+The engine does the same for many streams at once and adds the network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from msgspec.structs import replace
+
 from pipeline.core import features, order, window
 from pipeline.core.features.baseline import relate
-from pipeline.core.quality import Quality, incomplete, judge_alike, stands_still
-from pipeline.core.records import Block, FeatureRow, Float32, Trouble, Window, changed
+from pipeline.core.quality import STOPS, Quality, incomplete, judge_alike, stands_still
+from pipeline.core.records import Block, FeatureRow, Float32, Trouble, Window
 from pipeline.core.state import StreamSpec, StreamState
 
 Event = FeatureRow | Trouble
 
+_STOPS, _NOT_RUNNING = int(STOPS), int(Quality.NOT_RUNNING)  # plain numbers: flags are slow
+
 
 def initial(spec: StreamSpec) -> StreamState:
-    """Nothing has come yet."""
+    """The state before the first block."""
     return StreamState()
 
 
 def step(spec: StreamSpec, state: StreamState, block: Block) -> tuple[StreamState, list[Event]]:
-    """Take one block; return what became complete with it, and what went wrong."""
+    """Take one block. Return the rows of the windows that are now complete, and what went wrong."""
     state, windows, troubles = advance(spec, state, [block])
-    rows = feature_rows(spec, windows)
-    return related(spec, state, rows), [*troubles, *rows]
+    state, rows = related(spec, state, feature_rows(spec, windows))
+    return state, [*troubles, *rows]
 
 
 def flush(spec: StreamSpec, state: StreamState) -> tuple[StreamState, list[Event]]:
-    """Nothing more will come: use what was held back. A window that is not complete by now is none."""
+    """Use the blocks that were held back, because no more will come. An incomplete last window gives no row."""
     state, windows, troubles = release(spec, state)
-    rows = feature_rows(spec, windows)
-    return related(spec, state, rows), [*troubles, *rows]
+    state, rows = related(spec, state, feature_rows(spec, windows))
+    return state, [*troubles, *rows]
 
 
 def advance(
     spec: StreamSpec, state: StreamState, blocks: Iterable[Block]
 ) -> tuple[StreamState, list[Window], list[Trouble]]:
-    """The part of `step` before the features, for several blocks: order, then windows."""
+    """The first part of `step`, for several blocks: put them in order, then cut windows."""
     ordered, ready, troubles = order.push_all(spec.order, state.order, blocks)
-    return _cut(spec, state, ordered, ready, troubles)
+    state, windows = _cut(spec, state, ordered, ready)
+    return state, windows, troubles
 
 
 def release(spec: StreamSpec, state: StreamState) -> tuple[StreamState, list[Window], list[Trouble]]:
-    """The part of `flush` before the features."""
+    """The first part of `flush`."""
     ordered, ready, troubles = order.flush(state.order)
-    return _cut(spec, state, ordered, ready, troubles)
+    state, windows = _cut(spec, state, ordered, ready)
+    return state, windows, troubles
 
 
 def feature_rows(spec: StreamSpec, windows: Sequence[Window]) -> list[FeatureRow]:
-    """Judge windows and compute their features, in one batch."""
+    """The second part: features and quality of all windows in one batch. The windows may be of several streams."""
     schema = spec.features.schema
     rows: dict[int, FeatureRow] = {}
     for alike in features.compute_alike(spec.features, windows):
@@ -68,25 +74,23 @@ def feature_rows(spec: StreamSpec, windows: Sequence[Window]) -> list[FeatureRow
     ]
 
 
-def related(spec: StreamSpec, state: StreamState, rows: list[FeatureRow]) -> StreamState:
-    """Fill in, in order, what the rows of one stream are relative to its nominal speed and its baseline.
-
-    Changes the rows; returns the state that knows them.
-    """
+def related(spec: StreamSpec, state: StreamState, rows: Iterable[FeatureRow]) -> tuple[StreamState, list[FeatureRow]]:
+    """The last part: compare the rows of one stream, in order, with its nominal speed and its baseline."""
     baseline = state.baseline
-    for i, row in enumerate(rows):
+    found = []
+    for row in rows:
         if stands_still(row, spec.speed_rpm, baseline):
-            row = rows[i] = changed(row, quality=row.quality | int(Quality.NOT_RUNNING))
-        if spec.commissioning_windows > 0:
-            baseline = relate(spec.commissioning_windows, baseline, row, good=not Quality(row.quality).stops)
-    return state if baseline is state.baseline else changed(state, baseline=baseline)
+            row = replace(row, quality=row.quality | _NOT_RUNNING)
+        baseline, row = relate(spec.commissioning_windows, baseline, row, good=not row.quality & _STOPS)
+        found.append(row)
+    return (state if baseline is state.baseline else replace(state, baseline=baseline)), found
 
 
 def _cut(
-    spec: StreamSpec, state: StreamState, ordered: order.OrderState, ready: list[Block], troubles: list[Trouble]
-) -> tuple[StreamState, list[Window], list[Trouble]]:
+    spec: StreamSpec, state: StreamState, ordered: order.OrderState, ready: list[Block]
+) -> tuple[StreamState, list[Window]]:
     cut, windows = window.push(spec.window, state.window, ready, spec)
-    return changed(state, order=ordered, window=cut), windows, troubles
+    return replace(state, order=ordered, window=cut), windows
 
 
 def _row(window: Window, values: Float32, quality: int, schema: str) -> FeatureRow:

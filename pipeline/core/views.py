@@ -1,6 +1,6 @@
-"""What a person looks at: spectrum and envelope spectrum of a piece of signal, and where the lines should stand.
+"""Views: the spectrum and envelope spectrum of a piece of signal for people to look at, and where lines should be.
 
-Not the features: these functions show one window in full, in double precision and without any decision.
+These are not the features. They show one window in full, in double precision, and decide nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import ifft, rfft
 
+from pipeline.core.features.table import FAMILIES
 from pipeline.core.records import BearingOrders, Float32
 
 Float64 = NDArray[np.float64]
@@ -20,7 +21,7 @@ SHAFT_HARMONICS = 3
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where a line should stand. `near` names another line that it cannot be told from, else it is empty."""
+    """Where a line should be. `near` names another line that it cannot be told from, or is empty."""
 
     label: str
     family: str
@@ -51,7 +52,7 @@ def envelope_spectrum(x: Float32, rate_hz: float, low_hz: float, high_hz: float)
     squared = np.abs(2 * ifft(whole)) ** 2
     amplitude = 2 * np.abs(rfft((squared - squared.mean()) * hann)) / hann.sum()
     hz = np.arange(len(amplitude)) * rate_hz / n
-    keep = hz <= (min(high_hz, rate_hz / 2) - low_hz)  # a squared envelope has no more than the band is wide
+    keep = hz <= (min(high_hz, rate_hz / 2) - low_hz)  # a squared envelope reaches no further than the band is wide
     return hz[keep], amplitude[keep]
 
 
@@ -63,13 +64,13 @@ def shaft_cursors(speed_rpm: float) -> list[Cursor]:
 def bearing_cursors(
     orders: BearingOrders, speed_rpm: float, resolution_hz: float, slip: float, harmonics: int = 3
 ) -> list[Cursor]:
-    """The four families and their harmonics; a line that cannot be told from another one claims no match.
+    """The four families of lines and their harmonics.
 
-    Two lines are told from each other when they lie max(2 bins, slip x f) apart; `near` names the other line, a shaft
-    harmonic or one of another family, and how far this one is above it.
+    Two lines can be told apart if they are max(2 bins, slip x f) apart. If not, `near` names the other line (a shaft
+    harmonic or one of another family) and how far this one is above it.
     """
     shaft_hz = speed_rpm / 60
-    families = (("BPFO", orders.bpfo), ("BPFI", orders.bpfi), ("2BSF", 2 * orders.bsf), ("FTF", orders.ftf))
+    families = tuple((family.id.upper(), family.order(orders)) for family in FAMILIES)
     lines = [(name, k, k * order * shaft_hz) for name, order in families for k in range(1, harmonics + 1)]
     found = []
     for family, k, hz in lines:

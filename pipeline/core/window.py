@@ -1,13 +1,15 @@
 """Windows: overlapping pieces of a session, addressed by sample number.
 
-Window k covers samples [k*hop, k*hop + length) of its session. Only the samples that a later window
-still needs are kept, as *runs* that are contiguous in count and in time; a window that lies within
-one run is whole, any other is reported with its coverage and without samples. Windows of which
-nothing came at all are not reported: the gap was.
+Window k covers samples [k*hop, k*hop + length) of its session. Only the samples that later windows need are kept. They
+are kept as *runs*: samples without a hole in count or time. A window within one run is whole. Any other window is
+reported with its coverage and without samples. A window of which nothing came is not reported, because the gap was.
 
-What a block says beside its samples (time, speed, truth, bearing) is kept as *marks*, one where
-something changes, so that it does not matter how the samples were cut into blocks. Slow drift of the
-sender's clock moves the marks; a jump of more than `max_time_step_s` starts a new run.
+What a block says beside its samples (time, speed, truth, bearing) is kept as *marks*: one wherever something changes.
+So it does not matter how the samples were cut into blocks. Slow drift of the sender's clock moves the marks. A jump of
+more than `max_time_step_s` begins a new run.
+
+The last functions bound what one block may ask for. A valid block can still be absurd, and it must not cost as much as
+a thousand others.
 """
 
 from __future__ import annotations
@@ -23,27 +25,27 @@ import numpy as np
 from pipeline.core.features.lengths import next_fast_length
 from pipeline.core.records import BearingOrders, Block, Float32, Window
 
-DRIFT_NS = 1_000_000  # block times may wander this far from the count before a mark follows them
-SAMPLES_AT_ONCE = 1 << 15  # per channel
+DRIFT_NS = 1_000_000  # block times may drift this far from the sample count before a new mark follows them
+SAMPLES_AT_ONCE = 1 << 15  # per channel: more would not fit in the cache
 
 
 @dataclass(frozen=True, slots=True)
 class WindowSpec:
-    """Length and hop of the windows in seconds, and the largest step of the block times within a run."""
+    """Length and hop of the windows, and the largest time step between blocks of one run."""
 
-    length_s: float = 1.0
-    hop_s: float = 0.5
-    max_time_step_s: float = 0.5
+    length_s: float
+    hop_s: float
+    max_time_step_s: float
 
 
 @lru_cache(maxsize=256)
 def length_and_hop(spec: WindowSpec, rate_hz: float) -> tuple[int, int]:
-    """Window length (rounded up to a fast FFT length) and hop, in samples."""
+    """Window length, rounded up to a fast FFT length, and hop; both in samples."""
     return next_fast_length(max(16, round(spec.length_s * rate_hz))), max(1, round(spec.hop_s * rate_hz))
 
 
 class Mark(msgspec.Struct, frozen=True, gc=False):
-    """From sample `start` on, until the next mark."""
+    """What holds from sample `start` until the next mark."""
 
     start: int
     t0_ns: int  # time of sample `start`
@@ -57,7 +59,7 @@ class Mark(msgspec.Struct, frozen=True, gc=False):
 
 
 class Run(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """Samples [start, end) without a hole; in pieces, which are joined when a window needs them."""
+    """Samples [start, end) without a hole, in pieces that are joined when a window needs them."""
 
     start: int
     end: int
@@ -65,7 +67,7 @@ class Run(msgspec.Struct, frozen=True, eq=False, gc=False):
 
 
 class _Growing(msgspec.Struct, gc=False):
-    """A run to which pieces are added."""
+    """A run that pieces are being added to."""
 
     start: int
     end: int
@@ -73,17 +75,17 @@ class _Growing(msgspec.Struct, gc=False):
 
 
 class WindowState(msgspec.Struct, frozen=True, eq=False):
-    """The tail of a session that later windows still need."""
+    """The end of a session, as far as later windows need it."""
 
     session: int | None = None
-    position: int = 0  # number of the first sample that has not come
+    position: int = 0  # number of the next sample
     next_number: int = 0
     runs: tuple[Run, ...] = ()
     marks: tuple[Mark, ...] = ()
 
 
 class Context(Protocol):
-    """What is known of a stream where its blocks do not say; `unit` overrules them."""
+    """What is known about a stream beside its blocks. `unit` overrules them; the rest fills in what they leave out."""
 
     @property
     def speed_rpm(self) -> float | None: ...
@@ -99,7 +101,7 @@ class Context(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NothingKnown:
-    """The context of a stream of which nothing is configured."""
+    """The context of a stream about which nothing is configured."""
 
     speed_rpm: float | None = None
     speed_range_rpm: tuple[float, float] | None = None
@@ -111,7 +113,7 @@ class NothingKnown:
 def push(
     spec: WindowSpec, state: WindowState, blocks: Sequence[Block], context: Context = NothingKnown()
 ) -> tuple[WindowState, list[Window]]:
-    """Take the next blocks in order; return the windows that are complete with them."""
+    """Take the next blocks in order. Return the windows that are complete with them."""
     windows: list[Window] = []
     for some in _at_once(blocks):
         state, complete = _cut(spec, _taken(spec, state, some), some[-1], context)
@@ -120,7 +122,7 @@ def push(
 
 
 def _at_once(blocks: Sequence[Block]) -> Iterator[Sequence[Block]]:
-    """Blocks of one session whose samples are joined by one copy, which still fits in the cache."""
+    """Groups of blocks of one session. The samples of a group are joined by one copy that fits in the cache."""
     first, samples = 0, 0
     for i, block in enumerate(blocks):
         if i > first and (samples >= SAMPLES_AT_ONCE or block.session != blocks[first].session):
@@ -132,7 +134,7 @@ def _at_once(blocks: Sequence[Block]) -> Iterator[Sequence[Block]]:
 
 
 def _taken(spec: WindowSpec, state: WindowState, blocks: Sequence[Block]) -> WindowState:
-    """The state that knows these blocks of one session, before any window is cut."""
+    """The state with these blocks of one session, before any window is cut."""
     first = blocks[0]
     if first.session != state.session:
         _, hop = length_and_hop(spec, first.rate_hz)
@@ -158,7 +160,7 @@ def _cut(spec: WindowSpec, state: WindowState, block: Block, context: Context) -
         start, end = number * hop, number * hop + length
         if runs[0].end <= start:
             runs = tuple(run for run in runs if run.end > start)
-        if runs[0].start >= end:  # nothing of this window came: go on to the first of which something did
+        if runs[0].start >= end:  # nothing of this window came: go on to the next of which something did
             number = max(number + 1, (runs[0].start - length) // hop + 1)
             continue
         if runs[0].start <= start and end <= runs[0].end and len(runs[0].pieces) > 1:
@@ -173,7 +175,7 @@ def _cut(spec: WindowSpec, state: WindowState, block: Block, context: Context) -
 
 
 def _mark(marks: tuple[Mark, ...], block: Block) -> tuple[tuple[Mark, ...], int]:
-    """The marks with this block's, if it says anything new, and how far its time is from the expected one."""
+    """The marks, with one for this block if it says anything new; and how far its time is from the expected time."""
     t0_ns = block.t0_ns
     step_ns = 0
     if marks:
@@ -228,7 +230,7 @@ def _mark_at(marks: tuple[Mark, ...], index: int) -> Mark:
 
 
 def _spans(marks: tuple[Mark, ...], start: int, end: int) -> list[tuple[int, Mark]]:
-    """How many samples of [start, end) each mark speaks for."""
+    """The marks that hold within [start, end), each with its number of samples."""
     edges = [*(mark.start for mark in marks[1:]), end]
     spans = ((min(after, end) - max(mark.start, start), mark) for mark, after in zip(marks, edges, strict=True))
     return [(n, mark) for n, mark in spans if n > 0]
@@ -237,12 +239,12 @@ def _spans(marks: tuple[Mark, ...], start: int, end: int) -> list[tuple[int, Mar
 def _mean_speed_rpm(spans: list[tuple[int, Mark]]) -> float | None:
     known = [(n, mark.speed_rpm) for n, mark in spans if mark.speed_rpm is not None]
     if len({speed for _, speed in known}) < 2:
-        return known[0][1] if known else None  # a weighted mean of equal numbers may differ from them in the last bit
+        return known[0][1] if known else None  # the weighted mean of equal numbers can differ from them in the last bit
     return sum(n * speed for n, speed in known) / sum(n for n, _ in known)
 
 
 def _speed_trace(spans: list[tuple[int, Mark]]) -> tuple[tuple[int, float], ...] | None:
-    """From which sample of the window on the shaft runs at which speed; None where that is constant or not known."""
+    """(first sample, rpm) of each piece of constant speed; None if the speed is constant or not known throughout."""
     trace: list[tuple[int, float]] = []
     start = 0
     for n, mark in spans:
@@ -255,7 +257,7 @@ def _speed_trace(spans: list[tuple[int, Mark]]) -> tuple[tuple[int, float], ...]
 
 
 def _main_truth(spans: list[tuple[int, Mark]]) -> str | None:
-    """The truth of most samples; of two equally long ones the later."""
+    """The truth of most samples; the later of two that are equally long."""
     lengths: dict[str | None, int] = {}
     for n, mark in spans:
         lengths[mark.truth] = lengths.pop(mark.truth, 0) + n
@@ -284,29 +286,26 @@ def _pruned_marks(marks: tuple[Mark, ...], keep: int) -> tuple[Mark, ...]:
     return marks[first:]
 
 
-# What one block may ask for. A valid block can still be absurd, and it must not cost what a thousand others do.
-
-
-LEAST_SAMPLES = 32  # of a window: half as many spectral lines; with fewer there is no spectrum to speak of
-# Of a block, counted per channel, and of one commit. A sensor's block holds seconds; at the default hop this is half an
-# hour of one channel, or eleven minutes of three. Their features take a second or two, and the loop must not be away
-# for much longer.
+LEAST_SAMPLES = 32  # of a window, which gives 16 spectral lines: fewer are no spectrum
+# The most windows of one block, counted per channel, and of one commit. A sensor's block holds seconds. At the default
+# hop this is half an hour of one channel, or eleven minutes of three. Their features take a second or two, and the
+# loop must not be away for much longer.
 MOST_WINDOWS = 4096
 
 
 def is_too_slow(spec: WindowSpec, rate_hz: float) -> bool:
-    """Whether a window of `length_s` holds too few samples at this rate."""
+    """Whether a window holds too few samples at this rate."""
     return round(spec.length_s * rate_hz) < LEAST_SAMPLES
 
 
 def most_windows(spec: WindowSpec, block: Block) -> int:
-    """How many windows the block can complete, counted per channel."""
+    """The most windows that the block can complete, counted per channel."""
     channels, n = block.samples.shape
     _, hop = length_and_hop(spec, block.rate_hz)
     return channels * -(-n // hop)
 
 
 def longest_block_s(spec: WindowSpec, rate_hz: float, channels: int) -> float:
-    """Seconds of signal in the longest block that does not complete too many windows."""
+    """The longest block, in seconds, that does not complete too many windows."""
     _, hop = length_and_hop(spec, rate_hz)
     return max(1, MOST_WINDOWS // channels) * hop / rate_hz

@@ -1,9 +1,11 @@
 """Backfill: recordings -> archive, on all cores, with the engine of the live service.
 
 Worker processes read recordings and step the engine; this process alone writes. Rows of many recordings become one
-Parquet part, and are on disk together with the marks of their recordings, or not at all: an interrupted run goes on
-where it was, and a second run finds nothing left to do. A recording that cannot be read is reported, and the others
-go on.
+Parquet part. They are written together with the marks of their recordings, or not at all: an interrupted run continues
+where it was, and a second run finds nothing to do. A recording that cannot be read is reported, and the others go on.
+
+A `Job` is a recording to be read, an `Outcome` what a worker made of it, and a `Share` several outcomes with their
+rows, as tables that travel cheaply to the process that writes.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.engine import Engine, Step
+from pipeline.core.forecast import Forecast
 from pipeline.core.quality import STOPS
-from pipeline.core.records import Block, FeatureRow, Forecast, Prediction, StreamKey
+from pipeline.core.records import Block, FeatureRow, Prediction, StreamKey
 from pipeline.core.state import StreamState
 from pipeline.core.window import LEAST_SAMPLES, is_too_slow
 from pipeline.drivers.backfill_pool import pool
@@ -42,11 +45,12 @@ from pipeline.edges.store.schema import (
 from pipeline.errors import RecordingError, ThrumcastError
 from pipeline.telemetry import few
 
-# What a backfill worker does: recordings -> rows, as tables that travel cheaply to the process that writes.
-
-
 BLOCK_S = 30.0
 STEP_SAMPLES = 1 << 22  # of all channels, 16 MiB: bounds the memory, and keeps the feature batches full
+PART_ROWS = 10_000  # larger parts are hardly smaller per row, and are held in memory until they are written
+KEEP_S = 30.0  # how much work a crash may cost
+LEAST_BYTES, MOST_BYTES = 1 << 21, 1 << 24  # of recordings that a worker takes at a time
+SHARES = 4  # a worker takes this fraction of its part of what is left, so that all workers end together
 _STOPS = int(STOPS)
 
 
@@ -57,8 +61,8 @@ class Job:
     path: Path
     channels: ChannelMap | None
     rate_hz: float | None  # for recordings that do not say
-    context: str  # what else makes it another input: feature schema and model
-    cut: str = ""  # how it is cut into windows; a data directory holds a recording cut one way only
+    context: str  # what else would make it another input: feature schema and model
+    cut: str = ""  # how it is cut into windows; a data directory holds only one cut of a recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,30 +71,30 @@ class Worker:
 
     engine: Engine
     resolve: Callable[[str], str]  # names of failure modes -> the taxonomy
-    finished: Mapping[str, str]  # inputs of earlier runs, and how recordings were cut then
+    finished: Mapping[str, str]  # inputs of earlier runs, and how recordings were cut
     schema: FeatureSchema
 
 
 @dataclass(slots=True)
-class Done:
-    """What a worker made of a recording, but for its rows."""
+class Outcome:
+    """What a worker made of a recording, without its rows."""
 
     path: Path
-    inputs: dict[str, str] = field(default_factory=dict)  # what is finished with it: ids and what they were
+    inputs: dict[str, str] = field(default_factory=dict)  # what is finished with it, by id
     known: bool = False  # finished in an earlier run
     error: str | None = None
-    left_out: tuple[str, ...] = ()  # columns that hold no number, where nobody chose the channels
+    left_out: tuple[str, ...] = ()  # columns without numbers, if no channels were chosen
     windows: int = 0
     predictions: int = 0
-    incomplete: int = 0  # windows that could not be judged, for lack of samples or of quality
+    incomplete: int = 0  # windows that lack the samples or the quality to be judged
     facts: dict[StreamKey, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """Some recordings and all of their rows, which belong together: they are written in one step, or not at all."""
+class Share:
+    """Some recordings and all their rows. They are written in one step, or not at all."""
 
-    done: list[Done]
+    done: list[Outcome]
     packed: list[tuple[str, tuple[str, ...], bytes]]
 
     @property
@@ -104,14 +108,14 @@ class Turn:
         return [Rows(kind, extras, unpacked(content)) for kind, extras, content in self.packed]
 
 
-def read(worker: Worker, jobs: Sequence[Job]) -> Turn:
-    """Several recordings from file to rows."""
+def read(worker: Worker, jobs: Sequence[Job]) -> Share:
+    """Read several recordings from file to rows."""
     features: list[FeatureRow] = []
     predictions: list[Prediction] = []
     forecasts: list[Forecast] = []
     done = []
     for job in jobs:
-        one = Done(job.path)
+        one = Outcome(job.path)
         try:
             found = _rows(worker, job, one)
         except ThrumcastError as error:
@@ -127,11 +131,11 @@ def read(worker: Worker, jobs: Sequence[Job]) -> Turn:
         tables.append(("predictions", classes, prediction_table(predictions, classes)))
     if forecasts:
         tables.append(("forecast", (), forecast_table(forecasts)))
-    return Turn(done, [(kind, extras, packed(table)) for kind, extras, table in tables])
+    return Share(done, [(kind, extras, packed(table)) for kind, extras, table in tables])
 
 
-def _rows(worker: Worker, job: Job, done: Done) -> Step:
-    """All rows of one recording; notes in `done` what there is to say of it."""
+def _rows(worker: Worker, job: Job, done: Outcome) -> Step:
+    """All rows of one recording; everything else about it goes into `done`."""
     found = Step()
     how = (job.channels, job.rate_hz)
     content, whole = recordings.input_ids(job.path, how, (*how, job.context))
@@ -197,14 +201,6 @@ def run_stream(engine: Engine, stream: RecordedStream, resolve: Callable[[str], 
     yield engine.flush(states)
 
 
-__all__ = ["Done", "Job", "Report", "Worker", "backfill"]
-
-PART_ROWS = 10_000  # larger parts hardly get smaller, and are held in memory until they are written
-KEEP_S = 30.0  # of work that a crash may cost
-LEAST_BYTES, MOST_BYTES = 1 << 21, 1 << 24  # of recordings that a worker takes at a time
-SHARES = 4  # a worker takes this part of what would be its share of what is left, so that all end together
-
-
 @dataclass(slots=True)
 class Report:
     """How a backfill went."""
@@ -212,8 +208,8 @@ class Report:
     inputs: int = 0
     known: int = 0
     made: int = 0  # windows
-    kept: Counter[str] = field(default_factory=Counter)  # rows by kind; what the archive has already stays as it is
-    incomplete: int = 0  # windows that could not be judged, for lack of samples or of quality
+    kept: Counter[str] = field(default_factory=Counter)  # new rows by kind; rows that the archive already has stay
+    incomplete: int = 0  # windows that lack the samples or the quality to be judged
     streams: set[StreamKey] = field(default_factory=set)
     empty: list[str] = field(default_factory=list)  # recordings without a single window
     empty_rates_hz: set[float] = field(default_factory=set)
@@ -221,11 +217,11 @@ class Report:
 
     @property
     def windows(self) -> int:
-        """That the archive did not have."""
+        """Windows that the archive did not have."""
         return self.kept["features"]
 
-    def count(self, done: Done) -> None:
-        """One more recording."""
+    def count(self, done: Outcome) -> None:
+        """Count one more recording."""
         if done.error is not None:
             self.skipped[str(done.path)] = done.error
             return
@@ -239,33 +235,33 @@ class Report:
 
 
 @dataclass(slots=True)
-class _Pages:
-    """What was made and is not written yet."""
+class _Pending:
+    """Shares that are made and not written yet."""
 
     archive: Archive
     machines: MachinesFile
     report: Report
-    turns: list[Turn] = field(default_factory=list)
+    shares: list[Share] = field(default_factory=list)
     rows: int = 0
     since_s: float = 0.0
 
-    def add(self, turn: Turn) -> None:
-        """Takes a turn; writes when there is enough for a part, or enough to lose."""
-        if not self.turns:
+    def add(self, share: Share) -> None:
+        """Take a share; write when there are enough rows for a part, or after `KEEP_S`."""
+        if not self.shares:
             self.since_s = time.monotonic()
-        self.turns.append(turn)
-        self.rows += sum(done.windows + done.predictions for done in turn.done)
+        self.shares.append(share)
+        self.rows += sum(done.windows + done.predictions for done in share.done)
         if self.rows >= PART_ROWS or time.monotonic() - self.since_s >= KEEP_S:
             self.write()
 
     def write(self) -> None:
-        """Facts first: they are about the machines, whether or not their rows are there."""
-        turns, self.turns, self.rows = self.turns, [], 0
-        finished = [done for turn in turns for done in turn.done if done.inputs]
+        """Write facts first: they hold for the machines with or without these rows."""
+        shares, self.shares, self.rows = self.shares, [], 0
+        finished = [done for share in shares for done in share.done if done.inputs]
         if finished:
             self.machines.update_all({key: facts for done in finished for key, facts in done.facts.items()})
             inputs = {name: what for done in finished for name, what in done.inputs.items()}
-            for part in self.archive.append([rows for turn in turns for rows in turn.rows], inputs):
+            for part in self.archive.append([rows for share in shares for rows in share.rows], inputs):
                 self.report.kept[part.kind] += part.rows
 
 
@@ -276,29 +272,29 @@ def backfill(
     *,
     workers: int,
     channels: Channels | None = None,
-    on_done: Callable[[Done], None] = lambda done: None,
+    on_done: Callable[[Outcome], None] = lambda done: None,
 ) -> Report:
     """Work through all jobs; `make_worker` must be importable, it is called in every worker process.
 
     Recordings for whose `channels` the directory has no room are skipped.
     """
     report = Report(inputs=len(jobs))
-    pages = _Pages(archive, MachinesFile(archive.journal.directory / MACHINES_NAME), report)
+    pending = _Pending(archive, MachinesFile(archive.journal.directory / MACHINES_NAME), report)
     try:
-        for turn in _fitting(_run(jobs, make_worker, workers), jobs, make_worker, channels):
-            pages.add(turn)
-            for done in turn.done:
+        for share in _fitting(_run(jobs, make_worker, workers), jobs, make_worker, channels):
+            pending.add(share)
+            for done in share.done:
                 report.count(done)
                 on_done(done)
     finally:  # also after Ctrl-C
-        pages.write()
+        pending.write()
     return report
 
 
 def _shares(jobs: Sequence[Job], workers: int) -> Iterator[list[Job]]:
-    """Jobs as workers take them: large files first, and less and less at a time.
+    """Jobs as workers take them: large files first, in ever smaller shares.
 
-    Files of about the same size stay in their order, which keeps the rows of neighbours in one part.
+    Files of about the same size stay in order, which keeps the rows of neighbours in one part.
     """
     sizes = {job: job.path.stat().st_size if job.path.is_file() else 0 for job in jobs}
     left, share, size = sum(sizes.values()), list[Job](), 0
@@ -312,8 +308,8 @@ def _shares(jobs: Sequence[Job], workers: int) -> Iterator[list[Job]]:
         yield share
 
 
-def _run(jobs: Sequence[Job], make_worker: Callable[[], Worker], workers: int) -> Iterator[Turn]:
-    """Results in the order in which they come; few enough shares are under way to bound the memory."""
+def _run(jobs: Sequence[Job], make_worker: Callable[[], Worker], workers: int) -> Iterator[Share]:
+    """Shares as they are finished; the number under way is limited, which bounds the memory."""
     shares = _shares(jobs, workers)
     if workers == 1 or len(jobs) == 1:
         worker = make_worker()
@@ -321,7 +317,7 @@ def _run(jobs: Sequence[Job], make_worker: Callable[[], Worker], workers: int) -
         return
     processes = pool(workers, partial(_start, make_worker))
     try:
-        running: set[Future[Turn]] = {processes.submit(_work, share) for share in islice(shares, 2 * workers)}
+        running: set[Future[Share]] = {processes.submit(_work, share) for share in islice(shares, 2 * workers)}
         while running:
             finished, running = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
@@ -332,22 +328,22 @@ def _run(jobs: Sequence[Job], make_worker: Callable[[], Worker], workers: int) -
 
 
 def _fitting(
-    turns: Iterable[Turn], jobs: Sequence[Job], make_worker: Callable[[], Worker], channels: Channels | None
-) -> Iterator[Turn]:
-    """The turns; those that name more channels than there is room for are read again, one recording at a time."""
+    finished: Iterable[Share], jobs: Sequence[Job], make_worker: Callable[[], Worker], channels: Channels | None
+) -> Iterator[Share]:
+    """The shares that fit; one that names too many channels is read again, one recording at a time."""
     worker = cache(make_worker)
-    for turn in turns:
-        if channels is None or channels.admit(turn.channels):
-            yield turn
+    for share in finished:
+        if channels is None or channels.admit(share.channels):
+            yield share
             continue
-        of_turn = {done.path for done in turn.done}
-        for job in (job for job in jobs if job.path in of_turn):
-            one = turn if len(of_turn) == 1 else read(worker(), [job])
+        paths = {done.path for done in share.done}
+        for job in (job for job in jobs if job.path in paths):
+            one = share if len(paths) == 1 else read(worker(), [job])
             if not channels.admit(one.channels):
                 names = few(sorted(one.channels - channels.known))
                 error = f"expected at most archive.max_channels = {channels.most} channel names in a data directory, "
                 error += f"found new in {job.path}: {names}; name channels alike (--channels), or raise that key"
-                one = Turn([Done(job.path, error=error)], [])
+                one = Share([Outcome(job.path, error=error)], [])
             yield one
 
 
@@ -355,11 +351,11 @@ _worker: Worker | None = None
 
 
 def _start(make_worker: Callable[[], Worker]) -> None:
-    global _worker  # what a worker process is for, set once when it starts
+    global _worker  # set once, when a worker process starts
     _worker = make_worker()
 
 
-def _work(share: list[Job]) -> Turn:
+def _work(share: list[Job]) -> Share:
     if _worker is None:
         msg = "a worker process is started with its engine"
         raise RuntimeError(msg)

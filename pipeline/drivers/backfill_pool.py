@@ -1,7 +1,7 @@
 """The worker processes of a backfill, forked from a process that has loaded everything they need.
 
-Imports and compiled kernels take a second of CPU time: longer than many a backfill. So that second is spent once, and
-at the same time as the command's own imports if `prepare` is called before these: this module imports nothing heavy.
+Imports and compiled kernels take a second of CPU time, longer than many backfills. So that second is spent once. It
+passes beside the command's own imports if `prepare` is called before these: this module imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ READY = "pipeline.drivers.backfill_ready"  # importing it loads what workers sha
 
 
 def prepare() -> None:
-    """Begin to load what workers need, in a process of its own; returns at once."""
+    """Begin to load what workers need, in a process of its own; return at once."""
     get_context("forkserver").set_forkserver_preload([READY])
-    resource_tracker.ensure_running()  # it would unblock what is blocked next
+    resource_tracker.ensure_running()  # starting it later would unblock what is blocked next
     before = signal.pthread_sigmask(
         signal.SIG_BLOCK, {signal.SIGINT}
     )  # inherited: Ctrl-C is for the process that writes

@@ -1,4 +1,8 @@
-"""What is done on the disk: beside the loop, and tried again where the disk refuses."""
+"""The disk as the live loop uses it: on a thread of its own, with another attempt where the disk refuses.
+
+A disk that takes seconds must not look like a dead client to the broker. So the loop waits here, and looks after its
+connection while it waits.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +17,20 @@ from typing import TypeVar
 
 from pipeline.errors import ArchiveError
 
-# Work for the disk on a thread of its own, so that a slow disk does not look like a dead client to the broker.
+PATIENCE_S = 1.0  # how long a caller waits for an action before it looks after its connection again
+PULSE_S = 0.25  # how long it looks after the connection each time
+RETRY_S = 1.0  # between two attempts
+
+T = TypeVar("T")
+
+log = logging.getLogger("thrumcast.live")
 
 
-PATIENCE_S = 1.0  # of a disk that is merely busy; after it the caller looks after its connection again
-PULSE_S = 0.25
+class DiskThread:
+    """One thread for all work on the disk, which ends with this object.
 
-
-class Aside:
-    """One thread for the disk, which ends with this object.
-
-    It is always the same one: allocators keep memory for each thread, so what one roll leaves the next one finds again.
-    A fresh thread for each left its pieces in another place each time, and the process grew.
+    It is always the same thread: allocators keep memory per thread, so one roll reuses what the last one freed. With a
+    new thread for each roll the process grows.
     """
 
     def __init__(self) -> None:
@@ -39,9 +45,9 @@ class Aside:
         *,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        """Runs `action` to its end, whatever that is; calls `meanwhile(seconds)` again and again if it takes long.
+        """Run `action` to its end; call `meanwhile(seconds)` repeatedly if it takes longer than `patience_s`.
 
-        A write that hangs in the kernel cannot be called off: this waits as long as it does. What the action raises is
+        A write that hangs in the kernel cannot be cancelled: this waits as long as it does. What the action raises is
         raised here.
         """
         done = threading.Event()
@@ -66,37 +72,35 @@ class Aside:
 def _work(actions: SimpleQueue[Callable[[], None] | None]) -> None:
     while (action := actions.get()) is not None:
         action()
-        del action  # with the rows that it holds
-
-
-log = logging.getLogger("thrumcast.live")
-
-RETRY_S = 1.0  # between attempts
-T = TypeVar("T")
+        del action  # and with it the rows that it holds
 
 
 @dataclass(slots=True)
 class Disk:
-    """The disk as the live loop uses it. `meanwhile(seconds)` looks after the connection while something takes long."""
+    """Work on the disk: once, attempted, or repeated until it succeeds or the service is asked to stop.
+
+    `meanwhile(seconds)` looks after the connection while something takes long.
+    """
 
     meanwhile: Callable[[float], object]
-    refusals: Mapping[str, str] = field(default_factory=dict)  # what it does not take, and why; replaced as a whole
-    _aside: Aside = field(default_factory=Aside)
+    is_stopping: Callable[[], bool] = lambda: False
+    refusals: Mapping[str, str] = field(default_factory=dict)  # name of the action -> why; replaced as a whole
+    _thread: DiskThread = field(default_factory=DiskThread)
     _failed: Counter[str] = field(default_factory=Counter)  # attempts in a row
 
     @property
     def refusal(self) -> str | None:
-        """Why it does not take something; None while it takes everything."""
+        """Why the disk refuses something; None while it takes everything."""
         return next(iter(self.refusals.values()), None)
 
     def do(self, action: Callable[[], T]) -> T:
-        """What may read or write the disk, done on its thread."""
+        """Run an action on the disk's thread and return what it returns."""
         found: list[T] = []
-        self._aside(lambda: found.append(action()), self.meanwhile)
+        self._thread(lambda: found.append(action()), self.meanwhile)
         return found[0]
 
     def attempt(self, action: Callable[[], object], name: str) -> bool:
-        """Once; whether the disk took it."""
+        """Run an action once; False if the disk refused it, that is, if it raised ArchiveError."""
         try:
             self.do(action)
         except ArchiveError as error:
@@ -110,10 +114,10 @@ class Disk:
             log.warning("%s_resumed attempts=%d", name, self._failed.pop(name))
         return True
 
-    def until_done(self, action: Callable[[], object], name: str, stop: Callable[[], bool]) -> bool:
-        """Again and again until the disk takes it; False if asked to stop before it did."""
+    def until_done(self, action: Callable[[], object], name: str) -> bool:
+        """Attempt an action until the disk takes it; False if the service is asked to stop before that."""
         while not self.attempt(action, name):
-            if stop():
+            if self.is_stopping():
                 return False
             self.meanwhile(RETRY_S)
         return True

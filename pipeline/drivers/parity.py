@@ -1,4 +1,4 @@
-"""Parity: archived features, computed again from archived readings, must be the same to the last bit."""
+"""Parity: features computed again from archived readings must equal the archived features to the last bit."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from pipeline.core.records import Block, FeatureRow, Float32, StreamKey
 from pipeline.core.state import StreamSpec, StreamState
 
 Address = tuple[str, str, int, int]  # machine, point, session, window
-_NEEDS_THE_PAST = np.array(["baseline" in feature.needs for feature in FEATURES])  # not to be had from a part of a life
+_NEEDS_THE_PAST = np.array(
+    ["baseline" in feature.needs for feature in FEATURES]
+)  # cannot be computed from a part of a life
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The largest one."""
+    """One value that differs."""
 
     column: str
     archived: float
@@ -49,7 +51,7 @@ class Parity:
     columns: dict[str, int] = field(default_factory=dict)  # how many windows differ, per feature
 
     def document(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """For JSON."""
         worst = self.largest
         shown = None
         if worst is not None:
@@ -69,7 +71,7 @@ class Parity:
 
 
 def compare(blocks: Iterable[Block], archived: pa.Table, spec_of: Callable[[StreamKey], StreamSpec]) -> Parity:
-    """Steps the blocks, in order per stream, and compares every window that the archive has."""
+    """Step the blocks, in order per stream, and compare every window that the archive has."""
     places = _places(archived)
     columns = {name: archived.column(name).to_numpy() for name in archived.column_names if "." in name}
     schemas = archived.column("schema").to_pylist()

@@ -1,12 +1,10 @@
-"""Results out: what is published of predictions, stream states and alarms. The payloads are a contract."""
+"""What is published of predictions, stream states, forecasts and alarms. Topics and payloads are a contract."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 import msgspec
@@ -14,12 +12,15 @@ import msgspec
 from pipeline import __version__
 from pipeline.core.engine import Step
 from pipeline.core.evidence import confirms, evidence, shown_mode
+from pipeline.core.forecast import Forecast
 from pipeline.core.quality import Quality
-from pipeline.core.records import AlarmChange, FeatureRow, Forecast, Prediction, StreamKey
+from pipeline.core.records import AlarmChange, FeatureRow, Prediction, StreamKey
 from pipeline.core.severity import Limits, severity, velocity_rms_mm_s
 
-STATE_EVERY_S = 60.0  # an unchanged state is repeated, so that a reader can tell it from a forgotten one
-STALE_AFTER_S = 60.0  # of silence
+STATE_EVERY_S = (
+    60.0  # an unchanged state is published again after this, so that a reader can tell it from an outdated one
+)
+STALE_AFTER_S = 60.0  # without a window, after which a stream is stale
 
 
 class Publish(Protocol):
@@ -52,32 +53,40 @@ class Results:
     limits_of: Callable[[StreamKey], Limits | None] = lambda key: None
     shown: dict[StreamKey, _Shown] = field(default_factory=dict)
     up: dict[StreamKey, dict[str, dict[str, Any]]] = field(default_factory=dict)  # alarms, oldest first
-    said: list[AlarmChange] = field(default_factory=list)  # handed over, and not noted as told in the journal
+    said: list[AlarmChange] = field(default_factory=list)  # published, and not noted as told in the journal
 
     def online(self, now_ns: int) -> None:
-        """The retained status, said at every connection; its counterpart is the last will."""
+        """Publish the retained status, at every connection; its counterpart is the last will."""
         status = {"state": "online", "version": __version__, "model": self.model, "since": iso(now_ns)}
         self._send("status", status, 1, True)
 
     def step(self, step: Step, now_s: float) -> None:
-        """Everything that a committed step has to say."""
+        """Publish everything of a committed step."""
         rows = {(row.key, row.session, row.window): row for row in step.features}
         for prediction in step.predictions:
-            self._send(f"{_place(prediction.key)}/prediction", self._prediction(prediction), 0, False)
+            self._send(f"{_path(prediction.key)}/prediction", self._prediction(prediction), 0, False)
             self._state(prediction, rows.get((prediction.key, prediction.session, prediction.window)), now_s)
         for forecast in step.forecasts:
-            self._send(f"{_place(forecast.key)}/forecast", _foretold(forecast), 0, False)
+            self._send(f"{_path(forecast.key)}/forecast", _forecast_document(forecast), 0, False)
         newest = {row.key: row for row in step.features}
         for change in step.alarms:
             self._alarm(change, newest.get(change.key))
 
     def silence(self, now_s: float) -> None:
-        """Streams that nobody has heard of for a while are stale."""
+        """Publish that streams without a window for a while are stale."""
         for key, shown in self.shown.items():
             if shown.state != "stale" and now_s - shown.heard_s > STALE_AFTER_S:
                 shown.state, shown.at_s = "stale", now_s
                 document = self._document(shown.prediction, shown.row) | {"state": "stale"}
-                self._send(f"{_place(key)}/state", document, 1, True)
+                self._send(f"{_path(key)}/state", document, 1, True)
+
+    def told(self) -> tuple[AlarmChange, ...]:
+        """Published changes of alarms that are not noted as told; settled means that the broker has them."""
+        return tuple(self.said)
+
+    def noted(self, told: Sequence[AlarmChange]) -> None:
+        """The journal knows that these, the oldest, have been told."""
+        del self.said[: len(told)]
 
     def _prediction(self, p: Prediction) -> dict[str, Any]:
         judged = p.mode is not None
@@ -95,13 +104,13 @@ class Results:
         }
 
     def _state(self, p: Prediction, row: FeatureRow | None, now_s: float) -> None:
-        """On a change and now and then; what says why it is so is worked out only then."""
+        """Publish on a change and every `STATE_EVERY_S`; only then is the evidence worked out."""
         shown = self.shown.get(p.key)
         if shown is not None and (shown.state, shown.mode) == (p.state, p.mode) and now_s - shown.at_s < STATE_EVERY_S:
             shown.heard_s, shown.prediction, shown.row = now_s, p, row
             return
         self.shown[p.key] = _Shown(p.state, p.mode, now_s, now_s, p, row)
-        self._send(f"{_place(p.key)}/state", self._document(p, row), 1, True)
+        self._send(f"{_path(p.key)}/state", self._document(p, row), 1, True)
 
     def _document(self, p: Prediction, row: FeatureRow | None) -> dict[str, Any]:
         return {
@@ -115,7 +124,7 @@ class Results:
         }
 
     def _physics(self, p: Prediction, row: FeatureRow | None) -> dict[str, Any]:
-        """What the window itself says, without the network."""
+        """What the window itself shows, without the network."""
         if row is None:
             nothing = {"velocity_rms_mm_s": None, "zone": None, "zone_note": None}
             return nothing | {"evidence": [], "confirmed": None, "quality": []}
@@ -131,11 +140,11 @@ class Results:
         }
 
     def restore(self, alarms: Iterable[AlarmChange], untold: Sequence[AlarmChange] = ()) -> None:
-        """What was up when the service ended, and those changes that may not have been said: these are said (again)."""
+        """Take over the alarms that are up, and publish again the changes that may not have reached the broker."""
         for change in alarms:
             acknowledged = {"acknowledged": iso(change.at_ns)} if change.type == "acked" else {}
             self.up.setdefault(change.key, {})[change.id] = self._document_of(change, None) | acknowledged
-        for change in untold:  # first as it was before them
+        for change in untold:  # first undo them
             if change.type == "raised":
                 self.up.get(change.key, {}).pop(change.id, None)
             elif change.type == "acked":
@@ -167,7 +176,7 @@ class Results:
             "before": alarm if gone else before,
             "after": None if gone else alarm,
         }
-        place = f"{self.base}/{_place(change.key)}/alarm"  # holds the newest alarm that is up
+        place = f"{self.base}/{_path(change.key)}/alarm"  # holds the newest alarm that is up
         newest = msgspec.json.encode(list(up.values())[-1]) if up else b""
         self.publish(place, newest, qos=1, retain=True)
         self._send("events/alarms", event | {"machine": change.key.machine, "point": change.key.point}, 1, False)
@@ -177,7 +186,7 @@ class Results:
         self.publish(f"{self.base}/{topic}", msgspec.json.encode(document), qos=qos, retain=retain)
 
 
-def _foretold(forecast: Forecast) -> dict[str, Any]:
+def _forecast_document(forecast: Forecast) -> dict[str, Any]:
     return {
         "ts": iso(forecast.end_ns),
         "session": forecast.session,
@@ -196,27 +205,5 @@ def iso(ns: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest // 1000:06d}Z"
 
 
-def _place(key: StreamKey) -> str:
+def _path(key: StreamKey) -> str:
     return f"machines/{key.machine}/{key.point}"
-
-
-# What other threads have to publish. The connection belongs to one thread, and that one sends it.
-
-
-@dataclass(frozen=True, slots=True)
-class Outbox:
-    """Takes messages on any thread; sends them, in the order in which they came, on the thread of the connection."""
-
-    connection: Publish
-    _waiting: SimpleQueue[tuple[str, bytes, int, bool]] = field(default_factory=SimpleQueue)
-
-    def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
-        """See `Publisher.publish`; it goes out with the next `send`."""
-        self._waiting.put((topic, payload, qos, retain))
-
-    def send(self) -> None:
-        """On the thread of the connection: everything that waits."""
-        with contextlib.suppress(Empty):
-            while True:
-                topic, payload, qos, retain = self._waiting.get_nowait()
-                self.connection(topic, payload, qos=qos, retain=retain)

@@ -1,12 +1,21 @@
-"""What the drivers need of a message system, and its twin in memory for tests."""
+"""The protocols between the live loop and the world, and their twin in memory for tests.
+
+* `Connection` is where messages come from, and `Publisher` where results go.
+* `Batch` is what one turn of the loop has in hand.
+* `Companion` is everything else that takes part in a turn.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from pipeline.core.engine import Step
+    from pipeline.core.records import Block, StreamKey
 
 
 class Receipt(NamedTuple):
@@ -29,8 +38,17 @@ class Message:
     receipt: Receipt
 
 
+class Publication(NamedTuple):
+    """One message to be published."""
+
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retain: bool = False
+
+
 class Tally(NamedTuple):
-    """What a source has received since it began, and how much of that nobody has taken yet."""
+    """How many messages a source has received since it began, and how many of them nobody has taken yet."""
 
     received: int
     untaken: int
@@ -43,7 +61,8 @@ EventKind = Literal["connected", "session_lost", "disconnected", "refused", "tak
 class LinkEvent:
     """Something that happened to the connection.
 
-    `session_lost` follows a `connected` that found no session, where there had been one, in this process or before.
+    `session_lost` follows a `connected` that found no session although there was one before, in this process or an
+    earlier one.
     """
 
     kind: EventKind
@@ -52,20 +71,20 @@ class LinkEvent:
 
 
 class Source(Protocol):
-    """Where messages come from; at least once, in arrival order."""
+    """Where messages come from: at least once, in arrival order."""
 
     def take(self, limit: int, timeout_s: float) -> list[Message]:
         """At most `limit` messages in arrival order; waits until there is one or the time is over."""
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
-        """Tells the broker that exactly these are safe.
+        """Tell the broker that exactly these are safe.
 
-        Messages of QoS 0 and of a former connection are passed over: the latter will be delivered again.
+        Messages of QoS 0 and of a former connection are skipped: the broker will deliver the latter again.
         """
 
 
 class Connection(Source, Protocol):
-    """A source that can be kept alive during a wait, and tells what happens to it and to what is published over it."""
+    """A source that can be kept alive during a wait and reports what happens to it and to what it publishes."""
 
     @property
     def settled(self) -> bool:
@@ -85,15 +104,115 @@ class Publisher(Protocol):
     """Where results go."""
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
-        """Sends one message; returns before the broker has it."""
+        """Send one message; returns before the broker has it."""
+
+
+class Refusal(NamedTuple):
+    """A message that is put into quarantine, and why."""
+
+    message: Message
+    reason: str  # one of a few fixed words
+
+
+@dataclass(slots=True)
+class Batch:
+    """The messages that one commit covers, and what became of each of them so far.
+
+    A message becomes a block, or is refused, or is a *stranger*: its topic names no stream. A companion may `claim` a
+    stranger. Strangers that nobody has claimed are refused before the commit.
+    """
+
+    messages: list[Message]
+    received_ns: int = 0
+    blocks: list[Block] = field(default_factory=list)
+    origin: list[Message] = field(default_factory=list)  # the message of each block
+    strangers: list[Message] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+    held: list[Message] = field(default_factory=list)  # acknowledged only after the companions' work for the disk
+    alarms_seen: list[tuple[StreamKey, str]] = field(default_factory=list)  # stream and id: people acknowledge these
+    feature_s: float = 0.0  # how long the step took without the network
+    inference_s: float = 0.0  # how long the network took
+
+    def claim(self, prefix: str) -> list[Message]:
+        """Take the strangers whose topic begins like this; they are held until the companion's work is done."""
+        claimed = [message for message in self.strangers if message.topic.startswith(prefix)]
+        self.strangers = [message for message in self.strangers if not message.topic.startswith(prefix)]
+        self.held += claimed
+        return claimed
+
+    def refuse(self, message: Message, reason: str) -> None:
+        """Put a message into quarantine with this commit."""
+        self.refused.append(Refusal(message, reason))
+
+    def settled(self) -> list[Message]:
+        """Messages whose consequences are all in the journal once the batch is committed."""
+        held = {id(message) for message in self.held}
+        return [message for message in self.messages if id(message) not in held]
+
+
+# Work for the disk's thread. It returns what is to be published afterwards, by the thread of the connection.
+Work = Callable[[], Sequence[Publication]]
+
+
+class Companion(Protocol):
+    """What takes part in the turns of the live loop: metrics, requests, labels, a page, another sink.
+
+    The loop knows its list of companions and nothing else about them. It calls every method on the thread of the
+    connection, in the order of the list, so each must be short and must not touch the disk. What needs the disk is
+    returned as `Work`. The loop runs it on the disk's thread and then publishes what it returns.
+
+    Three of the four methods may return work, because the wall between the two threads runs through all of them:
+    labels are looked for between turns, machines are written after a commit, and what was told is noted at the end.
+    """
+
+    def before_turn(self) -> Work | None:
+        """Called before each turn, whether or not messages come. The work runs once; its errors end the loop."""
+
+    def stepped(self, batch: Batch, step: Step) -> None:
+        """Called after the engine's step and before the commit, which covers what this adds to the batch.
+
+        May claim, hold and refuse messages. If the service stops while the disk refuses the commit, the broker
+        delivers the messages again.
+        """
+
+    def committed(self, batch: Batch, step: Step) -> Work | None:
+        """Called after the commit and before the acknowledgement of what is held.
+
+        Work that raises ArchiveError is tried until it succeeds, so it must be repeatable. What may be lossy returns
+        None and delays nothing.
+        """
+
+    def ended(self) -> Work | None:
+        """Called when the loop has ended. The work is skipped at a stop on a slow disk."""
+
+
+class Onlooker:
+    """A companion that does nothing; a base class for those that need one or two of the methods."""
+
+    __slots__ = ()
+
+    def before_turn(self) -> Work | None:
+        """See `Companion.before_turn`."""
+        return None
+
+    def stepped(self, batch: Batch, step: Step) -> None:
+        """See `Companion.stepped`."""
+
+    def committed(self, batch: Batch, step: Step) -> Work | None:
+        """See `Companion.committed`."""
+        return None
+
+    def ended(self) -> Work | None:
+        """See `Companion.ended`."""
+        return None
 
 
 @dataclass(slots=True)
 class MemoryBroker:
-    """A broker with one persistent subscriber: a `Source` and a `Publisher` that a test can look into.
+    """A broker with one persistent subscriber: a `Source` and a `Publisher` that a test can inspect.
 
-    `send` is the plant's side. `restart` is a lost connection: what was taken but not acknowledged comes again, before
-    what has not been delivered yet, and receipts from before are worth nothing.
+    `send` is the plant's side. `restart` is a lost connection: messages that were taken and not acknowledged come
+    again, before those that were not delivered yet, and earlier receipts are no longer valid.
     """
 
     waiting: deque[Message] = field(default_factory=deque)
@@ -136,11 +255,11 @@ class MemoryBroker:
         self.published.append((topic, payload, qos, retain))
 
     def tally(self) -> Tally:
-        """What was delivered; a message is taken at once."""
+        """What was delivered; every delivered message counts as taken."""
         return Tally(self.numbers, 0)
 
     def restart(self) -> None:
-        """The connection is lost and made again."""
+        """Lose the connection and make a new one."""
         self.waiting.extendleft(reversed(self.unacknowledged.values()))
         self.unacknowledged.clear()
         self.epoch += 1

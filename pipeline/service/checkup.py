@@ -127,11 +127,10 @@ def look_at_data(config: Config, service: ServiceReport | None = None) -> list[F
     except ThrumcastError as error:
         findings.append(Finding("data:machines", "fail", error.message, error.hint or ""))
     try:
-        from pipeline.service.compose import model as served
-        from pipeline.service.compose import serving
+        from pipeline.service.models import load_bundle, model_set
 
-        bundle = served(config)
-        model = None if bundle is None else serving(config, bundle).predictor
+        bundle = load_bundle(config)
+        model = None if bundle is None else model_set(config, bundle).predictor
         advice = "features are archived without a model; `thrumcast train` makes one"
         status, serves = ("", "") if service is None else service.checks.get("model:loaded", ("", ""))
         if service is not None and status == "pass":
@@ -349,9 +348,7 @@ def judge(config: Config, heard: Reception) -> list[Finding]:
         )
     if heard.refused:
         found = ", ".join(f"{reason} {n}" for reason, n in heard.refused.most_common())
-        findings.append(
-            Finding("readings:payload", "warn", found, "README, section Your own machines, describes the format")
-        )
+        findings.append(Finding("readings:payload", "warn", found, "docs/connect.md describes the format"))
     if heard.late_s:
         late_s, (low_s, high_s) = median(heard.late_s), CLOCK_S
         advice = "synchronise both clocks with NTP; a replay of old recordings also causes this"

@@ -1,8 +1,13 @@
-"""Composition: how the rooms are put together for the commands that run the pipeline."""
+"""Composition: how the rooms are put together, for the service and for the commands.
+
+`service` and `observed` are the running service. Another sink is one module and one line in `service`: its companion.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,26 +16,41 @@ from typing import TYPE_CHECKING
 from pipeline.config.specs import feature_spec, stream_specs
 from pipeline.core.engine import Engine
 from pipeline.core.features.table import FEATURES
+from pipeline.core.order import REMEMBERED_SESSIONS
 from pipeline.core.quality import Quality
+from pipeline.core.rehearsal import rehearse
 from pipeline.core.severity import floor
-from pipeline.drivers.intake import Channels
-from pipeline.drivers.serving import Extra, Serving
+from pipeline.core.state import from_bytes
+from pipeline.drivers.intake import MOST_BYTES, Admission, Channels, Intake
+from pipeline.drivers.switch import ModelSet, ModelSwitch
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.journal import Journal
 from pipeline.edges.store.schema import FeatureSchema
+from pipeline.service.models import LiveConfig, RegistryWatch, load_bundle, load_models, model_set, reader
 
 if TYPE_CHECKING:
-    from models.bundle import Bundle
     from pipeline.config.tables import Config
-    from pipeline.core.records import StreamKey
-    from pipeline.core.state import StreamSpec
+    from pipeline.core.records import Predictor, StreamKey
+    from pipeline.core.state import StreamSpec, StreamState
     from pipeline.drivers.backfill import Worker
-    from pipeline.edges.mqtt import MqttSettings
+    from pipeline.drivers.live import Live
+    from pipeline.edges.mqtt import MqttConnection, MqttSettings
+    from pipeline.edges.ports import Companion
+    from pipeline.service.health import Endpoints
+    from pipeline.service.metrics import LoopWatch
+    from pipeline.telemetry import Telemetry
+
+log = logging.getLogger("thrumcast.service")
+
+Reread = tuple[Callable[[], "Config"], Callable[[str], None]]
+
+
+# -- parts -----------------------------------------------------------------------------------------------------------
 
 
 def feature_schema(config: Config) -> FeatureSchema:
-    """The feature table as the archive wants it."""
+    """The feature table as the archive stores it."""
     return FeatureSchema(
         name=feature_spec(config).schema,
         features=tuple(f.name for f in FEATURES),
@@ -52,35 +72,8 @@ def opened(config: Config) -> Iterator[tuple[Journal, Archive]]:
         yield journal, Archive(config.data.path, journal, feature_schema(config))
 
 
-def model(config: Config, version: str | None = None) -> Bundle | None:
-    """A version or alias, else the model that serves, if any; checked against the feature schema."""
-    from models.registry import Registry
-
-    registry = Registry(config.data.path)
-    if version is None and config.model.alias not in registry.aliases():
-        return None
-    bundle = registry.load(version or config.model.alias)
-    bundle.check_fits(feature_spec(config).schema)
-    return bundle
-
-
-def serving(config: Config, bundle: Bundle) -> Serving:
-    """A version with all that it says: modes, what is unknown to it, and what comes next if that is wanted."""
-    from models.predictor import NumpyPredictor
-    from models.unknown import detector
-
-    modes = config.model.forecast_modes
-    foretell = None
-    if modes and bundle.spec.decoder:
-        from models.forecast import Forecaster
-
-        forecaster = Forecaster(bundle)
-        foretell = Extra(lambda h: forecaster.beam(h, modes))
-    return Serving(NumpyPredictor(bundle), detector(bundle), foretell=foretell)
-
-
-def engine(config: Config, models: Serving, spec_of: Callable[[StreamKey], StreamSpec]) -> Engine:
-    """The engine of the service and of a backfill: the same answers to the same readings."""
+def engine(config: Config, models: ModelSet, spec_of: Callable[[StreamKey], StreamSpec]) -> Engine:
+    """The engine of the service and of a backfill: both give the same answers to the same readings."""
     plain = Engine(
         spec_of,
         zone_of=lambda row: floor(row, spec_of(row.key).limits),
@@ -91,7 +84,7 @@ def engine(config: Config, models: Serving, spec_of: Callable[[StreamKey], Strea
 
 @dataclass(frozen=True, slots=True)
 class MakeWorker:
-    """Makes the engine of a backfill worker; a value that a worker process can be sent."""
+    """Makes the engine of a backfill worker; a value that can be sent to a worker process."""
 
     config: Config
     version: str | None  # None = features only
@@ -101,8 +94,8 @@ class MakeWorker:
         """In the worker process."""
         from pipeline.drivers.backfill import Worker
 
-        bundle = None if self.version is None else model(self.config, self.version)
-        models = Serving(None) if bundle is None else serving(self.config, bundle)
+        bundle = None if self.version is None else load_bundle(self.config, self.version)
+        models = ModelSet(None) if bundle is None else model_set(self.config, bundle)
         known = MachinesFile(self.config.data.path / MACHINES_NAME).load()
         spec_of = stream_specs(self.config, known)
         return Worker(
@@ -111,7 +104,7 @@ class MakeWorker:
 
 
 def folder(path: Path) -> str:
-    """A path for messages: relative where that is shorter."""
+    """A path for messages: relative to the current folder if it lies below it."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
@@ -136,10 +129,170 @@ def mqtt_settings(config: Config, client_id: str | None = None) -> MqttSettings:
         keepalive_s=mqtt.keepalive_s,
         session_expiry_s=mqtt.session_expiry_s,
         receive_maximum=mqtt.receive_maximum,
-        # A broker drops what is larger without a word; what is only too large for us is to be quarantined by name.
+        # A broker drops larger packets silently. What is only too large for the intake is to be quarantined by name.
         maximum_packet_bytes=min(max(16 * 2**20, 4 * mqtt.max_payload_bytes), 268_435_455),
     )
 
 
 def _path(text: str) -> Path | None:
     return Path(text).expanduser() if text else None
+
+
+# -- the running service ---------------------------------------------------------------------------------------------
+# Its modules are imported when it starts: other commands use the parts above and need no MQTT client.
+
+
+def restored(journal: Journal, spec_of: Callable[[StreamKey], StreamSpec]) -> dict[StreamKey, StreamState]:
+    """Every stream as the last commit left it.
+
+    Raises:
+        ConfigError: the window or feature settings have changed since.
+        ArchiveError: a state is damaged or of another version.
+    """
+    return {key: from_bytes(spec_of(key), data) for key, data in journal.states().items()}
+
+
+@contextlib.contextmanager
+def service(
+    config: Config, *, wait: bool, reread: Reread | None = None, companions: tuple[Companion, ...] = ()
+) -> Iterator[tuple[Live, MqttConnection, Predictor | None]]:
+    """A connected service: the loop, its connection, and the model that serves at first.
+
+    At the end it takes leave of the broker and releases the data directory.
+
+    Args:
+        config: All of it.
+        wait: Whether to wait for a broker that is not there yet; else NotReachable is raised.
+        reread: How to read the configuration again on SIGHUP, and how to set the level of the log.
+        companions: Others beside the service's own.
+    """
+    from pipeline.drivers.live import Live, Rhythm
+    from pipeline.drivers.results import Results
+    from pipeline.edges.mqtt import Claim, MqttConnection, TopicTemplate, alone_here, claim_topic
+    from pipeline.service.companions import LabelNews, MachineNotes, SessionNote
+    from pipeline.service.requests import Requests
+
+    models = load_models(config)
+    model = models.predictor
+    topics = TopicTemplate(config.mqtt.readings_topic)
+    machines = MachinesFile(config.data.path / MACHINES_NAME)
+    base = config.mqtt.results_topic
+    messages_per_commit = max(1, min(config.mqtt.receive_maximum // 2, REMEMBERED_SESSIONS))
+    settings = mqtt_settings(config)
+    with opened(config) as (journal, archive):
+        known = machines.load()
+        live_config = LiveConfig(config, known, *(reread or (lambda: config,)))
+        core = engine(config, models, live_config.spec_of)
+        watch = RegistryWatch.after(live_config)
+        switch = ModelSwitch(watch, reader(config))
+        switch.shadow_with(core, models)
+        former_id = journal.client_id()
+        connection = MqttConnection(
+            settings,
+            subscriptions=[topics.subscription, *([f"{base}/cmd/+"] if config.mqtt.commands else [])],
+            status_topic=f"{base}/status",
+            claim=Claim(claim_topic(base, config.mqtt.client_id)),
+            former_id=former_id,
+            max_waiting=2 * messages_per_commit,
+            max_waiting_bytes=2 * MOST_BYTES,
+        )
+        results = Results(
+            base,
+            connection.publish,
+            model.version if model else None,
+            model.classes if model else (),
+            limits_of=lambda key: core.spec_of(key).limits,
+        )
+        results.restore(journal.open_alarms().values(), journal.untold_alarms())
+        requests = Requests(config, watch.look_again, results.up)
+        live = Live(
+            engine=core,
+            source=connection,
+            intake=Intake(
+                lambda topic: None if requests.owns(topic) else topics.parse(topic),
+                config.accepts,
+                config.mqtt.max_payload_bytes,
+                Admission(lambda key: live_config.spec_of(key).window, channels_of(config, journal)),
+            ),
+            journal=journal,
+            archive=archive,
+            results=results,
+            rhythm=Rhythm(
+                commit_interval_s=config.commit.interval_s,
+                commit_messages=messages_per_commit,
+                roll_s=config.archive.roll_s,
+                roll_rows=config.archive.roll_rows,
+            ),
+            states=restored(journal, core.spec_of),
+            companions=(
+                MachineNotes(machines, set(known)),
+                requests,
+                LabelNews.of(journal, base),
+                SessionNote(journal, connection, config.mqtt.client_id, former_id),
+                *companions,
+            ),
+            models=switch,
+        )
+        began_s = time.monotonic()
+        rehearse()  # compiles the kernels: up to half a minute at the first start, before the broker waits for us
+        log.info("rehearsed duration_s=%.1f", time.monotonic() - began_s)
+        with alone_here(settings), connection:
+            connection.connect(wait=wait)
+            yield live, connection, model
+
+
+@contextlib.contextmanager
+def observed(config: Config, live: Live, connection: MqttConnection) -> Iterator[Endpoints]:
+    """Metrics, health over HTTP, upkeep, and word to the service manager, while a service runs.
+
+    A page that cannot be served does not stop the readings: that is a warning. The loop itself feeds the watchdog of
+    systemd, so no thread beside it keeps a loop alive that hangs.
+    """
+    from pipeline.edges.systemd import Notifier
+    from pipeline.service.health import Endpoints
+    from pipeline.service.http import WebServer
+    from pipeline.service.metrics import NOTIFY_EVERY_S, LabelCounts, LoopWatch, StreamGauges
+    from pipeline.service.upkeep import Upkeep
+    from pipeline.telemetry import Telemetry
+
+    telemetry = Telemetry()
+    notifier = Notifier.from_environment()
+    watch = LoopWatch(connection, telemetry, open_alarms=set(live.journal.open_alarms()))
+    telemetry.set("alarms_active", len(watch.open_alarms))
+    gauges = StreamGauges(lambda: live.engine.predictor)
+    endpoints = Endpoints(live, watch, telemetry, config.data.path, capacity=connection.max_waiting)
+    endpoints.gauges += [
+        gauges.show,
+        LabelCounts(config.data.path).show,
+        lambda telemetry: _show_reloads(live, telemetry),
+    ]
+
+    def notify(_: LoopWatch) -> None:
+        endpoints.ready(wait_s=0.0)  # so that a change is logged even if nobody asks
+        notifier.send("WATCHDOG=1", f"STATUS={endpoints.status_line()}")
+
+    watch.notify = notify
+    watch.notify_every_s = min(NOTIFY_EVERY_S, (notifier.watchdog_s or 2 * NOTIFY_EVERY_S) / 2)
+    live.source = watch
+    live.companions += (watch, gauges)
+    with contextlib.ExitStack() as stack:
+        if config.web.enabled:
+            try:
+                server = WebServer(config.web.bind, endpoints.routes(), config.web.hosts)
+            except OSError as error:
+                logging.getLogger("thrumcast.web").warning("web_unavailable address=%s err=%s", config.web.bind, error)
+            else:
+                stack.enter_context(server)
+                logging.getLogger("thrumcast.web").info("web_listening address=%s", server.address)
+        stack.enter_context(Upkeep(live.archive, config.data.path, telemetry, config.archive.compact_parts))
+        notifier.send("READY=1", f"STATUS={endpoints.status_line()}")
+        try:
+            yield endpoints
+        finally:
+            notifier.send("STOPPING=1")
+
+
+def _show_reloads(live: Live, telemetry: Telemetry) -> None:
+    if isinstance(live.models.watch, RegistryWatch):
+        reloads = live.models.watch.reloads
+        telemetry.set_series("model_reloads_total", {(result,): n for result, n in reloads.items()})

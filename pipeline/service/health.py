@@ -1,6 +1,6 @@
-"""/livez, /readyz and /metrics: how the service is, judged by what it has committed and not by what it is connected to.
+"""/livez, /readyz and /metrics: the health of the service, judged by what it commits and not by its connections.
 
-The judgement is a pure function of `Vitals`; `Endpoints` collects them from the running service.
+The judgement is a pure function of `Vitals`. `Endpoints` collects them from the running service, `Probe` from its disk.
 """
 
 from __future__ import annotations
@@ -18,20 +18,25 @@ from typing import Literal
 
 from pipeline import __version__
 from pipeline.drivers.live import Live
-from pipeline.drivers.watch import Watched
 from pipeline.service.http import Answer, Route
+from pipeline.service.metrics import LoopWatch
 from pipeline.telemetry import Telemetry, few
 
-# What the endpoints ask of the machine: whether the data directory can be written, its space, the process's memory.
+log = logging.getLogger("thrumcast.health")
 
+Status = Literal["pass", "warn", "fail"]
 
+ALIVE_S = 10.0  # since the last beat; the loop serves its connection every quarter second, also while the disk hangs
+TURN_S = 10.0  # how long a turn may take with its commit and a roll, in addition to the interval of commits
+SILENT_S = 60.0  # without a message, after which a machine is named as silent
+FULL = 0.8  # share of the connection's capacity for waiting messages
 PROBE_EVERY_S = 2.0
-PROBE_WAIT_S = 0.5  # of whoever asks
+PROBE_WAIT_S = 0.5  # how long a caller waits for a try
 PROBE_LIMIT_S = 3.0  # a slower disk counts as one that refuses
 
 
 class Probe:
-    """Tries every two seconds, when asked, whether a directory can be written; a disk that hangs holds nobody up."""
+    """Tries whether a directory can be written, at most every two seconds; a disk that hangs holds no caller up."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -41,7 +46,7 @@ class Probe:
         self._found: str | None = None
 
     def unwritable(self, wait_s: float = PROBE_WAIT_S) -> str | None:
-        """Why it cannot be written, by the newest try; None if it can. Waits at most so long for that try."""
+        """Why it could not be written at the newest try; None if it could. Waits at most `wait_s` for that try."""
         with self._lock:
             running = self._thread is not None and self._thread.is_alive()
             if not running and time.monotonic() - self._started_s >= PROBE_EVERY_S:
@@ -76,7 +81,7 @@ def probe_directory(directory: Path) -> str | None:
 
 
 def disk_figures(directory: Path) -> dict[str, float]:
-    """Free space; nothing where the directory is gone, which `archive:writable` says."""
+    """Free space; 0 where the directory is gone, which `archive:writable` reports."""
     try:
         return {"disk_free_bytes": shutil.disk_usage(directory).free}
     except OSError:
@@ -84,7 +89,7 @@ def disk_figures(directory: Path) -> dict[str, float]:
 
 
 def process_figures() -> dict[str, float]:
-    """Memory and files of this process, where /proc tells."""
+    """Memory and open files of this process; nothing where there is no /proc."""
     try:
         resident = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
         descriptors = len(os.listdir("/proc/self/fd"))
@@ -93,27 +98,17 @@ def process_figures() -> dict[str, float]:
     return {"process_resident_memory_bytes": resident, "process_open_fds": descriptors}
 
 
-log = logging.getLogger("thrumcast.health")
-
-Status = Literal["pass", "warn", "fail"]
-
-ALIVE_S = 10.0  # the loop goes through its connection every quarter of a second, also while the disk hangs
-TURN_S = 10.0  # beside the interval of commits, that a turn of the loop may take with its commit and a roll
-SILENT_S = 60.0  # of a machine, until that is worth a remark
-FULL = 0.8  # share of the waiting room
-
-
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """What the judgement needs to know, ages in seconds."""
+    """What the judgement depends on; ages in seconds."""
 
     beat_age_s: float = 0.0
     connected: bool = True
-    uncommitted_age_s: float | None = None  # of the oldest message in hand; None if there is none
+    uncommitted_age_s: float | None = None  # of the oldest message in hand; None: nothing is in hand
     commit_limit_s: float = 5.0
     turn_age_s: float = 0.0  # since the loop last had nothing in hand
     turn_limit_s: float = 11.0
-    refusal: str | None = None  # why the disk does not take what it is given
+    refusal: str | None = None  # why the disk refuses what the loop writes
     unwritable: str | None = None  # why the data directory cannot be written
     model: str | None = None
     waiting_ratio: float = 0.0
@@ -122,7 +117,7 @@ class Vitals:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at."""
+    """One thing that was checked."""
 
     name: str  # component:measurement
     status: Status
@@ -130,13 +125,13 @@ class Check:
 
 
 def live_checks(vitals: Vitals) -> list[Check]:
-    """What must hold for the process to be left alone."""
+    """What must hold, or the process is to be restarted."""
     fresh = vitals.beat_age_s < ALIVE_S
     return [Check("loop:beat", "pass" if fresh else "fail", f"{vitals.beat_age_s:.1f} s ago")]
 
 
 def ready_checks(vitals: Vitals) -> list[Check]:
-    """What must hold for readings to be taken, judged and kept. One silent machine is a remark, never a failure."""
+    """What must hold for readings to be taken, judged and kept. A silent machine is a warning, never a failure."""
     age_s = vitals.uncommitted_age_s
     late = age_s is not None and age_s > vitals.commit_limit_s
     in_hand = "nothing in hand" if age_s is None else f"oldest message {age_s:.1f} s, limit {vitals.commit_limit_s:g} s"
@@ -157,13 +152,13 @@ def ready_checks(vitals: Vitals) -> list[Check]:
 
 
 def worst(checks: list[Check]) -> Status:
-    """Of all."""
+    """The worst status of all checks."""
     statuses = {check.status for check in checks}
     return "fail" if "fail" in statuses else "warn" if "warn" in statuses else "pass"
 
 
 def document(checks: list[Check]) -> dict[str, object]:
-    """As the IETF draft `application/health+json` has it."""
+    """The checks in the format of the IETF draft `application/health+json`."""
     details = {
         check.name: [{"status": check.status} | ({"output": check.output} if check.output else {})] for check in checks
     }
@@ -173,13 +168,13 @@ def document(checks: list[Check]) -> dict[str, object]:
 class Endpoints:
     """The routes of a running service."""
 
-    def __init__(self, live: Live, watched: Watched, telemetry: Telemetry, data_dir: Path, *, capacity: int) -> None:
-        self._live, self._watched, self._telemetry = live, watched, telemetry
+    def __init__(self, live: Live, watch: LoopWatch, telemetry: Telemetry, data_dir: Path, *, capacity: int) -> None:
+        self._live, self._watch, self._telemetry = live, watch, telemetry
         self._data_dir, self._capacity = data_dir, capacity
         self._commit_limit_s = max(4.0, 3 * live.rhythm.commit_interval_s)
         self._probe = Probe(data_dir)
         self._was_ready: bool | None = None
-        self.extra: list[Callable[[Telemetry], None]] = []  # other parts that keep gauges up to date
+        self.gauges: list[Callable[[Telemetry], None]] = []  # called at a scrape, to set gauges of other parts
         telemetry.set("build_info", 1, __version__)
         telemetry.set("mqtt_waiting_capacity_messages", capacity)
         telemetry.set("process_start_time_seconds", time.time())
@@ -191,16 +186,16 @@ class Endpoints:
         return predictor.version if predictor else None
 
     def routes(self) -> dict[str, Route]:
-        """Path -> what it answers."""
+        """Path -> its route."""
         return {"/livez": self._livez, "/readyz": self._readyz, "/metrics": self._metrics}
 
     def vitals(self, wait_s: float = PROBE_WAIT_S) -> Vitals:
-        """Of this moment; waits at most so long for the disk."""
-        watched, now_s = self._watched, time.monotonic()
-        oldest_s = watched.oldest_s
+        """The vitals of this moment; waits at most `wait_s` for the disk."""
+        watch, now_s = self._watch, time.monotonic()
+        oldest_s = watch.oldest_s
         return Vitals(
-            beat_age_s=now_s - watched.beat_s,
-            connected=watched.connected,
+            beat_age_s=now_s - watch.beat_s,
+            connected=watch.connected,
             uncommitted_age_s=None if oldest_s is None else now_s - oldest_s,
             commit_limit_s=self._commit_limit_s,
             turn_age_s=now_s - self._live.committed_s,
@@ -208,12 +203,12 @@ class Endpoints:
             refusal=self._live.refusal,
             unwritable=self._probe.unwritable(wait_s),
             model=self._model,
-            waiting_ratio=watched.waiting / self._capacity,
+            waiting_ratio=watch.waiting / self._capacity,
             silent_machines=self._silent(),
         )
 
     def ready(self, wait_s: float = PROBE_WAIT_S) -> list[Check]:
-        """The checks; a change from ready to not ready, or back, is an event."""
+        """The checks; a change between ready and not ready is logged."""
         checks = ready_checks(self.vitals(wait_s))
         is_ready = worst(checks) != "fail"
         self._telemetry.set("ready_ratio", is_ready)
@@ -228,38 +223,38 @@ class Endpoints:
 
     def status_line(self) -> str:
         """One line for `systemctl status`."""
-        watched, account = self._watched, self._live.account
-        link = "connected" if watched.connected else "no broker"
+        watch, account = self._watch, self._live.account
+        link = "connected" if watch.connected else "no broker"
         trouble = f", disk refuses: {self._live.refusal}" if self._live.refusal else ""
         return (
-            f"{link}, {len(watched.machines)} machines, {account.committed} messages committed, "
+            f"{link}, {len(watch.machines)} machines, {account.committed} messages committed, "
             f"{account.in_flight} in flight, model {self._model or 'none'}{trouble}"
         )
 
     def _livez(self) -> Answer:
-        watched = Vitals(beat_age_s=time.monotonic() - self._watched.beat_s)
-        return _health_answer(live_checks(watched))
+        vitals = Vitals(beat_age_s=time.monotonic() - self._watch.beat_s)
+        return _health_answer(live_checks(vitals))
 
     def _readyz(self) -> Answer:
         return _health_answer(self.ready())
 
     def _metrics(self) -> Answer:
-        telemetry, live, watched = self._telemetry, self._live, self._watched
+        telemetry, live, watch = self._telemetry, self._live, self._watch
         self.ready()
-        oldest_s = watched.oldest_s
+        oldest_s = watch.oldest_s
         telemetry.set("uncommitted_seconds", 0.0 if oldest_s is None else time.monotonic() - oldest_s)
-        telemetry.set("loop_beat_timestamp_seconds", time.time() - (time.monotonic() - watched.beat_s))
+        telemetry.set("loop_beat_timestamp_seconds", time.time() - (time.monotonic() - watch.beat_s))
         telemetry.set_series("model_info", {(self._model or "none",): 1})
-        telemetry.set("mqtt_connected", watched.connected)
-        telemetry.set("mqtt_waiting_messages", watched.waiting)
-        telemetry.set("results_unsent_total", watched.unsent)
+        telemetry.set("mqtt_connected", watch.connected)
+        telemetry.set("mqtt_waiting_messages", watch.waiting)
+        telemetry.set("results_unsent_total", watch.unsent)
         telemetry.set("disk_refusing", live.refusal is not None)
         telemetry.set("archive_pending_rows", live.pending_rows)
         for name, value in (process_figures() | disk_figures(self._data_dir)).items():
             telemetry.set(name, value)
-        for keep in self.extra:
-            keep(telemetry)
-        # One object, replaced as a whole by the loop: the terms belong to one moment, so their sum is exact.
+        for show in self.gauges:
+            show(telemetry)
+        # The loop replaces the account as a whole: its terms belong to one moment, so their sum is exact.
         terms = asdict(live.account)
         in_flight = terms.pop("in_flight")
         telemetry.set_all(
@@ -269,7 +264,7 @@ class Endpoints:
 
     def _silent(self) -> tuple[str, ...]:
         before_s = time.time() - SILENT_S
-        heard = {m: self._telemetry.value("last_message_timestamp_seconds", m) for m in sorted(self._watched.machines)}
+        heard = {m: self._telemetry.value("last_message_timestamp_seconds", m) for m in sorted(self._watch.machines)}
         return tuple(machine for machine, at_s in heard.items() if 0 < at_s < before_s)
 
 

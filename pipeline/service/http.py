@@ -1,8 +1,8 @@
-"""A small HTTP server: a few GET routes, a bounded number of clients, and nothing for strangers.
+"""A small HTTP server: a few GET routes for a bounded number of clients.
 
-It answers on threads beside the processing loop and takes nothing from it but values that are replaced as a whole.
-A page in somebody's browser can make that browser ask us under another name (DNS rebinding). So the Host of a request
-must be an address, `localhost`, this machine's name, or one of `web.hosts`.
+It answers on threads of its own and reads from the live loop only values that are replaced as a whole. A page in a
+browser can make that browser send requests to us under another name (DNS rebinding). So the Host of a request must be
+an address, `localhost`, this machine's name, or one of `web.hosts`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from urllib.parse import urlsplit
 
 log = logging.getLogger("thrumcast.web")
 
-MAX_CLIENTS = 32  # at once; the next ones are hung up on
-CLIENT_TIMEOUT_S = 5.0  # of a client that does not finish its request
+MAX_CLIENTS = 32  # at once; further connections are closed
+CLIENT_TIMEOUT_S = 5.0  # how long a client may take to send its request
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a route answers."""
+    """The answer of a route."""
 
     body: bytes
     content_type: str = "application/json"
@@ -53,7 +53,7 @@ def host_is_known(header: str | None, names: Collection[str]) -> bool:
 
 
 def host_of(header: str) -> str:
-    """The name in a Host header, lower case; empty if it is none."""
+    """The name in a Host header in lower case; empty if there is none."""
     try:
         return (urlsplit(f"//{header}").hostname or "").rstrip(".")
     except ValueError:
@@ -64,7 +64,7 @@ class WebServer:
     """Serves routes on `bind` from `start` until `close`."""
 
     def __init__(self, bind: str, routes: Mapping[str, Route], hosts: Collection[str] = ()) -> None:
-        """Opens the port.
+        """Open the port.
 
         Raises:
             OSError: the address cannot be used.
@@ -85,12 +85,12 @@ class WebServer:
         self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
     def __enter__(self) -> Self:
-        """Starts to answer."""
+        """Start to answer."""
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends; requests that are being answered are not waited for."""
+        """End without waiting for requests that are being answered."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(2.0)
@@ -106,12 +106,12 @@ class _Server(ThreadingHTTPServer):
         super().__init__(*arguments)
 
     def server_bind(self) -> None:
-        """Without the name lookup of http.server, which can hang for seconds."""
+        """Bind without the name lookup of http.server, which can hang for seconds."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """On a thread of its own, if there is room for one more."""
+        """Answer on a thread of its own, if there is room for one more client."""
         if not self._free.acquire(blocking=False):
             self.shutdown_request(request)
             return
@@ -122,14 +122,14 @@ class _Server(ThreadingHTTPServer):
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """One client, from its first byte to its last."""
+        """Answer one client, from its first byte to its last."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away in the middle is no event; anything else is."""
+        """A client that goes away is worth a debug line only."""
         log.debug("client_failed address=%s", client_address, exc_info=True)
 
 
@@ -149,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=False)
 
     def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002
-        """Requests are no events of the plant."""
+        """Requests are not logged."""
 
     def _answer(self, *, body: bool) -> None:
         if not host_is_known(self.headers.get("Host"), self.known_names):
@@ -159,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             try:
                 answer = route()
-            except Exception as error:  # a bug in a route is an answer and an event; the loop knows nothing of it
+            except Exception as error:  # a bug in a route is answered and logged; the loop is not affected
                 log.error("route_failed path=%s err=%r", self.path, error)
                 answer = Answer(b'{"error":"failed; see the log"}', status=500)
         self.send_response(answer.status)

@@ -1,53 +1,149 @@
-"""Which models the registry wants to serve: loaded at the start, and again whenever its aliases move."""
+"""Which models serve, and which settings hold, while the service runs.
+
+* `load_models` loads the models that the registry's aliases name, and `RegistryWatch` loads them again when an alias
+  moves or somebody sends SIGHUP. How the loop changes over to them is in `pipeline.drivers.switch`.
+* `LiveConfig` is the configuration of a running service. On SIGHUP it takes over alarm thresholds, zone limits, the
+  aliases of the models and the level of the log. Everything else is fixed at the start: a changed key is named in the
+  log and takes effect at the next start.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from pipeline.config.keys import dotted, leaves
-from pipeline.config.specs import stream_specs
-from pipeline.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pipeline.config.tables import Config, PointTable
-    from pipeline.core.records import StreamKey
-    from pipeline.core.state import StreamSpec
-import logging
-from collections import Counter
-from dataclasses import replace
-from typing import TYPE_CHECKING
-
+from pipeline.config.specs import feature_spec, stream_specs
 from pipeline.core.features.table import NAMES
-from pipeline.core.records import FeatureRow, StreamKey
-from pipeline.drivers.serving import ReadLast, Serving, Timed
-from pipeline.edges.store.read import last_rows
-from pipeline.errors import ThrumcastError
-from pipeline.service.compose import model, serving
+from pipeline.core.forecast import Foretell, Future
+from pipeline.core.records import FeatureRow, Float32, StreamKey
+from pipeline.drivers.intake import TimedPredictor
+from pipeline.drivers.switch import ModelSet, ReadLast
+from pipeline.errors import ConfigError, ThrumcastError
 
 if TYPE_CHECKING:
-    from pipeline.config.tables import Config
+    from models.bundle import Bundle
+    from pipeline.config.tables import Config, PointTable
+    from pipeline.core.state import StreamSpec
 
-# SIGHUP: alarm thresholds, zone limits, which models serve and how much is logged change while the service runs.
-#
-# Everything else is fixed when the service starts: a changed key is named in the log, and waits for a restart.
+log = logging.getLogger("thrumcast.serving")
 
+
+# -- models ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class GuardedForecast:
+    """Forecasts that cost no prediction: a model that fails at them is asked for no more, and that is logged."""
+
+    inner: Foretell
+    failed: bool = False
+
+    def __call__(self, h: Float32) -> list[list[Future]]:
+        """See `Foretell`; no futures once it has failed."""
+        if not self.failed:
+            try:
+                return self.inner(h)
+            except MemoryError:
+                raise
+            except Exception:
+                log.exception("forecast_failed")
+                self.failed = True
+        return [[] for _ in h]
+
+
+def load_bundle(config: Config, version: str | None = None) -> Bundle | None:
+    """A version or alias, else that of `model.alias`; checked against the feature schema. None if there is none.
+
+    Raises:
+        ModelError: it is damaged or missing.
+        SchemaError: it was trained on another feature schema.
+    """
+    from models.registry import Registry
+
+    registry = Registry(config.data.path)
+    if version is None and config.model.alias not in registry.aliases():
+        return None
+    bundle = registry.load(version or config.model.alias)
+    bundle.check_fits(feature_spec(config).schema)
+    return bundle
+
+
+def model_set(config: Config, bundle: Bundle) -> ModelSet:
+    """A version with everything it can say: modes, what is unknown to it, and forecasts if they are configured."""
+    from models.predictor import NumpyPredictor
+    from models.unknown import detector
+
+    modes = config.model.forecast_modes
+    foretell = None
+    if modes and bundle.spec.decoder:
+        from models.forecast import Forecaster
+
+        forecaster = Forecaster(bundle)
+        foretell = GuardedForecast(lambda h: forecaster.beam(h, modes))
+    return ModelSet(NumpyPredictor(bundle), detector(bundle), foretell=foretell)
+
+
+def load_models(config: Config) -> ModelSet:
+    """The model of `model.alias` and the shadow of `model.shadow`; without a model, features only.
+
+    A shadow that cannot be used is logged and left out.
+
+    Raises:
+        ModelError: the model of `model.alias` is damaged.
+        SchemaError: it was trained on another feature schema.
+    """
+    from models.registry import Registry
+
+    bundle = load_bundle(config)
+    if bundle is None:
+        return ModelSet(None)
+    version, wanted = bundle.spec.version, config.model
+    if wanted.forecast_modes and not bundle.spec.decoder:
+        log.warning("forecast_missing model=%s: train it with --set forecast=%d", version, wanted.forecast_modes)
+    found = model_set(config, bundle)
+    shadow = None
+    if Registry(config.data.path).aliases().get(wanted.shadow, version) != version:
+        try:
+            other = load_bundle(config, wanted.shadow)
+            shadow = None if other is None else model_set(config, other).predictor
+        except ThrumcastError as error:
+            log.error("shadow_refused alias=%s err=%s", wanted.shadow, error.message)
+    return replace(found, predictor=found.predictor and TimedPredictor(found.predictor), shadow=shadow)
+
+
+def reader(config: Config) -> ReadLast:
+    """Reads the rows from which another model builds its memory: the last `model.replay_windows` of each stream."""
+    from pipeline.edges.store.read import last_rows
+
+    windows = config.model.replay_windows
+    span_s = 2 * windows * config.window.hop_s + config.model.max_gap_s
+
+    def read(until_ns: Mapping[StreamKey, int]) -> dict[StreamKey, list[FeatureRow]]:
+        return last_rows(config.data.path, until_ns, span_s, windows, NAMES) if windows else {}
+
+    return read
+
+
+# -- the configuration of a running service --------------------------------------------------------------------------
 
 LIMITS = ("iso_group", "support", "limits_mm_s", "limits_source")
-Known = Mapping["StreamKey", Mapping[str, Any]]
+Facts = Mapping[StreamKey, Mapping[str, Any]]  # of the machines file
 T = TypeVar("T", bound="PointTable")
 
 
 @dataclass(slots=True)
-class Running:
+class LiveConfig:
     """The configuration of a running service, and the specs that follow from it."""
 
     config: Config
-    known: Known
-    read: Callable[[], Config]  # all sources again, as at the start
+    known: Facts
+    read: Callable[[], Config]  # reads all sources again, as at the start
     set_level: Callable[[str], None] = lambda _: None
     _specs: Callable[[StreamKey], StreamSpec] = field(init=False)
 
@@ -55,11 +151,11 @@ class Running:
         self._specs = stream_specs(self.config, self.known)
 
     def spec_of(self, key: StreamKey) -> StreamSpec:
-        """As the newest configuration has it."""
+        """The spec of a stream under the newest configuration."""
         return self._specs(key)
 
     def reload(self) -> None:
-        """Between two turns: takes over what may change; a configuration that cannot be used changes nothing."""
+        """Take over what may change, between two turns; a configuration that is not valid changes nothing."""
         try:
             wanted = self.read()
         except ConfigError as error:
@@ -74,13 +170,13 @@ class Running:
 
 
 def taken_over(running: Config, wanted: Config) -> Config:
-    """The running configuration with those values of another one that may change while it runs."""
+    """The running configuration with those values of the wanted one that may change while the service runs."""
     replace = msgspec.structs.replace
     machines = {
         name: replace(
-            _limited(table, wanted.machines.get(name, table)),
+            _with_limits(table, wanted.machines.get(name, table)),
             points={
-                point: _limited(own, wanted.machines.get(name, table).points.get(point, own))
+                point: _with_limits(own, wanted.machines.get(name, table).points.get(point, own))
                 for point, own in table.points.items()
             },
         )
@@ -90,94 +186,52 @@ def taken_over(running: Config, wanted: Config) -> Config:
     return replace(running, alarm=wanted.alarm, log=wanted.log, model=model, machines=machines)
 
 
-def _limited(table: T, wanted: PointTable) -> T:
+def _with_limits(table: T, wanted: PointTable) -> T:
     return msgspec.structs.replace(table, **{name: getattr(wanted, name) for name in LIMITS})
 
 
 def different(one: Config, other: Config) -> list[str]:
-    """Keys whose values differ, as one writes them."""
+    """The dotted keys whose values differ."""
     left, right = dict(leaves(one)), dict(leaves(other))
-    # A machine that is in one of them only has every key; those that say nothing are nothing new.
+    # A machine that only one of them names has every key there; empty values of it are no difference.
     changed = {path for path in left.keys() | right.keys() if (left.get(path) or None) != (right.get(path) or None)}
     return sorted(dotted(path) for path in changed)
 
 
-log = logging.getLogger("thrumcast.serving")
-
-
-def load_serving(config: Config) -> Serving:
-    """The model of `model.alias`, what is unknown to it, and the shadow of `model.shadow`; without any, features only.
-
-    A shadow that cannot be used is reported and left out.
-
-    Raises:
-        ModelError: the model that is to serve is damaged.
-        SchemaError: it speaks another feature schema.
-    """
-    from models.registry import Registry
-
-    bundle = model(config)
-    if bundle is None:
-        return Serving(None)
-    version, wanted = bundle.spec.version, config.model
-    if wanted.forecast_modes and not bundle.spec.decoder:
-        log.warning("forecast_missing model=%s: train it with --set forecast=%d", version, wanted.forecast_modes)
-    found = serving(config, bundle)
-    shadow = None
-    if Registry(config.data.path).aliases().get(wanted.shadow, version) != version:
-        try:
-            other = model(config, wanted.shadow)
-            shadow = None if other is None else serving(config, other).predictor
-        except ThrumcastError as error:
-            log.error("shadow_refused alias=%s err=%s", wanted.shadow, error.message)
-    return replace(found, predictor=found.predictor and Timed(found.predictor), shadow=shadow)
-
-
-def reader(config: Config) -> ReadLast:
-    """Reads what another model builds its memory from: `model.replay_windows` of a stream, fewer if they are rare."""
-    windows = config.model.replay_windows
-    span_s = 2 * windows * config.window.hop_s + config.model.max_gap_s
-
-    def read(until_ns: Mapping[StreamKey, int]) -> dict[StreamKey, list[FeatureRow]]:
-        return last_rows(config.data.path, until_ns, span_s, windows, NAMES) if windows else {}
-
-    return read
-
-
 @dataclass(slots=True)
 class RegistryWatch:
-    """Watches aliases.json: a `promote` or `rollback` beside the running service takes effect at its next commit."""
+    """Watches aliases.json: `promote` and `rollback` take effect in the running service before its next step."""
 
-    running: Running
-    _wanted: tuple[str | None, str | None] = (None, None)
-    _seen: tuple[int, int, int] | None = None
-    _look_again: bool = field(default=False)
+    live: LiveConfig
+    _wanted: tuple[str | None, str | None] = (None, None)  # versions of model and shadow
+    _seen: tuple[int, int, int] | None = None  # of the file: time, inode, size
+    _look_again: bool = False
     reloads: Counter[str] = field(default_factory=lambda: Counter(loaded=0, refused=0))
 
     @classmethod
-    def after(cls, running: Running) -> RegistryWatch:
-        """A watch that takes the registry as it is now for known."""
-        watch = cls(running)
+    def after(cls, live: LiveConfig) -> RegistryWatch:
+        """A watch for which the present aliases are nothing new."""
+        watch = cls(live)
         watch._seen, watch._wanted = watch._signature(), watch._versions()
         return watch
 
     def look_again(self) -> None:
-        """On SIGHUP: read the configuration, and load what the registry says, whether or not its file has changed."""
+        """On SIGHUP: read the configuration and load the models again, whether or not anything has changed."""
         self._look_again = True
 
-    def due(self) -> Serving | None:
-        """What is to serve, if that has changed; a version that cannot be used is reported, and the old one stays."""
+    def due(self) -> ModelSet | None:
+        """The models that are to serve, if they have changed; a version that cannot be used is logged and left out."""
         signature = self._signature()
         if signature == self._seen and not self._look_again:
             return None
         self._seen, forced, self._look_again = signature, self._look_again, False
         if forced:
-            self.running.reload()
+            self.live.reload()
         try:
             wanted = self._versions()
             if wanted[0] is None or (wanted == self._wanted and not forced):
                 return None
-            loaded = load_serving(self.config)
+            loaded = load_models(self.config)
         except ThrumcastError as error:
             log.error("model_refused alias=%s err=%s", self.config.model.alias, error.message)
             self.reloads["refused"] += 1
@@ -188,13 +242,13 @@ class RegistryWatch:
 
     @property
     def config(self) -> Config:
-        """As it is now."""
-        return self.running.config
+        """The configuration as it is now."""
+        return self.live.config
 
     def _signature(self) -> tuple[int, int, int] | None:
         try:
             stat = (self.config.data.path / "registry" / "aliases.json").stat()
-        except OSError:  # no registry yet
+        except OSError:  # there is no registry yet
             return None
         return stat.st_mtime_ns, stat.st_ino, stat.st_size
 

@@ -1,13 +1,13 @@
-"""What may be asked of the running service over MQTT, if `mqtt.commands` is on.
+"""Requests to the running service over MQTT, if `mqtt.commands` is on.
 
     <base>/cmd/ack      {"id": alarm id, "token"?}                      acknowledges an open alarm
-    <base>/cmd/label    the fields of a label, as `thrumcast labels import` reads them; {"op": "retract", "id": ...}
-    <base>/cmd/reload   {}                                              as SIGHUP: look at the registry again
+    <base>/cmd/label    the fields of a label, as `thrumcast labels import` reads them, or {"op": "retract", "id": ...}
+    <base>/cmd/reload   {}                                              as SIGHUP: read configuration and registry again
 
 Every request is answered on `<base>/cmd/<name>/response` when its consequences are on disk: {"ok", "id", "token",
-"error"?, "warning"?}; one of another name on `<base>/cmd/unknown/response`. The answer never goes to a topic of the
-asker's choice: that would let anyone publish in our name; and never to one of the level on which requests come: it
-would be taken for one. A request that comes twice has the same consequences once. One that cannot be done is
+"error"?, "warning"?}. A request of another name is answered on `<base>/cmd/unknown/response`. The sender cannot choose
+the topic of the answer: that would let anyone publish in our name. Nor is it a topic that requests use, or the answer
+would be taken for a request. A request that comes twice has its consequences once. A request that cannot be done is
 quarantined with the reason `request`.
 """
 
@@ -18,17 +18,14 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from pipeline.core.engine import Step
 from pipeline.core.records import StreamKey, is_id
-from pipeline.drivers.intake import Batch, Request
-from pipeline.drivers.results import Publish
 from pipeline.edges.labels import LabelEvent, LabelFile, check, now_iso
-from pipeline.edges.ports import Message
+from pipeline.edges.ports import Batch, Message, Onlooker, Publication, Work
 from pipeline.errors import ArchiveError, ThrumcastError
 from pipeline.service.label_rows import SYNONYMS, never_seen, new_label
 
@@ -36,35 +33,65 @@ if TYPE_CHECKING:
     from pipeline.config.tables import Config
 
 NAMES = ("ack", "label", "reload")
-UNKNOWN = "unknown"  # in the place of any other name
-MOST_BYTES = 65_536  # of a request: a label stays in its file for ever, and is told to everybody
+UNKNOWN = "unknown"  # stands for any other name
+MOST_BYTES = 65_536  # of a request: a label stays in its file for ever, and is published
 
 log = logging.getLogger("thrumcast.labels")
 
 
-@dataclass(slots=True)
-class Requests:
-    """Reads requests before a turn is committed, acknowledgements with it; does the rest and answers after that.
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What somebody asks of the service over MQTT. Its message is acknowledged when its consequences are on disk."""
 
-    `publish` is called on the thread of the disk.
-    """
+    name: str  # ack, label or reload
+    token: str | None = None  # chosen by the sender; it comes back with the answer
+    alarm: tuple[StreamKey, str] | None = None  # stream and id of the alarm to be acknowledged
+    label: LabelEvent | None = None  # to be added or retracted
+    error: str | None = None  # why it cannot be done; then the message goes to quarantine
+
+
+@dataclass(slots=True)
+class Requests(Onlooker):
+    """A companion that claims the requests among the messages, and answers them when the disk has what they ask for."""
 
     config: Config
-    publish: Publish
     reload: Callable[[], None]
-    acknowledgements: SimpleQueue[tuple[StreamKey, str]] = field(default_factory=SimpleQueue)  # for this turn's commit
-    up: Mapping[StreamKey, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)  # open alarms by stream, id
+    up: Mapping[StreamKey, Mapping[str, Mapping[str, Any]]]  # open alarms by stream and id, as published
+    _pending: list[Request] = field(default_factory=list)  # of the batch that is stepped and not yet committed
 
     @property
     def prefix(self) -> str:
-        """What all their topics begin with."""
+        """What the topics of all requests begin with."""
         return f"{self.config.mqtt.results_topic}/cmd/"
 
-    def read(self, message: Message) -> Request | None:
-        """The request that a message is; None for all other messages."""
-        # A subscription outlives the setting: the broker keeps it for a client that was allowed to ask before.
-        if not self.config.mqtt.commands or not message.topic.startswith(self.prefix):
-            return None
+    def owns(self, topic: str) -> bool:
+        """Whether messages of this topic are requests.
+
+        A subscription outlives the setting that made it: the broker still sends requests to a client that took them
+        before. If the service takes none now, they are quarantined like any message of an unknown topic.
+        """
+        return self.config.mqtt.commands and topic.startswith(self.prefix)
+
+    def stepped(self, batch: Batch, step: Step) -> None:
+        """Read the requests; the commit of their messages covers acknowledged alarms and refusals."""
+        self._pending = []
+        if not self.config.mqtt.commands:
+            return
+        for message in batch.claim(self.prefix):
+            request = self._read(message)
+            self._pending.append(request)
+            if request.error is not None:
+                batch.refuse(message, "request")
+            elif request.alarm is not None:
+                batch.alarms_seen.append(request.alarm)
+
+    def committed(self, batch: Batch, step: Step) -> Work | None:
+        """Do the rest and answer."""
+        requests, self._pending = self._pending, []
+        acked = {change.id for change in step.alarms if change.type == "acked"}
+        return partial(self._answer, requests, acked) if requests else None
+
+    def _read(self, message: Message) -> Request:
         name = message.topic.removeprefix(self.prefix)
         token: str | None = None
         try:
@@ -77,17 +104,11 @@ class Requests:
             label = self._label(given, message.payload) if name == "label" else None
         except ThrumcastError as error:
             return Request(name, token, error=error.message)
-        if alarm is not None:
-            self.acknowledgements.put(alarm)
         return Request(name, token, alarm, label)
 
-    def __call__(self, batch: Batch, step: Step) -> Callable[[], None] | None:
-        """After a committed turn: what is left to be done, on the thread of the disk."""
-        acked = {change.id for change in step.alarms if change.type == "acked"}
-        return partial(self._answer, batch.requests, acked) if batch.requests else None
-
-    def _answer(self, requests: Sequence[Request], acked: Collection[str]) -> None:
-        answers: list[tuple[str, dict[str, Any]]] = []
+    def _answer(self, requests: Sequence[Request], acked: Collection[str]) -> list[Publication]:
+        """The answers, once the disk has taken everything: if it refuses one, all are done again."""
+        answers = []
         for request in requests:
             answer: dict[str, Any] = {"ok": request.error is None, "token": request.token}
             error = request.error
@@ -104,14 +125,14 @@ class Requests:
             if error is not None:
                 answer |= {"ok": False, "error": error}
             name = request.name if request.name in NAMES else UNKNOWN
-            answers.append((name, answer))
-        for name, answer in answers:  # none before the disk has taken all: if it refuses, all is done again
-            self.publish(f"{self.prefix}{name}/response", msgspec.json.encode(answer), qos=1)
+            answers.append(Publication(f"{self.prefix}{name}/response", msgspec.json.encode(answer)))
+        return answers
 
     def _keep(self, label: LabelEvent) -> dict[str, str]:
-        """Write a label: its id in the file, with what `labels add` would warn of, or why it cannot be written.
+        """Write a label: its id in the file and a warning as `labels add` gives it, or why it cannot be written.
 
-        A disk that refuses is tried again by the service.
+        Raises:
+            ArchiveError: the disk refuses; the loop tries again.
         """
         try:
             (kept,) = LabelFile(self.config.data.path).add([label])
@@ -125,7 +146,7 @@ class Requests:
         return {"id": kept.id}
 
     def _label(self, given: Mapping[str, Any], payload: bytes) -> LabelEvent:
-        """Without a token of its own a label has that of its content: delivered twice it is written once."""
+        """A label without a token gets one from its content, so that a label delivered twice is written once."""
         token = str(given.get("client_token") or f"mqtt-{hashlib.sha256(payload).hexdigest()[:16]}")
         author = str(given.get("author") or "mqtt")
         if given.get("op", "add") == "retract":

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import specs
 from model_world import sequence
 
 from benchmarks import detection
@@ -16,7 +17,6 @@ from benchmarks.detection import Life, methods, numbers, own_baseline, rms_sigma
 from benchmarks.results import events_markdown
 from models.evaluation.events import Track, event_metrics
 from pipeline.config.tables import Config
-from pipeline.core.alarm import AlarmSpec
 from pipeline.core.features.table import COLUMN, NAMES
 from pipeline.core.records import FeatureRow, StreamKey
 from pipeline.service.compose import MakeWorker
@@ -40,27 +40,27 @@ def life(rel_rms: list[float], *, to_the_end: bool = True, rms: list[float] | No
 
 
 def test_the_lead_time_is_that_of_the_alarm_that_is_up_at_the_end() -> None:
-    watched = watch(life([0.0] * 30 + [20.0] * 5 + [0.0] * 20 + [20.0] * 15), own_baseline, AlarmSpec())
+    watched = watch(life([0.0] * 30 + [20.0] * 5 + [0.0] * 20 + [20.0] * 15), own_baseline, specs.alarm(merge_s=0.0))
     assert watched.lead_s == pytest.approx(130.0, abs=0.2)  # raised at the second of the last fifteen snapshots
     assert watched.false_episodes == 1  # the first alarm was raised in the first half
     assert watched.early_s == pytest.approx(250.0)
 
 
 def test_an_alarm_that_has_cleared_before_the_end_is_no_alarm_at_the_end() -> None:
-    watched = watch(life([0.0] * 40 + [20.0] * 5 + [0.0] * 20), own_baseline, AlarmSpec())
+    watched = watch(life([0.0] * 40 + [20.0] * 5 + [0.0] * 20), own_baseline, specs.alarm(merge_s=0.0))
     assert (watched.lead_s, watched.false_episodes) == (None, 0)
 
 
 def test_lives_that_were_cut_count_for_false_episodes_only() -> None:
     lives = [life([0.0] * 40 + [20.0] * 10), life([0.0] * 15 + [20.0] * 35, to_the_end=False), life([0.0] * 50)]
-    alarmed, lead, each, false, rate = numbers([watch(one, own_baseline, AlarmSpec()) for one in lives])
+    alarmed, lead, each, false, rate = numbers([watch(one, own_baseline, specs.alarm(merge_s=0.0)) for one in lives])
     assert (alarmed, each, false) == ("1 of 2", "80 -", "1 on 1 of 3")
     assert lead == "80"  # one lead time has no interval
     assert rate.startswith(f"{86_400 / 450:.1f} (0.0 to ")
 
 
 def test_nothing_is_said_of_the_snapshots_that_make_the_baseline() -> None:
-    watched = watch(life([20.0] * 10 + [0.0] * 40), own_baseline, AlarmSpec())
+    watched = watch(life([20.0] * 10 + [0.0] * 40), own_baseline, specs.alarm(merge_s=0.0))
     assert (watched.lead_s, watched.false_episodes) == (None, 0)
 
 
@@ -76,8 +76,8 @@ def test_the_table_of_alarms_keeps_what_is_too_short_apart_from_what_was_missed(
     y = np.array([1] * 40)
     p = np.tile([0.95, 0.05], (40, 1))
     tracks = [Track(sequence(y.tolist(), machine="a"), p), Track(sequence([1] * 4, machine="b"), p[:4])]
-    events = event_metrics(tracks, ("healthy", "bearing_outer"), AlarmSpec(), warm_up_windows=2)
-    healthy = event_metrics([Track(sequence([0] * 40), p)], ("healthy", "bearing_outer"), AlarmSpec())
+    events = event_metrics(tracks, ("healthy", "bearing_outer"), specs.alarm(merge_s=0.0), warm_up_windows=2)
+    healthy = event_metrics([Track(sequence([0] * 40), p)], ("healthy", "bearing_outer"), specs.alarm(merge_s=0.0))
     rows = [{"protocol": "P", "method": "M", "events": events}, {"protocol": "Q", "method": "M", "events": healthy}]
     (line,) = events_markdown(rows).splitlines()[2:]  # a protocol without any fault has no line
     assert line == "| P | M | 1 | 1 | 0 | 0 | 0 | 1 | - | 0 | 0.0000 | - |"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.studies.plant_trial import LIFE_S, SHIPPED, Run, delays, false_alarm_rate, run
-from models.evaluation.events import Up
+from models.evaluation.events import AlarmInterval
 from pipeline.config.tables import AlarmConfig, Config, ModelConfig
 from sim.fleet import Plant, Snapshots
 from sim.recipe import DAY_S, Recipe, plant
@@ -17,7 +17,7 @@ FAILING = Run("m", "pump", "bearing_outer", 2 * DAY_S, 3 * DAY_S, 3.0, ())
 
 
 def _with(one: Run, *alarms: tuple[str, float, float]) -> Run:
-    return replace(one, alarms=tuple(Up(mode, a * DAY_S, b * DAY_S, f"{mode}/{a}") for mode, a, b in alarms))
+    return replace(one, alarms=tuple(AlarmInterval(mode, a * DAY_S, b * DAY_S, f"{mode}/{a}") for mode, a, b in alarms))
 
 
 def test_every_alarm_of_a_sound_machine_is_false() -> None:
@@ -28,20 +28,20 @@ def test_an_alarm_of_the_right_mode_is_early_and_not_false_once_the_fault_is_the
     early, before, other = (_with(FAILING, alarm) for alarm in (
         ("bearing_outer", 2.5, 10), ("bearing_outer", 1.0, 1.5), ("unbalance", 2.5, 10)
     ))  # fmt: skip
-    assert (early.false, early.fate) == ([], ("detected", 2.5 * DAY_S))
-    assert (len(before.false), before.fate) == (1, ("missed", None))
-    assert (len(other.false), other.fate) == (1, ("misdiagnosed", None))
+    assert (early.false, early.outcome) == ([], ("detected", 2.5 * DAY_S))
+    assert (len(before.false), before.outcome) == (1, ("missed", None))
+    assert (len(other.false), other.outcome) == (1, ("misdiagnosed", None))
 
 
 def test_an_alarm_that_was_up_before_the_fault_is_false_and_no_detection_until_it_is_raised_again() -> None:
     stood = _with(FAILING, ("bearing_outer", 1.0, 10))
-    assert (len(stood.false), stood.fate) == (1, ("standing", None))
+    assert (len(stood.false), stood.outcome) == (1, ("standing", None))
     row = delays([stood])[-1]
     assert (row["detected"], row["standing"], row["missed"], row["delay_h"][0.5]) == (0, 1, 0, None)
     again = replace(
-        FAILING, alarms=tuple(Up("bearing_outer", a * DAY_S, b * DAY_S, "one") for a, b in ((1, 2), (4, 10)))
+        FAILING, alarms=tuple(AlarmInterval("bearing_outer", a * DAY_S, b * DAY_S, "one") for a, b in ((1, 2), (4, 10)))
     )
-    assert (len(again.false), again.fate) == (1, ("detected", 4 * DAY_S))
+    assert (len(again.false), again.outcome) == (1, ("detected", 4 * DAY_S))
 
 
 def test_an_alarm_of_another_mode_is_a_wrong_diagnosis_and_none_is_a_miss() -> None:
@@ -67,4 +67,4 @@ def test_a_bearing_that_fails_is_named_by_the_shipped_model_through_engine_and_a
     found = run((made.machines[0], made, 3600.0), model=SHIPPED, config=config)
     assert found.mode == "bearing_outer"
     assert found.detectable_s is not None
-    assert (found.fate[0], [up.mode for up in found.alarms]) == ("detected", ["bearing_outer"])
+    assert (found.outcome[0], [up.mode for up in found.alarms]) == ("detected", ["bearing_outer"])

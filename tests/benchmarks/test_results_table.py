@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from model_world import table
+from model_world import dataset_spec, table
 
 from benchmarks.results import NUMBERS, _intervals, _numbers, markdown
-from models.data.dataset import Dataset, DatasetSpec, build
+from models.data.dataset import Dataset, build
 from models.evaluation.events import Track
 
 
@@ -18,7 +18,7 @@ def world() -> tuple[Dataset, list[Track]]:
         for number in range(6)
         for at in range(10)
     ]
-    data = build(table(rows), DatasetSpec(("healthy", "unbalance"), str, inputs="all"))
+    data = build(table(rows), dataset_spec(("healthy", "unbalance"), str, inputs="all"))
     tracks = []
     for sequence in data.sequences:
         right = np.eye(2)[sequence.y]

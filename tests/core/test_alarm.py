@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import specs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.alarm import AlarmSpec, AlarmState, judge
+from pipeline.core.alarm import AlarmState, judge
 from pipeline.core.records import AlarmChange, StreamKey
 
-SPEC = AlarmSpec(enter_p=0.8, leave_p=0.5, enter_s=2.0, leave_s=3.0)
+SPEC = specs.alarm(enter_p=0.8, leave_p=0.5, enter_s=2.0, leave_s=3.0, merge_s=0.0)
 KEY = StreamKey("pump-01", "de")
 SECOND = 10**9
 

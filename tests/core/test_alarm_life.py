@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import specs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +12,7 @@ from pipeline.core import alarm
 from pipeline.core.alarm import AlarmSpec, AlarmState, acknowledge, judge, waits_begin_anew
 from pipeline.core.records import AlarmChange, StreamKey
 
-SPEC = AlarmSpec(enter_p=0.8, leave_p=0.5, enter_s=2.0, leave_s=3.0)
+SPEC = specs.alarm(enter_p=0.8, leave_p=0.5, enter_s=2.0, leave_s=3.0, merge_s=0.0)
 KEY = StreamKey("pump-01", "de")
 SECOND = 10**9
 MODES = ("healthy", "unbalance", "looseness")
@@ -45,7 +46,7 @@ def test_an_alarm_that_was_probable_meanwhile_stays_beside_the_other() -> None:
     spec = replace(SPEC, enter_s=4.0, leave_s=60.0)
     half = {"healthy": 0.0, "unbalance": 0.5, "looseness": 0.5}
     changes, state = run("uuuu", spec)
-    low = AlarmSpec(enter_p=0.5, leave_p=0.5, enter_s=2.0, leave_s=60.0)
+    low = specs.alarm(enter_p=0.5, leave_p=0.5, enter_s=2.0, leave_s=60.0, merge_s=0.0)
     for second in range(4, 8):
         tilted = half | {"looseness": 0.5 + 1e-6}
         state, some = judge(low, state, KEY, tilted, second * SECOND, (second + 1) * SECOND)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import specs
 
-from pipeline.core.alarm import AlarmSpec
 from pipeline.core.engine import Engine, Step
 from pipeline.core.features.table import COLUMN, NAMES
 from pipeline.core.records import FeatureRow, Float32, StreamKey
-from pipeline.core.state import StreamSpec
 
 KEY = StreamKey("pump-01", "de")
-SPEC = StreamSpec(alarm=AlarmSpec(enter_s=3.0, leave_s=3.0), max_gap_s=30.0, warm_up_windows=2)
+SPEC = specs.stream(alarm=specs.alarm(enter_s=3.0, leave_s=3.0, merge_s=0.0), max_gap_s=30.0, warm_up_windows=2)
 DAY_S = 86_400
 
 

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import specs
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core import stream
-from pipeline.core.evidence import FAMILY_DB, TOP, confirms, evidence
+from pipeline.core.evidence import TOP, confirms, evidence
+from pipeline.core.faults import FAMILY_DB
 from pipeline.core.features.table import COLUMN, NAMES
 from pipeline.core.records import BearingOrders, Block, FeatureRow, StreamKey
-from pipeline.core.state import StreamSpec
 
 BEARING_MODES = {"inner_race": "bearing_inner", "outer_race": "bearing_outer", "ball": "bearing_ball"}
 MODES = (
@@ -165,7 +166,7 @@ def simulated(seed: int, modes: tuple[str, ...]) -> dict[str, list[FeatureRow]]:
     from sim.fleet import machine_blocks
     from sim.recipe import training_plant
 
-    spec = StreamSpec()
+    spec = specs.stream()
     rows: dict[str, list[FeatureRow]] = {}
     for machine in training_plant(seed, 48, 8.0).machines:
         faults = [c for c in machine.life.courses if c.severity(0.0) >= 0.5]  # damaged all along, not too little
@@ -208,7 +209,7 @@ def rows_of(path: Path, channel: str, metadata: dict[str, object]) -> list[Featu
         speed_rpm=float(metadata["rpm"]),  # type: ignore[arg-type]
         orders=BearingOrders(**orders.get(channel, orders)),
     )
-    _, events = stream.step(StreamSpec(), stream.initial(StreamSpec()), block)
+    _, events = stream.step(specs.stream(), stream.initial(specs.stream()), block)
     return [event for event in events if isinstance(event, FeatureRow)]
 
 

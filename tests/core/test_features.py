@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,21 +10,23 @@ import pytest
 import scipy.fft
 import scipy.signal
 import scipy.stats
+import specs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from pipeline.core import features
 from pipeline.core.features import FeatureSpec
 from pipeline.core.features.bandwidth import resampler
 from pipeline.core.features.table import COLUMN, FEATURES, NAMES
 from pipeline.core.quality import Quality, judge
-from pipeline.core.records import BearingOrders, StreamKey, Window, changed
+from pipeline.core.records import BearingOrders, StreamKey, Window
 
 STAGES = ("time", "spectrum", "orders", "cepstrum", "envelope", "speed", "baseline")
 RATE_HZ = 12_000.0
 NEVER_HERE = [f.name for f in FEATURES if {"gear", "baseline"} & set(f.needs)]  # the windows below have neither
 ORDERS = BearingOrders(ftf=0.39828, bpfo=3.5848, bpfi=5.4152, bsf=2.35675)
-SPEC = FeatureSpec()
+SPEC = specs.features()
 
 
 def window(x: np.ndarray, **changes: object) -> Window:
@@ -44,7 +46,7 @@ def window(x: np.ndarray, **changes: object) -> Window:
         orders=ORDERS,
         truth=None,
     )
-    return changed(made, **changes)  # type: ignore[arg-type]
+    return replace(made, **changes)  # type: ignore[arg-type]
 
 
 def of(x: np.ndarray, spec: FeatureSpec = SPEC, **changes: object) -> dict[str, float]:
@@ -64,10 +66,10 @@ def test_the_table_names_every_column_once_and_says_all_about_it() -> None:
 def test_the_schema_changes_with_every_setting() -> None:
     specs = [
         SPEC,
-        replace(SPEC, bandwidth_hz=4000.0),
-        replace(SPEC, envelope_low_hz=900.0),
-        replace(SPEC, envelope_high_hz=4000.0),
-        replace(SPEC, slip_tolerance=0.01),
+        dataclasses.replace(SPEC, bandwidth_hz=4000.0),
+        dataclasses.replace(SPEC, envelope_low_hz=900.0),
+        dataclasses.replace(SPEC, envelope_high_hz=4000.0),
+        dataclasses.replace(SPEC, slip_tolerance=0.01),
     ]
     assert len({spec.schema for spec in specs}) == len(specs)
 
@@ -93,14 +95,14 @@ def test_velocity_knows_its_units_and_says_nothing_without_one(rng: np.random.Ge
 
 def test_statistics_agree_with_scipy_beside_a_large_bias(rng: np.random.Generator) -> None:
     x = (rng.laplace(size=12_000) * 0.3 + 9.81).astype(np.float32)
-    found = of(x, replace(SPEC, bandwidth_hz=0.0))
+    found = of(x, dataclasses.replace(SPEC, bandwidth_hz=0.0))
     assert found["mean"] == pytest.approx(x.mean(dtype=float), rel=1e-6)
     assert found["kurtosis"] == pytest.approx(scipy.stats.kurtosis(x.astype(float), fisher=False), rel=1e-5)
     assert found["skewness"] == pytest.approx(scipy.stats.skew(x.astype(float)), abs=1e-4)
 
 
 def test_band_powers_add_up_and_white_noise_is_flat(rng: np.random.Generator) -> None:
-    found = of(rng.standard_normal(12_000), replace(SPEC, bandwidth_hz=0.0))
+    found = of(rng.standard_normal(12_000), dataclasses.replace(SPEC, bandwidth_hz=0.0))
     bands = [found[name] for name in NAMES if name.startswith("band_")]
     assert np.sum(10.0 ** np.array(bands)) == pytest.approx(1.0, abs=0.01)
     assert found["entropy"] > 0.9
@@ -148,7 +150,7 @@ def test_what_cannot_be_computed_is_nan_and_nothing_else() -> None:
         assert gone == {f.name for f in FEATURES if need in f.needs} - set(NEVER_HERE) | (
             {"speed_confidence"} if need == "speed" else set()
         )
-    assert all(np.isnan(v) for v in features.compute(SPEC, [changed(window(x), samples=None)])[0][0])
+    assert all(np.isnan(v) for v in features.compute(SPEC, [replace(window(x), samples=None)])[0][0])
 
 
 @pytest.mark.parametrize("rate_hz", [12_000.0, 25_600.0, 48_000.0, 51_200.0, 97_656.25])

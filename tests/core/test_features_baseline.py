@@ -32,15 +32,15 @@ def row(values: dict[str, float], *, schema: str = "s", channels: tuple[str, ...
 def commissioned(rms: list[float]) -> Baseline | None:
     made = None
     for value in rms:
-        made = relate(len(rms), made, row({"rms": value}), good=True)
+        made, _ = relate(len(rms), made, row({"rms": value}), good=True)
     return made
 
 
 def test_the_distance_is_in_robust_sigmas_of_the_healthy_windows() -> None:
     levels_db = np.array([0.0, 1.0, 2.0, 3.0, 40.0])  # one window had a knock: it changes little
     made = commissioned(list(10 ** (levels_db / 20)))
-    now = row({"rms": 10 ** (8.0 / 20)})
-    assert relate(5, made, now, good=True) is made  # frozen
+    same, now = relate(5, made, row({"rms": 10 ** (8.0 / 20)}), good=True)
+    assert same is made  # frozen
     assert now.values[0, COLUMN["rel_rms"]] == pytest.approx((8 - 2) / (SIGMA_PER_MAD * 1.0), rel=1e-4)
     assert np.isnan(now.values[0, COLUMN["rel_kurtosis"]])  # it had no value then
 
@@ -48,8 +48,7 @@ def test_the_distance_is_in_robust_sigmas_of_the_healthy_windows() -> None:
 def test_until_there_are_enough_good_windows_there_is_none() -> None:
     made = None
     for good in (True, False, True):
-        now = row({"rms": 1.0})
-        made = relate(3, made, now, good=good)
+        made, now = relate(3, made, row({"rms": 1.0}), good=good)
         assert np.isnan(now.values[:, REL]).all()
     assert made is not None
     assert made.centre is None
@@ -60,8 +59,8 @@ def test_until_there_are_enough_good_windows_there_is_none() -> None:
 @pytest.mark.parametrize("other", [{"schema": "t"}, {"channels": ("y",)}])
 def test_a_baseline_of_other_numbers_says_nothing(other: dict[str, object]) -> None:
     made = commissioned([1.0, 1.1, 0.9])
-    now = row({"rms": 5.0}, **other)  # type: ignore[arg-type]
-    assert relate(3, made, now, good=True) is made
+    same, now = relate(3, made, row({"rms": 5.0}, **other), good=True)  # type: ignore[arg-type]
+    assert same is made
     assert np.isnan(now.values[:, REL]).all()
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import features_golden
 import numpy as np
 import pytest
+import specs
+from msgspec.structs import replace
 
 from benchmarks import envelope
 from pipeline.core import features
-from pipeline.core.features import FeatureSpec
 from pipeline.core.features.table import COLUMN
-from pipeline.core.records import BearingOrders, StreamKey, Window, changed
-from pipeline.core.window import WindowSpec, length_and_hop
+from pipeline.core.records import BearingOrders, StreamKey, Window
+from pipeline.core.window import length_and_hop
 
 
 def test_the_golden_recording_has_its_golden_values() -> None:
@@ -39,7 +40,7 @@ def read(path: Path) -> tuple[list[Window], dict[str, object]]:
     orders = about["fault_orders_of_shaft"]
     x = table[channel].to_numpy().astype(np.float32)[None]
     rate_hz = float(about["sample_rate_hz"])
-    length, hop = length_and_hop(WindowSpec(), rate_hz)
+    length, hop = length_and_hop(specs.window(), rate_hz)
     bearing, rpm = BearingOrders(**orders.get(channel, orders)), float(about["rpm"])
     key = StreamKey("m", "p")
     windows = [
@@ -90,8 +91,8 @@ def test_the_speed_of_the_recordings_is_found_without_being_told(shared_data: Pa
     right = known = total = 0
     for path in sorted(shared_data.glob("cwru/12k_drive_end/*.parquet"))[::4]:
         windows, about = read(path)
-        silent = [changed(w, speed_rpm=None, speed_range_rpm=(1200.0, 2400.0)) for w in windows]
-        values = np.stack(features.compute(FeatureSpec(), silent))[:, 0, COLUMN["speed_used"]]
+        silent = [replace(w, speed_rpm=None, speed_range_rpm=(1200.0, 2400.0)) for w in windows]
+        values = np.stack(features.compute(specs.features(), silent))[:, 0, COLUMN["speed_used"]]
         total += len(values)
         known += int(np.isfinite(values).sum())
         right += int((abs(values - float(str(about["rpm"]))) < 0.02 * float(str(about["rpm"]))).sum())

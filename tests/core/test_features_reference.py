@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 
 import numpy as np
 import pytest
@@ -10,16 +10,17 @@ import reference
 import reference_lines as lines
 import scipy.fft
 import scipy.signal
+import specs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from numba import njit
 
 from pipeline.core import features
-from pipeline.core.features import FeatureSpec
 from pipeline.core.features.fft import fft, fft_plan
 from pipeline.core.features.lanes import LANES, exp2, load, log2, store
 from pipeline.core.features.table import FEATURES, NAMES
-from pipeline.core.records import BearingOrders, StreamKey, Window, changed
+from pipeline.core.records import BearingOrders, StreamKey, Window
 
 ORDERS = BearingOrders(ftf=0.4, bpfo=3.6, bpfi=5.4, bsf=2.4)
 HERE = [f.name for f in FEATURES if f.stage != "baseline"]
@@ -35,7 +36,7 @@ def signal(n: int, channels: int, seed: int) -> np.ndarray:
 def window(x: np.ndarray, rate_hz: float, speed_rpm: float | None, **changes: object) -> Window:
     channels = tuple(f"c{i}" for i in range(len(x)))
     made = Window(StreamKey("m", "p"), 1, 0, 0, 0, rate_hz, channels, "g", x, 1.0, speed_rpm, ORDERS, None)
-    return changed(made, **changes)  # type: ignore[arg-type]
+    return replace(made, **changes)  # type: ignore[arg-type]
 
 
 def differences(
@@ -77,7 +78,7 @@ def test_every_feature_equals_the_reference(
     teeth: tuple[int, ...],
 ) -> None:
     x = signal(n, 2, seed=n)
-    spec = FeatureSpec(bandwidth_hz=bandwidth_hz, envelope_low_hz=low_hz, envelope_high_hz=high_hz)
+    spec = specs.features(bandwidth_hz=bandwidth_hz, envelope_low_hz=low_hz, envelope_high_hz=high_hz)
     found = features.compute(spec, [window(x, rate_hz, speed_rpm, gear_teeth=teeth)])[0]
     orders = (ORDERS.bpfo, ORDERS.bpfi, 2 * ORDERS.bsf, ORDERS.ftf)
     known = reference.Recording(x, rate_hz, 0, "g", speed_rpm, orders, teeth)
@@ -88,8 +89,8 @@ def test_every_feature_equals_the_reference(
 
 def test_the_core_vector_is_the_complete_one_with_columns_left_out() -> None:
     x = signal(4096, 3, seed=1)
-    complete = features.compute(FeatureSpec(), [window(x, 12_800.0, 1797.0)])[0]
-    core = features.compute(FeatureSpec(vector="core"), [window(x, 12_800.0, 1797.0)])[0]
+    complete = features.compute(specs.features(), [window(x, 12_800.0, 1797.0)])[0]
+    core = features.compute(specs.features(vector="core"), [window(x, 12_800.0, 1797.0)])[0]
     kept = [i for i, f in enumerate(FEATURES) if f.core or f.stage == "speed"]
     assert np.isnan(np.delete(core, kept, axis=1)).all()
     np.testing.assert_array_equal(core[:, kept], complete[:, kept])
@@ -106,10 +107,10 @@ def test_the_core_vector_is_the_complete_one_with_columns_left_out() -> None:
 def test_overlapping_windows_share_work_and_no_bit_changes(
     seed: int, channels: int, hop: int, order: object, bandwidth_hz: float
 ) -> None:
-    spec = FeatureSpec(bandwidth_hz=bandwidth_hz, envelope_low_hz=50.0, envelope_high_hz=300.0)
+    spec = specs.features(bandwidth_hz=bandwidth_hz, envelope_low_hz=50.0, envelope_high_hz=300.0)
     x = signal(256 + 12 * hop, channels, seed)
     views = [window(x[:, k * hop : k * hop + 256], 1000.0, 1234.0) for k in range(12)]
-    alone = [features.compute(spec, [changed(w, samples=np.array(w.samples))])[0] for w in views]
+    alone = [features.compute(spec, [replace(w, samples=np.array(w.samples))])[0] for w in views]
     shuffled = list(range(12))
     order.shuffle(shuffled)  # type: ignore[attr-defined]
     for arrangement in (range(12), shuffled):
@@ -126,7 +127,7 @@ def test_where_the_speed_changes_the_envelope_is_looked_at_per_turn(pieces: tupl
     trace = tuple((round(s * n), rpm) for s, (_, rpm) in zip(starts, pieces, strict=True))
     mean_rpm = sum(share * rpm for share, rpm in pieces)
     w = window(x, rate_hz, mean_rpm, speed_trace=trace)
-    found = features.compute(FeatureSpec(bandwidth_hz=0.0), [w])[0][0]
+    found = features.compute(specs.features(bandwidth_hz=0.0), [w])[0][0]
 
     d = x[0].astype(float) - x[0].mean(dtype=float)
     hann = scipy.signal.windows.hann(n, sym=False)
@@ -144,8 +145,8 @@ def test_where_the_speed_changes_the_envelope_is_looked_at_per_turn(pieces: tupl
 
 def test_the_sharpest_band_is_used_only_where_a_family_stands_in_it() -> None:
     n, rate_hz = 12_000, 12_000.0
-    spec = FeatureSpec(bandwidth_hz=0.0, envelope_band="kurtogram")
-    fixed = replace(spec, envelope_band="fixed")
+    spec = specs.features(bandwidth_hz=0.0, envelope_band="kurtogram")
+    fixed = dataclasses.replace(spec, envelope_band="fixed")
     noise = np.random.default_rng(0).standard_normal(n)
     knock = noise.copy()
     knock[5000:5040] += 60 * np.sin(2 * np.pi * 0.3 * np.arange(40))  # one knock: sharp, and no family
@@ -197,7 +198,7 @@ def test_logarithms_and_powers_of_two_are_good_to_a_millionth(a: list[float], b:
 @pytest.mark.parametrize("bandwidth_hz", [0.0, 5000.0])
 @pytest.mark.parametrize("fill", [0.0, 9.81, np.nan, np.inf, -np.inf, 1e15])
 def test_a_broken_window_gives_no_number_and_leaves_its_neighbours_alone(fill: float, bandwidth_hz: float) -> None:
-    spec = FeatureSpec(bandwidth_hz=bandwidth_hz)
+    spec = specs.features(bandwidth_hz=bandwidth_hz)
     good, bad = signal(4096, 1, seed=1), np.full((1, 4096), fill, np.float32)
     half = good.copy()
     half[0, 2000:2100] = fill
@@ -216,7 +217,7 @@ def test_a_broken_window_gives_no_number_and_leaves_its_neighbours_alone(fill: f
 def test_two_threads_at_once_compute_what_one_does() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    spec = FeatureSpec(bandwidth_hz=0.0)
+    spec = specs.features(bandwidth_hz=0.0)
     windows = [window(signal(4096, 2, seed=i), 12_800.0, 1797.0) for i in range(64)]
     one = [values.tobytes() for values in features.compute(spec, windows)]
     with ThreadPoolExecutor(4) as pool:

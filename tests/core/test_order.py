@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import specs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core.order import REMEMBERED_GAPS, Finished, OrderSpec, OrderState, flush, push, push_all
+from pipeline.core.order import REMEMBERED_GAPS, Finished, OrderState, flush, push, push_all
 from pipeline.core.records import Block, Duplicate, Gap, Late, Rejected, StreamKey, Trouble
 
-SPEC = OrderSpec(max_wait_s=1.0)  # 100 samples at 100 Hz
+SPEC = specs.order(max_wait_s=1.0)  # 100 samples at 100 Hz
 KEY = StreamKey("fan-01", "de")
 
 

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import specs
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from pipeline.core import stream
 from pipeline.core.features.table import COLUMN, NAMES
 from pipeline.core.quality import REPEAT_SAMPLES, SENSOR, STOPS, Quality, judge, scan
-from pipeline.core.records import Block, FeatureRow, StreamKey, Window, changed
+from pipeline.core.records import Block, FeatureRow, StreamKey, Window
 from pipeline.core.state import StreamSpec
-from pipeline.core.window import WindowSpec
 
 RATE_HZ = 12_000.0
 N = 12_000
@@ -39,7 +40,7 @@ def window(x: NDArray[np.floating], **changes: object) -> Window:
         orders=None,
         truth=None,
     )
-    return changed(made, **changes)  # type: ignore[arg-type]
+    return replace(made, **changes)  # type: ignore[arg-type]
 
 
 def vibration(seed: int = 1, n: int = N) -> NDArray[np.float64]:
@@ -120,14 +121,14 @@ def qualities(spec: StreamSpec, *pieces: tuple[NDArray[np.float64], float | None
 
 
 def test_a_shaft_below_a_tenth_of_its_nominal_speed_is_not_running() -> None:
-    spec = StreamSpec(window=WindowSpec(1.0, 1.0), speed_rpm=1500.0)
+    spec = specs.stream(window=specs.window(length_s=1.0, hop_s=1.0), speed_rpm=1500.0)
     assert qualities(spec, (X, 1480.0), (X, 140.0), (X, 160.0), (X, None)) == [
         Quality.GOOD, Quality.NOT_RUNNING, Quality.GOOD, Quality.GOOD,
     ]  # fmt: skip
 
 
 def test_a_machine_far_below_its_commissioned_level_is_not_running() -> None:
-    spec = StreamSpec(window=WindowSpec(1.0, 1.0), commissioning_windows=4)
+    spec = specs.stream(window=specs.window(length_s=1.0, hop_s=1.0), commissioning_windows=4)
     sound = [(vibration(seed), None) for seed in range(4)]
     assert qualities(spec, *sound, (0.01 * X, None), (0.2 * X, None)) == [
         *[Quality.GOOD] * 4, Quality.NOT_RUNNING, Quality.GOOD,

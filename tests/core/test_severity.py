@@ -7,11 +7,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import specs
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core import severity as iso
-from pipeline.core.alarm import AlarmSpec, AlarmState, judge
+from pipeline.core.alarm import AlarmState, judge
 from pipeline.core.features.table import COLUMN, NAMES
 from pipeline.core.records import FeatureRow, StreamKey
 from pipeline.core.severity import Limits, assess, limits_of_class
@@ -114,7 +115,7 @@ def test_the_worse_of_zone_and_departure_counts() -> None:
 
 
 def test_an_alarm_for_leaving_the_baseline_clears_when_the_machine_is_back() -> None:
-    spec, state, told = AlarmSpec(enter_s=3.0, leave_s=15.0), AlarmState(), []
+    spec, state, told = specs.alarm(enter_s=3.0, leave_s=15.0, merge_s=0.0), AlarmState(), []
     for number, sigma in enumerate([1.0] * 5 + [20.0] * 5 + [8.0] * 30 + [2.0] * 40):
         at_ns = number * 1_000_000_000
         zone = iso.floor(row([sigma]), None)

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import specs
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.records import Block, StreamKey, Window
-from pipeline.core.window import Run, WindowSpec, WindowState, length_and_hop, push
+from pipeline.core.window import Run, WindowState, length_and_hop, push
 
-SPEC = WindowSpec(length_s=1.0, hop_s=0.5)
+SPEC = specs.window(length_s=1.0, hop_s=0.5)
 RATE_HZ = 100.0  # length 100, hop 50
 T0_NS = 10**18
 

@@ -10,7 +10,8 @@ import numpy as np
 import paho.mqtt.client as paho
 import pyarrow.parquet as pq
 import pytest
-from harness.live import BLOCKS, Broker, same_rows, send, service, stop_when_idle, stored, uninterrupted
+import specs
+from harness.live import BLOCKS, Broker, Commits, same_rows, send, service, stop_when_idle, stored, uninterrupted
 from harness.streams import SPEC
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +22,6 @@ from pipeline.core.records import Block, StreamKey
 from pipeline.core.window import (
     LEAST_SAMPLES,
     MOST_WINDOWS,
-    WindowSpec,
     WindowState,
     is_too_slow,
     longest_block_s,
@@ -29,8 +29,7 @@ from pipeline.core.window import (
     push,
 )
 from pipeline.drivers import intake
-from pipeline.drivers import live as taker
-from pipeline.drivers.intake import Admission, Channels
+from pipeline.drivers.intake import Admission, Channels, Inbox
 from pipeline.drivers.live import Live
 from pipeline.edges.mqtt import MqttSettings
 from pipeline.edges.mqtt.settings import make_client
@@ -55,7 +54,7 @@ def admitting(directory: Path, broker: Broker, most_channels: int = 64) -> Live:
     """The service as it is put together for a plant, but for its broker."""
     live = service(directory, broker)
     known = Channels(most_channels, set(live.journal.view(()).extras["features"]))
-    live.intake = replace(live.intake, windows_in=Admission(lambda key: SPEC.window, known))
+    live.intake = replace(live.intake, admission=Admission(lambda key: SPEC.window, known))
     return live
 
 
@@ -73,7 +72,7 @@ def reasons(directory: Path) -> Counter[str]:
 def test_no_block_completes_more_windows_than_it_is_taken_for(
     rate_hz: float, length_s: float, hop_s: float, parts: list[int]
 ) -> None:
-    spec, state, index = WindowSpec(length_s, hop_s), WindowState(), 0
+    spec, state, index = specs.window(length_s=length_s, hop_s=hop_s), WindowState(), 0
     for n in parts:
         one = replace(block(n, rate_hz), index=index)
         state, windows = push(spec, state, [one])
@@ -85,7 +84,7 @@ def test_no_block_completes_more_windows_than_it_is_taken_for(
 def test_the_longest_block_is_taken_and_twice_of_it_is_not(
     rate_hz: float, length_s: float, hop_s: float, channels: int
 ) -> None:
-    spec = WindowSpec(length_s, hop_s)
+    spec = specs.window(length_s=length_s, hop_s=hop_s)
     n = max(1, round(longest_block_s(spec, rate_hz, channels) * rate_hz))
     names = tuple(f"c{i}" for i in range(channels))
     shape = (channels, n)
@@ -95,9 +94,9 @@ def test_the_longest_block_is_taken_and_twice_of_it_is_not(
 
 
 def test_a_rate_at_which_a_window_holds_too_few_samples_is_too_slow() -> None:
-    assert is_too_slow(WindowSpec(1.0, 0.5), LEAST_SAMPLES - 1.0)
-    assert not is_too_slow(WindowSpec(1.0, 0.5), float(LEAST_SAMPLES))
-    assert not is_too_slow(WindowSpec(60.0, 30.0), 1.0)  # of a slow process one looks at minutes
+    assert is_too_slow(specs.window(length_s=1.0, hop_s=0.5), LEAST_SAMPLES - 1.0)
+    assert not is_too_slow(specs.window(length_s=1.0, hop_s=0.5), float(LEAST_SAMPLES))
+    assert not is_too_slow(specs.window(length_s=60.0, hop_s=30.0), 1.0)  # of a slow process one looks at minutes
 
 
 @pytest.mark.parametrize(
@@ -181,14 +180,13 @@ def test_a_commit_is_bounded_and_what_is_left_is_in_the_next_one_and_in_the_acco
     size = 1600  # of samples: two or three blocks
     if bound == "bytes":
         monkeypatch.setattr(intake, "MOST_BYTES", size)
-        monkeypatch.setattr(taker, "MOST_BYTES", 8 * size)
     else:
         monkeypatch.setattr(intake, "MOST_WINDOWS", 6)
     turns: list[int] = []
     missing: set[int] = set()
-    live.on_turn = (
-        lambda batch, step: turns.append(len(batch.messages)),
-        lambda batch, step: missing.add(live.account.missing),
+    live.companions = (
+        Commits(lambda batch, step: turns.append(len(batch.messages))),
+        Commits(lambda batch, step: missing.add(live.account.missing)),
     )
     send(broker, BLOCKS)
     live.run(lambda: len(broker.acknowledged) == len(BLOCKS))
@@ -205,16 +203,16 @@ def test_a_commit_is_bounded_and_what_is_left_is_in_the_next_one_and_in_the_acco
 def test_a_turn_takes_no_more_off_its_source_once_it_has_bytes_enough_and_keeps_the_connection_alive(
     tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(taker, "MOST_BYTES", 1)
+    monkeypatch.setattr(intake, "MOST_BYTES", 1)
     one_by_one = Broker()
     one_by_one.take = lambda limit, timeout_s: broker.take(1, timeout_s)  # type: ignore[method-assign]
     send(broker, BLOCKS)
     live = admitting(tmp_path, broker)
     served: list[bool] = []
     one_by_one.service = lambda timeout_s=0.0: served.append(True)  # type: ignore[method-assign]
-    taken = taker.Taker().take(one_by_one, live.rhythm, lambda: False, first=False)
+    taken = Inbox().take(one_by_one, 4, 0.01, lambda: False)
     assert (len(taken), served) == (1, [])
-    again = taker.Taker(taken).take(one_by_one, live.rhythm, lambda: False, first=False)
+    again = Inbox(taken).take(one_by_one, 4, 0.01, lambda: False)
     assert (again, served) == (taken, [True])  # with enough left over nothing is taken, and the connection lives
     live.journal.close()
 
@@ -222,12 +220,12 @@ def test_a_turn_takes_no_more_off_its_source_once_it_has_bytes_enough_and_keeps_
 def test_a_stop_that_leaves_no_time_for_what_is_left_over_counts_it_as_dropped(
     tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "MOST_WINDOWS", 1)
+    monkeypatch.setattr(intake, "MOST_WINDOWS", 6)  # as many as the largest block completes
     live = admitting(tmp_path, broker)
     live.rhythm = replace(live.rhythm, commit_messages=1000)
     send(broker, BLOCKS)
     stopping: list[bool] = []
-    live.on_turn = (lambda batch, step: stopping.append(True),)
+    live.companions = (Commits(lambda batch, step: stopping.append(True)),)
     monkeypatch.setattr("pipeline.drivers.live.STOP_S", 0.0)  # no time for what is left
     live.run(lambda: bool(stopping))
     assert live.account.dropped == len(BLOCKS) - len(broker.acknowledged) > 0

@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import specs
+from harness.live import Broker, Operator, send, service
+from harness.streams import SPEC, recording
 
-from pipeline.core.alarm import AlarmSpec
 from pipeline.core.engine import Engine
 from pipeline.core.records import Float32, StreamKey
 from pipeline.drivers.live import Live
 from pipeline.edges.store.read import read_kind
-from tests.core.test_laws import SPEC, recording
-from tests.drivers.test_live import Broker, send, service
 
 KEY = StreamKey("pump-01", "de")
 PLACES = ("turn_committed", "turn_noted", "turn_acknowledged", "turn_published")
@@ -64,7 +64,7 @@ def broker() -> Listener:
 def started(directory: Path, broker: Listener, p: float) -> Live:
     """As the service starts: what the journal has is restored before anything else."""
     live = service(directory, broker)
-    spec = replace(SPEC, alarm=AlarmSpec(enter_s=0.2, leave_s=0.2))
+    spec = replace(SPEC, alarm=specs.alarm(enter_s=0.2, leave_s=0.2, merge_s=0.0))
     live.engine = Engine(lambda key: spec, Fixed(p))
     live.results.classes = Fixed.classes
     live.results.restore(live.journal.open_alarms().values(), live.journal.untold_alarms())
@@ -106,8 +106,7 @@ def test_an_alarm_is_told_at_least_once_wherever_the_service_dies_after_its_comm
 
     monkeypatch.setattr("pipeline.drivers.live.fault_point", dies)
     if change == ACKED and alarm_id is not None:
-        monkeypatch.setattr(Live, "_acknowledge_alarms", lambda live, stop: None)  # it goes with the turn's messages
-        live.acknowledgements.put((KEY, alarm_id))
+        live.companions = (Operator([(KEY, alarm_id)]),)
     with pytest.raises(Died):
         live.run(lambda: False)
     monkeypatch.undo()
@@ -149,7 +148,8 @@ def test_an_alarm_raised_seen_and_cleared_unheard_is_told_in_that_order(tmp_path
     for p in (0.99, 0.01):
         live = started(tmp_path, broker, p)
         if p > 0.5:
-            live.acknowledgements.put((KEY, alarm_id))
+            live.companions = (Operator([(KEY, alarm_id)]),)
+            send(broker, SICK[:1])  # a Duplicate, whose commit covers the acknowledgement
         else:
             send(broker, WELL)
         lived(live)

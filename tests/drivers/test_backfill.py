@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.cli import run
 from pipeline.core.records import StreamKey
 from pipeline.edges.faults import KILLED
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
@@ -60,13 +62,28 @@ def started(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def said(*arguments: str, rc: int | None = 0, **environment: str) -> tuple[str, str]:
+    """What a command with --json prints on stdout and stderr. It runs in this process: a start takes a second."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        for name, value in (SETTINGS | environment).items():
+            patch.setenv(name, value)
+        found = run([*arguments, "--json"])
+    assert rc in (found, None), err.getvalue()
+    return out.getvalue(), err.getvalue()
+
+
 def thrumcast(*arguments: str, rc: int = 0, **environment: str) -> dict[str, Any]:
     """Run a command to its end; its document."""
-    with started(*arguments, **environment) as process:
-        out, err = process.communicate()
-    assert process.returncode == rc, err
-    document: dict[str, Any] = json.loads(out or "{}")
+    document: dict[str, Any] = json.loads(said(*arguments, rc=rc, **environment)[0] or "{}")
     return document
+
+
+def killed(*arguments: str, at: str) -> None:
+    """Run a command in a process of its own, which ends itself at that fault point."""
+    with started(*arguments, THRUMCAST_FAULT_AT=at) as process:
+        err = process.communicate()[1]
+    assert process.returncode == KILLED, err
 
 
 def plain(data: Path) -> pa.Table:
@@ -110,8 +127,7 @@ def test_windows_that_are_there_already_are_not_counted_as_new(recordings: Path,
     data = ("--data", str(tmp_path / "data"), "--workers", "1")
     first = thrumcast("backfill", str(recordings), *data, "--channels", "near=x")
     before = read_features(tmp_path / "data")
-    with started("backfill", str(recordings), *data, "--channels", "near=y") as process:
-        out, err = process.communicate()
+    out, err = said("backfill", str(recordings), *data, "--channels", "near=y", rc=None)
     second = json.loads(out)
     assert (second["windows"], second["windows_known"]) == (0, first["windows"])
     assert "use another --data" in err
@@ -134,8 +150,7 @@ def test_training_is_suggested_where_something_is_known_and_labelling_where_noth
     if known == "label":
         span = ("--from", "2000-01-01T00:00:00Z", "--to", "2000-01-01T00:00:02Z")
         thrumcast("labels", "add", "lab-r", "unbalance", *span, "--data", data)
-    with started("backfill", str(tmp_path / "r.parquet"), "--data", data, "--workers", "1") as process:
-        err = process.communicate()[1]
+    err = said("backfill", str(tmp_path / "r.parquet"), "--data", data, "--workers", "1", rc=None)[1]
     train, label = (
         f"thrumcast train --data {data}",
         f"thrumcast labels add lab-r MODE --from ... --to ... --data {data}",
@@ -152,31 +167,27 @@ def test_labelling_is_suggested_for_the_machine_that_came_last_and_nothing_where
     for name, length in (("first", 4096), ("second", 4096), ("short", 2)):
         metadata = {"sample_rate_hz": RATE_HZ, "dataset": "lab", "recording": name}
         write_recording(tmp_path / f"{name}.parquet", samples[:, :length], ("x",), metadata)
-        with started("backfill", str(tmp_path / f"{name}.parquet"), *data) as process:
-            err = process.communicate()[1]
+        err = said("backfill", str(tmp_path / f"{name}.parquet"), *data, rc=None)[1]
         assert ("next:" in err) is (name != "short")
         assert name == "short" or f"next: thrumcast labels add lab-{name} MODE" in err
     assert "window.length_s = 0.5 s, 512 samples at 1024 Hz" in err
     short = ("backfill", str(tmp_path / "short.parquet"), "--data", str(tmp_path / "empty"), "--workers", "1")
     thrumcast(*short)
-    with started(*short) as process:
-        err = process.communicate()[1]
+    err = said(*short, rc=None)[1]
     assert "nothing to train on" in err
     assert "next:" not in err
 
 
 def test_a_backfill_that_was_killed_goes_on_and_ends_as_if_nothing_had_been(recordings: Path, tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
     thrumcast("backfill", str(recordings), "--data", str(whole))
-    thrumcast(
-        "backfill", str(recordings), "--data", str(killed), rc=KILLED, THRUMCAST_FAULT_AT="append_before_transaction"
-    )
-    assert read_features(killed).num_rows == 0  # its files stand there, but no recording counts as done
-    document = thrumcast("backfill", str(recordings), "--data", str(killed))
+    killed("backfill", str(recordings), "--data", str(cut), at="append_before_transaction")
+    assert read_features(cut).num_rows == 0  # its files stand there, but no recording counts as done
+    document = thrumcast("backfill", str(recordings), "--data", str(cut))
     assert document["already_done"] == 0
     for read in (read_features, plain):
-        assert repr(rows_of(read(killed))) == repr(rows_of(read(whole)))
-    assert verify(killed).problems == verify(killed).notes == ()
+        assert repr(rows_of(read(cut))) == repr(rows_of(read(whole)))
+    assert verify(cut).problems == verify(cut).notes == ()
 
 
 def test_workers_end_when_the_process_that_writes_is_killed(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -266,16 +277,15 @@ def test_columns_of_text_are_left_out_with_a_word_and_without_one_if_the_channel
     (tmp_path / "b.csv").write_bytes((tmp_path / "a.csv").read_bytes())
     for channels, told in (((), True), (("--channels", "x"), False)):
         data = ("--data", str(tmp_path / f"data{told}"), "--rate", "1024", "--workers", "1")
-        with started("backfill", str(tmp_path / "a.csv"), str(tmp_path / "b.csv"), *data, *channels) as process:
-            said = f"2 files, the first one: {tmp_path / 'a.csv'}: columns without numbers are ignored: label"
-            assert (said in process.communicate()[1]) is told
+        err = said("backfill", str(tmp_path / "a.csv"), str(tmp_path / "b.csv"), *data, *channels, rc=None)[1]
+        line = f"2 files, the first one: {tmp_path / 'a.csv'}: columns without numbers are ignored: label"
+        assert (line in err) is told
 
 
 def test_what_holds_for_many_recordings_is_said_once_and_names_each_path_once(recordings: Path, tmp_path: Path) -> None:
     (recordings / "torn.parquet").write_bytes(b"PAR1 but not really")
     data = ("--data", str(tmp_path / "data"), "--workers", "1")
-    with started("backfill", str(recordings), *data, "--channels", "drive_end=x") as process:
-        out, err = process.communicate()
+    out, err = said("backfill", str(recordings), *data, "--channels", "drive_end=x", rc=None)
     assert len(json.loads(out)["skipped"]) == 4
     first = recordings / "r0.parquet"
     assert f"skipped: 3 files, the first one: expected a channel of {first}, found: drive_end\n" in err
@@ -286,8 +296,7 @@ def test_what_holds_for_many_recordings_is_said_once_and_names_each_path_once(re
 def test_another_cut_is_refused_in_words(recordings: Path, tmp_path: Path) -> None:
     data = ("--data", str(tmp_path / "data"), "--workers", "1")
     thrumcast("backfill", str(recordings), *data)
-    with started("backfill", str(recordings), *data, THRUMCAST_WINDOW__HOP_S="0.5") as process:
-        err = process.communicate()[1]
+    err = said("backfill", str(recordings), *data, THRUMCAST_WINDOW__HOP_S="0.5", rc=None)[1]
     assert "as before, length 0.5 s, hop 0.25 s, found: length 0.5 s, hop 0.5 s" in err
     assert "WindowConfig" not in err
 

@@ -24,7 +24,7 @@ from pipeline.drivers.results import Results
 from pipeline.edges.recordings.recording import open_recording, streams, write_recording
 from pipeline.edges.store.read import read_kind, read_predictions
 from pipeline.service import compose
-from pipeline.service.models import load_serving
+from pipeline.service.models import load_models
 
 RATE_HZ = 4096.0
 CLASSES = ("healthy", "bearing_outer", "unbalance")
@@ -75,7 +75,7 @@ def lived(data: Path, recording: Path) -> None:
     config, broker = config_of(data), Broker()
     with compose.opened(config) as (journal, archive):
         live = Live(
-            engine=compose.engine(config, load_serving(config), stream_specs(config, {})),
+            engine=compose.engine(config, load_models(config), stream_specs(config, {})),
             source=broker,
             intake=Intake(TOPICS.parse, lambda machine: True, 1_000_000),
             journal=journal,

@@ -24,14 +24,15 @@ from models.registry import Registry
 from pipeline.cli import group
 from pipeline.config.specs import feature_spec
 from pipeline.config.tables import CommitConfig, Config, DataConfig, ModelConfig, MqttConfig
-from pipeline.core.records import Float32, Future
+from pipeline.core.forecast import Future
+from pipeline.core.records import Float32
 from pipeline.drivers.live import Live
-from pipeline.drivers.serving import Extra, Serving
+from pipeline.drivers.switch import ModelSet
 from pipeline.edges.broker import PrivateBroker
 from pipeline.edges.store.check import verify
 from pipeline.edges.store.read import read_features, read_kind
-from pipeline.service.models import load_serving
-from pipeline.service.service import service as run_service
+from pipeline.service.compose import service as run_service
+from pipeline.service.models import GuardedForecast, load_models
 
 
 def told_by_the_state(h: Float32) -> list[list[Future]]:
@@ -93,21 +94,21 @@ def test_a_forecast_that_fails_is_let_go_and_costs_no_block_nor_prediction() -> 
 
     spec = replace(SPEC, warm_up_windows=2)
     plain = replace(ENGINE, spec_of=lambda key: spec)
-    extra = Extra(broken)
-    engine = replace(plain, foretell=extra)
+    guarded = GuardedForecast(broken)
+    engine = replace(plain, foretell=guarded)
     states, usual = {}, {}
     for block in BLOCKS:
         step, other = engine.step(states, [block]), plain.step(usual, [block])
         states, usual = states | step.states, usual | other.states
         assert [p.mode for p in step.predictions] == [p.mode for p in other.predictions]
         assert all(forecast.futures == () for forecast in step.forecasts)
-    assert extra.failed
+    assert guarded.failed
 
 
 def test_another_model_foretells_what_it_can_and_no_more(tmp_path: Path) -> None:
     broker = Broker()
     live = foretelling(tmp_path, broker)
-    live.serve(Serving(ENGINE.predictor), lambda: False)
+    live.serve(ModelSet(ENGINE.predictor))
     send(broker, BLOCKS)
     live.run(stop_when_idle(broker))
     assert archived(tmp_path) == []
@@ -205,7 +206,7 @@ def test_a_version_that_cannot_foretell_serves_all_the_same_and_the_log_says_so(
     registry.point(
         "champion", registry.add(replace(model, spec=replace(model.spec, feature_schema=schema))), why="test"
     )
-    serving = load_serving(config)
-    assert serving.predictor is not None
-    assert serving.foretell is None
+    models = load_models(config)
+    assert models.predictor is not None
+    assert models.foretell is None
     assert "forecast_missing model=v0001" in caplog.text

@@ -13,11 +13,11 @@ from harness.streams import ENGINE, recording
 from pipeline.core.codec import encode
 from pipeline.core.engine import Step
 from pipeline.core.records import Block, StreamKey
-from pipeline.drivers.intake import Batch, log_troubles
+from pipeline.drivers.intake import log_troubles
 from pipeline.drivers.live import Rhythm
 from pipeline.drivers.results import Results
+from pipeline.edges.ports import Batch, Message, Receipt
 from pipeline.edges.store.read import read_predictions
-from pipeline.edges.store.schema import Quarantined
 from pipeline.errors import ArchiveError
 
 
@@ -117,7 +117,9 @@ def test_the_log_names_some_topics_of_what_was_refused_and_no_topic_can_forge_a_
 ) -> None:
     forged, long = "plant/a/x\nERROR commit_failed err=1/de", "plant/b/" + 500 * "y"
     topics = ["plant/a/pump-01/de/vibration", forged, long, "plant/c/1", "plant/c/2", "plant/c/2"]
-    batch = Batch([], quarantined=[Quarantined(topic, 1, "topic", b"", 0) for topic in topics])
+    batch = Batch([Message(topic, b"", 1, None, False, Receipt(1, 1, n)) for n, topic in enumerate(topics)])
+    for message in batch.messages:
+        batch.refuse(message, "topic")
     with caplog.at_level("WARNING", logger="thrumcast.live"):
         log_troubles(batch, Step())
     shown = f"plant/a/pump-01/de/vibration, plant/a/x?ERROR?commit_failed?err?1/de, plant/b/{92 * 'y'} and 2 more"

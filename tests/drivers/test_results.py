@@ -6,11 +6,12 @@ import json
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from pipeline.core.engine import Step
 from pipeline.core.features.table import COLUMN, NAMES
 from pipeline.core.quality import Quality
-from pipeline.core.records import FeatureRow, Prediction, StreamKey, changed
+from pipeline.core.records import FeatureRow, Prediction, StreamKey
 from pipeline.core.severity import Limits, limits_of_class
 from pipeline.drivers.results import STALE_AFTER_S, STATE_EVERY_S, Results
 
@@ -67,7 +68,7 @@ def test_a_mode_without_its_evidence_is_not_confirmed_and_no_class_means_no_zone
 
 def test_a_drift_that_ruins_the_integration_leaves_no_velocity_and_no_zone() -> None:
     broker = Broker(limits_of_class(2, "rigid"))
-    drifting = changed(row(velocity_rms=30.0), quality=int(Quality.SKI_SLOPE))
+    drifting = replace(row(velocity_rms=30.0), quality=int(Quality.SKI_SLOPE))
     broker.step(drifting, prediction())
     (state,) = broker.states()
     assert (state["velocity_rms_mm_s"], state["zone"], state["quality"]) == (None, None, ["ski_slope"])
@@ -89,6 +90,6 @@ def test_a_state_is_said_on_a_change_and_every_minute_and_last_as_it_was_when_it
 
 def test_a_window_that_was_not_judged_has_nothing_to_confirm() -> None:
     broker = Broker()
-    broker.step(changed(row(), quality=int(Quality.FLATLINE)), prediction(mode=None, state="sensor_fault"))
+    broker.step(replace(row(), quality=int(Quality.FLATLINE)), prediction(mode=None, state="sensor_fault"))
     (state,) = broker.states()
     assert (state["mode"], state["p"], state["confirmed"], state["quality"]) == (None, None, None, ["flatline"])

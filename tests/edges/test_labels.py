@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from harness.labels import at, label, retraction
 from hypothesis import given
 from hypothesis import strategies as st
-from model_world import table
+from model_world import dataset_spec, network_config, table
 
-from models.data.dataset import DatasetSpec, build
+from models.data.dataset import build
 from models.data.labelling import WEIGHT, apply_labels, report_of
 from pipeline.commands import labels as labels_command
 from pipeline.config.tables import Config
@@ -24,27 +25,6 @@ from pipeline.edges.labels import LabelEvent, LabelFile, active, to_ns
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.errors import ThrumcastError
 from pipeline.service.label_rows import never_seen
-
-
-def at(second: float) -> str:
-    whole = int(second)
-    return f"1970-01-01T00:{whole // 60:02d}:{whole % 60:02d}.{round((second - whole) * 1e6):06d}Z"
-
-
-def label(name: str, start: float, end: float, mode: str | None = "unbalance", **more: object) -> LabelEvent:
-    fixed = {
-        "id": name,
-        "client_token": f"t-{name}",
-        "op": "add",
-        "machine": "pump-01",
-        "start": at(start),
-        "end": at(end),
-    }
-    return LabelEvent(**{**fixed, "mode": mode, **more})
-
-
-def retraction(name: str) -> LabelEvent:
-    return LabelEvent(id=name, client_token=f"r-{name}", op="retract")
 
 
 def truths(labels: list[LabelEvent], windows: int = 20, **more: object) -> list[str | None]:
@@ -187,7 +167,7 @@ def test_every_window_has_the_newest_label_that_holds_half_of_it(
 
 def test_labelled_windows_are_what_a_dataset_is_made_of_and_its_facts_say_so() -> None:
     rows = apply_labels(table([{} for _ in range(20)]), [label("a", 4.25, 8, "looseness")])
-    dataset = build(rows, DatasetSpec(("healthy", "looseness"), str))
+    dataset = build(rows, dataset_spec(("healthy", "looseness"), str))
     assert dataset.facts.windows_per_mode == {"healthy": 11, "looseness": 8}
     assert dataset.facts.document()["labels"]["used"] == {"a": 8}
     assert "1 used for 8 windows, 1 windows on their edges left out" in dataset.facts.text()
@@ -196,17 +176,16 @@ def test_labelled_windows_are_what_a_dataset_is_made_of_and_its_facts_say_so() -
 def test_the_certainty_of_a_label_is_how_much_its_windows_count_in_the_loss() -> None:
     import torch
 
-    from models.network import NetworkConfig
     from models.settings import TrainSettings
     from models.training.loop import fit
     from models.training.objective import Example, ModeObjective
 
     rows = apply_labels(table([{} for _ in range(20)]), [label("a", 4.25, 8, "looseness", certainty=0.3)])
-    (sequence,) = build(rows, DatasetSpec(("healthy", "looseness"), str)).sequences
+    (sequence,) = build(rows, dataset_spec(("healthy", "looseness"), str)).sequences
     assert sequence.weight is not None
     assert np.allclose(sequence.weight[sequence.y == 1], 0.3)
     assert np.allclose(sequence.cut(7, 9).weight, sequence.weight[7:9])
-    assert build(table([{} for _ in range(3)]), DatasetSpec(("healthy",), str)).sequences[0].weight is None
+    assert build(table([{} for _ in range(3)]), dataset_spec(("healthy",), str)).sequences[0].weight is None
 
     objective = ModeObjective(torch.tensor([0.5, 2.0]), torch.zeros(2), 0.05)
     outputs, truth = torch.tensor([[1.0, 0.0], [0.2, 0.7], [0.0, 3.0]]), torch.tensor([0, 1, 1])
@@ -224,7 +203,7 @@ def test_the_certainty_of_a_label_is_how_much_its_windows_count_in_the_loss() ->
         examples = [
             Example(z, np.full(40, k, np.int64), sure if k == surer else guess) for k in (0, 1) for _ in range(4)
         ]
-        network = fit(examples, NetworkConfig(inputs=2, outputs=2, hidden=4), settings, epochs=30)
+        network = fit(examples, network_config(inputs=2, outputs=2, hidden=4), settings, epochs=30)
         outputs, _ = network(torch.from_numpy(z[None]), network.initial(1))
         assert int(outputs[0, -1].argmax()) == surer
 

@@ -60,7 +60,7 @@ def test_a_template_that_cannot_work_is_refused_by_its_key(template: str) -> Non
 
 
 def test_a_topic_is_not_made_of_what_is_no_id() -> None:
-    with pytest.raises(ValueError, match="expected an id of .* as machine"):
+    with pytest.raises(ValueError, match=r"expected an id of .* as machine"):
         TopicTemplate("{machine}/{point}").format(machine="a/b", point="p")
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.streams import ENGINE, SPEC, recording
 from pipeline.core.codec import encode
-from pipeline.core.records import Block
+from pipeline.core.engine import Step
+from pipeline.core.records import Block, StreamKey
 from pipeline.core.state import from_bytes
 from pipeline.drivers.intake import Intake
 from pipeline.drivers.live import Live, Rhythm
 from pipeline.drivers.results import Results
 from pipeline.edges.mqtt import TopicTemplate
-from pipeline.edges.ports import LinkEvent, MemoryBroker
+from pipeline.edges.ports import Batch, LinkEvent, MemoryBroker, Onlooker, Work
 from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.journal import Journal
 from pipeline.edges.store.read import read_features, read_predictions
@@ -30,6 +32,28 @@ class Broker(MemoryBroker):
 
     def events(self) -> list[LinkEvent]:
         return []
+
+
+@dataclass
+class Commits(Onlooker):
+    """Calls a function with every committed batch and step."""
+
+    see: Callable[[Batch, Step], object]
+
+    def committed(self, batch: Batch, step: Step) -> Work | None:
+        self.see(batch, step)
+        return None
+
+
+@dataclass
+class Operator(Onlooker):
+    """Somebody who acknowledges alarms with the next batch."""
+
+    alarms: list[tuple[StreamKey, str]]
+
+    def stepped(self, batch: Batch, step: Step) -> None:
+        batch.alarms_seen += self.alarms
+        self.alarms = []
 
 
 def schema() -> FeatureSchema:

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from harness.live import BLOCKS, TOPICS, Broker, send, service, stop_when_idle
 from pipeline.config.tables import Config, DataConfig, MqttConfig
 from pipeline.core.alarm import AlarmState, Episode, episode_id
-from pipeline.core.records import StreamKey, changed
+from pipeline.core.records import StreamKey
 from pipeline.drivers.intake import Intake
-from pipeline.drivers.label_news import LabelNews
 from pipeline.drivers.live import Live
-from pipeline.drivers.results import Outbox
+from pipeline.service.companions import LabelNews
 from pipeline.service.requests import Requests
 
 PUMP = StreamKey("pump-01", "de")
@@ -28,14 +28,11 @@ def asked(directory: Path, broker: Broker) -> Live:
     """A service in memory that takes requests, with one alarm up."""
     live = service(directory, broker)
     config = Config(data=DataConfig(dir=str(directory)), mqtt=MqttConfig(commands=True))
-    outbox = Outbox(broker.publish)
-    requests = Requests(config, outbox.publish, lambda: None)
-    live.intake = Intake(TOPICS.parse, lambda machine: True, 1_000_000, requests.read)
-    live.acknowledgements, live.notes, requests.up = requests.acknowledgements, (requests,), live.results.up
-    live.between, live.tell = (LabelNews.of(live.journal, "thrumcast", outbox.publish),), outbox.send
+    live.intake = Intake(TOPICS.parse, lambda machine: True, 1_000_000)
+    live.companions = (Requests(config, lambda: None, live.results.up), LabelNews.of(live.journal, "thrumcast"))
     send(broker, BLOCKS[:4])
     live.run(stop_when_idle(broker))
-    live.states[PUMP] = changed(live.states[PUMP], alarm=AlarmState(open=(UP,)))
+    live.states[PUMP] = replace(live.states[PUMP], alarm=AlarmState(open=(UP,)))
     return live
 
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import specs
 
 from pipeline.core.engine import Engine
-from pipeline.core.features import FeatureSpec
-from pipeline.core.order import OrderSpec
 from pipeline.core.records import BearingOrders, Block, Float32, StreamKey
-from pipeline.core.state import StreamSpec
-from pipeline.core.window import WindowSpec
 
 RATE_HZ = 1000.0
 ORDERS = BearingOrders(ftf=0.4, bpfo=3.6, bpfi=5.4, bsf=2.4)
-SPEC = StreamSpec(
-    order=OrderSpec(max_wait_s=0.3),
-    window=WindowSpec(length_s=0.256, hop_s=0.128),
-    features=FeatureSpec(bandwidth_hz=150.0, envelope_low_hz=20.0, envelope_high_hz=150.0),
+SPEC = specs.stream(
+    order=specs.order(max_wait_s=0.3),
+    window=specs.window(length_s=0.256, hop_s=0.128),
+    features=specs.features(bandwidth_hz=150.0, envelope_low_hz=20.0, envelope_high_hz=150.0),
+    alarm=specs.alarm(merge_s=0.0),
     orders=ORDERS,
     warm_up_windows=2,
 )

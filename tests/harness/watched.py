@@ -6,8 +6,8 @@ from pathlib import Path
 
 from harness.live import Broker, service
 from pipeline.drivers.live import Live
-from pipeline.drivers.watch import Watched
 from pipeline.service.health import Endpoints
+from pipeline.service.metrics import LoopWatch
 from pipeline.telemetry import Telemetry
 
 
@@ -18,11 +18,11 @@ class Linked(Broker):
     unsent = 0
 
 
-def watched_service(directory: Path, broker: Linked) -> tuple[Live, Watched, Endpoints]:
+def watched_service(directory: Path, broker: Linked) -> tuple[Live, LoopWatch, Endpoints]:
     live = service(directory, broker)
     telemetry = Telemetry()
-    watched = Watched(broker, telemetry)
-    endpoints = Endpoints(live, watched, telemetry, directory, capacity=100)
-    live.source = watched
-    live.on_turn = (watched.told,)
-    return live, watched, endpoints
+    watch = LoopWatch(broker, telemetry)
+    endpoints = Endpoints(live, watch, telemetry, directory, capacity=100)
+    live.source = watch
+    live.companions += (watch,)
+    return live, watch, endpoints

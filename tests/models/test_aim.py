@@ -11,7 +11,7 @@ from model_world import sequence
 from models.data.dataset import DataFacts, Dataset
 from models.data.splits import make_split
 from models.settings import TrainSettings
-from models.training.aim import aimed_validation, fold_losses
+from models.training.folds import choose_aim, fold_losses
 from pipeline.core.records import StreamKey
 
 SETTINGS = TrainSettings(epochs=16, hidden=8, members=1, learning_rate=0.02, patience=100)
@@ -41,7 +41,7 @@ def validated(dataset, field, *, folds=LOADS, **settings):
     }
     split = make_split(dataset.sequences, dataset.classes, facts, field, folds)
     said = []
-    aimed = aimed_validation(dataset, split, replace(SETTINGS, **settings), lambda *_: None, say=said.append)
+    aimed = choose_aim(dataset, split, replace(SETTINGS, **settings), lambda *_: None, say=said.append)
     return aimed, said
 
 

@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import specs
 from click.testing import CliRunner
-from model_world import bundle, sequence, table
+from model_world import bundle, dataset_spec, sequence, table
 
-from models.data.dataset import DatasetSpec, build
+from models.data.dataset import build
 from models.evaluation.alarm_replay import archived_tracks, settings_of, trade_off, trade_off_text
 from models.evaluation.events import Track, event_metrics
 from models.evaluation.scoring import as_served, zones_of
-from pipeline.core.alarm import AlarmSpec
 from pipeline.core.features.table import COLUMN, NAMES
 from pipeline.core.records import FeatureRow
 from pipeline.errors import ConfigError
 
-SPEC = AlarmSpec(enter_p=0.8, leave_p=0.5, enter_s=2.0, leave_s=3.0)
+SPEC = specs.alarm(enter_p=0.8, leave_p=0.5, enter_s=2.0, leave_s=3.0, merge_s=0.0)
 CLASSES = ("healthy", "unbalance")
 
 
@@ -89,7 +89,7 @@ def predictions(rows: int, model: str = "v0001", **more: list[object]) -> pa.Tab
 
 def test_archived_predictions_are_joined_by_window_version_and_warm_up() -> None:
     dataset = build(
-        table([{} for _ in range(10)]), DatasetSpec(CLASSES, str, exact_inputs=("x.rms",), exact_classes=CLASSES)
+        table([{} for _ in range(10)]), dataset_spec(CLASSES, str, exact_inputs=("x.rms",), exact_classes=CLASSES)
     )
     (found,) = archived_tracks(dataset, predictions(10), "v0001", CLASSES, 3)
     assert found.p.shape == (10, 2)
@@ -102,7 +102,7 @@ def test_archived_predictions_are_joined_by_window_version_and_warm_up() -> None
 def test_a_fault_has_the_same_delay_by_archived_predictions_as_in_an_evaluation() -> None:
     dataset = build(
         table([{"truth": "unbalance"} for _ in range(40)]),
-        DatasetSpec(CLASSES, str, exact_inputs=("x.rms",), exact_classes=CLASSES),
+        dataset_spec(CLASSES, str, exact_inputs=("x.rms",), exact_classes=CLASSES),
     )
     said = predictions(40, p_healthy=[0.05] * 40, p_unbalance=[0.95] * 40)
     replayed = trade_off(archived_tracks(dataset, said, "v0001", CLASSES, 5), CLASSES, settings_of(SPEC, []))
@@ -139,9 +139,12 @@ def test_zones_and_the_detector_are_asked_of_every_archived_window(monkeypatch: 
 def test_the_command_replays_what_a_service_has_said(tmp_path: Path) -> None:
     import dataclasses
 
+    from harness.live import BLOCKS, Broker, send, stop_when_idle
+    from harness.serving import service
+    from harness.streams import ENGINE
+
     from models.registry import Registry
     from pipeline.commands import evaluate as evaluate_command
-    from tests.drivers.test_serving import BLOCKS, ENGINE, Broker, send, service, stop_when_idle
 
     broker = Broker()
     live = service(tmp_path, broker)

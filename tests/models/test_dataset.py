@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_world import sequence, table
+from model_world import dataset_spec, sequence, table
 
 from models.data.dataset import UNKNOWN, DatasetSpec, build, check_trainable
 from models.data.splits import make_split
@@ -20,7 +20,7 @@ MODES = ModesConfig()
 
 
 def spec(**changes) -> DatasetSpec:
-    return DatasetSpec(MODES.names, MODES.resolve, **({"inputs": "all"} | changes))
+    return dataset_spec(MODES.names, MODES.resolve, **({"inputs": "all"} | changes))
 
 
 def test_aliases_become_modes_and_classes_follow_the_taxonomy():

@@ -6,12 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from model_world import sequence
+from model_world import network_config, sequence
 
 from models.bundle import Bundle, ModelSpec
 from models.evaluation.diagnosis import Diagnosis, diagnose
 from models.evaluation.diagnosis import evidence as evidence_of
-from models.network import NetworkConfig
 from models.scaling import Scaler
 from models.settings import TrainSettings
 from models.training.loop import fit
@@ -36,7 +35,7 @@ def plant(rng: np.random.Generator, *, sequences: int = 16, random_labels: bool 
 
 def trained(sequences, *, epochs: int = 30, scaler: Scaler | None = None, **changes) -> tuple[Bundle, dict]:
     settings = replace(SETTINGS, **changes)
-    scaler = scaler or Scaler.fit(np.concatenate([s.x for s in sequences]))
+    scaler = scaler or Scaler.fit(np.concatenate([s.x for s in sequences]), "standard")
     examples = [Example(scaler.apply(s.x), s.y) for s in sequences]
     losses, norms = [], []
 
@@ -45,11 +44,11 @@ def trained(sequences, *, epochs: int = 30, scaler: Scaler | None = None, **chan
         norms.append(report.gradient_norm)
         return True
 
-    config = NetworkConfig(3, 2, 8, 1, 0.0, settings.cell)
+    config = network_config(3, 2, 8, 1, 0.0, settings.cell)
     network = fit(examples, config, settings, epochs=epochs, after_epoch=note)
     weights = {name: value.numpy() for name, value in network.state_dict().items()}
     spec = ModelSpec("v0001", ("a", "b"), ("x.a", "x.b", "x.c"), "test-1", 1.0, 0.5, 0.0, scaler, 8, 1,
-                     cell=settings.cell)  # fmt: skip
+                     1.0, settings.cell, 1, "window")  # fmt: skip
     return Bundle(spec, weights, {}, {}, {}, ""), {"losses": losses, "largest_gradient": max(norms)}
 
 
@@ -112,7 +111,7 @@ def test_a_scaler_that_flattens_everything_is_found(rng):
 
 def test_windows_without_any_input_are_found(rng):
     world = plant(rng)
-    model, evidence = trained(world, scaler=Scaler.fit(np.concatenate([s.x for s in world])))
+    model, evidence = trained(world, scaler=Scaler.fit(np.concatenate([s.x for s in world]), "standard"))
     for each in world:
         each.x[:] = np.nan
     found = diagnose(model, world, **evidence)

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from harness.live import BLOCKS, Broker, send, stop_when_idle
+from harness.serving import service
 from harness.streams import ENGINE, SPEC
 from model_world import bundle
+from msgspec.structs import replace
 
 from models import unknown
 from models.bundle import Bundle
@@ -27,12 +29,11 @@ from pipeline.core.alarm import AlarmState, Episode
 from pipeline.core.engine import Step
 from pipeline.core.evidence import UNCONFIRMED, confirms, shown_mode
 from pipeline.core.features.table import COLUMN
-from pipeline.core.records import AlarmChange, FeatureRow, StreamKey, changed
+from pipeline.core.records import AlarmChange, FeatureRow, StreamKey
 from pipeline.drivers.live import Live
 from pipeline.drivers.results import Results
-from pipeline.drivers.serving import Serving
+from pipeline.drivers.switch import ModelSet
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
-from tests.drivers.test_serving import service
 
 INPUTS = ("x.kurtosis", "x.crest", "x.band_01", "x.band_02", "y.kurtosis")
 PUMP = StreamKey("pump-01", "de")
@@ -63,11 +64,11 @@ def plant(tmp_path: Path) -> Path:
     half = len(BLOCKS) // 2
     send(broker, BLOCKS[:half])
     live.run(stop_when_idle(broker))
-    live.serve(Serving(NumpyPredictor(registry.load("v0002"))), lambda: False)
+    live.serve(ModelSet(NumpyPredictor(registry.load("v0002"))))
     send(broker, BLOCKS[half:])
     live.run(stop_when_idle(broker))
     alarm = AlarmState(open=(Episode("unbalance", 5, 0.9, acked_ns=7),))
-    live.states[PUMP] = changed(live.states[PUMP], alarm=alarm)
+    live.states[PUMP] = replace(live.states[PUMP], alarm=alarm)
     live.engine = dataclasses.replace(live.engine, predictor=NumpyPredictor(model(3).named("v0003")))
     live.run(lambda: True)  # commits every state
     live.journal.close()

@@ -9,14 +9,26 @@ import numpy as np
 import pytest
 
 from models.evaluation.report import forecast_text
-from models.training.forecast_scoring import DECODER, MODEL, NAMED, NOTHING, TRUE, UNTRIED, USUAL, Trial, choose, score
-from models.training.forecast_training import MASKED, Futures
+from models.training.forecast import (
+    DECODER,
+    MASKED,
+    MODEL,
+    NAMED,
+    NOTHING,
+    TRUE,
+    UNTRIED,
+    USUAL,
+    FutureWindows,
+    Trial,
+    choose,
+    score,
+)
 
 EVEN = np.full(3, 1 / 3, np.float32)  # two modes and the end
 
 
 @dataclass
-class Says:
+class ConstantDecoder:
     """A decoder that says the same whatever the state and the modes before."""
 
     p: tuple[float, ...]
@@ -31,7 +43,7 @@ class Says:
         return np.tile(np.array(self.p, np.float32), (len(s), 1)), np.tile(EVEN, (len(s), 1)), s
 
 
-class Knows(Says):
+class OracleDecoder(ConstantDecoder):
     """A decoder that takes the state for the token to come."""
 
     def begin(self, h: np.ndarray) -> np.ndarray:
@@ -42,12 +54,12 @@ class Knows(Says):
         return p, np.tile(EVEN, (len(s), 1)), s
 
 
-def futures(first: list[int], second: list[int] | None = None, present: int = 0, windows: int = 1) -> Futures:
+def futures(first: list[int], second: list[int] | None = None, present: int = 0, windows: int = 1) -> FutureWindows:
     """One machine and one change each; `windows` windows lie ahead of it."""
     tokens = np.array([first, second or [MASKED] * len(first)]).T.repeat(windows, axis=0)
     count, number = len(tokens), np.arange(len(first)).repeat(windows)
     named = np.tile(np.eye(2, dtype=np.float32)[1 - present], (count, 1))  # the network is always wrong
-    return Futures(np.zeros((count, 1), np.float32), np.full(count, present), tokens, named, number, number)
+    return FutureWindows(np.zeros((count, 1), np.float32), np.full(count, present), tokens, named, number, number)
 
 
 def evidence(p: float, u: float, changes: int) -> dict[int, Any]:
@@ -70,7 +82,7 @@ def test_the_steps_are_those_whose_mixture_makes_the_futures_most_probable():
 def test_no_fold_is_scored_by_a_choice_that_has_seen_its_answers():
     """The decoder is right on one side and wrong on the other: chosen by all it would be no worse than the guess."""
     right, wrong = futures([0] * 40), futures([1] * 40)
-    says = {30: Says((0.98, 0.01, 0.01))}
+    says = {30: ConstantDecoder((0.98, 0.01, 0.01))}
     numbers = score([Trial(right, right, says), Trial(wrong, wrong, says)])
     assert numbers["guesses"][MODEL]["log_loss"] > numbers["guesses"][USUAL]["log_loss"] + 0.2
     assert numbers["trust"] < 0.7
@@ -81,7 +93,7 @@ def test_a_fold_that_is_alone_is_not_scored_by_its_own_choice_either():
     """As with `--split time`: its own choice would leave the guess to a decoder that is wrong, and look no worse."""
     wrong = futures([1] * 40)
     steps, trust = UNTRIED
-    numbers = score([Trial(wrong, wrong, {steps: Says((0.98, 0.01, 0.01))})])
+    numbers = score([Trial(wrong, wrong, {steps: ConstantDecoder((0.98, 0.01, 0.01))})])
     assert numbers["trust"] < 1e-6
     said = trust * 0.01 + (1 - trust) / 3
     assert numbers["guesses"][MODEL]["log_loss"] == pytest.approx(-np.log(said), rel=1e-5)
@@ -89,7 +101,7 @@ def test_a_fold_that_is_alone_is_not_scored_by_its_own_choice_either():
 
 def test_numbers_are_per_step_and_every_change_counts_once():
     short, long = futures([0, 0, 0], [2, 2, 2]), futures([0, 0, 0], [2, 2, 2], windows=7)
-    says = {30: Says((0.8, 0.1, 0.1))}
+    says = {30: ConstantDecoder((0.8, 0.1, 0.1))}
     for test in (short, long):
         numbers = score([Trial(short, test, says)] * 2)
         decoder = numbers["guesses"][DECODER]
@@ -102,7 +114,7 @@ def test_numbers_are_per_step_and_every_change_counts_once():
 
 def test_the_naive_guesses_are_what_they_are_called():
     known = futures([1] * 97)  # mode 1 follows mode 0, always
-    says = {30: Says((0.5, 0.4, 0.1))}
+    says = {30: ConstantDecoder((0.5, 0.4, 0.1))}
     guesses = score([Trial(known, futures([1] * 9), says)] * 2)["guesses"]
     assert np.exp(-guesses[TRUE]["log_loss"]) == pytest.approx(1, abs=0.01)
     assert guesses[NAMED]["log_loss"] > 3  # named is mode 1, which nothing ever followed
@@ -111,7 +123,7 @@ def test_the_naive_guesses_are_what_they_are_called():
 
 
 def test_a_skill_is_only_claimed_where_machines_drawn_again_show_it_too():
-    known, knows = futures([1, 2] * 15), {30: Knows(())}
+    known, knows = futures([1, 2] * 15), {30: OracleDecoder(())}
     for right, shown in ((14, True), (8, False)):
         test = futures([1, 2] * 8)
         states = test.tokens[:, :1].astype(np.float32)
@@ -123,13 +135,15 @@ def test_a_skill_is_only_claimed_where_machines_drawn_again_show_it_too():
 
 def test_points_of_one_machine_are_one_machine_when_machines_are_drawn_again():
     """Else a sensor more on every machine would look like twice the evidence."""
-    known, knows = futures([1, 2] * 15), {30: Knows(())}
+    known, knows = futures([1, 2] * 15), {30: OracleDecoder(())}
     test = futures([1, 2] * 8)
     states = test.tokens[:, :1].astype(np.float32)
     states[12:] = 3 - states[12:]
     once = replace(test, states=states)
     rows = np.arange(len(test.tokens)).repeat(2)
-    twice = replace(Futures(*(getattr(once, field.name)[rows] for field in fields(once))), change=np.arange(len(rows)))
+    twice = replace(
+        FutureWindows(*(getattr(once, field.name)[rows] for field in fields(once))), change=np.arange(len(rows))
+    )
     one, two = (score([Trial(known, each, knows)] * 2) for each in (once, twice))
     assert (one["machines"], two["machines"]) == (32, 32)
     assert two["changes"] == 2 * one["changes"]

@@ -10,9 +10,9 @@ from model_world import archive_of_lives
 
 from models.forecast import Forecaster
 from models.jobs.train import TrainRequest, train
-from models.jobs.train_forecast import UNTRIED
 from models.registry import Registry
 from models.settings import TrainSettings
+from models.training.forecast import UNTRIED
 from pipeline.config.tables import Config
 from pipeline.errors import ThrumcastError
 
@@ -22,7 +22,7 @@ SMALL = TrainSettings(hidden=16, members=1, batch=16, learning_rate=0.01, decode
 def test_a_forecast_goes_the_whole_way_to_a_version_and_beats_what_mostly_comes(tmp_path, rng):
     archive_of_lives(tmp_path, rng)
     quick = replace(
-        SMALL, epochs=30, folds=3, structure_offset=0.0, structure_drop=0.0, noise=0.05, hidden=12, chunk=30
+        SMALL, epochs=15, folds=3, structure_offset=0.0, structure_drop=0.0, noise=0.05, hidden=12, chunk=30
     )
     result = train(TrainRequest(tmp_path, Config(), quick), say=lambda _: None, warn=lambda _: None)
     numbers = result.document["metrics"]["forecast"]
@@ -43,7 +43,7 @@ def test_a_forecast_goes_the_whole_way_to_a_version_and_beats_what_mostly_comes(
 def test_where_nothing_can_be_foreseen_the_guess_is_what_mostly_comes_and_the_text_says_so(tmp_path, rng):
     archive_of_lives(tmp_path, rng, early=0.0)
     quick = replace(
-        SMALL, epochs=30, folds=3, structure_offset=0.0, structure_drop=0.0, noise=0.05, hidden=12, chunk=30
+        SMALL, epochs=15, folds=3, structure_offset=0.0, structure_drop=0.0, noise=0.05, hidden=12, chunk=30
     )
     result = train(TrainRequest(tmp_path, Config(), quick), say=lambda _: None, warn=lambda _: None)
     numbers = result.document["metrics"]["forecast"]
@@ -59,7 +59,7 @@ def test_without_anything_held_back_the_decoder_is_trusted_little_and_that_is_sa
         TrainRequest(tmp_path, Config(), replace(SMALL, epochs=3), split="none"), say=said.append, warn=said.append
     )
     assert Registry(tmp_path).load(result.version).spec.trust == UNTRIED[1]
-    assert any("how far it is to be believed" in line for line in said)
+    assert any("how far the decoder is trusted" in line for line in said)
 
 
 def test_ctrl_c_during_the_forecast_keeps_the_network_and_a_resumed_training_goes_on_with_it(

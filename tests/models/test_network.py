@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from model_world import network_config, network_step
 
 from models.data.dataset import UNKNOWN
-from models.network import NetworkConfig, RecurrentNetwork
+from models.network import RecurrentNetwork
 from models.settings import TrainSettings
 from models.training.loop import epochs_for, fit, predict
 from models.training.objective import Example, class_weights
@@ -46,7 +47,7 @@ def accuracy(network: RecurrentNetwork, examples: list[Example]) -> float:
 
 
 def test_a_task_that_needs_memory_is_learned_to_95_percent(rng):
-    network = fit(delayed_sign(rng, 24, 40), NetworkConfig(1, 2, 16, dropout=0.0), PLAIN, epochs=60)
+    network = fit(delayed_sign(rng, 24, 40), network_config(1, 2, 16, dropout=0.0), PLAIN, epochs=60)
     assert accuracy(network, delayed_sign(rng, 8, 40)) > 0.95
 
 
@@ -59,7 +60,7 @@ def test_whether_numbers_rise_or_fall_is_learned_to_95_percent(rng):
             examples.append(Example(z, np.concatenate([[UNKNOWN], (step[1:] > 0).astype(np.int64)])))
         return examples
 
-    network = fit(numbers(24), NetworkConfig(1, 2, 16, dropout=0.0), PLAIN, epochs=60)
+    network = fit(numbers(24), network_config(1, 2, 16, dropout=0.0), PLAIN, epochs=60)
     assert accuracy(network, numbers(8)) > 0.95
 
 
@@ -77,7 +78,7 @@ def test_the_state_that_is_carried_over_chunks_remembers_what_came_chunks_before
         return examples
 
     settings = TrainSettings(**{**PLAIN.document(), "chunk": 5, "reset_p": 0.0, "burn_in": 0, "epochs": 80})
-    network = fit(told_once(32), NetworkConfig(2, 2, 16, dropout=0.0), settings, epochs=80)
+    network = fit(told_once(32), network_config(2, 2, 16, dropout=0.0), settings, epochs=80)
     test = told_once(16)
     last = [part[-1].argmax() for part in predict(network, test)]
     assert np.mean([k == example.y[-1] for k, example in zip(last, test, strict=True)]) > 0.9
@@ -85,20 +86,20 @@ def test_the_state_that_is_carried_over_chunks_remembers_what_came_chunks_before
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_stepping_window_by_window_is_the_forward_pass(rng, layers):
-    network = RecurrentNetwork(NetworkConfig(4, 3, 8, layers)).eval()
+    network = RecurrentNetwork(network_config(4, 3, 8, layers)).eval()
     z = torch.from_numpy(rng.normal(0, 1, (5, 30, 4)).astype(np.float32))
     z[rng.random((5, 30, 4)) < 0.2] = torch.nan
     with torch.no_grad():
         whole, h_whole = network(z, network.initial(5))
         h = network.initial(5)
         for t in range(30):
-            logits, h = network.step(z[:, t], h)
+            logits, h = network_step(network, z[:, t], h)
             torch.testing.assert_close(logits, whole[:, t], rtol=0, atol=1e-6)
     torch.testing.assert_close(h, h_whole, rtol=0, atol=1e-6)
 
 
 def test_the_forward_pass_may_be_cut_anywhere(rng):
-    network = RecurrentNetwork(NetworkConfig(3, 3, 8)).eval()
+    network = RecurrentNetwork(network_config(3, 3, 8)).eval()
     z = torch.from_numpy(rng.normal(0, 1, (2, 20, 3)).astype(np.float32))
     with torch.no_grad():
         whole, _ = network(z, network.initial(2))
@@ -109,18 +110,19 @@ def test_the_forward_pass_may_be_cut_anywhere(rng):
 
 
 def test_a_missing_feature_is_not_the_same_as_an_average_one(rng):
-    network = RecurrentNetwork(NetworkConfig(3, 3, 8)).eval()
+    network = RecurrentNetwork(network_config(3, 3, 8)).eval()
     z = torch.from_numpy(rng.normal(0, 1, (1, 3)).astype(np.float32))
     z[0, 1] = 0.0
     missing = z.clone()
     missing[0, 1] = torch.nan
     with torch.no_grad():
-        assert not torch.equal(network.step(z, network.initial(1))[0], network.step(missing, network.initial(1))[0])
+        present, absent = (network_step(network, each, network.initial(1))[0] for each in (z, missing))
+        assert not torch.equal(present, absent)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(rng):
     examples = delayed_sign(rng, 10, 20)
-    config = NetworkConfig(1, 2, 8)
+    config = network_config(1, 2, 8)
     noisy = TrainSettings(hidden=8, batch=4, chunk=8)
     first, again = (fit(examples, config, noisy, epochs=3).state_dict() for _ in range(2))
     other = fit(examples, config, TrainSettings(hidden=8, batch=4, chunk=8, seed=1), epochs=3).state_dict()
@@ -130,12 +132,12 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(rng):
 
 def test_training_leaves_the_global_random_state_alone(rng):
     before = torch.random.get_rng_state()
-    fit(delayed_sign(rng, 4, 10), NetworkConfig(1, 2, 4), TrainSettings(hidden=4), epochs=1)
+    fit(delayed_sign(rng, 4, 10), network_config(1, 2, 4), TrainSettings(hidden=4), epochs=1)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_predicting_does_not_depend_on_the_company_or_the_padding(rng):
-    network = RecurrentNetwork(NetworkConfig(1, 2, 8)).eval()
+    network = RecurrentNetwork(network_config(1, 2, 8)).eval()
     examples = [Example(rng.normal(0, 1, (n, 1)).astype(np.float32), np.zeros(n, np.int64)) for n in (3, 17, 1, 8)]
     together = predict(network, examples)
     for example, logits in zip(examples, together, strict=True):
@@ -151,7 +153,7 @@ def test_masked_windows_do_not_change_what_is_learned(rng):
     other = z.copy()
     other[6:] += 3.0
     settings = TrainSettings(**{**PLAIN.document(), "chunk": 12})
-    config = NetworkConfig(1, 2, 4, dropout=0.0)
+    config = network_config(1, 2, 4, dropout=0.0)
     first = fit([Example(z, y)], config, settings, epochs=3).state_dict()
     second = fit([Example(other, y)], config, settings, epochs=3).state_dict()
     for name in first:

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from models.training.checkpoint import Pace, RunLog
 from models.training.loop import EpochReport
-from models.training.runlog import Pace, RunLog
 from pipeline.commands.common import CLEAR, Console
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from model_world import network_config
 
-from models.network import NetworkConfig, RecurrentNetwork
+from models.network import RecurrentNetwork
 from models.places import DB_PER_UNIT, FLOOR_DB, direct_weights
 from models.scaling import Scaler
 
@@ -19,7 +20,7 @@ SCALER = Scaler("standard", np.array([3, 9, 7, 3, 8, 6], np.float32), np.array([
 def network():
     """One that has learned nothing: its head is zero, so that what it says comes from the lines alone."""
     direct = direct_weights(INPUTS, CLASSES, SCALER)
-    made = RecurrentNetwork(NetworkConfig(len(INPUTS), len(CLASSES), 4, direct=direct)).eval()
+    made = RecurrentNetwork(network_config(len(INPUTS), len(CLASSES), 4, direct=direct)).eval()
     with torch.no_grad():
         made.head.weight.zero_()
         made.head.bias.zero_()

@@ -10,9 +10,9 @@ from model_world import archive_of_plant
 
 from models.bundle import load
 from models.evaluation import plots
-from models.evaluation.events import Fate
+from models.evaluation.events import FaultOutcome
+from models.evaluation.metrics import ece, reliability
 from models.jobs.train import TrainRequest, train
-from models.metrics import ece, reliability
 from models.settings import TrainSettings
 from pipeline.config.tables import Config
 from pipeline.errors import ModelError
@@ -62,16 +62,20 @@ def test_the_reliability_table_adds_up_to_the_calibration_error(rng):
 
 def test_the_picture_of_delays_calls_missed_only_what_the_numbers_call_missed():
     pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
-    outer = [Fate("outer", "detected", 4.0), Fate("outer", "too_short"), Fate("outer", "too_short")]
-    inner = [Fate("inner", "missed"), Fate("inner", "misdiagnosed"), Fate("inner", "too_short")]
+    outer = [
+        FaultOutcome("outer", "detected", 4.0),
+        FaultOutcome("outer", "too_short"),
+        FaultOutcome("outer", "too_short"),
+    ]
+    inner = [FaultOutcome("inner", "missed"), FaultOutcome("inner", "misdiagnosed"), FaultOutcome("inner", "too_short")]
     (axes,) = plots._delay([*outer, *inner]).axes
     assert [text.get_text() for text in axes.texts] == ["1 misdiagnosed, 1 missed, 1 too short", "2 too short"]
 
 
 def test_no_word_of_the_picture_of_delays_lies_on_a_point_and_none_is_cut_off():
     pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
-    late = [Fate("outer", "detected", at) for at in np.linspace(5.5, 19.5, 12)]
-    others = [Fate("outer", name) for name in ("standing", "misdiagnosed", "missed", "too_short")]
+    late = [FaultOutcome("outer", "detected", at) for at in np.linspace(5.5, 19.5, 12)]
+    others = [FaultOutcome("outer", name) for name in ("standing", "misdiagnosed", "missed", "too_short")]
     figure = plots._delay([*late, *others])
     figure.canvas.draw()
     (axes,) = figure.axes

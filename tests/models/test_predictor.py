@@ -11,10 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_world import bundle
+from model_world import bundle, network_config, network_step
 
 from models.cells import CELLS
-from models.network import NetworkConfig, RecurrentNetwork
+from models.network import RecurrentNetwork
 from models.predictor import NumpyPredictor
 from pipeline.errors import ModelError
 
@@ -35,7 +35,7 @@ def test_it_equals_torch_within_1e_6_over_200_carried_steps(rng, layers, hidden)
     for weight in model.weights.values():
         weight *= scale
     predictor = NumpyPredictor(model)
-    network = RecurrentNetwork(NetworkConfig(9, 5, hidden, layers)).eval()
+    network = RecurrentNetwork(network_config(9, 5, hidden, layers)).eval()
     network.load_state_dict({name: torch.from_numpy(weight) for name, weight in model.weights.items()})
     h = predictor.initial(6)
     h_torch = network.initial(6)
@@ -43,8 +43,8 @@ def test_it_equals_torch_within_1e_6_over_200_carried_steps(rng, layers, hidden)
         x = raw(rng, predictor, 6)
         p, h = predictor.step(x, h)
         with torch.no_grad():
-            logits, h_torch = network.step(torch.from_numpy(model.spec.scaler.apply(x)), h_torch)
-            p_torch = torch.softmax(logits / predictor.temperature, dim=1).numpy()
+            logits, h_torch = network_step(network, torch.from_numpy(model.spec.scaler.apply(x)), h_torch)
+            p_torch = torch.softmax(logits / model.spec.temperature, dim=1).numpy()
         np.testing.assert_allclose(p, p_torch, rtol=0, atol=1e-6)
         np.testing.assert_allclose(h, h_torch.numpy().transpose(1, 0, 2), rtol=0, atol=1e-6)
 
@@ -62,7 +62,7 @@ def test_every_cell_and_ensemble_equals_torch_within_1e_6_over_200_carried_steps
     networks = []
     for member in range(members):
         other = np.zeros((5, 18), np.float32) if direct else None  # what counts is what was saved
-        networks.append(RecurrentNetwork(NetworkConfig(9, 5, 16, layers, cell=cell, direct=other)).eval())
+        networks.append(RecurrentNetwork(network_config(9, 5, 16, layers, cell=cell, direct=other)).eval())
         own = {name: torch.from_numpy(w if members == 1 else w[member]) for name, w in weights.items()}
         networks[-1].load_state_dict(own)
     h = predictor.initial(4)
@@ -73,7 +73,7 @@ def test_every_cell_and_ensemble_equals_torch_within_1e_6_over_200_carried_steps
         logits = []
         with torch.no_grad():
             for member, network in enumerate(networks):
-                said, states[member] = network.step(torch.from_numpy(spec.scaler.apply(x)), states[member])
+                said, states[member] = network_step(network, torch.from_numpy(spec.scaler.apply(x)), states[member])
                 logits.append(said)
             p_torch = torch.softmax(torch.stack(logits).mean(0) / spec.temperature, dim=1).numpy()
         np.testing.assert_allclose(p, p_torch, rtol=0, atol=1e-6)

@@ -18,7 +18,7 @@ from models.registry import Registry
 from pipeline.commands import promote as promote_command
 from pipeline.config.tables import Config, DataConfig, ModelConfig
 from pipeline.errors import GateRefused
-from pipeline.service.models import RegistryWatch, Running, load_serving
+from pipeline.service.models import LiveConfig, RegistryWatch, load_models
 
 
 def numbers(
@@ -197,7 +197,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
 def test_a_watch_is_due_once_per_move_of_an_alias_that_matters(
     tmp_path: Path, registry: Registry, rng: np.random.Generator, config: Config
 ) -> None:
-    watch = RegistryWatch.after(Running(config, {}, lambda: config))
+    watch = RegistryWatch.after(LiveConfig(config, {}, lambda: config))
     assert watch.due() is None
     registry.add(version(rng, numbers(GOOD)))
     registry.point("elsewhere", "v0002", why="")
@@ -216,7 +216,7 @@ def test_a_watch_is_due_once_per_move_of_an_alias_that_matters(
 def test_a_version_that_cannot_be_used_is_reported_and_the_old_one_stays(
     tmp_path: Path, registry: Registry, rng: np.random.Generator, config: Config, caplog: pytest.LogCaptureFixture
 ) -> None:
-    watch = RegistryWatch.after(Running(config, {}, lambda: config))
+    watch = RegistryWatch.after(LiveConfig(config, {}, lambda: config))
     registry.add(version(rng, numbers(GOOD)))
     registry.point("champion", "v0002", why="")
     (registry.root / "v0002" / "model.safetensors").write_bytes(b"")
@@ -233,6 +233,6 @@ def test_a_shadow_that_cannot_be_used_is_reported_and_left_out(
     registry.add(version(rng, numbers(GOOD)))
     registry.point("challenger", "v0002", why="")
     (registry.root / "v0002" / "model.safetensors").write_bytes(b"")
-    serving = load_serving(config)
+    serving = load_models(config)
     assert (serving.predictor.version, serving.shadow) == ("v0001", None)
     assert "shadow_refused alias=challenger" in caplog.text

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from model_world import bundle
 
-from models.evaluation.selftest import self_test
+from models.evaluation.diagnosis import self_test
 from models.jobs.promotion import promote, rollback
 from models.registry import Registry
 from pipeline.commands import models as models_command

@@ -7,10 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from model_world import archive_of_plant
+from model_world import archive_of_plant, network_config
 
 from models.jobs.train import TrainRequest, train
-from models.network import NetworkConfig
 from models.registry import Registry
 from models.settings import TrainSettings
 from models.training import folds as crossval
@@ -39,7 +38,7 @@ def examples(rng) -> list[Example]:
 @pytest.mark.parametrize("stop", [1, 3])
 def test_a_fit_that_goes_on_from_a_saved_state_gives_the_same_weights(rng, tmp_path, stop):
     data, settings = examples(rng), replace(QUICK, dropout=0.3)
-    config = NetworkConfig(2, 2, 6, dropout=0.3)
+    config = network_config(2, 2, 6, dropout=0.3)
     checkpoints = Checkpoints(tmp_path)
 
     def keep(report, network):
@@ -87,7 +86,7 @@ def test_an_interrupted_training_that_is_resumed_gives_the_version_it_would_have
 def test_a_run_about_other_data_is_not_resumed(tmp_path, rng):
     archive_of_plant(tmp_path, rng)
     first = run(tmp_path)
-    with pytest.raises(ModelError, match="expected settings as it was"):
+    with pytest.raises(ModelError, match="expected the same settings"):
         run(tmp_path, resume=first.document["run"], settings=replace(QUICK, hidden=7))
 
 

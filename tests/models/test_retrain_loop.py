@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from harness.trained import QUICK
 from model_world import SCHEMA, SECOND_NS, START_NS, archive_of_plant
 
 from models.jobs.train import TrainRequest, train
@@ -20,7 +21,6 @@ from pipeline.core.records import FeatureRow, StreamKey
 from pipeline.drivers.results import iso
 from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.journal import Commit, Journal
-from tests.models.test_train import QUICK
 
 DAY_NS = 86_400 * SECOND_NS
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from model_world import archive_of_plant, sequence
+from model_world import archive_of_plant, network_config, sequence
 
 from models.cells import CELLS
 from models.data.dataset import UNKNOWN, DataFacts, Dataset
@@ -15,14 +15,13 @@ from models.data.splits import leaky_split, make_split
 from models.data.tasks import Targets, ValueSequence, one_mode_per_sequence, remaining_life
 from models.jobs.evaluate import EvaluateRequest, evaluate
 from models.jobs.train import TrainRequest, train
-from models.jobs.train_values import train_values
-from models.network import NetworkConfig
+from models.jobs.values import train_values
 from models.predictor import NumpyPredictor, ValuePredictor
 from models.registry import Registry
 from models.scaling import Scaler
 from models.settings import TrainSettings
 from models.training.augment import Augmentation
-from models.training.folds import of_member
+from models.training.folds import member_settings
 from models.training.loop import fit, predict
 from models.training.objective import Example, objective_of
 from models.training.values import fit_values, pooled, value_metrics, values_text
@@ -64,7 +63,7 @@ def right(network, examples: list[Example]) -> float:
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_cell_learns_to_go_on_with_arithmetic_numbers_to_95_percent(rng, cell, layers):
     settings = replace(PLAIN, cell=cell, learning_rate=0.005 if cell == "rnn_relu" else 0.02)
-    network = fit(counting(rng, 32), NetworkConfig(5, 5, 24, layers, 0.0, cell), settings, epochs=40)
+    network = fit(counting(rng, 32), network_config(5, 5, 24, layers, 0.0, cell), settings, epochs=40)
     assert right(network, counting(rng, 12)) > 0.95
 
 
@@ -83,7 +82,7 @@ def test_one_mode_per_sequence_is_known_at_the_last_valid_state_of_any_length(rn
         return made
 
     settings = replace(PLAIN, cell=cell, task="sequence", learning_rate=0.01, crop=0.0)  # a crop changes the majority
-    network = fit(majority(96), NetworkConfig(1, 2, 16, 1, 0.0, cell), settings, epochs=40)
+    network = fit(majority(96), network_config(1, 2, 16, 1, 0.0, cell), settings, epochs=40)
     test = majority(60)
     hits = [said[-1].argmax() == e.y[-1] for said, e in zip(predict(network, test), test, strict=True)]
     assert np.mean(hits) > 0.8
@@ -145,7 +144,7 @@ def test_remaining_life_is_always_told_beside_naive_guesses_and_is_no_promise(rn
     assert set(numbers["remaining_life"]["errors"]) == {"model", "mean", "mean - age"}
     text = values_text("life", numbers)
     assert "mean - age" in text
-    assert "no promise" in text
+    assert "not a promise" in text
 
 
 def remaining_life_plant(rng):
@@ -191,7 +190,7 @@ def test_one_mode_per_sequence_goes_the_whole_way_to_a_version(tmp_path, rng):
 
 def test_half_precision_trains_and_carries_a_state_in_full_precision(rng):
     settings = replace(PLAIN, precision="bfloat16", device="cpu")
-    network = fit(counting(rng, 24), NetworkConfig(5, 5, 24, 1, 0.0), settings, epochs=40)
+    network = fit(counting(rng, 24), network_config(5, 5, 24, 1, 0.0), settings, epochs=40)
     assert network.head.weight.dtype == torch.float32
     assert right(network, counting(rng, 8)) > 0.9
 
@@ -199,7 +198,7 @@ def test_half_precision_trains_and_carries_a_state_in_full_precision(rng):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
 def test_a_gpu_that_is_not_there_is_said_to_be_missing(rng):
     with pytest.raises(ConfigError, match="expected a GPU"):
-        fit(counting(rng, 4), NetworkConfig(5, 5, 4), replace(PLAIN, device="cuda"), epochs=1)
+        fit(counting(rng, 4), network_config(5, 5, 4), replace(PLAIN, device="cuda"), epochs=1)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -207,7 +206,7 @@ def test_a_gpu_that_is_not_there_is_said_to_be_missing(rng):
 def test_a_gpu_learns_the_same_task_and_says_the_same_as_a_cpu(rng, precision):
     examples = counting(rng, 32)
     settings = replace(PLAIN, device="cuda", precision=precision)
-    network = fit(examples, NetworkConfig(5, 5, 24, dropout=0.0), settings, epochs=40)
+    network = fit(examples, network_config(5, 5, 24, dropout=0.0), settings, epochs=40)
     assert network.head.weight.is_cuda
     assert right(network, examples) > 0.95
     there = predict(network, examples)
@@ -223,7 +222,7 @@ def test_logit_adjustment_helps_the_rare_class(rng):
         return [Example(rng.normal(k[:, None] * 1.5, 1.0).astype(np.float32), k) for k in y]
 
     data, test = rare(40, 0.1), rare(20, 0.5)
-    config = NetworkConfig(1, 2, 8, dropout=0.0)
+    config = network_config(1, 2, 8, dropout=0.0)
 
     def balanced_accuracy(balance: str) -> float:
         network = fit(data, config, replace(PLAIN, balance=balance), epochs=15)
@@ -250,8 +249,8 @@ def test_a_split_that_leaks_shares_machines_and_an_honest_one_does_not(rng):
 
 
 def test_members_of_an_ensemble_have_seeds_of_their_own():
-    assert len({of_member(PLAIN, member).seed for member in range(5)}) == 5
-    assert of_member(PLAIN, 0) == PLAIN
+    assert len({member_settings(PLAIN, member).seed for member in range(5)}) == 5
+    assert member_settings(PLAIN, 0) == PLAIN
 
 
 def test_a_network_that_learned_with_a_baseline_works_with_it_and_without(rng):
@@ -264,7 +263,7 @@ def test_a_network_that_learned_with_a_baseline_works_with_it_and_without(rng):
     settings = replace(PLAIN, epochs=15, baseline_drop=0.5)
     scaler = Scaler("standard", np.zeros(2, np.float32), np.ones(2, np.float32))
     augmentation = Augmentation.of(inputs, scaler, settings)
-    network = fit(examples, NetworkConfig(2, 2, 8, dropout=0.0), settings, epochs=15, augmentation=augmentation)
+    network = fit(examples, network_config(2, 2, 8, dropout=0.0), settings, epochs=15, augmentation=augmentation)
     without = [
         Example(np.where([True, False], np.nan, example.z).astype(np.float32), example.y) for example in examples
     ]

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from harness.trained import QUICK, trained
 from model_world import SCHEMA, SECOND_NS, START_NS, archive_of_plant
 
 from models.bundle import load
@@ -25,18 +26,10 @@ from pipeline.edges.store.journal import Commit, Journal
 from pipeline.edges.store.snapshot import snapshot
 from pipeline.errors import ConfigError, ModelError, ThrumcastError
 
-QUICK = TrainSettings(aim="new", epochs=12, hidden=12, members=1, learning_rate=0.02, structure_offset=0.0, noise=0.1)
 KEYS = {
     "version", "windows", "accuracy", "macro_f1", "macro_auroc", "ece", "per_class", "confusion", "recordings",
     "events", "split", "train_data", "seconds",
 }  # fmt: skip
-
-
-def trained(data, *, settings=QUICK, split=None, leaky=False):
-    said: list[str] = []
-    request = TrainRequest(data, Config(), settings, split, leaky=leaky)
-    result = train(request, say=said.append, warn=said.append)
-    return result, said
 
 
 @pytest.fixture
@@ -56,11 +49,10 @@ def test_an_archive_becomes_a_champion_that_knows_machines_it_never_saw(plant):
     assert Registry(plant).predictor().classes == ("healthy", "bearing_outer")
 
 
-def test_the_second_version_is_only_a_challenger(plant):
-    trained(plant)
-    result, _ = trained(plant)
+def test_the_second_version_is_only_a_challenger(taught):
+    result, _ = trained(taught)
     assert result.document["aliases"] == ["challenger"]
-    assert Registry(plant).aliases() == {"challenger": "v0002", "champion": "v0001"}
+    assert Registry(taught).aliases() == {"challenger": "v0002", "champion": "v0001"}
 
 
 def test_the_same_data_and_seed_give_the_same_weights_and_numbers(plant):
@@ -73,9 +65,8 @@ def test_the_same_data_and_seed_give_the_same_weights_and_numbers(plant):
     assert not np.array_equal(a.weights["head.weight"], other.weights["head.weight"])
 
 
-def test_a_version_says_what_it_was_made_of(plant):
-    result, _ = trained(plant)
-    model = load(plant / "registry" / result.version)
+def test_a_version_says_what_it_was_made_of(taught):
+    model = load(taught / "registry" / "v0001")
     assert model.data["machines"] == [f"pump-{n:02d}" for n in range(6)]
     assert model.data["feature_schema"] == "test-1"
     assert model.train["settings"]["hidden"] == 12
@@ -83,7 +74,7 @@ def test_a_version_says_what_it_was_made_of(plant):
     assert model.spec.inputs == ("x.kurtosis", "x.crest")  # gain-free
     assert "# Model card v0001" in model.card
     assert "bearing_outer" in model.card
-    log = (plant / "runs" / model.train["run"] / "metrics.jsonl").read_text().splitlines()
+    log = (taught / "runs" / model.train["run"] / "metrics.jsonl").read_text().splitlines()
     entries = [json.loads(line) for line in log]
     assert {entry["fold"] for entry in entries} == {0, 1, 2, 3, 4, None}
     assert all(entry["loss"] > 0 for entry in entries)
@@ -131,16 +122,15 @@ def test_one_failure_mode_alone_is_refused_and_nothing_is_registered(tmp_path, r
 
 
 def test_a_model_that_collapsed_is_not_registered(plant, monkeypatch):
-    monkeypatch.setattr("models.jobs.registering.self_test", lambda model: ["it says the same whatever it sees"])
+    monkeypatch.setattr("models.jobs.registration.self_test", lambda model: ["it says the same whatever it sees"])
     with pytest.raises(ModelError, match="says the same"):
         trained(plant)
     assert Registry(plant).versions() == []
 
 
 @pytest.mark.parametrize("split", ["none", "specimen", "load_hp", "machine", "time"])
-def test_evaluate_has_every_promised_key_whatever_the_split(plant, split):
-    trained(plant)
-    run = CliRunner().invoke(evaluate_command.command, ["--data", str(plant), "--split", split, "--json"])
+def test_evaluate_has_every_promised_key_whatever_the_split(taught, split):
+    run = CliRunner().invoke(evaluate_command.command, ["--data", str(taught), "--split", split, "--json"])
     assert run.exit_code == 0, run.output
     document = json.loads(run.stdout)
     assert document.keys() >= KEYS
@@ -154,18 +144,16 @@ def test_evaluate_has_every_promised_key_whatever_the_split(plant, split):
     assert document["confusion"]["labels"] == ["healthy", "bearing_outer"]
 
 
-def test_scoring_what_was_trained_on_warns_by_name(plant):
-    trained(plant)
+def test_scoring_what_was_trained_on_warns_by_name(taught):
     said: list[str] = []
-    request = EvaluateRequest(plant, Config(), None, None, "none")
+    request = EvaluateRequest(taught, Config(), None, None, "none")
     evaluate(request, say=said.append, warn=said.append)
     assert any("6 of 6 machines were in the training data of v0001" in line for line in said)
 
 
-def test_a_replay_of_alarms_has_the_delays_of_the_evaluation_and_warns_of_the_same_machines(plant):
-    trained(plant)
+def test_a_replay_of_alarms_has_the_delays_of_the_evaluation_and_warns_of_the_same_machines(taught):
     said: list[str] = []
-    request = EvaluateRequest(plant, Config(), None, None, "none")
+    request = EvaluateRequest(taught, Config(), None, None, "none")
     replayed = replay_alarms(request, ["enter_s=3"], say=said.append, warn=said.append).document
     evaluated = evaluate(request, say=lambda _: None, warn=lambda _: None).document
     assert replayed["settings"][0]["events"] == evaluated["events"]
@@ -173,10 +161,9 @@ def test_a_replay_of_alarms_has_the_delays_of_the_evaluation_and_warns_of_the_sa
     assert any("6 of 6 machines were in the training data of v0001" in line for line in said)
 
 
-def test_two_versions_are_compared_on_the_same_windows(plant):
-    trained(plant)
-    trained(plant, settings=TrainSettings(**{**QUICK.document(), "epochs": 1}))
-    request = EvaluateRequest(plant, Config(), "v0001", "challenger", "none")
+def test_two_versions_are_compared_on_the_same_windows(taught):
+    trained(taught, settings=TrainSettings(**{**QUICK.document(), "epochs": 1}))
+    request = EvaluateRequest(taught, Config(), "v0001", "challenger", "none")
     result = evaluate(request, say=lambda _: None, warn=lambda _: None)
     assert result.document["against"]["version"] == "v0002"
     assert result.document["against"]["windows"] == result.document["windows"]
@@ -217,9 +204,8 @@ def test_a_setting_that_cannot_be_is_named_with_what_could(word, message, hint):
     assert hint in str(refused.value)
 
 
-def test_settings_survive_the_way_through_a_version(plant):
-    result, _ = trained(plant)
-    model = Registry(plant).load(result.version)
+def test_settings_survive_the_way_through_a_version(taught):
+    model = Registry(taught).load("v0001")
     assert TrainSettings.from_document(model.train["settings"]) == QUICK
 
 

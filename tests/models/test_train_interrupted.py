@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from harness.trained import QUICK, trained
 from model_world import archive_of_plant
 
 from models.registry import Registry
 from models.training import folds as crossval
 from models.training import folds as finalfit
 from models.training.folds import final_fit
-from tests.models.test_train import QUICK, trained
 
 
 def test_ctrl_c_keeps_the_last_whole_pass_but_makes_no_champion(tmp_path, rng, monkeypatch):

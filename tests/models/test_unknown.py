@@ -12,7 +12,7 @@ from model_world import bundle, sequence
 from models import unknown
 from models.data.dataset import DataFacts, Dataset
 from models.data.splits import make_split
-from models.jobs.registering import reference_document
+from models.jobs.registration import reference_document
 from models.scaling import Scaler
 from models.unknown import Quantities
 
@@ -68,7 +68,7 @@ def test_a_fault_that_is_left_out_leaves_no_trace_in_what_it_is_measured_with(rn
             dataclasses.replace(s, x=s.x * np.float32(loud)) if s.y[0] == 1 else s for s in split.folds[0].train
         )
         fold = dataclasses.replace(split.folds[0], train=train)
-        found.append(unknown.judge(dataset, dataclasses.replace(split, folds=(fold,)), "standard").auroc)
+        found.append(unknown.assess(dataset, dataclasses.replace(split, folds=(fold,)), "standard").auroc)
     assert found[0]["unbalance"] == found[1]["unbalance"]
     assert found[0]["looseness"] != found[1]["looseness"]
 
@@ -190,7 +190,7 @@ def test_the_card_says_how_many_windows_of_a_fault_never_seen_are_called_unknown
     found = {"used": True, "leave_one_fault_out_called_unknown": called, "mean_auroc": 0.912}
     assert "35% of the windows are called unknown" in unknown.limits(found)
     for none in (None, {}, {**found, "used": False}):
-        assert "any other fault is given one of these names" in unknown.limits(none)
+        assert "any other fault gets one of these names" in unknown.limits(none)
 
 
 def test_without_a_split_only_the_distribution_is_kept(rng: np.random.Generator) -> None:

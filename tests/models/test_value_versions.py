@@ -13,7 +13,7 @@ from model_world import archive_of_plant
 from models.jobs.compare import compare_cells
 from models.jobs.evaluate import EvaluateRequest, evaluate
 from models.jobs.train import TrainRequest, train
-from models.jobs.train_values import train_values
+from models.jobs.values import train_values
 from models.registry import Registry
 from models.settings import TrainSettings
 from pipeline.commands import train as train_command

@@ -15,13 +15,13 @@ import pytest
 from harness.live import BLOCKS, send, stop_when_idle
 from harness.watched import Linked, watched_service
 
-from pipeline.drivers.watch import Watched
 from pipeline.edges.systemd import Notifier
 from pipeline.errors import ArchiveError
 from pipeline.service import health
 from pipeline.service import health as host
 from pipeline.service.client import parse_metrics
 from pipeline.service.health import Endpoints, Probe, Vitals, live_checks, ready_checks, worst
+from pipeline.service.metrics import LoopWatch
 from pipeline.telemetry import Telemetry
 
 READY = Vitals(model="v0001")
@@ -206,7 +206,7 @@ def test_the_watchdog_is_fed_by_the_loop_and_by_nothing_else(tmp_path: Path, man
     notifier = Notifier.from_environment({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "30000000"})
     assert notifier.watchdog_s == 30.0
     broker = Linked()
-    watched = Watched(broker, Telemetry(), lambda _: notifier.send("WATCHDOG=1", "STATUS=well"), notify_every_s=0.0)
+    watched = LoopWatch(broker, Telemetry(), lambda _: notifier.send("WATCHDOG=1", "STATUS=well"), notify_every_s=0.0)
     watched.take(1, 0.0)
     assert manager.recv(100) == b"WATCHDOG=1\nSTATUS=well"
     manager.settimeout(0.05)

@@ -22,12 +22,12 @@ from harness.broker import settings
 
 from pipeline.core.codec import encode
 from pipeline.core.records import Block, StreamKey
-from pipeline.drivers.upkeep import ask as ask_for
 from pipeline.edges.broker import PrivateBroker
 from pipeline.edges.mqtt import MqttPublisher
 from pipeline.edges.store.check import verify
 from pipeline.errors import NotReachable
 from pipeline.service.client import ask
+from pipeline.service.upkeep import ask as ask_for
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60.0

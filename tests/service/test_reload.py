@@ -10,7 +10,7 @@ import pytest
 from pipeline.config.sources import load
 from pipeline.config.tables import Config
 from pipeline.core.records import StreamKey
-from pipeline.service.models import Running, different
+from pipeline.service.models import LiveConfig, different
 
 KEY = StreamKey("pump-01", "de")
 MACHINE = '[machines.pump-01]\nspeed_rpm = 1480.0\nlimits_mm_s = [1.0, 2.0, 3.0]\nlimits_source = "maker"\n'
@@ -23,11 +23,11 @@ def place(tmp_path: Path) -> Path:
     return path
 
 
-def running(place: Path, levels: list[str] | None = None) -> Running:
+def running(place: Path, levels: list[str] | None = None) -> LiveConfig:
     def read() -> Config:
         return load(place, environment={}).config
 
-    return Running(read(), {}, read, (levels if levels is not None else []).append)
+    return LiveConfig(read(), {}, read, (levels if levels is not None else []).append)
 
 
 def test_limits_thresholds_and_the_level_of_the_log_follow_the_file(

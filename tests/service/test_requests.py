@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,21 @@ from harness.broker import PATIENCE_S, wait_until
 from harness.live import BLOCKS, TOPICS, Broker, send
 from harness.requests import LABEL, PUMP, UP, UP_ID, ask, asked, events
 from harness.streams import SPEC
+from msgspec.structs import replace
 
 from pipeline.config.tables import CommitConfig, Config, DataConfig, MqttConfig
 from pipeline.core.alarm import AlarmState
 from pipeline.core.codec import encode
 from pipeline.core.engine import Step
-from pipeline.core.records import changed
 from pipeline.core.state import from_bytes
-from pipeline.drivers.intake import Batch
-from pipeline.drivers.results import Outbox
 from pipeline.edges.broker import PrivateBroker
 from pipeline.edges.labels import LabelFile
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
+from pipeline.edges.ports import Batch, Publication, Work
 from pipeline.edges.store.read import read_kind
 from pipeline.errors import ArchiveError
-from pipeline.service.service import service as run_service
+from pipeline.service.compose import service as run_service
+from pipeline.service.requests import Requests
 
 
 def test_an_acknowledgement_is_in_the_commit_of_the_message_that_asks_for_it(tmp_path: Path) -> None:
@@ -131,20 +132,19 @@ def test_a_label_is_written_beside_the_connection_and_holds_up_nothing_but_its_o
 ) -> None:
     broker = Broker()
     live = asked(tmp_path, broker)
-    (requests,) = live.notes
     seen: list[tuple[bool, list[str]]] = []
     published_by: set[threading.Thread] = set()
 
-    def note(batch: Batch, step: Step) -> Callable[[], object] | None:
-        write = requests(batch, step)
+    class SeenRequests(Requests):
+        def committed(self, batch: Batch, step: Step) -> Work | None:
+            write = super().committed(batch, step)
+            return None if write is None else partial(self.see, write)
 
-        def watched() -> None:
+        @staticmethod
+        def see(write: Work) -> Sequence[Publication]:
             topics = [message.topic.split("/")[0] for message in broker.acknowledged[before:]]
             seen.append((threading.current_thread() is not threading.main_thread(), topics))
-            assert write is not None
-            write()
-
-        return None if write is None else watched
+            return write()
 
     publish = broker.publish
 
@@ -152,10 +152,9 @@ def test_a_label_is_written_beside_the_connection_and_holds_up_nothing_but_its_o
         published_by.add(threading.current_thread())
         publish(topic, payload, **how)
 
-    broker.publish = published  # type: ignore[method-assign]
-    outbox = Outbox(published)
-    live.notes = (note,)
-    requests.publish, live.tell = outbox.publish, outbox.send  # type: ignore[attr-defined]
+    live.results.publish = published
+    requests = next(each for each in live.companions if isinstance(each, Requests))
+    live.companions = (SeenRequests(requests.config, requests.reload, requests.up),)
     before = len(broker.acknowledged)
     send(broker, BLOCKS[4:6])
     assert ask(live, broker, "label", LABEL)[-1]["ok"]
@@ -243,7 +242,7 @@ def test_a_running_service_does_what_is_asked_over_a_broker(
         topic = TOPICS.format(machine=key.machine, point=key.point)
         client.mqtt.publish(topic, encode(BLOCKS[0]), qos=1).wait_for_publish(PATIENCE_S)
         wait_until(lambda: key in live.states, lambda: live.turn(lambda: False), "the first reading")
-        live.states[key] = changed(live.states[key], alarm=AlarmState(open=(UP,)))
+        live.states[key] = replace(live.states[key], alarm=AlarmState(open=(UP,)))
         client.ask("ack", {"id": f"{key}/unbalance/5"})
         client.ask("label", LABEL)
         client.ask("reload", {})

@@ -21,7 +21,7 @@ from pipeline.config.tables import CommitConfig, Config, DataConfig, MqttConfig
 from pipeline.core.codec import encode
 from pipeline.edges.broker import PrivateBroker
 from pipeline.edges.mqtt import MqttConnection
-from pipeline.service.service import service
+from pipeline.service.compose import service
 
 pytestmark = [pytest.mark.network, pytest.mark.usefixtures("compiled")]
 KEY = BLOCKS[0].key

@@ -11,11 +11,11 @@ from archive_plant import Plant, fill, parts_of
 from click.testing import CliRunner
 
 from pipeline.commands import archive as archive_command
-from pipeline.drivers import upkeep
-from pipeline.drivers.upkeep import Upkeep, ask
 from pipeline.edges.store.check import verify
 from pipeline.edges.store.read import read_features
 from pipeline.errors import ArchiveError
+from pipeline.service import upkeep
+from pipeline.service.upkeep import Upkeep, ask
 from pipeline.telemetry import Telemetry
 
 

@@ -7,9 +7,10 @@ from itertools import islice, pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pipeline.errors import ConfigError
 from sim.fleet import Snapshots, machine_blocks, truth_document
 from sim.life import FAULTS, GROWING, HEALTHY, SHAPES, Course, Life
 from sim.population import faults_of
@@ -17,6 +18,7 @@ from sim.recipe import CURRICULUM, Recipe, plant, training_plant
 
 
 @settings(deadline=None)
+@example("stepwise", 0.0, 1.0, 2.2e-313, 0.2, 5)
 @given(
     st.sampled_from(SHAPES), st.floats(0, 50), st.floats(0.5, 50), st.floats(0, 1), st.floats(0.05, 0.9),
     st.integers(1, 9),
@@ -41,6 +43,24 @@ def test_severity_grows_and_the_truth_changes_once_when_the_fault_is_detectable(
             assert now < least + 1e-9 or truth.mode == "unbalance"
         assert truth.stage in (("incipient", "clear") if truth.mode != HEALTHY else ("sound", "hidden"))
         assert (truth.stage == "sound") == (now == 0)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("tiny", [5e-324, 2.2e-313, 1e-300])
+def test_no_tiny_or_large_number_overflows(shape: str, tiny: float) -> None:
+    assert Course("unbalance", shape, final=tiny).detectable_s() == math.inf
+    assert Life((Course("unbalance", shape, detectable=tiny),)).truth(0.999).mode == "unbalance"
+    for growth in (tiny, 699.0, 701.0, 1e300):
+        course = Course("unbalance", shape, growth=growth)
+        assert 0 <= course.severity(0.5) <= course.severity(1.0) == 1.0
+        assert 0 <= course.detectable_s() <= 1.0
+    before, after = (Course("unbalance", "exponential", growth=growth).severity(0.9) for growth in (699.999, 700.001))
+    assert after == pytest.approx(before, rel=1e-3)
+
+
+def test_a_fault_that_is_detectable_at_no_severity_is_refused() -> None:
+    with pytest.raises(ConfigError, match="detectable severity above 0"):
+        Course("unbalance", detectable=0.0)
 
 
 def test_a_stepwise_life_heals_a_little_after_every_step_and_stays_detected() -> None:

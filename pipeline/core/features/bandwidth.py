@@ -1,11 +1,11 @@
-"""One bandwidth for all: windows of faster streams are brought down to a common rate.
+"""One bandwidth for all: windows of faster streams are resampled to a common rate.
 
-A model that saw 48 kHz recordings of healthy machines and 12 kHz ones of faulty machines would learn
-the sampling rate. So every window is low-pass filtered to `bandwidth_hz` and resampled to
-2.4 x `bandwidth_hz` by one polyphase filter: pass band to the bandwidth, stop band from half the
-new rate, 60 dB. A stream that is already at that rate gets the same low-pass. A slower stream keeps its rate;
-what it cannot carry is NaN. Windows are filtered one by one (edges repeat the last sample), so nothing
-is remembered between them and nothing depends on how the samples arrived.
+A model that saw 48 kHz recordings of healthy machines and 12 kHz recordings of faulty ones would learn the sampling
+rate. So one polyphase filter brings every window to `bandwidth_hz` and 2.4 x `bandwidth_hz` samples a second: the
+pass band ends at the bandwidth, the stop band begins at half the new rate, 60 dB. A stream that already has that rate
+gets the same low-pass. A slower stream keeps its rate, and what it cannot carry is NaN. Windows are filtered one by
+one (edges repeat the last sample), so nothing is remembered between them and nothing depends on how the samples
+arrived.
 """
 
 from __future__ import annotations

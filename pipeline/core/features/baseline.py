@@ -1,23 +1,24 @@
 """Baseline: what a stream looked like while it was known to be healthy, and how far it is from that now.
 
-The first `commissioning_windows` good windows of a stream that is declared healthy at its beginning are remembered;
-then their median and MAD are taken and frozen. A stream that is not declared healthy has none: its
-relative features stay NaN, and nothing learns a fault as normal. All values are in dB, so that a machine that
-is twice as loud as its sister is no further from its own baseline.
+A stream that is declared healthy at its beginning has a baseline: the median and MAD of its first
+`commissioning_windows` good windows, frozen from then on. Any other stream has none, and its relative features stay
+NaN, so that no fault is learned as normal. Levels are in dB, so that a machine that is twice as loud as its sister is
+no further from its own baseline.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 
 from pipeline.core.features.table import COLUMN, RELATIVE, stage_columns
 from pipeline.core.records import FeatureRow, Float32
 
-VERSION = 1  # of how a baseline is made; a baseline of another version counts as none
+VERSION = 1  # of the way a baseline is made; one of another version counts as none
 SIGMA_PER_MAD = 1.4826  # of a Gaussian
-LEAST_SPREAD_DB = 0.25  # a machine that never changed at all is not infinitely sensitive
+LEAST_SPREAD_DB = 0.25  # bounds the sensitivity for a machine that did not change at all
 LARGEST_SIGMA = 50.0
 LEAST_SHARE = 0.5  # of the commissioning windows in which a feature must have had a value
 
@@ -39,22 +40,25 @@ class Baseline:
     spread: Float32 | None = None
 
 
-def relate(commissioning_windows: int, baseline: Baseline | None, row: FeatureRow, *, good: bool) -> Baseline | None:
-    """Write the relative features into a row that was just computed; return the baseline with this window in it."""
+def relate(
+    commissioning_windows: int, baseline: Baseline | None, row: FeatureRow, *, good: bool
+) -> tuple[Baseline | None, FeatureRow]:
+    """Return the baseline with this window in it, and the row with its relative features where there are any."""
     if commissioning_windows <= 0:
-        return baseline
+        return baseline, row
     if baseline is None:
         baseline = Baseline(schema=row.schema, channels=row.channels)
     if (baseline.version, baseline.schema, baseline.channels) != (VERSION, row.schema, row.channels):
-        return baseline  # made of other numbers: it says nothing about these
+        return baseline, row  # made of other numbers: it says nothing about these
     if not good:
-        return baseline
+        return baseline, row
     levels = _in_db(row.values)
     if baseline.centre is None or baseline.spread is None:
-        return _collected(commissioning_windows, baseline, levels)
+        return _collected(commissioning_windows, baseline, levels), row
     sigma = (levels - baseline.centre) / baseline.spread
-    row.values[:, _TARGET] = np.clip(sigma, -LARGEST_SIGMA, LARGEST_SIGMA)
-    return baseline
+    values = row.values.copy()
+    values[:, _TARGET] = np.clip(sigma, -LARGEST_SIGMA, LARGEST_SIGMA)
+    return baseline, msgspec.structs.replace(row, values=values)
 
 
 def _collected(commissioning_windows: int, baseline: Baseline, levels: Float32) -> Baseline:
@@ -63,7 +67,7 @@ def _collected(commissioning_windows: int, baseline: Baseline, levels: Float32) 
     if len(collected) < commissioning_windows:
         return replace(baseline, collected=collected)
     known = np.isfinite(collected).mean(axis=0) >= LEAST_SHARE
-    filled = np.where(known, collected, np.float32(0))  # nanmedian has an opinion on columns of NaN
+    filled = np.where(known, collected, np.float32(0))  # nanmedian warns of columns of NaN
     centre = np.nanmedian(filled, axis=0)
     mad = np.nanmedian(abs(filled - centre), axis=0)
     return replace(

@@ -1,8 +1,8 @@
 """From windows to the rows of the compiled kernel, and back.
 
 Windows of one rate, length and number of channels are computed together. Their rows are sorted by channel, so that a
-window stands behind the one that it overlaps with. Windows that keep their rate are read where they lie; only
-their addresses are passed on.
+window follows the one that it overlaps with. The samples of windows that keep their rate are not copied: the kernel
+gets their addresses, the plan of their rate and length, and what is known of each window as arrays.
 """
 
 from __future__ import annotations
@@ -21,20 +21,95 @@ from pipeline.core.features.kernel import Plan, Rows, Work, address_of, compute_
 from pipeline.core.features.lanes import LANES
 from pipeline.core.features.spectral import M_S2
 from pipeline.core.features.spectrum import BLOCK, Spectra, spectrum_plan
-from pipeline.core.features.table import COLUMN, FEATURES, NAMES, ORDERS, FeatureSpec, stage_columns
+from pipeline.core.features.table import FAMILIES, FEATURES, NAMES, FeatureSpec
 from pipeline.core.features.time_domain import PARTIALS, QUARTERS
 from pipeline.core.records import Float32, Window
-
-# What is known of each window, as the arrays that the compiled kernel reads.
-
 
 WHEELS = 4  # gears on one shaft that are looked at
 NAN = float("nan")
 NO_PIECES = np.empty(0)
+STAGGER = 80  # float32 between buffers: arrays that lie a whole page apart evict each other from the cache
+ROWS_AT_A_TIME = 96  # rows that are resampled together: bounds the memory for them
+LEAST_CEPSTRUM_BINS = 64
+STAGES_KEPT = 16
+NOTHING = np.empty(0, np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Alike:
+    """Windows of one rate and shape, the addresses of their samples, and their features."""
+
+    members: list[int]  # numbers of the windows
+    length: int
+    rate_hz: float
+    samples: list[Float32]  # (C, length) each
+    address: NDArray[np.int64]  # (C * windows,) of the first sample of every row, channel by channel
+    values: Float32  # (windows, C, F)
+
+
+def compute(spec: FeatureSpec, windows: Sequence[Window]) -> list[Float32]:
+    """Features (C, F) of each window; all NaN where a window has no samples."""
+    results = [no_features(window) if window.samples is None else NOTHING for window in windows]
+    for alike in compute_alike(spec, windows):
+        for i, value in zip(alike.members, alike.values, strict=True):
+            results[i] = value
+    return results
+
+
+def no_features(window: Window) -> Float32:
+    """The row of a window without samples: all NaN."""
+    return np.full((len(window.channels), len(NAMES)), np.nan, np.float32)
+
+
+def compute_alike(spec: FeatureSpec, windows: Sequence[Window]) -> Iterator[Alike]:
+    """Features of all windows that have samples, in batches of windows of one rate and shape.
+
+    Windows of any rates, lengths and channels may come together. A window's numbers do not depend on the others.
+    """
+    alike: dict[tuple[float, tuple[int, ...]], list[int]] = {}
+    for i, window in enumerate(windows):
+        if window.samples is not None:
+            alike.setdefault((window.rate_hz, window.samples.shape), []).append(i)
+    for (rate_hz, (channels, length)), members in alike.items():
+        stage = _stage(spec, rate_hz, length)
+        size = len(members) if stage.resample.taps is None else max(1, ROWS_AT_A_TIME // channels)
+        for first in range(0, len(members), size):
+            some = members[first : first + size]
+            chosen = [windows[i] for i in some]
+            samples = [_readable(w.samples) for w in chosen if w.samples is not None]
+            at = np.array([address_of(x) for x in samples], np.int64)
+            step = np.array([x.strides[0] for x in samples], np.int64)
+            address = (at + step * np.arange(channels)[:, None]).ravel()
+            values = _compute_rows(stage, chosen, channels, address)
+            yield Alike(some, length, rate_hz, samples, address, values)
+
+
+def _compute_rows(stage: _Stage, windows: Sequence[Window], channels: int, address: NDArray[np.int64]) -> Float32:
+    """Windows of one rate and shape -> (windows, channels, F)."""
+    count = len(address)
+    resampled = stage.resample.at(address)  # kept alive until its rows are read
+    if resampled is not None:
+        address = address_of(resampled) + resampled.strides[0] * np.arange(count)
+    out = np.full((count, len(NAMES)), np.nan, np.float32)
+    rows = rows_of(stage.plan, stage.resample, windows, address)
+    try:
+        work = stage.scratch.pop()
+    except IndexError:
+        work = _work(stage.plan)
+    compute_rows(stage.plan, rows, count, work, out)
+    stage.scratch.append(work)
+    if channels == 1:
+        return out[:, None]
+    return np.ascontiguousarray(out.reshape(channels, len(windows), len(NAMES)).swapaxes(0, 1))
+
+
+def _readable(x: Float32) -> Float32:
+    """Each channel in one piece; where it is not, a copy."""
+    return x if x.strides[1] == 4 and x.dtype == np.float32 else np.ascontiguousarray(x, np.float32)
 
 
 def rows_of(plan: Plan, resample: Resampler, windows: Sequence[Window], address: NDArray[np.int64]) -> Rows:
-    """The rows of windows, channel by channel; address (rows,) of their samples, filled up to whole lanes."""
+    """The rows of windows, channel by channel, filled up to whole lanes; address (rows,) of their samples."""
     seconds = 1 / plan.spectrum.delta_f_hz
     index = np.minimum(np.arange(-(-len(address) // LANES) * LANES), len(address) - 1)
     address, which = address[index], index % len(windows)
@@ -67,7 +142,10 @@ def rows_of(plan: Plan, resample: Resampler, windows: Sequence[Window], address:
 
 
 def _known(windows: Sequence[Window]) -> NDArray[np.float64]:
-    """Speed and range in Hz, unit, orders and teeth of each window: (windows, 8 + WHEELS). Neighbours mostly agree."""
+    """Speed and range in Hz, unit, orders and teeth of each window: (windows, 8 + WHEELS).
+
+    Neighbours mostly agree, so numbers are made once per change.
+    """
     distinct: list[tuple[float, ...]] = []
     which: list[int] = []
     before: tuple[object, ...] = ()
@@ -83,16 +161,16 @@ def _known(windows: Sequence[Window]) -> NDArray[np.float64]:
 def _numbers(window: Window) -> tuple[float, ...]:
     low, high = (NAN, NAN) if window.speed_range_rpm is None else window.speed_range_rpm
     orders = window.orders
-    lines = (NAN,) * 4 if orders is None else (orders.bpfo, orders.bpfi, 2 * orders.bsf, orders.ftf)
+    lines = [NAN if orders is None else family.order(orders) for family in FAMILIES]
     teeth = (*window.gear_teeth, *(NAN,) * WHEELS)[:WHEELS]
     speed = NAN if window.speed_rpm is None else window.speed_rpm / 60
     return (speed, low / 60, high / 60, M_S2.get(window.unit, NAN), *lines, *teeth)
 
 
 def _trace(window: Window, length: int, share: float) -> tuple[list[float], list[float]]:
-    """Where each piece of constant speed ends, 0 to 1, and the turns by then in units of (turns per second) x window.
+    """Where each piece of constant speed ends, 0 to 1, and the shaft's turns by then, per second of the window.
 
-    `share` is by how much the window was longer before it was resampled.
+    `share`: the window's duration before resampling over that after it.
     """
     at: list[float] = []
     turned: list[float] = []
@@ -109,21 +187,13 @@ def _trace(window: Window, length: int, share: float) -> tuple[list[float], list
     return at, turned
 
 
-STAGES = ("time", "spectrum", "orders", "cepstrum", "envelope", "speed")
-STAGGER = 80  # float32 between buffers: arrays a whole page apart would evict each other from the cache
-ROWS_AT_A_TIME = 96  # of those that are brought to the common bandwidth: bounds the memory for them
-LEAST_CEPSTRUM_BINS = 64
-STAGES_KEPT = 16
-NOTHING = np.empty(0, np.float32)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Stage:
     """Everything about windows of one rate and length."""
 
     resample: Resampler
     plan: Plan
-    scratch: list[Work]  # that nobody uses at the moment: taken and given back by single list operations
+    scratch: list[Work]  # free ones; a thread takes and returns one by a single list operation each
 
 
 @lru_cache(maxsize=STAGES_KEPT)
@@ -133,7 +203,6 @@ def _stage(spec: FeatureSpec, rate_hz: float, length: int) -> _Stage:
     complete = spec.vector == "complete"
     low_hz, high_hz = spec.envelope_low_hz, spec.envelope_high_hz
     envelope = envelope_plan(spectrum, low_hz, high_hz, kurtogram=spec.envelope_band == "kurtogram")
-    core = {feature.name for feature in FEATURES if feature.core}
     plan = Plan(
         spectrum=spectrum,
         envelope=envelope or no_envelope(),
@@ -143,9 +212,7 @@ def _stage(spec: FeatureSpec, rate_hz: float, length: int) -> _Stage:
         complete=complete,
         slip_tolerance=spec.slip_tolerance,
         least_confidence=spec.speed_confidence,
-        columns=np.array([stage_columns(stage).start for stage in STAGES], np.int64),
-        orders=np.array(ORDERS),
-        core_orders=np.array([name in core for name in NAMES[COLUMN["ord_0_5"] :][: len(ORDERS)]]),
+        wanted=np.array([complete or feature.core or feature.stage == "speed" for feature in FEATURES]),
     )
     return _Stage(resample, plan, [])
 
@@ -210,76 +277,3 @@ def _carved(sizes: dict[str, int]) -> dict[str, Float32]:
     memory = np.zeros(end + line, np.float32)
     offset = (-memory.ctypes.data // 4) % line
     return {name: memory[offset + starts[name] : offset + starts[name] + size] for name, size in sizes.items()}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Alike:
-    """Windows of one rate and shape, where their samples stand, and their features."""
-
-    members: list[int]  # numbers of the windows
-    length: int
-    rate_hz: float
-    samples: list[Float32]  # (C, length) each
-    address: NDArray[np.int64]  # (C * windows,) of the first sample of every row, channel by channel
-    values: Float32  # (windows, C, F)
-
-
-def compute(spec: FeatureSpec, windows: Sequence[Window]) -> list[Float32]:
-    """Features (C, F) of each window; all NaN where a window has no samples."""
-    results = [no_features(window) if window.samples is None else NOTHING for window in windows]
-    for alike in compute_alike(spec, windows):
-        for i, value in zip(alike.members, alike.values, strict=True):
-            results[i] = value
-    return results
-
-
-def no_features(window: Window) -> Float32:
-    """What can be said of a window without samples."""
-    return np.full((len(window.channels), len(NAMES)), np.nan, np.float32)
-
-
-def compute_alike(spec: FeatureSpec, windows: Sequence[Window]) -> Iterator[Alike]:
-    """Features of all windows that have samples, in batches of like ones.
-
-    Windows of any rates, lengths and channels may come together; a window's numbers do not depend on its company.
-    """
-    alike: dict[tuple[float, tuple[int, ...]], list[int]] = {}
-    for i, window in enumerate(windows):
-        if window.samples is not None:
-            alike.setdefault((window.rate_hz, window.samples.shape), []).append(i)
-    for (rate_hz, (channels, length)), members in alike.items():
-        stage = _stage(spec, rate_hz, length)
-        size = len(members) if stage.resample.taps is None else max(1, ROWS_AT_A_TIME // channels)
-        for first in range(0, len(members), size):
-            some = members[first : first + size]
-            chosen = [windows[i] for i in some]
-            samples = [_readable(w.samples) for w in chosen if w.samples is not None]
-            at = np.array([address_of(x) for x in samples], np.int64)
-            step = np.array([x.strides[0] for x in samples], np.int64)
-            address = (at + step * np.arange(channels)[:, None]).ravel()
-            values = _compute_rows(stage, chosen, channels, address)
-            yield Alike(some, length, rate_hz, samples, address, values)
-
-
-def _compute_rows(stage: _Stage, windows: Sequence[Window], channels: int, address: NDArray[np.int64]) -> Float32:
-    """Windows of one rate and shape -> (windows, channels, F)."""
-    count = len(address)
-    resampled = stage.resample.at(address)  # kept alive until its rows are read
-    if resampled is not None:
-        address = address_of(resampled) + resampled.strides[0] * np.arange(count)
-    out = np.full((count, len(NAMES)), np.nan, np.float32)
-    rows = rows_of(stage.plan, stage.resample, windows, address)
-    try:
-        work = stage.scratch.pop()
-    except IndexError:
-        work = _work(stage.plan)
-    compute_rows(stage.plan, rows, count, work, out)
-    stage.scratch.append(work)
-    if channels == 1:
-        return out[:, None]
-    return np.ascontiguousarray(out.reshape(channels, len(windows), len(NAMES)).swapaxes(0, 1))
-
-
-def _readable(x: Float32) -> Float32:
-    """Each channel in one piece; where it is not, a copy."""
-    return x if x.strides[1] == 4 and x.dtype == np.float32 else np.ascontiguousarray(x, np.float32)

@@ -1,4 +1,4 @@
-"""Cepstrum: a family of sidebands, whatever it surrounds, is one peak at the inverse of its spacing."""
+"""Cepstrum: sidebands of one spacing make one peak at the inverse of that spacing, whatever line they surround."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ FIRST_BIN = 2
 
 
 class CepstrumPlan(NamedTuple):
-    """What every window of one length and rate shares."""
+    """What all windows of one length and rate share."""
 
     length: int  # bins of the log spectrum that are transformed; even
     fft: FftPlan  # of length / 2
-    window: Float32  # (length,) Hann: the slope of the spectrum must not cover its ripples
+    window: Float32  # (length,) Hann: keeps the slope of the spectrum from covering its ripples
     turn_re: Float32
     turn_im: Float32
 
@@ -40,7 +40,7 @@ def cepstrum_plan(spectrum: SpectrumPlan) -> CepstrumPlan:
 
 
 def longest(bins: int) -> int:
-    """The largest 2^k, 3 x 2^k or 5 x 2^k that is not larger: nearly all bins, and the fastest transforms."""
+    """The largest 2^k, 3 x 2^k or 5 x 2^k up to `bins`: nearly all bins, and the fastest transforms."""
     return max(odd << (bins // odd).bit_length() - 1 for odd in (1, 3, 5) if odd <= bins)
 
 

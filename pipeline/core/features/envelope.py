@@ -2,10 +2,19 @@
 
 band of X_k -> whitened -> back to time, one-sided (band-pass and Hilbert transform in one) -> squared -> spectrum
 
-Whitened: every stretch of bins is divided by the geometric mean of its amplitudes, so that no resonance drowns
-the others and the whole band takes part; this is cepstrum pre-whitening (Borghesani et al., MSSP 36 (2013) 370,
-the most successful method of Smith & Randall, MSSP 64-65 (2015) 100) with a local cepstrum. The squared envelope's
-spectrum is that of Randall & Antoni, MSSP 25 (2011) 485; what its mean leaks under the window is taken out.
+Whitening divides every stretch of bins by the geometric mean of its amplitudes, so that no resonance drowns the
+others and the whole band takes part. This is cepstrum pre-whitening (Borghesani et al., MSSP 36 (2013) 370, the most
+successful method of Smith & Randall, MSSP 64-65 (2015) 100) with a local cepstrum. The spectrum of the squared
+envelope is that of Randall & Antoni, MSSP 25 (2011) 485; what its mean leaks under the window is subtracted.
+
+Where the shaft speed changes within a window, the envelope is resampled to constant steps of shaft angle (Randall,
+3.6): the resonances of the structure stand still in time, the lines of the bearing stand still in angle. Speed is
+constant between two statements of it, so the angle is linear between them.
+
+With `envelope_band = "kurtogram"` the sharpest band is tried too, the one in which impacts stand out most: of halves,
+thirds, quarters and sixths of the band (after Antoni, MSSP 21 (2007) 108) the one whose complex envelope has the
+largest kurtosis. A single knock can win, so the winner counts only where a family of lines stands in it: see
+`lines.coherent`.
 """
 
 from __future__ import annotations
@@ -26,10 +35,12 @@ from pipeline.core.records import Float32
 LEAST_BINS = 16  # of the band
 WHITE_HZ = 64.0  # stretches of about this width are whitened, of at least BLOCK bins
 TAPER_KURTOSIS = 35 / 18  # mean hann^4 / (mean hann^2)^2: what the window adds to the kurtosis of the envelope
+TAPER_SUM = 3 / 8  # mean hann^2
+USABLE = 0.5  # share of a band's width: lines further apart have too few pairs of bins
 
 
 class EnvelopePlan(NamedTuple):
-    """What every window of one length and rate shares."""
+    """What all windows of one length and rate share."""
 
     low: int  # bins [low, high) are the demodulated band
     high: int
@@ -73,7 +84,7 @@ def envelope_plan(spectrum: SpectrumPlan, low_hz: float, high_hz: float, *, kurt
 
 
 def no_envelope() -> EnvelopePlan:
-    """Stands in for a plan where there is none."""
+    """A placeholder for windows whose rate does not carry the band: compiled code wants a plan."""
     nothing = np.zeros(2, np.float32)
     return EnvelopePlan(2, 2, 2, 1, 1, fft_plan(2), fft_plan(1), nothing, nothing, np.zeros((0, 2), np.int64))
 
@@ -171,16 +182,6 @@ def envelope_kurtosis(plan: EnvelopePlan, e: Envelopes, lane: int) -> float:
     return plan.length * np.float64(e.sums[LANES + lane]) / (squares * squares) / TAPER_KURTOSIS
 
 
-# Angular resampling: where the shaft's speed changes within a window, its envelope is looked at per turn.
-#
-# The envelope is taken in time, where the structure's resonances stand still, and then resampled to constant
-# steps of shaft angle, where the lines of the bearing do (Randall, 3.6). The speed is constant between
-# two statements of it, so the angle is linear between them.
-
-
-TAPER_SUM = 3 / 8  # mean hann^2
-
-
 @kernel
 def resample_to_angle(
     even: Float32, odd: Float32, count: int, lane: int, square_sum: float, at: Float64, turns: Float64, x: Float32
@@ -210,16 +211,6 @@ def resample_to_angle(
         value = x[i] + (x[i + 1] - x[i]) * (place - i)
         side = even if m % 2 == 0 else odd
         side[m // 2 * LANES + lane] = value
-
-
-# The sharpest band: the part of the envelope band in which impacts stand out most.
-#
-# A filter bank of halves, thirds, quarters and sixths of the band (after Antoni, MSSP 21 (2007) 108); the winner is
-# the one whose complex envelope has the largest kurtosis. That may be a single knock: the winner is used only where
-# a family of lines stands in its envelope, see `coherent`.
-
-
-USABLE = 0.5  # of a band's width: lines further apart have too few pairs of bins
 
 
 @kernel

@@ -4,9 +4,8 @@ Stockham's autosort algorithm (Van Loan, Computational Frameworks for the FFT, 1
 reads x[q + s (p + m k)], k < r, and writes y[q + s (r p + k)], so that the spectrum comes out in order. Real
 and imaginary parts are kept apart, flat arrays of n * LANES float32. Lengths are products of 2, 3 and 5.
 
-The transforms of eight windows share one pass over the twiddles, and no result depends on which windows
-come together: this is both faster and simpler than a library's batched transform, whose remainders
-take another path.
+The transforms of eight windows share one pass over the twiddles, and no result depends on which windows come together.
+This is faster and simpler than a library's batched transform, whose remainders take another path.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def fft_plan(n: int) -> FftPlan:
             radix.append(r)
             rest //= r
     if rest != 1:
-        msg = f"a length that is a product of 2, 3 and 5 expected, found: {n}"
+        msg = f"expected a length that is a product of 2, 3 and 5, found: {n}"
         raise ValueError(msg)
     twiddles, length = [np.empty(0, np.complex128)], n
     for r in radix:

@@ -1,7 +1,8 @@
-"""The whole feature vector of many rows in one compiled call, eight rows at a time, nothing allocated.
+"""The whole feature vector of many rows in one compiled call, eight rows at a time, without any allocation.
 
-A row is one channel of one window, given by the address of its first sample: rows are read where they lie,
-and rows that lie a quarter, a half or three quarters of a window behind the one before share its sums.
+A row is one channel of one window, given by the address of its first sample, so rows are read where they lie. A row
+that begins one, two or three quarters of a window after the row before takes the sums of the shared quarters from
+there. The kernel gets a plan for rows of one rate and length, the rows, and scratch memory.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from pipeline.core.features.envelope import (
 )
 from pipeline.core.features.lanes import LANES, load, splat, store
 from pipeline.core.features.lines import (
-    ENVELOPE_COLUMNS,
     SHARE_BINS,
     coherent,
     envelope_lines,
@@ -35,8 +35,17 @@ from pipeline.core.features.lines import (
     gear_mesh,
     order_line,
 )
-from pipeline.core.features.spectral import bands, mains, shape, velocities
+from pipeline.core.features.spectral import SHAPE_COLUMNS, TOTAL, bands, mains, shape, velocities
 from pipeline.core.features.spectrum import SLOW_RPM, Spectra, SpectrumPlan, load_windows, power_spectra, transform
+from pipeline.core.features.table import (
+    AT,
+    BANDS,
+    FEATURES,
+    LEVELS,
+    ORDERS,
+    columns,
+    order_name,
+)
 from pipeline.core.features.time_domain import (
     MEAN,
     PARTIALS,
@@ -49,11 +58,9 @@ from pipeline.core.features.time_domain import (
 )
 from pipeline.core.records import Float32
 
-# What the compiled kernel is given: the plan of a kind of rows, the rows, and room to work in.
-
 
 class Plan(NamedTuple):
-    """What every row of one rate, length and setting shares."""
+    """What all rows of one rate, length and setting share."""
 
     spectrum: SpectrumPlan
     envelope: EnvelopePlan
@@ -63,17 +70,15 @@ class Plan(NamedTuple):
     complete: bool  # False = the core vector only
     slip_tolerance: float
     least_confidence: float
-    columns: NDArray[np.int64]  # first column of each stage: time, spectrum, orders, cepstrum, envelope, speed
-    orders: Float64  # of the shaft whose lines are features
-    core_orders: NDArray[np.bool_]  # which of them belong to the core vector
+    wanted: NDArray[np.bool_]  # (F,) columns that are computed: all of them, or the core vector
 
 
 class Rows(NamedTuple):
-    """What is known of each row; n is a multiple of LANES, the last ones repeat."""
+    """What is known of each row. n is a multiple of LANES; the last row is repeated to fill it up."""
 
     address: NDArray[np.int64]  # (n,) of the first sample
     turns: Float64  # (n,) of the shaft during the window; NaN = not known
-    low_turns: Float64  # (n,) range in which they are estimated; NaN = not to be
+    low_turns: Float64  # (n,) range in which they are estimated; NaN = no estimate wanted
     high_turns: Float64
     to_m_s2: Float64  # (n,) factor from the row's unit; NaN = not an acceleration
     lines: Float64  # (n, 4) orders of outer race, inner race, twice the spin, cage; NaN = not known
@@ -101,19 +106,24 @@ class Work(NamedTuple):
     psi: Float32
 
 
-FLAT_RATIO = 1e-6  # a peak-to-peak that is a smaller share of the largest value is rounding
-PEAK_COLUMN, P2P_COLUMN = 2, 3  # among the `time` features
+FLAT_RATIO = 1e-6  # a peak-to-peak below this share of the largest value is rounding
+SHAFT_ORDERS = np.array(ORDERS)
+ORDER_COLUMNS = columns(*(order_name(order) for order in ORDERS))
+BAND_COLUMNS = columns(*BANDS)
+MOVING_COLUMNS = columns(  # features of a window in which something moves
+    *(f.name for f in FEATURES if f.name not in LEVELS and f.stage not in ("speed", "baseline"))
+)
 
 
 @entry
 def address_of(x: Float32) -> int:
-    """Where an array begins; ten times faster than asking NumPy."""
+    """Address of an array's first element; ten times faster than asking NumPy."""
     return x.ctypes.data
 
 
 @entry
 def compute_rows(plan: Plan, rows: Rows, count: int, work: Work, out: Float32) -> None:
-    """Features of rows [0, count) -> out (count, F)."""
+    """Features of rows [0, count) -> out (count, F), which is full of NaN before."""
     for first in range(0, count, LANES):
         last = min(first + LANES, count)
         for row in range(first, last):
@@ -127,20 +137,26 @@ def compute_rows(plan: Plan, rows: Rows, count: int, work: Work, out: Float32) -
 
 @kernel
 def _only_what_is_known(plan: Plan, out: Float32) -> None:
-    """A window in which nothing moves but the last bit has a level and no shape; and no feature is infinite."""
-    begin, end = plan.columns[0], plan.columns[5]
-    largest = abs(out[begin]) + out[begin + PEAK_COLUMN]
-    if not out[begin + P2P_COLUMN] > FLAT_RATIO * largest:  # NaN is not
-        for i in range(begin + P2P_COLUMN + 1, end):
-            out[i] = np.nan
-    for i in range(begin, end):
+    """Sets to NaN what is infinite, what nobody asked for, and all but the levels of a window that does not move.
+
+    A window does not move if its values differ by no more than rounding.
+    """
+    largest = abs(out[AT.mean]) + out[AT.peak]
+    if not out[AT.p2p] > FLAT_RATIO * largest:  # NaN is not
+        for i in range(MOVING_COLUMNS.shape[0]):
+            out[MOVING_COLUMNS[i]] = np.nan
+    for i in range(out.shape[0]):
         if np.isinf(out[i]):
             out[i] = np.nan
+    if not plan.complete:
+        for i in range(out.shape[0]):
+            if not plan.wanted[i]:
+                out[i] = np.nan
 
 
 @kernel
 def _time_row(plan: Plan, rows: Rows, row: int, work: Work, out: Float32) -> None:
-    """Quarters that the row before has already summed are taken from there."""
+    """Time-domain features; quarters that the row before has summed are taken from there."""
     n = plan.spectrum.length
     current, before = row % 2, (row + 1) % 2
     shared = shared_quarters(rows.address, row, n)
@@ -152,9 +168,7 @@ def _time_row(plan: Plan, rows: Rows, row: int, work: Work, out: Float32) -> Non
             begin, end = i * n // QUARTERS, (i + 1) * n // QUARTERS
             x = samples_at(rows.address[row] + 4 * begin, end - begin)
             quarter(x, plan.complete, work.psi, work.found[:LANES], work.parts[current, i])
-    first = plan.columns[0]
-    found = out[row, first : plan.columns[1]]
-    time_domain(work.parts[current], plan.spectrum.rate_hz, plan.complete, work.merged, found)
+    time_domain(work.parts[current], plan.spectrum.rate_hz, plan.complete, work.merged, out[row])
 
 
 @kernel
@@ -167,22 +181,19 @@ def _spectrum_rows(plan: Plan, rows: Rows, first: int, last: int, work: Work, ou
     else:
         free_re, free_im = work.re2, work.im2
     power_spectra(p, s, work.blocks, work.found)
-    count = p.band_bins.shape[0] - 1
     shape(p, s, work.blocks, work.found)
-    store(work.total, 0, load(work.found, 7 * LANES))
-    column = plan.columns[1]
+    store(work.total, 0, load(work.found, TOTAL * LANES))
     for lane in range(last - first):
-        for i in range(7):
-            out[first + lane, column + count + i] = work.found[i * LANES + lane]
+        for i in range(SHAPE_COLUMNS.shape[0]):
+            out[first + lane, SHAPE_COLUMNS[i]] = work.found[i * LANES + lane]
     bands(p, s, work.total, work.blocks, work.found)
+    count = BAND_COLUMNS.shape[0]
     for lane in range(last - first):
         for i in range(count):
-            out[first + lane, column + i] = work.found[i * LANES + lane]
+            out[first + lane, BAND_COLUMNS[i]] = work.found[i * LANES + lane]
         if plan.complete:
-            out[first + lane, column + count + 7] = work.found[count * LANES + lane]
-            out[first + lane, column + count + 8] = mains(p, s, work.total, lane)
-        else:
-            out[first + lane, column + count + 5] = np.nan
+            out[first + lane, AT.flux] = work.found[count * LANES + lane]
+            out[first + lane, AT.mains_hum] = mains(p, s, work.total, lane)
     velocities(p, s, work.found)
     for lane in range(last - first):
         _order_row(plan, rows, s, first + lane, lane, work, out)
@@ -194,7 +205,7 @@ def _spectrum_rows(plan: Plan, rows: Rows, first: int, last: int, work: Work, ou
 
 @kernel
 def _order_row(plan: Plan, rows: Rows, s: Spectra, row: int, lane: int, work: Work, out: Float32) -> None:
-    """The speed, and what follows from it in the power spectrum."""
+    """The shaft speed, and the features that follow from it in the power spectrum."""
     p = plan.spectrum
     turns, confidence = rows.turns[row], 1.0
     if np.isnan(turns):
@@ -206,22 +217,20 @@ def _order_row(plan: Plan, rows: Rows, s: Spectra, row: int, lane: int, work: Wo
             if not confidence >= plan.least_confidence:
                 turns = np.nan
     work.turns[lane] = turns
-    speed = plan.columns[5]
     rpm = turns * p.delta_f_hz * 60
-    out[row, speed], out[row, speed + 1] = rpm, confidence
+    out[row, AT.speed_used], out[row, AT.speed_confidence] = rpm, confidence
 
     slow, low, last = p.velocity_bins
     edge = slow if rpm < SLOW_RPM else low
     square = np.nan
     if edge > 0 and not np.isnan(rows.to_m_s2[row]):
         square = np.float64(work.found[lane]) + (np.float64(work.found[LANES + lane]) if rpm < SLOW_RPM else 0.0)
-    out[row, plan.columns[2] - 1] = 1000 * rows.to_m_s2[row] * np.sqrt(square)
+    out[row, AT.velocity_rms] = 1000 * rows.to_m_s2[row] * np.sqrt(square)
 
-    column, width = plan.columns[2], plan.orders.shape[0]
-    for i in range(width):
-        if plan.complete or plan.core_orders[i]:
-            place = plan.orders[i] * turns
-            out[row, column + i] = order_line(s, p.bins, lane, place, plan.slip_tolerance)
+    for i in range(ORDER_COLUMNS.shape[0]):
+        if plan.wanted[ORDER_COLUMNS[i]]:
+            place = SHAFT_ORDERS[i] * turns
+            out[row, ORDER_COLUMNS[i]] = order_line(s, p.bins, lane, place, plan.slip_tolerance)
     if not plan.complete:
         return
     if edge > 0 and turns > 0:
@@ -232,9 +241,9 @@ def _order_row(plan: Plan, rows: Rows, s: Spectra, row: int, lane: int, work: Wo
             for k in range(begin, end + 1):
                 share += s.power[k * LANES + lane] * p.velocity_weight[k]
             square = np.float64(work.found[lane]) + (np.float64(work.found[LANES + lane]) if rpm < SLOW_RPM else 0.0)
-            out[row, column + width] = share / square
+            out[row, AT.ord_1_velocity_share] = share / square
     mesh, side = gear_mesh(s, p.bins, lane, turns, rows.teeth[row], plan.slip_tolerance)
-    out[row, column + width + 1], out[row, column + width + 2] = mesh, side
+    out[row, AT.gmf], out[row, AT.gmf_sidebands] = mesh, side
 
 
 @kernel
@@ -247,14 +256,14 @@ def _cepstrum_rows(
         needed |= work.turns[row - first] > 0
     if not needed:
         return
-    # s.re and s.im are still wanted by the envelope; the halves of the free pair serve here.
+    # The envelope still needs s.re and s.im; the halves of the free pair serve as four buffers here.
     middle = (length // 2 + 1) * LANES
     cepstra(plan.cepstrum, s, re[:middle], im[:middle], re[middle:], im[middle:], work.blocks, e.logs, e.log_blocks)
     for row in range(first, last):
         lane = row - first
         if work.turns[lane] > 0:
             place = length / work.turns[lane]
-            out[row, plan.columns[3]] = family(
+            out[row, AT.cepstrum_shaft] = family(
                 work.blocks, e.logs, e.log_blocks, length // 2, lane, place, plan.slip_tolerance, 0.0
             )[0]
 
@@ -262,7 +271,6 @@ def _cepstrum_rows(
 @kernel
 def _envelope_rows(plan: Plan, rows: Rows, s: Spectra, first: int, last: int, work: Work, out: Float32) -> None:
     p, e = plan.envelope, work.envelopes
-    column = plan.columns[4]
     whiten(p, plan.spectrum.bins, s, e.gains)
     where = demodulate(p, s, e, p.low, p.high)
     inside = splat(0.0)
@@ -273,8 +281,8 @@ def _envelope_rows(plan: Plan, rows: Rows, s: Spectra, first: int, last: int, wo
     for row in range(first, last):
         lane = row - first
         if plan.complete:
-            out[row, column + ENVELOPE_COLUMNS - 2] = envelope_kurtosis(p, e, lane)
-            out[row, column + ENVELOPE_COLUMNS - 1] = 10 * np.log10(work.found[lane] / work.total[lane])
+            out[row, AT.env_kurtosis] = envelope_kurtosis(p, e, lane)
+            out[row, AT.env_rms] = 10 * np.log10(work.found[lane] / work.total[lane])
         if rows.trace_count[row] > 0:
             begin = rows.trace_first[row]
             end = begin + rows.trace_count[row]
@@ -293,7 +301,7 @@ def _envelope_rows(plan: Plan, rows: Rows, s: Spectra, first: int, last: int, wo
     for row in range(first, last):
         lane = row - first
         turns, lines = work.turns[lane], rows.lines[row]
-        envelope_lines(p.bins, e, lane, turns, lines, plan.slip_tolerance, plan.complete, out[row, column:])
+        envelope_lines(p.bins, e, lane, turns, lines, plan.slip_tolerance, plan.complete, out[row])
     if p.bands.shape[0] > 0:
         sharpest_bands(p, s, e, work.blocks)
         sharpest_spectrum(p, s, e, work.blocks)
@@ -301,4 +309,4 @@ def _envelope_rows(plan: Plan, rows: Rows, s: Spectra, first: int, last: int, wo
             lane = row - first
             turns, bins, lines = work.turns[lane], int(work.blocks[lane]), rows.lines[row]
             if rows.trace_count[row] == 0 and coherent(bins, e, lane, turns, lines, plan.slip_tolerance):
-                envelope_lines(bins, e, lane, turns, lines, plan.slip_tolerance, plan.complete, out[row, column:])
+                envelope_lines(bins, e, lane, turns, lines, plan.slip_tolerance, plan.complete, out[row])

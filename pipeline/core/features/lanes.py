@@ -1,9 +1,8 @@
 """Eight windows at a time: a vector type for Numba kernels.
 
-Eight numbers of eight windows stand side by side in memory (index [k, lane], flat: k * LANES + lane), and
-every operation works on the eight at once. No sum runs across lanes, so what is computed for a
-window does not depend on its neighbours, to the last bit, and code that branches on the bin or the
-band is as fast as code that does not. LLVM turns the type into whatever registers the machine has.
+Numbers of eight windows stand side by side in memory (index [k, lane], flat: k * LANES + lane), and every operation
+works on all eight. No sum runs across lanes, so a window's numbers do not depend on its neighbours, to the last bit,
+and code that branches on the bin or the band costs nothing extra. LLVM maps the type to the registers of the machine.
 
     a = load(x, k * LANES); store(y, k * LANES, a * 0.5 + load(x, 0))
 """
@@ -24,7 +23,7 @@ from numba.np import arrayobj as numba_arrayobj
 
 from pipeline.core.features.compiled import intrinsic
 
-# Numba's compiler is untyped, or typed for other uses than these; `ir` is the LLVM that this Numba was built with.
+# Numba's compiler is untyped, or typed for other uses; `ir` is the LLVM that this Numba was built with.
 types: Any = numba.types
 cgutils: Any = numba_cgutils
 arrayobj: Any = numba_arrayobj
@@ -215,9 +214,6 @@ def transposed(builder: Builder, rows: list[Value]) -> list[Value]:
     return rows
 
 
-# Logarithm and power of two on lanes: a polynomial each, and the exponent read from or written to the bits.
-
-
 def _polynomial(builder: Builder, x: Value, coefficients: tuple[float, ...]) -> Value:
     total: Value = constant(coefficients[0])
     for coefficient in coefficients[1:]:
@@ -236,6 +232,7 @@ def _exp2_coefficients() -> tuple[float, ...]:
     return tuple(np.polyfit(nodes, 2.0**nodes, 6))
 
 
+# log2 and exp2 are a polynomial each; the exponent is read from or written to the bits.
 _LOG2 = _log2_coefficients()
 _EXP2 = _exp2_coefficients()
 

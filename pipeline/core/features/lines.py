@@ -1,8 +1,13 @@
-"""Lines: how far the lines of a family stand out of what is around them.
+"""Lines: how far the lines of shaft, gears and bearing stand out of the bins around them, and the shaft speed.
 
-A line is the largest power within max(1/2 bin, tolerance x its place) of where it should be, its floor the
-geometric mean of the bins around, which a few strong neighbours hardly lift. All places are in bins.
-Bins at multiples of the shaft speed say nothing about a bearing: the largest is taken from the others.
+A line is the largest power within max(1/2 bin, tolerance x its place) of where it should be. Its floor is the geometric
+mean of the bins around it, which a few strong neighbours hardly lift. All places are in bins. Bins at multiples of the
+shaft speed say nothing about a bearing, so the largest is taken from the others. Shaft and gears are looked for in the
+power spectrum, the bearing in the spectrum of the envelope.
+
+The shaft speed is estimated where nobody states it and a range is configured. A candidate is as good as its first
+harmonics stand over their floor; the first counts most. The confidence is how much better the best candidate is than
+the best of the others, its own multiples and parts among them: noise or a single unexplained line leaves it near 0.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from pipeline.core.features.compiled import inlined, kernel
 from pipeline.core.features.envelope import Envelopes
 from pipeline.core.features.lanes import LANES
 from pipeline.core.features.spectrum import Spectra, log_range
+from pipeline.core.features.table import AT, FAMILIES, columns
 from pipeline.core.features.time_domain import Float64
 from pipeline.core.records import Float32
 
@@ -22,6 +28,19 @@ FLOOR_BINS = 24  # on each side of a line
 SHAFT_BINS = 2.5  # on each side of a shaft harmonic: the main lobe of the window, squared as the envelope is
 HARMONICS, SHORT_HARMONICS = 3, 5  # of a family; the second where the window does not resolve its slip
 RATIO_6_DB = 10.0**0.6
+SHARE_BINS = 1.5  # half the main lobe of the window: what belongs to the line of 1 x shaft
+RESOLVED_BINS = 8.0  # between shaft harmonics, or there is nothing between them to look at
+_FAMILY_IDS = [family.id for family in FAMILIES]
+OUTER, INNER, ELEMENT, CAGE = map(_FAMILY_IDS.index, ("bpfo", "bpfi", "2bsf", "ftf"))  # columns of `lines`
+FAMILY_COLUMNS = columns(*(family.feature for family in FAMILIES))
+HARMONICS_COLUMNS = columns(*(f"{family.feature}_harmonics" for family in FAMILIES))
+STANDS_RATIO = 10.0  # 10 dB over the floor: the harmonic is there
+COHERENT_HARMONICS = 2
+QUARTER_TURN = 0.25  # of the shaft: a mesh line must not be mistaken for its sidebands
+SPEED_HARMONICS = 5  # that make a candidate for the shaft speed
+STEP_BINS = 0.1  # of the candidates: the fifth harmonic moves half a bin
+LARGEST_DB = 20.0  # one harmonic counts at most this much
+APART_BINS = 3.0  # candidates closer than the main lobe of the window are the same one
 
 
 @inlined
@@ -35,7 +54,7 @@ def line(
     tolerance: float,
     shaft: float,
 ) -> float:
-    """Power of the line at bin `place` over its floor; NaN where it is not within the spectrum or not separable.
+    """Power of the line at bin `place` over its floor; NaN where it is outside the spectrum or cannot be separated.
 
     power, logs, log_blocks: [k, lane] of `bins` bins; shaft: bins per shaft turn, 0 = leave nothing out.
     """
@@ -75,7 +94,7 @@ def family(
     """Mean of the amplitude ratios of a family's harmonics in dB, and how many of five stand over 6 dB.
 
     Three harmonics make the mean, five where the window is too short for the slip of the first.
-    Returns: (dB, count); (NaN, 0) where no harmonic is to be had.
+    Returns: (dB, count); (NaN, 0) where no harmonic can be measured.
     """
     wanted = HARMONICS if tolerance * place >= 1.0 else SHORT_HARMONICS
     ratios, found, high = 0.0, 0, 0
@@ -119,18 +138,6 @@ def sidebands(
     return 20.0 * np.log10(ratios / found) if found else np.nan
 
 
-# Which lines become which features: shaft and gears in the power spectrum, the bearing in the envelope's.
-
-
-SHARE_BINS = 1.5  # half the main lobe of the window: what belongs to the line of 1 x shaft
-RESOLVED_BINS = 8.0  # between shaft harmonics, or there is nothing between them to look at
-ENVELOPE_COLUMNS = 13
-OUTER, INNER, ELEMENT, CAGE = range(4)  # columns of `lines`
-STANDS_RATIO = 10.0  # 10 dB
-COHERENT_HARMONICS = 2
-QUARTER_TURN = 0.25  # of the shaft: a mesh line must not be mistaken for its sidebands
-
-
 @kernel
 def order_line(s: Spectra, bins: int, lane: int, place: float, tolerance: float) -> float:
     """One shaft order over its floor, in dB."""
@@ -167,19 +174,21 @@ def gear_mesh(s: Spectra, bins: int, lane: int, turns: float, teeth: Float64, to
 def envelope_lines(
     bins: int, e: Envelopes, lane: int, turns: float, lines: Float64, tolerance: float, complete: bool, out: Float32
 ) -> None:
-    """The `envelope` features that are lines -> out, from its first column on."""
+    """The `envelope` features that are lines -> out (F,)."""
     shaft = turns if turns >= RESOLVED_BINS else 0.0
-    for i in range(4):
+    for i in range(FAMILY_COLUMNS.shape[0]):
         level, high = family(e.power, e.logs, e.log_blocks, bins, lane, lines[i] * turns, tolerance, shaft)
-        out[i] = level
-        if complete:
-            out[5 + i] = np.nan if np.isnan(level) else high
+        out[FAMILY_COLUMNS[i]] = level
+        out[HARMONICS_COLUMNS[i]] = np.nan if np.isnan(level) else high
     if not complete:
         return
-    out[4] = family(e.power, e.logs, e.log_blocks, bins, lane, turns, tolerance, 0.0)[0]
-    out[9] = sidebands(e.power, e.logs, e.log_blocks, bins, lane, lines[INNER] * turns, turns, tolerance, HARMONICS, 1)
-    out[10] = sidebands(
-        e.power, e.logs, e.log_blocks, bins, lane, lines[ELEMENT] * turns, lines[CAGE] * turns, tolerance, HARMONICS, 1
+    out[AT.env_shaft] = family(e.power, e.logs, e.log_blocks, bins, lane, turns, tolerance, 0.0)[0]
+    inner, element, cage = lines[INNER] * turns, lines[ELEMENT] * turns, lines[CAGE] * turns
+    out[AT.env_bpfi_sidebands] = sidebands(
+        e.power, e.logs, e.log_blocks, bins, lane, inner, turns, tolerance, HARMONICS, 1
+    )
+    out[AT.env_2bsf_sidebands] = sidebands(
+        e.power, e.logs, e.log_blocks, bins, lane, element, cage, tolerance, HARMONICS, 1
     )
 
 
@@ -195,20 +204,6 @@ def coherent(bins: int, e: Envelopes, lane: int, turns: float, lines: Float64, t
         if standing >= COHERENT_HARMONICS:
             return True
     return False
-
-
-# Shaft speed from the spectrum, where nobody states it and a range is configured.
-#
-# A candidate is as good as its first harmonics stand over their floor, the first counting most. The confidence is
-# how much better the best candidate is than the best of the others, its own multiples and parts among
-# them: noise and a single unexplained line leave it near 0.
-
-
-SPEED_HARMONICS = 5
-STEP_BINS = 0.1  # of the candidates: the fifth harmonic moves half a bin
-LARGEST_DB = 20.0  # one harmonic counts at most this much
-APART_BINS = 3.0  # candidates closer than the main lobe of the window are the same one
-STANDS_RATIO = 10.0  # a harmonic that says where it is: 10 dB
 
 
 @kernel
@@ -245,7 +240,7 @@ def estimate(
 
 @kernel
 def _refined(power: Float32, logs: Float32, log_blocks: Float32, bins: int, lane: int, place: float) -> float:
-    """Harmonic by harmonic: where the peak really is tells where to look for the next; higher ones count more."""
+    """A better place, harmonic by harmonic: each peak says where to look for the next, and higher ones count more."""
     weighted, weights = 0.0, 0.0
     for harmonic in range(1, SPEED_HARMONICS + 1):
         middle = int(harmonic * place + 0.5)

@@ -9,15 +9,19 @@ import numpy as np
 from pipeline.core.features.compiled import kernel
 from pipeline.core.features.lanes import LANES, absolute, greater, load, log2, splat, store
 from pipeline.core.features.spectrum import BLOCK, Spectra, SpectrumPlan, log_range
+from pipeline.core.features.table import columns
 from pipeline.core.records import Float32
 
 M_S2 = {"g": 9.80665, "m/s2": 1.0}  # units of acceleration that can be integrated to a velocity
 LOG10_2 = np.float32(np.log10(2.0))
+CENTROID, SPREAD, ENTROPY, FLATNESS, ROLLOFF_85, ROLLOFF_95, DOMINANT, TOTAL = range(8)  # what `shape` leaves, in rows
+SHAPE = ("centroid", "spread", "entropy", "flatness", "rolloff_85", "rolloff_95", "dominant")  # ... and their features
+SHAPE_COLUMNS = columns(*SHAPE)
 
 
 @kernel
 def shape(plan: SpectrumPlan, s: Spectra, moments: Float32, out: Float32) -> None:
-    """Centroid, spread, entropy, flatness, roll-offs and dominant line -> out [7, lane], total power -> out [7].
+    """Centroid, spread, entropy, flatness, roll-offs, dominant line, total power -> out [CENTROID to TOTAL, lane].
 
     moments and out: as `power_spectra` left them. Second moments are taken about the centroid block by block, so that
     a pure tone loses nothing to the difference of large numbers. Roll-offs are interpolated within their bin.
@@ -43,35 +47,36 @@ def shape(plan: SpectrumPlan, s: Spectra, moments: Float32, out: Float32) -> Non
         b85, before85 = greater(level85, below, follows, b85), greater(level85, below, below, before85)
         b95, before95 = greater(level95, below, follows, b95), greater(level95, below, below, before95)
     strongest, at, plogp = load(out, 0), load(out, LANES), load(out, 2 * LANES)
-    store(out, 0, centroid)
-    store(out, LANES, second / whole)
-    store(out, 2 * LANES, plogp / whole)
-    store(out, 4 * LANES, b85)
-    store(out, 5 * LANES, b95)
-    store(out, 6 * LANES, at)
-    store(out, 7 * LANES, whole)
+    store(out, CENTROID * LANES, centroid)
+    store(out, SPREAD * LANES, second / whole)
+    store(out, ENTROPY * LANES, plogp / whole)
+    store(out, ROLLOFF_85 * LANES, b85)
+    store(out, ROLLOFF_95 * LANES, b95)
+    store(out, DOMINANT * LANES, at)
+    store(out, TOTAL * LANES, whole)
     store(moments, 0, before85)
     store(moments, LANES, before95)
     store(moments, 2 * LANES, strongest)
     f = np.float32(plan.delta_f_hz)
     for lane in range(LANES):
-        power = np.float64(out[7 * LANES + lane])
+        power = np.float64(out[TOTAL * LANES + lane])
         log_power = math.log2(power) if power > 0 else np.nan
-        out[lane] *= f
-        out[LANES + lane] = np.sqrt(out[LANES + lane]) * f
-        out[2 * LANES + lane] = (log_power - out[2 * LANES + lane]) / math.log2(bins - 2)
+        out[CENTROID * LANES + lane] *= f
+        out[SPREAD * LANES + lane] = np.sqrt(out[SPREAD * LANES + lane]) * f
+        out[ENTROPY * LANES + lane] = (log_power - out[ENTROPY * LANES + lane]) / math.log2(bins - 2)
         mean_log = log_range(s.logs, s.log_blocks, 2, bins, lane) / (bins - 2)
-        out[3 * LANES + lane] = 10 * np.log10(2.0) * (mean_log - log_power + math.log2(bins - 2))
-        for i, share in ((4, 0.85), (5, 0.95)):
-            k, cumulated = max(2, int(out[i * LANES + lane]) * BLOCK), np.float64(moments[(i - 4) * LANES + lane])
+        out[FLATNESS * LANES + lane] = 10 * np.log10(2.0) * (mean_log - log_power + math.log2(bins - 2))
+        for i, share in ((ROLLOFF_85, 0.85), (ROLLOFF_95, 0.95)):
+            k = max(2, int(out[i * LANES + lane]) * BLOCK)
+            cumulated = np.float64(moments[(i - ROLLOFF_85) * LANES + lane])
             while k < bins - 1 and cumulated + s.power[k * LANES + lane] < share * power:
                 cumulated += s.power[k * LANES + lane]
                 k += 1
             out[i * LANES + lane] = (k - 0.5 + (share * power - cumulated) / s.power[k * LANES + lane]) * f
-        k = max(2, int(out[6 * LANES + lane]) * BLOCK)
+        k = max(2, int(out[DOMINANT * LANES + lane]) * BLOCK)
         while k < bins - 1 and s.power[k * LANES + lane] != moments[2 * LANES + lane]:
             k += 1
-        out[6 * LANES + lane] = k * f
+        out[DOMINANT * LANES + lane] = k * f
 
 
 @kernel

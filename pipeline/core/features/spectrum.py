@@ -1,9 +1,9 @@
 """Power spectra: one Hann-windowed FFT per window serves the bands, the orders, the cepstrum and the envelope.
 
 rows of samples -> less their means, times Hann, eight side by side -> FFT of half the length -> X_k, and
-P_k = 2 |X_k|^2 / (n sum w^2), whose sum is the mean square. The lowest two bins hold what the Hann
-window leaks from a bias and are left out. The logarithms of P_k are summed on the way, so that the
-geometric mean over any range of bins is a difference of two sums.
+P_k = 2 |X_k|^2 / (n sum w^2), whose sum is the mean square. The lowest two bins are left out: they hold what the Hann
+window leaks from a bias. The logarithms of P_k are summed in the same pass, so that the geometric mean over any range
+of bins is a difference of two sums.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAINS_BINS = 4  # the mains frequency must be this many bins, or its lines run i
 
 
 class SpectrumPlan(NamedTuple):
-    """What every window of one length and rate shares."""
+    """What all windows of one length and rate share."""
 
     length: int
     rate_hz: float
@@ -43,7 +43,7 @@ class SpectrumPlan(NamedTuple):
     band_bins: NDArray[np.int64]  # (bands + 1,)
     mains_bins: NDArray[np.int64]  # middles of the mains lines; none where they cannot be told apart
     velocity_weight: Float32  # (bins,) 1 / (2 pi f)^2
-    velocity_bins: tuple[int, int, int]  # low edge of a slow machine, low edge, last bin; 0 = not to be had
+    velocity_bins: tuple[int, int, int]  # low edge of a slow machine, low edge, last bin; 0 = not within the spectrum
 
 
 def spectrum_plan(length: int, rate_hz: float, bandwidth_hz: float, mains_hz: float) -> SpectrumPlan:
@@ -178,7 +178,7 @@ def log_range(logs: Float32, log_blocks: Float32, first: int, end: int, lane: in
 
 @kernel
 def power_spectra(plan: SpectrumPlan, s: Spectra, moments: Float32, out: Float32) -> None:
-    """P_k of all bins and the sums of its logarithms; in passing what `shape` wants.
+    """P_k of all bins and the sums of its logarithms; in the same pass what `shape` needs.
 
     moments: [3 per block, lane], sums of P, P j and P j^2 over the bins j of each block; out: [0] the largest P,
     [1] the block in which it stands, [2] sum of P log2 P. The lowest two bins do not count in these.

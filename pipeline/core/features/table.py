@@ -1,19 +1,27 @@
 """The one list of features. Columns of the archive are named `<channel>.<name>` in this order.
 
-`stage` says which part of this package computes it, and from what, see STAGES.
-`gain_free` features do not change when the sensor's gain does; they are what a model is given unless
-told otherwise. A feature whose needs are not met is NaN, never a made-up number.
+To add a feature, write one line here and compute it in the function of its stage: `out[AT.name] = value`. Every column
+number is derived from this list, so lines may stand in any order. Then run `python tests/features_golden.py`.
+
+`stage` says which part of this package computes the feature, and from what: see STAGES.
+`gain_free` features do not change with the gain of the sensor. A model is given these unless it asks for others.
+A feature whose needs are not met is NaN, never a made-up number.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import namedtuple
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-BAND_COUNT = 14
+from pipeline.core.records import BearingOrders
+
+BAND_COUNT = 14  # log bands of the spectrum
 BAND_LOW_HZ = 10.0
 
 
@@ -28,10 +36,10 @@ class Feature:
     stage: str  # of STAGES
     gain_free: bool = True
     needs: tuple[str, ...] = ()  # speed, bearing, unit, gear, baseline
-    core: bool = False  # also part of the small vector, see FeatureSpec.vector
+    core: bool = False  # also part of the small vector: see FeatureSpec.vector
 
 
-STAGES = {  # how each stage looks at a window; not part of a schema's name: the settings and the formulas are
+STAGES = {  # how each stage looks at a window; the schema's name holds the formulas and the settings, not this text
     "time": "the samples, brought to features.bandwidth_hz, mean removed (`mean` excepted)",
     "spectrum": "P = one-sided power spectrum of those samples under a Hann window; its lowest two bins do not count",
     "orders": "P; a line is the largest P within max(1/2 bin, features.slip_tolerance x its frequency), its floor the "
@@ -52,6 +60,8 @@ _KAISER = "Kaiser, ICASSP 1990"
 _PEETERS = "Peeters, CUIDADO (2004)"
 _ISO = "ISO 10816-3:2009"
 
+LEVELS = ("mean", "rms", "peak", "p2p")  # known even of a window in which nothing moves
+
 _TIME = (
     Feature("mean", "unit", "mean x: the sensor's bias, not the machine's", _RANDALL, "time", False, core=True),
     Feature("rms", "unit", "sqrt(mean x^2)", _RANDALL, "time", False, core=True),
@@ -67,12 +77,12 @@ _TIME = (
     Feature("tkeo_kurtosis", "", "kurtosis of q_i^2 - q_(i-1) q_(i+1)", _KAISER, "time"),
 )
 
+BANDS = tuple(f"band_{k:02d}" for k in range(BAND_COUNT))
+
 _SPECTRUM = (
     *(
-        Feature(
-            f"band_{k:02d}", "log10", f"log10(power in log band {k} / total power)", _RANDALL, "spectrum", core=True
-        )
-        for k in range(BAND_COUNT)
+        Feature(name, "log10", f"log10(power in log band {k} / total power)", _RANDALL, "spectrum", core=True)
+        for k, name in enumerate(BANDS)
     ),
     Feature("centroid", "Hz", "sum f P / sum P", f"{_PEETERS} 6.1.1", "spectrum", core=True),
     Feature("spread", "Hz", "sqrt(sum (f - centroid)^2 P / sum P)", f"{_PEETERS} 6.1.2", "spectrum", core=True),
@@ -101,12 +111,18 @@ _SPECTRUM = (
     ),
 )
 
-ORDERS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0)
+ORDERS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0)  # multiples of the shaft speed
+
+
+def order_name(order: float) -> str:
+    """Name of the feature of a shaft order: 0.5 -> ord_0_5."""
+    return f"ord_{order:g}".replace(".", "_")
+
 
 _ORDERS = (
     *(
         Feature(
-            f"ord_{order:g}".replace(".", "_"),
+            order_name(order),
             "dB",
             f"10 log10(largest P at {order:g} x shaft / geometric mean of P around)",
             _RANDALL,
@@ -146,37 +162,47 @@ _CEPSTRUM = (
     ),
 )
 
+
+class Family(NamedTuple):
+    """Lines that a damaged part of a bearing makes in the envelope spectrum: multiples of `order` x shaft."""
+
+    id: str  # as in the names of its features: env_<id>
+    label: str  # in words for people
+    part: str
+    order: Callable[[BearingOrders], float]
+
+    @property
+    def feature(self) -> str:
+        """The feature that tells how far its lines stand over their floor."""
+        return f"env_{self.id}"
+
+
 FAMILIES = (
-    ("bpfo", "outer race", ("speed", "bearing")),
-    ("bpfi", "inner race", ("speed", "bearing")),
-    ("2bsf", "rolling element (twice its spin)", ("speed", "bearing")),
-    ("ftf", "cage", ("speed", "bearing")),
-    ("shaft", "shaft", ("speed",)),
+    Family("bpfo", "BPFO", "outer race", lambda orders: orders.bpfo),
+    Family("bpfi", "BPFI", "inner race", lambda orders: orders.bpfi),
+    Family("2bsf", "2xBSF", "rolling element (twice its spin)", lambda orders: 2 * orders.bsf),
+    Family("ftf", "FTF", "cage", lambda orders: orders.ftf),
 )
+_BEARING = ("speed", "bearing")
+
+
+def _over_floor(line: str, what: str, needs: tuple[str, ...], *, core: bool) -> Feature:
+    return Feature(f"env_{line}", "dB", f"{what}: lines over local floor", _ANTONI, "envelope", needs=needs, core=core)
+
 
 _ENVELOPE = (
+    *(_over_floor(family.id, family.part, _BEARING, core=True) for family in FAMILIES),
+    _over_floor("shaft", "shaft", ("speed",), core=False),
     *(
         Feature(
-            f"env_{line}",
-            "dB",
-            f"{what}: lines over local floor",
-            _ANTONI,
-            "envelope",
-            needs=needs,
-            core=line != "shaft",
-        )
-        for line, what, needs in FAMILIES
-    ),
-    *(
-        Feature(
-            f"env_{line}_harmonics",
+            f"{family.feature}_harmonics",
             "",
-            f"{what}: harmonics more than 6 dB over the floor",
+            f"{family.part}: harmonics more than 6 dB over the floor",
             _ANTONI,
             "envelope",
-            needs=needs,
+            needs=_BEARING,
         )
-        for line, what, needs in FAMILIES[:4]
+        for family in FAMILIES
     ),
     Feature(
         "env_bpfi_sidebands",
@@ -184,7 +210,7 @@ _ENVELOPE = (
         "inner race -+ shaft, harmonics 1 to 3, over local floor",
         _ANTONI,
         "envelope",
-        needs=("speed", "bearing"),
+        needs=_BEARING,
     ),
     Feature(
         "env_2bsf_sidebands",
@@ -192,7 +218,7 @@ _ENVELOPE = (
         "rolling element -+ cage, harmonics 1 to 3, over local floor",
         _ANTONI,
         "envelope",
-        needs=("speed", "bearing"),
+        needs=_BEARING,
     ),
     Feature(
         "env_kurtosis",
@@ -227,6 +253,13 @@ FEATURES: tuple[Feature, ...] = (*_TIME, *_SPECTRUM, *_ORDERS, *_CEPSTRUM, *_ENV
 
 NAMES: tuple[str, ...] = tuple(feature.name for feature in FEATURES)
 COLUMN: dict[str, int] = {name: i for i, name in enumerate(NAMES)}
+# AT.rms is the column of `rms`, which compiled code takes for a constant.
+AT: Any = namedtuple("AT", NAMES)(*range(len(NAMES)))
+
+
+def columns(*names: str) -> NDArray[np.int64]:
+    """Columns of these features, (len(names),): as a global of a module it is a constant for compiled code."""
+    return np.array([COLUMN[name] for name in names], np.int64)
 
 
 def stage_names(stage: str) -> tuple[str, ...]:
@@ -246,26 +279,23 @@ def band_edges_hz(high_hz: float) -> np.ndarray:
 
 
 def schema_name(settings: str) -> str:
-    """Name of what the columns mean: changes when a feature, its formula or a setting that it depends on does."""
+    """Name of what the columns mean. It changes with every feature, formula and setting."""
     meaning = "\n".join([*(f"{f.name}|{f.unit}|{f.formula}" for f in FEATURES), settings])
     return f"features-{hashlib.sha256(meaning.encode()).hexdigest()[:10]}"
-
-
-# The settings that decide what the numbers mean.
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureSpec:
     """Settings of the feature stage; all of them are part of the schema's name."""
 
-    bandwidth_hz: float = 5000.0
-    envelope_low_hz: float = 1000.0
-    envelope_high_hz: float = 5000.0
-    slip_tolerance: float = 0.02
-    mains_hz: float = 50.0
-    envelope_band: Literal["fixed", "kurtogram"] = "fixed"
-    speed_confidence: float = 0.2  # an estimated speed of less confidence counts as unknown
-    vector: Literal["complete", "core"] = "complete"  # core: a third of the columns is NaN, and the cost halved
+    bandwidth_hz: float
+    envelope_low_hz: float
+    envelope_high_hz: float
+    slip_tolerance: float
+    mains_hz: float
+    envelope_band: Literal["fixed", "kurtogram"]
+    speed_confidence: float  # an estimated speed of less confidence counts as unknown
+    vector: Literal["complete", "core"]  # core: a third of the columns is NaN, and the cost halved
 
     @property
     def schema(self) -> str:

@@ -1,9 +1,9 @@
 """Time-domain statistics: one pass over each quarter of a window, then the quarters are merged.
 
-Windows that overlap by quarters share the quarters' sums, so that a recording's samples are read once and
-not four times. Sums are central (about the quarter's own mean) and are merged by Pebay's formulas
-(Sandia report SAND2008-6212): raw power sums lose the kurtosis beside a sensor's bias. The quarters
-follow from the window alone, so what is shared and what is not changes no bit.
+Windows that overlap by quarters share the sums of the quarters, so that the samples of a recording are read once and
+not four times. Sums are central (about the quarter's own mean) and merged by Pebay's formulas (Sandia report
+SAND2008-6212): raw power sums lose the kurtosis beside a sensor's bias. Quarters follow from the window alone, so
+sharing changes no bit.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pipeline.core.features.lanes import (
     store,
     types,
 )
+from pipeline.core.features.table import AT
 from pipeline.core.records import Float32
 
 Float64 = NDArray[np.float64]
@@ -98,7 +99,7 @@ def quarter(x: Float32, energy: bool, psi: Float32, lane: Float32, out: Float64)
 def _mean(x: Float32, lane: Float32) -> np.float32:
     """About the mean: good enough to take moments about, which then correct it."""
     n = x.shape[0]
-    a, b, c, d = splat(0.0), splat(0.0), splat(0.0), splat(0.0)  # four sums: an addition takes longer than its turn
+    a, b, c, d = splat(0.0), splat(0.0), splat(0.0), splat(0.0)  # four sums: additions overlap
     even = n - n % (4 * LANES)
     for i in range(0, even, 4 * LANES):
         a, b = a + load(x, i), b + load(x, i + LANES)
@@ -164,7 +165,7 @@ def _one_pass(x: Float32, centre: np.float32, psi: Float32, lane: Float32, out: 
 
 @kernel
 def _moments(x: Float32, centre: np.float32, scale: np.float32, lane: Float32, out: Float64) -> None:
-    """Count, mean and central moments (sums) of x; centre is about its mean, what it lacks is made up for."""
+    """Count, mean and central moments (sums) of x; `centre` is near its mean, and the rest is corrected for."""
     n = x.shape[0]
     even = n - n % LANES
     v1, v2, v3, v4 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
@@ -215,7 +216,7 @@ def _merge(a: Float64, b: Float64) -> None:
 
 @kernel
 def time_domain(parts: Float64, rate_hz: float, energy: bool, merged: Float64, out: Float32) -> None:
-    """All `time` features of a window from its quarters (4, PARTIALS) -> out (12,), in table order."""
+    """All `time` features of a window from its quarters (4, PARTIALS) -> out (F,)."""
     for j in range(PARTIALS):  # element by element: an assignment of arrays compiles a page of error messages
         merged[j] = parts[0, j]
     for i in range(1, QUARTERS):
@@ -229,21 +230,21 @@ def time_domain(parts: Float64, rate_hz: float, energy: bool, merged: Float64, o
         merged[LOW] = min(merged[LOW], parts[i, LOW])
     n, mean = merged[COUNT], merged[MEAN]
     if merged[HIGH] == merged[LOW]:  # nothing moves: no ratio has a meaning, and none is made of rounding errors
-        out[:] = np.nan
         if np.isfinite(mean):
-            out[0], out[1], out[2], out[3] = mean, 0.0, 0.0, 0.0
+            out[AT.mean], out[AT.rms], out[AT.peak], out[AT.p2p] = mean, 0.0, 0.0, 0.0
         return
     variance = merged[M2] / n
     rms = np.sqrt(variance)
     peak = max(merged[HIGH] - mean, mean - merged[LOW])
     size, root = merged[ABSOLUTE] / n, merged[ROOT] / n
-    out[0], out[1], out[2], out[3] = mean, rms, peak, merged[HIGH] - merged[LOW]
-    out[4] = peak / rms
-    out[5] = merged[M4] / n / (variance * variance)
-    out[6] = merged[M3] / n / (variance * rms)
-    out[7] = rms / size
-    out[8] = peak / size
-    out[9] = peak / (root * root)
-    out[10] = merged[CROSSINGS] * rate_hz / (2 * (n - 1))
-    psi = merged[PSI:]
-    out[11] = psi[COUNT] * psi[M4] / (psi[M2] * psi[M2]) if energy else np.nan
+    out[AT.mean], out[AT.rms], out[AT.peak], out[AT.p2p] = mean, rms, peak, merged[HIGH] - merged[LOW]
+    out[AT.crest] = peak / rms
+    out[AT.kurtosis] = merged[M4] / n / (variance * variance)
+    out[AT.skewness] = merged[M3] / n / (variance * rms)
+    out[AT.shape] = rms / size
+    out[AT.impulse] = peak / size
+    out[AT.clearance] = peak / (root * root)
+    out[AT.zero_crossing] = merged[CROSSINGS] * rate_hz / (2 * (n - 1))
+    if energy:
+        psi = merged[PSI:]
+        out[AT.tkeo_kurtosis] = psi[COUNT] * psi[M4] / (psi[M2] * psi[M2])

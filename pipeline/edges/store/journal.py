@@ -26,7 +26,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
-from pipeline.core.records import AlarmChange, FeatureRow, Forecast, Prediction, StreamKey
+from pipeline.core.forecast import Forecast
+from pipeline.core.records import AlarmChange, FeatureRow, Prediction, StreamKey
 from pipeline.edges.faults import fault_point
 from pipeline.edges.store import schema
 from pipeline.edges.store.database import (

@@ -25,7 +25,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.core.records import AlarmChange, FeatureRow, Forecast, Prediction
+from pipeline.core.forecast import Forecast
+from pipeline.core.records import AlarmChange, FeatureRow, Prediction
 from pipeline.errors import SchemaError
 
 ARCHIVE_NAME = "archive"  # the folder of the parts below a data directory

@@ -1,4 +1,8 @@
-"""The last step of every training: a model that works becomes a version, and an alias points at it."""
+"""The last step of every training: a model that works becomes a version, and an alias points at it.
+
+`reference_document` is what a version keeps about its training data in data.json: the distribution of the inputs, for
+drift, and the detector of unknown windows.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +19,13 @@ from models.bundle import Bundle
 from models.data.dataset import UNKNOWN, Dataset
 from models.data.splits import Split
 from models.drift import distribution
-from models.evaluation.selftest import self_test
+from models.evaluation.diagnosis import self_test
 from models.registry import Registry
 from models.scaling import Scaler
 from pipeline.core.alarm import HEALTHY
 from pipeline.errors import ModelError
+
+ENOUGH_HEALTHY = 200  # windows; with fewer the distribution is that of all training windows
 
 
 def register(
@@ -42,12 +48,12 @@ def register(
 
 
 def packages() -> dict[str, str]:
-    """Versions that decide about the last bits of the weights."""
+    """Return the versions on which the last bits of the weights depend."""
     return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
 
 
 def summary(bundle: Bundle, version: str, aliases: list[str]) -> dict[str, Any]:
-    """What `train --json` says of any version."""
+    """Return what `train --json` prints about any version."""
     return {
         "version": version,
         "aliases": aliases,
@@ -63,16 +69,10 @@ def summary(bundle: Bundle, version: str, aliases: list[str]) -> dict[str, Any]:
     }
 
 
-# What a version keeps of its training data, in data.json: how the inputs were distributed, what is unknown to it.
-
-
-ENOUGH_HEALTHY = 200  # windows; with fewer the distribution is that of all training windows
-
-
 def reference_document(
     dataset: Dataset, split: Split | None, scaler: Scaler, say: Callable[[str], None] = lambda text: None
 ) -> dict[str, Any]:
-    """`distribution` for drift, `unknown` for windows that fit no mode; says how good the latter is."""
+    """Return `distribution` for drift and `unknown` for windows that fit no mode; `say` gets numbers of the latter."""
     healthy = dataset.classes.index(HEALTHY) if HEALTHY in dataset.classes else UNKNOWN
     parts = [sequence.x[sequence.y == healthy] for sequence in dataset.sequences]
     what = HEALTHY
@@ -80,6 +80,6 @@ def reference_document(
         parts, what = [sequence.x for sequence in dataset.sequences], "all"
     document: dict[str, Any] = {"distribution": {"of": what, **distribution(np.concatenate(parts), dataset.inputs)}}
     if split is not None:
-        document["unknown"] = unknown.document(dataset, scaler, unknown.judge(dataset, split, scaler.kind))
+        document["unknown"] = unknown.document(dataset, scaler, unknown.assess(dataset, split, scaler.kind))
         say(unknown.text(document["unknown"]))
     return document

@@ -1,8 +1,10 @@
-"""Archive upkeep while the service runs: it holds the data directory, so it is asked to do the work.
+"""Upkeep of the archive: merging small parts and removing old days, also while the service runs.
 
-A request is a file DIR/upkeep/<id>.request, JSON, that appears whole; whoever may write the data directory may ask. The
-service takes it by renaming it to .working, does the work beside the processing loop, and puts <id>.answer there. In
-between it merges small parts by itself. Every step holds rolls off for a moment only; readings are never held up.
+Whoever holds the data directory does the work. `compacted` and `pruned` do it themselves if nobody holds the directory;
+otherwise they ask the service that does. A request is a file DIR/upkeep/<id>.request, JSON, that appears whole; whoever
+may write the data directory may ask. The service's `Upkeep` thread renames it to .working, does the work beside the
+live loop, and puts <id>.answer there. It also merges small parts by itself. A step of this work holds off a roll only
+for a moment, and never a reading.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipeline.edges.store.archive import Archive
-from pipeline.edges.store.compact import compact, prune
-from pipeline.edges.store.database import view_journal
+from pipeline.edges.store.compact import compact, older, prune
+from pipeline.edges.store.database import JOURNAL_NAME, DirectoryHeld, view_journal
+from pipeline.edges.store.journal import Journal
 from pipeline.errors import ArchiveError, ThrumcastError
 from pipeline.telemetry import Telemetry
 
@@ -30,15 +33,17 @@ log = logging.getLogger("thrumcast.upkeep")
 FOLDER = "upkeep"
 LOOK_EVERY_S = 0.5
 COMPACT_EVERY_S = 60.0
-END_S = 2.0  # for the step under way at the end; what is cut off is settled at the next start
-ANSWER_KEPT_S = 3600.0  # for a client that was in no hurry
+END_S = 2.0  # how long a stop waits for the current step; the next start completes or undoes what was cut off
+ANSWER_KEPT_S = 3600.0  # how long an answer waits for its client
+
+Rows = list[dict[str, Any]]  # what was done, one document per kind and day
 
 
 class Upkeep(threading.Thread):
-    """The service's side."""
+    """The thread of a running service that does upkeep when it is asked, and by itself."""
 
     def __init__(self, archive: Archive, data_dir: Path, telemetry: Telemetry, compact_parts: int = 0) -> None:
-        """`compact_parts` small parts of one kind and day are merged without being asked; 0: never."""
+        """`compact_parts`: so many small parts of one kind and day are merged without a request; 0 = never."""
         super().__init__(name="upkeep", daemon=True)
         self._archive, self._data_dir, self._telemetry = archive, data_dir, telemetry
         self._folder = data_dir / FOLDER
@@ -47,7 +52,7 @@ class Upkeep(threading.Thread):
         self._compacted_s = float("-inf")
 
     def __enter__(self) -> Self:
-        """Starts; what a former service had begun is answered as interrupted."""
+        """Start; requests that a former service had begun are answered as interrupted."""
         for path in self._folder.glob("*.working"):
             self._put(path.stem, {"error": "the service ended before it was done; ask again"})
             path.unlink(missing_ok=True)
@@ -55,24 +60,24 @@ class Upkeep(threading.Thread):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends after the step under way, unless that takes long."""
+        """End after the current step, unless that takes long."""
         self._ending.set()
         self.join(END_S)
 
     def run(self) -> None:
-        """Until the end."""
+        """Look for work until the end."""
         while not self._ending.wait(LOOK_EVERY_S):
             try:
                 self.look()
-            except (OSError, ThrumcastError) as error:  # a full disk: the loop knows, and it is tried again
+            except (OSError, ThrumcastError) as error:  # a full disk: the live loop reports it, and this is tried again
                 if self._ending.is_set():
-                    return  # the journal has been let go
+                    return  # the journal is closed
                 log.error("upkeep_failed err=%s", error)
 
     def look(self) -> None:
-        """Does what was asked for meanwhile, then what is due by itself."""
+        """Do what has been asked for, then what is due without a request."""
         for path in sorted(self._folder.glob("*.request")):
-            self._serve(path)
+            self._handle(path)
         for path in self._folder.glob("*.answer"):
             if time.time() - path.stat().st_mtime > ANSWER_KEPT_S:
                 path.unlink(missing_ok=True)
@@ -83,13 +88,13 @@ class Upkeep(threading.Thread):
             view = view_journal(self._data_dir, ())
             self._telemetry.set("archive_parts", len(view.parts) if view else 0)
 
-    def _serve(self, path: Path) -> None:
+    def _handle(self, path: Path) -> None:
         working = path.with_suffix(".working")
         try:
             path.replace(working)
             request = json.loads(working.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            return  # its client has thought better of it
+            return  # its client has withdrawn it
         except (ValueError, RecursionError) as error:
             self._put(path.stem, {"error": f"expected a JSON request, found: {error}"})
             working.unlink(missing_ok=True)
@@ -103,7 +108,7 @@ class Upkeep(threading.Thread):
         self._put(path.stem, answer)
         working.unlink(missing_ok=True)
 
-    def _do(self, request: dict[str, Any]) -> list[dict[str, Any]]:
+    def _do(self, request: dict[str, Any]) -> Rows:
         match request["action"]:
             case "compact":
                 return self._compact(2)
@@ -113,7 +118,7 @@ class Upkeep(threading.Thread):
                 msg = f"expected the action compact or prune, found: {other!r}"
                 raise ValueError(msg)
 
-    def _compact(self, least: int) -> list[dict[str, Any]]:
+    def _compact(self, least: int) -> Rows:
         done = []
         for one in compact(self._archive, least=least, stop=self._ending.is_set):
             log.info("compacted kind=%s date=%s parts=%d rows=%d", one.kind, one.date, one.parts, one.rows)
@@ -121,7 +126,7 @@ class Upkeep(threading.Thread):
             done.append(asdict(one))
         return done
 
-    def _prune(self, before: date) -> list[dict[str, Any]]:
+    def _prune(self, before: date) -> Rows:
         done = []
         for one in prune(self._archive, before, stop=self._ending.is_set):
             log.info("pruned kind=%s date=%s rows=%d", one.kind, one.date, one.rows)
@@ -139,11 +144,11 @@ def ask(
     *,
     pick_up_s: float = 15.0,
     patience: Callable[[], object] = lambda: time.sleep(0.1),
-) -> list[dict[str, Any]]:
-    """Has the process that holds the data directory do it, and waits for its answer.
+) -> Rows:
+    """Let the process that holds the data directory do the work, and wait for its answer.
 
     Raises:
-        ArchiveError: it does not take the request, or could not do it.
+        ArchiveError: it did not take the request, or could not do the work.
     """
     folder, name = data_dir / FOLDER, secrets.token_hex(8)
     folder.mkdir(exist_ok=True)
@@ -164,12 +169,53 @@ def ask(
     if "error" in answer:
         msg = f"expected the service to do it, found: {answer['error']}"
         raise ArchiveError(msg, hint="see the log of the service")
-    done: list[dict[str, Any]] = answer["done"]
+    done: Rows = answer["done"]
     return done
 
 
+def compacted(directory: Path) -> Rows:
+    """Merge every day's small parts."""
+    return _by_holder(directory, {"action": "compact"}, lambda archive: [asdict(one) for one in compact(archive)])
+
+
+def pruned(directory: Path, before: date) -> Rows:
+    """Remove the days before a date."""
+    request = {"action": "prune", "before": before.isoformat()}
+    return _by_holder(directory, request, lambda archive: [asdict(one) for one in prune(archive, before)])
+
+
+def prunable(directory: Path, before: date) -> Rows:
+    """What `pruned` would remove, without removing it."""
+    _check(directory)
+    view = view_journal(directory, ())
+    days = {} if view is None else older(view.parts, before)
+    return [
+        {"kind": kind, "date": day, "parts": len(parts), "rows": sum(p.rows for p in parts),
+         "bytes": sum(p.bytes for p in parts)}
+        for (kind, day), parts in days.items()
+    ]  # fmt: skip
+
+
+def _by_holder(directory: Path, request: dict[str, Any], work: Callable[[Archive], Rows]) -> Rows:
+    _check(directory)
+    try:
+        with Journal(directory) as journal:
+            schema = journal.view(()).schema
+            if schema is None:
+                return []  # nothing has been written yet
+            return work(Archive(directory, journal, schema))
+    except DirectoryHeld:
+        return ask(directory, request)
+
+
+def _check(directory: Path) -> None:
+    if not (directory / JOURNAL_NAME).exists():
+        msg = f"expected a data directory with a journal, found none in: {directory}"
+        raise ArchiveError(msg, hint="fill one with `thrumcast backfill` or `thrumcast run`, or check --data")
+
+
 def _write(path: Path, document: dict[str, Any]) -> None:
-    """A file that appears whole."""
+    """Write a file that appears whole."""
     path.parent.mkdir(exist_ok=True)
     staged = path.with_name(f".{path.name}.{os.getpid()}")
     staged.write_text(json.dumps(document), encoding="utf-8")

@@ -7,14 +7,14 @@ import weakref
 
 import pytest
 
-from pipeline.drivers.disk import Aside
+from pipeline.drivers.disk import DiskThread
 from pipeline.drivers.intake import Account
 
 
 def test_a_quick_action_needs_nobody_to_look_after_the_connection() -> None:
     done: list[int] = []
     looked: list[float] = []
-    Aside()(lambda: done.append(1), looked.append, patience_s=30)
+    DiskThread()(lambda: done.append(1), looked.append, patience_s=30)
     assert (done, looked) == ([1], [])
 
 
@@ -27,7 +27,7 @@ def test_the_connection_is_looked_after_while_an_action_takes_long() -> None:
         if len(looked) == 3:
             enough.set()
 
-    Aside()(lambda: enough.wait(30), meanwhile, patience_s=0.0)
+    DiskThread()(lambda: enough.wait(30), meanwhile, patience_s=0.0)
     assert len(looked) >= 3
 
 
@@ -36,15 +36,15 @@ def test_what_an_action_raises_is_raised_where_it_was_asked_for() -> None:
         raise KeyError("x")
 
     with pytest.raises(KeyError):
-        Aside()(fail, lambda _: None)
+        DiskThread()(fail, lambda _: None)
 
 
 def test_the_disk_is_written_by_one_thread_that_ends_with_its_owner() -> None:
-    aside, threads = Aside(), set[threading.Thread]()
+    disk, threads = DiskThread(), set[threading.Thread]()
     for _ in range(3):
-        aside(lambda: threads.add(threading.current_thread()), lambda _: None)
+        disk(lambda: threads.add(threading.current_thread()), lambda _: None)
     (only,) = threads
-    del aside
+    del disk
     only.join(10)
     assert not only.is_alive()
 
@@ -53,11 +53,11 @@ def test_an_action_that_is_done_is_let_go_with_all_that_it_holds() -> None:
     class Rows:
         pass
 
-    aside, rows = Aside(), Rows()
+    disk, rows = DiskThread(), Rows()
     held = weakref.ref(rows)
-    aside(lambda rows=rows: None, lambda _: None)
+    disk(lambda rows=rows: None, lambda _: None)
     del rows
-    aside(lambda: None, lambda _: None)  # the thread has come back from the first one
+    disk(lambda: None, lambda _: None)  # the thread has come back from the first one
     assert held() is None
 
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
-from harness.live import BLOCKS, TOPICS, Broker, schema, send, stop_when_idle
+import specs
+from harness.live import BLOCKS, Broker, Commits, Operator, send, stop_when_idle
+from harness.serving import Watch, service
 from harness.streams import ENGINE, SPEC, recording
+from msgspec.structs import replace
 
-from pipeline.core.alarm import AlarmSpec, AlarmState, Episode, episode_id
+from pipeline.core.alarm import AlarmState, Episode, episode_id
 from pipeline.core.engine import Engine
 from pipeline.core.features.table import NAMES
-from pipeline.core.records import Float32, StreamKey, changed
+from pipeline.core.records import Float32, StreamKey
 from pipeline.core.state import from_bytes
-from pipeline.drivers.intake import Intake
-from pipeline.drivers.live import Live, Rhythm
-from pipeline.drivers.results import Results
-from pipeline.drivers.serving import Serving, Shadow
-from pipeline.edges.store.archive import Archive
-from pipeline.edges.store.journal import Journal
+from pipeline.drivers.switch import ModelSet, Shadow
 from pipeline.edges.store.read import last_rows, read_features, read_predictions, rows_of
 
 PUMP = StreamKey("pump-01", "de")
@@ -42,40 +40,10 @@ class Renamed:
         return self.inner.step(x, h)
 
 
-class Watch:
-    """Says once that something else is to serve."""
-
-    def __init__(self) -> None:
-        self.next: Serving | None = None
-
-    def look_again(self) -> None:
-        pass
-
-    def due(self) -> Serving | None:
-        serving, self.next = self.next, None
-        return serving
-
-
-def service(directory: Path, broker: Broker, watch: Watch | None = None, windows: int = 1000) -> Live:
-    journal = Journal(directory)
-    return Live(
-        engine=ENGINE,
-        source=broker,
-        intake=Intake(TOPICS.parse, lambda machine: True, 1_000_000),
-        journal=journal,
-        archive=Archive(directory, journal, schema()),
-        results=Results("thrumcast", broker.publish, classes=ENGINE.predictor.classes),
-        rhythm=Rhythm(commit_interval_s=0.01, commit_messages=4),
-        states={key: from_bytes(SPEC, data) for key, data in journal.states().items()},
-        models=watch,
-        read_last=lambda until_ns: last_rows(directory, until_ns, 1e6, windows, NAMES),
-    )
-
-
 def test_rows_come_back_from_the_archive_as_the_engine_made_them(tmp_path: Path) -> None:
     broker, made = Broker(), []
     live = service(tmp_path, broker)
-    live.on_turn = (lambda batch, step: made.extend(step.features),)
+    live.companions = (Commits(lambda batch, step: made.extend(step.features)),)
     send(broker, BLOCKS)
     live.run(stop_when_idle(broker))
     back = rows_of(read_features(tmp_path), NAMES)
@@ -115,7 +83,7 @@ def test_the_memory_of_another_model_is_what_it_would_have_had_and_age_and_model
     send(switched, BLOCKS[:half])
     live.run(stop_when_idle(switched))
     ages = {key: state.state_age for key, state in live.states.items()}
-    watch.next = Serving(Renamed("v2"))
+    watch.next = ModelSet(Renamed("v2"))
     send(switched, BLOCKS[half:])
     live.run(stop_when_idle(switched))
     before, after = read_predictions(tmp_path / "plain"), read_predictions(tmp_path / "switched")
@@ -140,7 +108,7 @@ def test_a_memory_is_no_longer_than_the_windows_that_are_replayed(tmp_path: Path
     live = service(tmp_path, broker, watch, windows=3)
     send(broker, BLOCKS)
     live.run(stop_when_idle(broker))
-    live.serve(Serving(Renamed("v2")), lambda: False)
+    live.serve(ModelSet(Renamed("v2")))
     assert {state.state_age for state in live.states.values()} == {3}
     assert {state.model for state in live.states.values()} == {"v2"}
 
@@ -151,12 +119,12 @@ def test_no_alarm_clears_because_of_a_switch_and_it_survives_a_restart(tmp_path:
     send(broker, BLOCKS)
     live.run(stop_when_idle(broker))
     up = Episode("cavitation", 5, 0.9, low_since_ns=7)
-    live.states[PUMP] = changed(live.states[PUMP], alarm=AlarmState(open=(up,)))
-    live.serve(Serving(Renamed("v2")), lambda: False)
+    live.states[PUMP] = replace(live.states[PUMP], alarm=AlarmState(open=(up,)))
+    live.serve(ModelSet(Renamed("v2")))
     assert live.states[PUMP].alarm.open == (replace(up, low_since_ns=None),)
     live.journal.close()
     again = service(tmp_path, Broker())
-    again.engine = replace(ENGINE, predictor=Renamed("v2"))
+    again.engine = dataclasses.replace(ENGINE, predictor=Renamed("v2"))
     assert again.states[PUMP].alarm.open == (replace(up, low_since_ns=None),)
     assert (again.states[PUMP].model, again.states[PUMP].alarm.name) == ("v2", "alarm")
 
@@ -169,7 +137,7 @@ def test_a_service_that_starts_under_another_model_builds_its_memory_first(tmp_p
     ages = {key: state.state_age for key, state in live.states.items()}
     live.journal.close()
     again = service(tmp_path, Broker())
-    again.engine = replace(ENGINE, predictor=Renamed("v2"))
+    again.engine = dataclasses.replace(ENGINE, predictor=Renamed("v2"))
     again.run(lambda: True)
     assert {key: state.state_age for key, state in again.states.items()} == ages
     assert from_bytes(SPEC, again.journal.states()[PUMP]).model == "v2"
@@ -179,7 +147,7 @@ def test_a_shadow_is_archived_under_its_version_and_never_published(tmp_path: Pa
     broker = Broker()
     live = service(tmp_path, broker)
     other = Renamed("v9", ("healthy", "gear_wear", "unbalance"))
-    live.shadow = Shadow(Engine(lambda key: SPEC, other), live.read_last)
+    live.models.shadow = Shadow(Engine(lambda key: SPEC, other), live.models.read_last)
     send(broker, BLOCKS)
     live.run(stop_when_idle(broker))
     rows = read_predictions(tmp_path).to_pylist()
@@ -201,7 +169,7 @@ def test_a_shadow_that_was_away_remembers_from_the_archive(tmp_path: Path) -> No
     live = service(tmp_path, broker)
     send(broker, BLOCKS[:half])
     live.run(stop_when_idle(broker))
-    live.shadow = Shadow(Engine(lambda key: SPEC, Renamed("v9")), live.read_last)
+    live.models.shadow = Shadow(Engine(lambda key: SPEC, Renamed("v9")), live.models.read_last)
     send(broker, BLOCKS[half:])
     live.run(stop_when_idle(broker))
     rows = read_predictions(tmp_path).to_pylist()
@@ -223,11 +191,11 @@ def test_a_shadow_that_fails_is_let_go_and_the_service_goes_on(
 
     broker = Broker()
     live = service(tmp_path, broker)
-    live.shadow = Shadow(Engine(lambda key: SPEC, Broken("v9")), live.read_last)
+    live.models.shadow = Shadow(Engine(lambda key: SPEC, Broken("v9")), live.models.read_last)
     send(broker, BLOCKS)
     live.run(stop_when_idle(broker))
-    assert live.shadow is not None
-    assert live.shadow.failed
+    assert live.models.shadow is not None
+    assert live.models.shadow.failed
     assert live.counts["committed"] == len(BLOCKS)
     assert "shadow_failed model=v9" in caplog.text
 
@@ -238,9 +206,9 @@ def test_an_acknowledgement_is_committed_and_published_and_the_alarm_stays(tmp_p
     send(broker, BLOCKS[:4])
     live.run(stop_when_idle(broker))
     up = Episode("unbalance", 5, 0.9)
-    live.states[PUMP] = changed(live.states[PUMP], alarm=AlarmState(open=(up,)))
-    live.acknowledgements.put((PUMP, episode_id(PUMP, up)))
-    live.acknowledgements.put((StreamKey("nobody", "de"), "x"))
+    live.states[PUMP] = replace(live.states[PUMP], alarm=AlarmState(open=(up,)))
+    live.companions = (Operator([(PUMP, episode_id(PUMP, up)), (StreamKey("nobody", "de"), "x")]),)
+    send(broker, BLOCKS[:1])  # a Duplicate, whose commit covers the acknowledgement
     live.run(lambda: True)
     assert live.states[PUMP].alarm.open[0].acked_ns is not None
     events = [msgspec.json.decode(p) for topic, p, _, _ in broker.published if topic == "thrumcast/events/alarms"]
@@ -249,7 +217,9 @@ def test_an_acknowledgement_is_committed_and_published_and_the_alarm_stays(tmp_p
 
 
 def test_windows_that_the_model_does_not_know_make_the_stream_unknown_and_raise_nothing(tmp_path: Path) -> None:
-    spec = replace(SPEC, alarm=AlarmSpec(enter_p=0.0, leave_p=0.0, enter_s=0.0), warm_up_windows=0)
+    spec = dataclasses.replace(
+        SPEC, alarm=specs.alarm(enter_p=0.0, leave_p=0.0, enter_s=0.0, merge_s=0.0), warm_up_windows=0
+    )
     engine = Engine(lambda key: spec, ENGINE.predictor, is_unknown=lambda x, p: np.ones(len(x), np.bool_))
     step = engine.step({}, recording(1))
     assert step.alarms == []

@@ -1,30 +1,38 @@
-"""Composition of a training of real-valued output: `--set task=next` or `--set task=life`.
+"""Training and evaluation of real-valued output: `--set task=next` and `--set task=life`.
 
-The version gets the alias of its task; it is never champion or challenger, because it says no failure mode.
+A version that says values gets the alias of its task. It is never champion or challenger, because it names no failure
+mode.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from models.bundle import Bundle, ModelSpec
-from models.data.dataset import Dataset, provenance, read, read_machines
+from models.data.dataset import Dataset, DatasetSpec, provenance, read, read_machines
 from models.data.tasks import Targets
-from models.jobs.registering import packages, register, summary
-from models.jobs.train import DEFAULT_SPLIT, Say, Trained, TrainRequest, dataset_spec
+from models.evaluation.scoring import step_through, train_data, trained_on
+from models.jobs.registration import packages, register, summary
+from models.jobs.train import DEFAULT_SPLIT, Say, TrainRequest, TrainResult, dataset_spec
+from models.predictor import ValuePredictor
 from models.settings import TrainSettings
-from models.training.runlog import Pace, RunLog
+from models.training.checkpoint import Pace, RunLog
 from models.training.values import (
     HeldOutValues,
     ValueData,
     ValueModel,
     fit_values,
     held_out_values,
+    pooled,
     value_data,
+    value_metrics,
     values_text,
 )
 from pipeline.config.tables import Config
@@ -49,7 +57,7 @@ Held out by {split}, in units:
 """
 
 
-def train_values(request: TrainRequest, *, say: Say, warn: Say, status: Say | None = None) -> Trained:
+def train_values(request: TrainRequest, *, say: Say, warn: Say, status: Say | None = None) -> TrainResult:
     """Train a version that says values.
 
     Raises:
@@ -130,6 +138,7 @@ def _spec(dataset: Dataset, config: Config, settings: TrainSettings, model: Valu
         scaler=model.scaler,
         hidden=settings.hidden,
         layers=settings.layers,
+        temperature=1.0,  # values have none
         cell=settings.cell,
         members=len(model.networks),
         task=settings.task,
@@ -138,9 +147,68 @@ def _spec(dataset: Dataset, config: Config, settings: TrainSettings, model: Valu
     )
 
 
-def _register(data_dir: Path, bundle: Bundle, text: str, say: Say) -> Trained:
+def _register(data_dir: Path, bundle: Bundle, text: str, say: Say) -> TrainResult:
     task = bundle.spec.task
     _, version = register(data_dir, bundle, task)
     document = {**summary(bundle, version, [task]), "task": task, "targets": list(bundle.spec.targets)}
     say(f"{version} says values, not failure modes: it does not serve")
-    return Trained(version, document, f"held out by {bundle.train['split']}\n{text}\n\n{version}: {task}")
+    return TrainResult(version, document, f"held out by {bundle.train['split']}\n{text}\n\n{version}: {task}")
+
+
+def evaluate_values(
+    model: Bundle, spec: DatasetSpec, data_dir: Path, field: str | None, default: str, *, say: Say, warn: Say
+) -> tuple[dict[str, Any], str]:
+    """Score a version that says values; return the document and the text.
+
+    Args:
+        model: the version.
+        spec: how rows become sequences.
+        data_dir: where features and facts are read.
+        field: what is held back, `none`, or None for what the version was held out by.
+        default: the split of versions that had none.
+        say: progress.
+        warn: what is to be known of the numbers.
+
+    Raises:
+        SchemaError: the archive speaks another feature schema than the model.
+        ThrumcastError: nothing in the archive can be scored.
+    """
+    started, facts = time.monotonic(), read_machines(data_dir)
+    torch.set_num_threads(1)
+    names = tuple(target.rpartition(" [")[0] for target in model.spec.targets)
+    exact = dataclasses.replace(spec, exact_inputs=model.spec.inputs)
+    data = value_data(read(data_dir), exact, model.spec.task, facts, exact_targets=names)
+    model.check_fits(data.dataset.feature_schema)
+    say(f"{model.spec.version}\n{data.dataset.facts.text()}\n{data.text()}")
+    field = field or model.train["split"]
+    if field == "none":
+        found = _as_it_is(model, data)
+        for remark in found.remarks:
+            warn(remark)
+    else:
+        settings = TrainSettings.from_document(model.train["settings"])
+        found = held_out_values(data, settings, facts, field, default, lambda *_: None, warn)
+    seconds = round(time.monotonic() - started, 3)
+    document = {
+        "version": model.spec.version,
+        "task": model.spec.task,
+        "targets": list(model.spec.targets),
+        "windows": data.windows,
+        "values": found.numbers,
+        "split": found.split,
+        "remarks": list(found.remarks),
+        "data": data.dataset.facts.document(),
+        "train_data": train_data(model),
+        "seconds": seconds,
+    }
+    how = "everything in the directory" if field == "none" else f"trained again, held out by {found.split}"
+    text = f"{model.spec.version}: {how}, {seconds:.1f} s\n{values_text(model.spec.task, found.numbers)}"
+    return document, text
+
+
+def _as_it_is(model: Bundle, data: ValueData) -> HeldOutValues:
+    """Step the version through everything. The naive guesses use the means of the very windows that are scored."""
+    said = step_through(ValuePredictor(model), [each.windows for each in data.sequences], len(model.spec.targets))
+    values = [each.astype(np.float32) for each in said]
+    sums = value_metrics(model.spec.task, data.targets, data.sequences, data.sequences, values)
+    return HeldOutValues("none", pooled([sums], data.targets), tuple(trained_on(model, data.machines)))

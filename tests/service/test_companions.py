@@ -9,10 +9,10 @@ import pytest
 from harness.live import BLOCKS, Broker, send
 from harness.requests import LABEL, asked, events
 
-from pipeline.drivers.label_news import LabelNews
 from pipeline.edges.labels import LabelEvent, LabelFile, new_id, now_iso
 from pipeline.edges.store.journal import Journal
 from pipeline.errors import ArchiveError
+from pipeline.service.companions import LabelNews
 
 
 def test_a_label_is_told_before_it_is_noted_as_told_although_the_disk_refuses_what_came_with_it(
@@ -66,21 +66,22 @@ def test_labels_are_told_although_a_line_was_taken_out_of_their_file_and_also_af
 
     told: list[str] = []
 
-    def tell(topic: str, payload: bytes, **_: object) -> None:
-        told.append(msgspec.json.decode(payload)["id"])
-
     with Journal(tmp_path) as journal:
-        news = LabelNews.of(journal, "thrumcast", tell)
+
+        def look(news: LabelNews) -> None:
+            told.extend(msgspec.json.decode(publication.payload)["id"] for publication in news.look())
+
+        news = LabelNews.of(journal, "thrumcast")
         ids = [write() for _ in range(3)]
-        news()
+        look(news)
         file = LabelFile(tmp_path).path
         file.write_text("".join(file.read_text().splitlines(keepends=True)[:1]))
-        news()
+        look(news)
         ids.append(write())
-        news()
-        assert LabelNews.of(journal, "thrumcast", tell).told == 1, "the last one is noted after it was sent"
-        news()
-        LabelNews.of(journal, "thrumcast", tell)()
+        look(news)
+        assert LabelNews.of(journal, "thrumcast").told == 1, "the last one is noted after it was sent"
+        look(news)
+        look(LabelNews.of(journal, "thrumcast"))
     assert told == ids
 
 

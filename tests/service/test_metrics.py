@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
+import specs
+from harness.labels import label, retraction
 from harness.live import BLOCKS, send, service, stop_when_idle
 from harness.streams import ENGINE, recording
 from harness.watched import Linked
+from msgspec.structs import replace
 
 from pipeline.core.engine import Engine, Step
 from pipeline.core.features.table import COLUMN
-from pipeline.core.records import AlarmChange, Block, StreamKey, changed
-from pipeline.core.state import StreamSpec
-from pipeline.drivers.intake import Batch
-from pipeline.drivers.serving import Timed
-from pipeline.drivers.watch import Watched
+from pipeline.core.records import AlarmChange, Block, StreamKey
+from pipeline.drivers.intake import TimedPredictor
 from pipeline.edges.labels import LabelFile
+from pipeline.edges.ports import Batch
 from pipeline.edges.store.read import read_predictions
-from pipeline.service.observe import LabelCounts
-from pipeline.service.streams import STATES, StreamGauges
+from pipeline.service.metrics import STATES, LabelCounts, LoopWatch, StreamGauges
 from pipeline.telemetry import MAX_LABELS, Telemetry
-from tests.edges.test_labels import label, retraction
 
 
 def test_a_scrape_shows_state_probabilities_and_velocity_of_every_streams_newest_window(tmp_path: Path) -> None:
     broker = Linked()
     live = service(tmp_path, broker)
-    live.engine = replace(live.engine, predictor=Timed(ENGINE.predictor))
+    live.engine = dataclasses.replace(live.engine, predictor=TimedPredictor(ENGINE.predictor))
     telemetry = Telemetry()
-    watched, gauges = Watched(broker, telemetry), StreamGauges(lambda: live.engine.predictor)
-    live.source, live.on_turn = watched, (watched.told, gauges.told)
+    watched, gauges = LoopWatch(broker, telemetry), StreamGauges(lambda: live.engine.predictor)
+    live.source, live.companions = watched, (watched, gauges)
     send(broker, BLOCKS)
     live.run(stop_when_idle(broker))
     live.journal.close()
@@ -54,24 +53,24 @@ def test_a_scrape_shows_state_probabilities_and_velocity_of_every_streams_newest
 
 def test_an_alarm_that_is_cleared_or_revoked_is_not_open() -> None:
     telemetry = Telemetry()
-    watched = Watched(Linked(), telemetry)
+    watched = LoopWatch(Linked(), telemetry)
     key = StreamKey("pump-01", "de")
     for number, end in enumerate(("cleared", "revoked", "acked")):
         changes = [AlarmChange(key, type_, f"a{number}", "unbalance", 0.9, 5, 1) for type_ in ("raised", end)]
-        watched.told(Batch(()), Step(alarms=changes))
+        watched.committed(Batch([]), Step(alarms=changes))
     assert watched.open_alarms == {"a2"}
     assert telemetry.value("alarms_active") == 1
 
 
 def test_streams_have_their_velocity_in_base_units_and_those_beyond_the_bound_have_no_gauges() -> None:
-    engine = Engine(lambda _: StreamSpec(), ENGINE.predictor)
+    engine = Engine(lambda _: specs.stream(alarm=specs.alarm(merge_s=0.0)), ENGINE.predictor)
     noise = np.random.default_rng(1).standard_normal((1, 20_000)).astype(np.float32)
     step = engine.step({}, [Block(StreamKey("p", "de"), 1, 0, 10**18, 10_000.0, ("x",), "m/s2", noise)])
     row, prediction = step.features[0], step.predictions[0]
     gauges, telemetry = StreamGauges(lambda: engine.predictor), Telemetry()
     for number in range(MAX_LABELS + 20):
         key = StreamKey(f"pump-{number}", "de")
-        gauges.told(Batch(()), Step(features=[changed(row, key=key)], predictions=[changed(prediction, key=key)]))
+        gauges.committed(Batch([]), Step(features=[replace(row, key=key)], predictions=[replace(prediction, key=key)]))
     gauges.show(telemetry)
     shown = telemetry.value("velocity_rms_meters_per_second", "pump-7", "de")
     assert shown == pytest.approx(float(row.values[0, COLUMN["velocity_rms"]]) / 1000, abs=1e-7)
@@ -84,7 +83,7 @@ def test_streams_have_their_velocity_in_base_units_and_those_beyond_the_bound_ha
 def test_probabilities_of_a_model_that_serves_no_more_are_not_shown() -> None:
     served = ENGINE.predictor
     gauges = StreamGauges(lambda: served)
-    gauges.told(Batch(()), ENGINE.step({}, recording(1)))
+    gauges.committed(Batch([]), ENGINE.step({}, recording(1)))
     telemetry = Telemetry()
     gauges.show(telemetry)
     assert telemetry.value("failure_probability_ratio", "pump-01", "de", "healthy") > 0
@@ -95,12 +94,12 @@ def test_probabilities_of_a_model_that_serves_no_more_are_not_shown() -> None:
 
 def test_labels_are_counted_by_verdict_as_they_come(tmp_path: Path) -> None:
     telemetry, counts, file = Telemetry(), LabelCounts(tmp_path), LabelFile(tmp_path)
-    counts(telemetry)
+    counts.show(telemetry)
     assert telemetry.value("labels_total", "confirmed") == 0
     assert 'thrumcast_labels_total{verdict="missed"} 0' in telemetry.text()
     file.add([label("a", 0, 10), label("b", 10, 20, verdict="missed")])
-    counts(telemetry)
+    counts.show(telemetry)
     file.add([retraction("a"), label("c", 0, 10)])
-    counts(telemetry)
+    counts.show(telemetry)
     assert telemetry.value("labels_total", "confirmed") == 2
     assert telemetry.value("labels_total", "missed") == 1

@@ -1,4 +1,4 @@
-"""Numbers about probabilities (N, K) against true class numbers (N,): pure numpy, no I/O."""
+"""Numbers about probabilities (N, K) against true class numbers (N,). Pure functions of numpy arrays."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def fit_temperature(y: Int64, logits: Float, *, lowest: float = 0.25, highest: f
 
 
 def window_metrics(y: Int64, p: Float, classes: Sequence[str]) -> dict[str, Any]:
-    """All numbers per window, as `evaluate --json` has them; None where a number does not exist."""
+    """Return all numbers per window for `evaluate --json`; None where a number does not exist."""
     matrix = confusion(y, p.argmax(axis=1).astype(np.int64), len(classes))
     support = matrix.sum(axis=1)
     windows = int(y.size)
@@ -147,5 +147,5 @@ def window_metrics(y: Int64, p: Float, classes: Sequence[str]) -> dict[str, Any]
 
 
 def number_or_none(value: float) -> float | None:
-    """JSON has no NaN."""
+    """Return None for NaN and infinity, which JSON does not have."""
     return value if np.isfinite(value) else None

@@ -1,0 +1,84 @@
+"""The table of failure modes: it is complete, it names what exists, and a line in it is enough to be spoken of."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.config.tables import ModesConfig
+from pipeline.core import faults
+from pipeline.core.evidence import UNCONFIRMED, confirms, evidence, shown_mode
+from pipeline.core.faults import MODES, FailureMode, Line, Sign, family_of
+from pipeline.core.features.table import COLUMN, FAMILIES, NAMES
+from pipeline.core.records import FeatureRow, StreamKey
+
+
+def row(**values: float) -> FeatureRow:
+    array = np.full((1, len(NAMES)), np.nan, np.float32)
+    for name, value in values.items():
+        array[0, COLUMN[name]] = value
+    key = StreamKey("m", "p")
+    return FeatureRow(key, 1, 0, 0, 10**9, 12_000.0, 1800.0, 1.0, 0, None, ("x",), array, "test")
+
+
+def test_every_mode_of_the_default_configuration_is_in_the_table() -> None:
+    assert set(ModesConfig().names) - {faults.HEALTHY} == set(MODES)
+
+
+def test_every_feature_that_the_table_names_exists() -> None:
+    assert {name for mode in MODES.values() for name in mode.features} <= set(NAMES)
+    assert all(f"{family_of(mode)}_harmonics" in NAMES for mode in MODES if family_of(mode))
+
+
+def test_every_mode_but_other_has_a_sign_and_every_family_of_a_bearing_is_that_of_one_mode() -> None:
+    assert [name for name, mode in MODES.items() if not mode.signs] == ["other"]
+    assert sorted(filter(None, map(family_of, MODES))) == sorted(family.feature for family in FAMILIES)
+    labels = {sign.features[0]: sign.text for mode in MODES.values() if (sign := mode.family)}
+    assert labels == {family.feature: family.label for family in FAMILIES}
+
+
+def test_every_mode_is_one_that_the_simulator_can_draw_and_place() -> None:
+    from sim.analyst import told_by
+    from sim.components import BEARING_FAULTS
+    from sim.life import FAULTS
+    from sim.population import KINDS, draw, faults_of, location
+
+    assert tuple(MODES) == FAULTS
+    assert {mode for kind in KINDS for mode in faults_of(kind)} == set(MODES)
+    assert BEARING_FAULTS == ("bearing_outer", "bearing_inner", "bearing_ball", "bearing_cage")  # their random numbers
+    make = draw("gearbox", np.random.default_rng(0))
+    assert all(location(make, mode).startswith(MODES[mode].part.split()[0]) for mode in MODES)
+    turn_hz = make.speed_hz
+    assert {mode: told_by(make, mode) for mode in MODES if MODES[mode].line} == {
+        "unbalance": ("1x", turn_hz),
+        "misalignment": ("2x", 2 * turn_hz),
+        "looseness": ("1.5x", 1.5 * turn_hz),
+        "gear_wear": ("2x mesh", 2 * make.teeth[0] * turn_hz),
+        "other": ("2x mains", 100.0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("sign", "values", "text"),
+    [
+        (Sign(("rel_band_13",), 6.0, 26.0, "hiss"), {"rel_band_13": 9.0}, "hiss 9 dB over floor"),
+        (
+            Sign(("env_bpfo",), 15.0, 31.0, "belt", "family"),
+            {"env_bpfo": 20.0, "env_bpfo_harmonics": 2.0},
+            "envelope belt with 2 of 5 harmonics, 20 dB over floor",
+        ),
+    ],
+)
+def test_a_line_in_the_table_is_enough_for_evidence_to_speak_of_a_new_mode(
+    monkeypatch: pytest.MonkeyPatch, sign: Sign, values: dict[str, float], text: str
+) -> None:
+    shown = row(**values)
+    quiet = row(**dict.fromkeys(values, 1.0))
+    assert confirms("belt_wear", shown) is None
+    assert text not in [one.text for one in evidence(shown)]
+    monkeypatch.setitem(MODES, "belt_wear", FailureMode("belt_wear", "belt", Line(0.5), (sign,)))
+    assert text in [one.text for one in evidence(shown)]
+    assert confirms("belt_wear", shown) is True
+    assert confirms("belt_wear", quiet) is False
+    assert confirms("belt_wear", row()) is None
+    assert shown_mode("belt_wear", quiet) == (UNCONFIRMED if sign.rule == "family" else "belt_wear")

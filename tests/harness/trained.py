@@ -1,0 +1,21 @@
+"""A small, quick training, for tests of what stands around it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from models.jobs.train import Trained, TrainRequest, train
+from models.settings import TrainSettings
+from pipeline.config.tables import Config
+
+QUICK = TrainSettings(aim="new", epochs=12, hidden=12, members=1, learning_rate=0.02, structure_offset=0.0, noise=0.1)
+
+
+def trained(
+    data: Path, *, settings: TrainSettings = QUICK, split: str | None = None, leaky: bool = False
+) -> tuple[Trained, list[str]]:
+    """The result of a training on that archive, and what it said."""
+    said: list[str] = []
+    request = TrainRequest(data, Config(), settings, split, leaky=leaky)
+    result = train(request, say=said.append, warn=said.append)
+    return result, said
