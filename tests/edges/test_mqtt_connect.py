@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from harness.broker import SUBSCRIPTION, TOPIC, Site, numbered, payloads, settings, take, wait_until
+from paho.mqtt.enums import MQTTErrorCode
 
 from pipeline.edges.broker import PrivateBroker
 from pipeline.edges.mqtt import (
@@ -181,7 +182,7 @@ def test_an_exception_in_a_callback_is_raised_on_the_caller_and_the_connection_g
 ) -> None:
     service = site.service()
     with monkeypatch.context() as patched:
-        patched.setattr(service._link, "_on_message", lambda message: 1 / 0)
+        patched.setattr(service, "_arrived", lambda delivery: 1 / 0)
         site.send(b"poison")
         with pytest.raises(ZeroDivisionError):
             take(service, 1)
@@ -201,3 +202,14 @@ def test_events_are_told_once() -> None:
 
 def test_a_receipt_is_plain_data() -> None:
     assert Receipt(1, 2, 3) == (1, 2, 3)
+
+
+def test_a_publisher_passes_over_a_packet_id_that_is_not_confirmed_when_the_count_comes_round() -> None:
+    plant = MqttPublisher(MqttSettings(client_id="ids"))
+    kept = [plant._hand_over("a", b"", 1, False).mid for _ in range(3)]
+    assert kept == [1, 2, 3]
+    for _ in range(65_535 - 3):
+        plant._hand_over("a", b"", 0, False)  # they count, too
+    info = plant._hand_over("a", b"", 1, False)
+    assert (info.mid, info.rc) == (4, MQTTErrorCode.MQTT_ERR_NO_CONN)
+    plant.close()

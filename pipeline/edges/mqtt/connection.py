@@ -256,16 +256,16 @@ class MqttConnection:
         read_before = self._handle_events(room)  # packets that came earlier and found no room
         reading = room() or not self.connected  # CONNACK must come through a full house too
         unseen = reading and stream.pending
-        if read_before or unseen or self._stream is None:
-            timeout_s = 0.0
-        if self._stream is None:
+        if self._stream is not stream:  # what came ended the connection
             return
+        if read_before or unseen:
+            timeout_s = 0.0
         timeout_s = min(timeout_s, max(self.settings.keepalive_s / 4, 0.25))
         writing = bool(self._unwritten) or stream.wants_write
         readable, writable = self._waiter.wait(stream.sock, reading=reading, writing=writing, timeout_s=timeout_s)
         if readable or unseen:
             self._receive(stream, room)
-        if self._stream is None:
+        if self._stream is not stream:
             return
         if writable:
             self._flush()
@@ -277,7 +277,7 @@ class MqttConnection:
 
     def _receive(self, stream: Stream, room: Callable[[], bool]) -> None:
         """Reads until there is no room or nothing more has come."""
-        while self._stream is not None and (room() or not self.connected):
+        while self._stream is stream and (room() or not self.connected):
             count = stream.receive_into(self._protocol.free_space())
             if count is None:
                 return

@@ -104,11 +104,7 @@ class MqttPublisher:
             self.unsent += 1
             self.service(0.0)
             return
-        info = self._client.publish(topic, payload, qos, retain, properties)
-        for _ in range(_PACKET_IDS):  # paho counts ids round and drops a message that comes upon one without PUBACK
-            if info.rc != MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
-                break
-            info = self._client.publish(topic, payload, qos, retain, properties)
+        info = self._hand_over(topic, payload, qos, retain, properties)
         self.published += 1
         if qos:
             self._unconfirmed.add(info.mid)
@@ -196,6 +192,17 @@ class MqttPublisher:
         client.on_publish = self._confirmed
         client.on_socket_register_write = lambda *_: None  # its mere presence defers writes, so that they are joined
         return client
+
+    def _hand_over(
+        self, topic: str, payload: bytes, qos: int, retain: bool, properties: Properties | None = None
+    ) -> paho.MQTTMessageInfo:
+        """Under the next packet id that is free: paho counts round and drops a message whose id has no PUBACK yet."""
+        info = self._client.publish(topic, payload, qos, retain, properties)
+        for _ in range(_PACKET_IDS):
+            if info.rc != MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
+                break
+            info = self._client.publish(topic, payload, qos, retain, properties)
+        return info
 
     def _begin(self) -> None:
         """One attempt, which may block for `connect_timeout_s`: a publisher has nothing else to do."""
