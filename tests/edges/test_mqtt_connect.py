@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
-from harness.broker import SUBSCRIPTION, TOPIC, Site, numbered, payloads, settings, take, wait_until
+from harness.broker import SUBSCRIPTION, TOPIC, Site, numbered, payloads, reconnect, settings, take, wait_until
 from paho.mqtt.enums import MQTTErrorCode
 
 from pipeline.edges.broker import PrivateBroker
@@ -213,3 +215,62 @@ def test_a_publisher_passes_over_a_packet_id_that_is_not_confirmed_when_the_coun
     info = plant._hand_over("a", b"", 1, False)
     assert (info.mid, info.rc) == (4, MQTTErrorCode.MQTT_ERR_NO_CONN)
     plant.close()
+
+
+@needs_broker
+def test_over_websockets_everything_passes_and_a_wrong_path_is_named(tmp_path: Path) -> None:
+    port = free_port()
+    listener = f"listener {port} 127.0.0.1\nprotocol websockets\n"
+    try:
+        broker = PrivateBroker(tmp_path / "broker", kind="mosquitto", extra_config=listener)
+    except NotReachable as error:
+        pytest.skip(error.message)
+    with broker, Site(broker) as site:
+        service = site.service(port=port, transport="websockets", status_topic="thrumcast/status")
+        plant = site.plant()
+        sent = [*numbered(200), bytes(range(256)) * 4096]
+        for payload in sent:
+            plant.publish(TOPIC, payload)
+        plant.drain()
+        taken = take(service, len(sent))
+        assert payloads(taken) == sent
+        service.acknowledge(taken)
+        watcher = site.service("watcher", subscription="results/#")
+        service.publish("results/large", bytes(300_000), qos=1)
+        wait_until(lambda: service.settled, lambda: service.service(0.02), "the confirmation")
+        assert payloads(take(watcher, 1)) == [bytes(300_000)]
+        service.close()
+        assert site.service(port=port, transport="websockets").take(1, 0.3) == []
+
+
+def test_a_server_that_is_no_websocket_is_named_with_the_key_of_its_path() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+            connection.close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        settings = MqttSettings(client_id="x", port=port, transport="websockets")
+        with pytest.raises(NotReachable, match=r"404.*mqtt\.websocket_path"):
+            MqttConnection(settings, subscriptions=["a"]).connect()
+        thread.join()
+
+
+@needs_broker
+def test_a_claim_that_anybody_may_publish_ends_no_service(mosquitto: PrivateBroker) -> None:
+    topic = claim_topic("thrumcast", "the-one")
+    with Site(mosquitto) as site:
+        service = site.service("the-one", claim=Claim(topic))
+        for number in (2**62, 2**63 - 2, 2**200, "9" * 5000, -1, None):
+            forged = {"number": number, "token": "f" * 16, "holder": "nobody\n12:00 forged line"}
+            site.send(json.dumps(forged).encode(), topic=topic, retain=True)
+            service.service(0.2)
+        mosquitto.restart()
+        reconnect(service)
+        service.service(0.3)
+        assert service.connected

@@ -23,6 +23,8 @@ OFFLINE: Final = b'{"state":"offline"}'
 _MAX_UNWRITTEN_BYTES: Final = 8 * 2**20  # that the socket does not take; beyond, QoS 0 is dropped and counted
 _MAX_UNCONFIRMED: Final = 10_000  # results at QoS 1 without PUBACK; beyond, they are dropped and counted
 _MAX_EVENTS: Final = 1000
+_CONTESTED_LOSSES: Final = 3  # lost connections that end us while a higher claim stands,
+_CONTESTED_S: Final = 60.0  # within so long
 _NO_CONNACK: Final = "no answer to CONNECT in time"
 
 
@@ -90,6 +92,8 @@ class MqttConnection:
         self._since_s = 0.0  # monotonic time of the present socket, then of its CONNACK
         self._error: Exception | str | None = None  # why the last try failed, or the last connection ended
         self._fenced: str | None = None  # who has the session instead
+        self._rival: str | None = None  # who claims it with a higher claim than ours
+        self._contested_s: deque[float] = deque(maxlen=_CONTESTED_LOSSES)  # when the broker closed it since then
         self._events: deque[LinkEvent] = deque(maxlen=_MAX_EVENTS)
 
     # -- what it knows -----------------------------------------------------------------------------------------------
@@ -238,7 +242,7 @@ class MqttConnection:
         """Waits at most `timeout_s` for the network and does what there is to do; reads while there is `room()`."""
         if self._fenced is not None:
             name = self.settings.client_id
-            msg = f"the client id {name!r} for this service alone expected, found another client: {self._fenced}"
+            msg = f"expected the client id {name!r} for this service alone, found another client: {self._fenced}"
             hint = "one service per mqtt.client_id: stop one of the two, or give it another id and another data.dir"
             raise ConfigError(msg, hint=hint)
         if self._stream is None:
@@ -384,19 +388,17 @@ class MqttConnection:
     def _why_lost(self, former_id: str) -> str:
         ours = self.settings.client_id
         if former_id != ours:
-            return (
-                f"no session of {ours}: the one before was {former_id}'s, and what is kept for that one will not come"
-            )
+            return f"no session of {ours}: the earlier one was of {former_id}; messages queued for it will not arrive"
         if self.epoch > 1:
-            return "the broker has forgotten the session"
-        return f"no session of {ours}: forgotten by the broker, or expired after {self.settings.session_expiry_s} s"
+            return "the broker has lost the session"
+        return f"no session of {ours}: the broker lost it, or it expired after {self.settings.session_expiry_s} s"
 
     def _meet_claim(self, claim: Claim, payload: bytes) -> None:
-        """At the first connection ours goes above what stands there; later, what stands above ours ends us."""
+        """At the first connection ours goes above what stands there; what stands above ours later is a rival."""
         number = claim.number
         holder = claim.meet(payload, first=self.epoch == 1)
         if holder is not None:
-            self._fenced = holder
+            self._rival = holder
         elif claim.number != number:
             self._protocol.publish(claim.topic, claim.payload(), qos=1, retain=True)
 
@@ -416,6 +418,16 @@ class MqttConnection:
         if self._stream is not None:
             self._drop_stream()
             self._ended(kind, why)
+            if kind == "disconnected":
+                self._contest(time.monotonic())
+
+    def _contest(self, now_s: float) -> None:
+        """Somebody claims our session: once the broker has closed it often enough, it is theirs."""
+        if self._rival is None:
+            return
+        self._contested_s.append(now_s)
+        if len(self._contested_s) == _CONTESTED_LOSSES and now_s - self._contested_s[0] <= _CONTESTED_S:
+            self._fenced = self._rival
 
     def _drop_stream(self) -> None:
         self._waiter.forget()
