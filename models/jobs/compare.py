@@ -15,12 +15,13 @@ from models.cells import CELLS, Recurrence
 from models.data.dataset import Dataset, read_machines
 from models.evaluation.report import table
 from models.evaluation.scoring import score
-from models.jobs.train import DEFAULT_SPLIT, Say, TrainRequest, alarm_spec, asked_data, choose_split
+from models.jobs.train import DEFAULT_SPLIT, Say, TrainRequest, asked_data, choose_split
 from models.jobs.values import asked_data as value_request
 from models.scaling import Scaler
 from models.settings import TrainSettings
 from models.training.folds import cross_validate, data_for_aim
 from models.training.values import held_out_values
+from pipeline.config.specs import alarm_spec
 from pipeline.errors import ConfigError, ThrumcastError
 
 STEP_ROWS = 64  # streams stepped together when a step is timed

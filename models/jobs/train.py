@@ -49,9 +49,8 @@ from models.training.folds import (
     leaky_validation,
 )
 from models.training.forecast import check_foreseeable, with_forecast
-from pipeline.config import specs
+from pipeline.config.specs import alarm_spec
 from pipeline.config.tables import Config
-from pipeline.core.alarm import AlarmSpec
 from pipeline.edges.store.snapshot import SNAPSHOTS_NAME
 from pipeline.errors import ThrumcastError
 
@@ -227,11 +226,6 @@ def _pictures(
 def dataset_spec(config: Config, inputs: str) -> DatasetSpec:
     """Turn the configuration into how rows become sequences."""
     return DatasetSpec(config.modes.names, config.modes.resolve, config.model.max_gap_s, inputs)
-
-
-def alarm_spec(config: Config) -> AlarmSpec:
-    """Turn the configuration into the alarm settings that the service uses."""
-    return specs.alarm_spec(config)
 
 
 def choose_split(dataset: Dataset, request: TrainRequest, warn: Say) -> Split | None:

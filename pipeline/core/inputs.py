@@ -12,15 +12,10 @@ from pipeline.core.features.table import COLUMN, NAMES
 from pipeline.core.records import FeatureRow, Float32
 
 
-def inputs(names: tuple[str, ...], row: FeatureRow) -> Float32:
-    """The inputs (F,) of one row; NaN where the stream has no such channel."""
-    return stacked_inputs(names, [row])[0]
-
-
 def stacked_inputs(names: tuple[str, ...], rows: Sequence[FeatureRow]) -> Float32:
-    """The inputs (B, F) of several rows. Rows that all have the same channels are gathered at once."""
+    """The inputs (B, F) of rows; NaN where a stream has no such channel. Rows of the same channels go at once."""
     if any(row.channels != rows[0].channels for row in rows):
-        return np.stack([inputs(names, row) for row in rows])
+        return np.concatenate([stacked_inputs(names, [row]) for row in rows])
     columns, missing = _columns(names, rows[0].channels)
     x = np.concatenate([row.values for row in rows]).reshape(len(rows), -1)[:, columns]
     x[:, missing] = np.nan

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from pipeline.core.features.baseline import Baseline
 from pipeline.core.features.compiled import entry, intrinsic, kernel
-from pipeline.core.features.kernel import address_of
 from pipeline.core.features.lanes import ir
 from pipeline.core.features.table import COLUMN, RELATIVE
 from pipeline.core.features.time_domain import QUARTERS, samples_at, shared_quarters
@@ -54,13 +53,6 @@ _INFINITY_KEY = np.int32(0x7F800000)
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 
 Int32 = NDArray[np.int32]
-
-
-def scan(x: Float32, rate_hz: float) -> int:
-    """Bits of `Quality` of one channel x (n,), C-contiguous."""
-    found = np.zeros(1, np.int64)
-    scan_rows(np.array([address_of(x)]), x.shape[0], rate_hz, found)
-    return int(found[0])
 
 
 @entry
@@ -337,16 +329,6 @@ class Quality(IntFlag):
 SENSOR = Quality.NON_FINITE | Quality.FLATLINE | Quality.DROPOUT | Quality.SATURATED
 STOPS = SENSOR | Quality.INCOMPLETE | Quality.NOT_RUNNING
 NO_VELOCITY = Quality.SKI_SLOPE | Quality.SATURATED | Quality.CLIPPED  # bits that make a velocity RMS meaningless
-
-
-def judge(window: Window, *, values: Float32 | None = None) -> Quality:
-    """The quality of one window by itself. `values` are its features (C, F), for the rules that need a spectrum."""
-    if window.samples is None:
-        return Quality(incomplete(window))
-    samples = np.ascontiguousarray(window.samples, np.float32)
-    address = address_of(samples) + samples.strides[0] * np.arange(len(samples))
-    spectral = np.full((len(samples), len(COLUMN)), np.nan, np.float32) if values is None else values
-    return Quality(judge_alike([window], samples.shape[1], address, spectral[None])[0])
 
 
 def incomplete(window: Window) -> int:

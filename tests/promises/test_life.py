@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from fault_points import fault_points
 from harness.promises import check
 
 from pipeline.chaos import trials
@@ -14,12 +15,12 @@ from pipeline.chaos.ground import BACKLOG, Ground
 from pipeline.chaos.plant import Plant
 from pipeline.chaos.process import Service
 from pipeline.edges.broker import PrivateBroker
-from pipeline.edges.faults import FAULT_POINTS
 
 pytestmark = pytest.mark.network
 World = Callable[..., AbstractContextManager[Ground]]
 # Places of the service's own turn and roll; those of archive upkeep have tests of their own.
-PLACES = [p for p in FAULT_POINTS if p.startswith(("turn_", "commit_", "roll_", "after_", "rewrite_"))]
+SERVICE = ("drivers/live.py", "edges/store/journal.py", "edges/store/archive.py")
+PLACES = [name for name in fault_points(*SERVICE) if not name.startswith("append_")]
 
 
 @pytest.fixture
