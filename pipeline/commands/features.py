@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.common import Console, with_console
+from pipeline.commands.common import PATH, Console, with_console
 
 if TYPE_CHECKING:
     from pipeline.core.features.table import Feature
@@ -68,23 +68,14 @@ def explain(console: Console, name: str) -> None:
 
 
 @command.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--channel", default=None, help="Channel of the recording [default: its first].")
-@click.option("--at", "at_s", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Start in seconds.")
-@click.option("--seconds", type=click.FloatRange(min=0.01, max=60), default=1.0, show_default=True, help="Length.")
-@click.option(
-    "--rpm",
-    type=click.FloatRange(min=0, min_open=True),
-    default=None,
-    help="Shaft speed, if the file does not state it.",
-)
-@click.option(
-    "--bearing", default=None, metavar="NAME", help="Bearing of the catalogue, if the file does not state one."
-)
-@click.option("--rate", "rate_hz", type=float, default=None, help="Sampling rate in Hz, if the file does not state it.")
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), default=None, help="PNG file [default: in this folder]."
-)
+@click.argument("file", type=PATH)
+@click.option("--channel", help="Channel of the recording [default: its first].")
+@click.option("--at", "at_s", type=click.FloatRange(min=0), default=0.0, help="Start in seconds.")
+@click.option("--seconds", type=click.FloatRange(min=0.01, max=60), default=1.0, help="Length.")
+@click.option("--rpm", type=click.FloatRange(min=0, min_open=True), help="Shaft speed, if the file does not state it.")
+@click.option("--bearing", metavar="NAME", help="Bearing of the catalogue, if the file does not state one.")
+@click.option("--rate", "rate_hz", type=float, help="Sampling rate in Hz, if the file does not state it.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="PNG file [default: in this folder].")
 @with_console
 def plot(
     console: Console,

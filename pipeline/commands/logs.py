@@ -31,7 +31,6 @@ log_format_option = click.option(
     "--log-format",
     type=click.Choice(["auto", "text", "json"]),
     default="auto",
-    show_default=True,
     help="Format of the log on stderr; auto: text on a terminal, JSON lines elsewhere.",
 )
 
@@ -81,17 +80,13 @@ class RepeatFilter(logging.Filter):
     def __init__(self, every_s: float = REPEAT_S) -> None:
         super().__init__()
         self._every_s = every_s
-        self._seen: dict[
-            tuple[str, str], tuple[float, int]
-        ] = {}  # when the event last passed, and how many were suppressed since
+        # (logger, event) -> when it last passed, and how many were suppressed since. There are few kinds of events.
+        self._seen: dict[tuple[str, str], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
             return True
-        key = (
-            record.name,
-            record.getMessage().partition(" ")[0],
-        )  # the set of events is small and fixed, so this stays small
+        key = record.name, record.getMessage().partition(" ")[0]
         passed_s, held = self._seen.get(key, (float("-inf"), 0))
         if record.created - passed_s < self._every_s:
             self._seen[key] = passed_s, held + 1

@@ -14,6 +14,7 @@ import specs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from quality_of import judge
 
 from pipeline.core import features
 from pipeline.core.features import FeatureSpec
