@@ -13,8 +13,8 @@ from pipeline.chaos.rubbish import is_refused, rubbish
 from pipeline.config.tables import ArchiveConfig
 from pipeline.core.codec import encode
 
-MOST_MEMORY_MB = 800  # of a service in a storm of rubbish; it has 200 in peace, and had 5,500 without its limits
-UNDER_WAY = 20_000  # messages of rubbish that may wait at the broker, which drops them beyond 256 MiB
+MOST_MEMORY_MB = 800  # of a service that receives rubbish; it takes 200 MB otherwise, and 5,500 MB without its limits
+UNDER_WAY = 20_000  # rubbish messages that may wait at the broker, which drops messages beyond 256 MiB
 TAIL = 40  # blocks per stream that declare what is missing before them
 
 
@@ -73,35 +73,6 @@ def broker_losses(world: Ground, plant: Plant, *, how: str) -> Outcome:
         f"{events} session_lost event"
     )
     return world.outcome(3, "What the broker loses is reported", kept, figures)
-
-
-def broker_forgets(world: Ground, plant: Plant, *, kill: bool) -> Outcome:
-    """A broker without persistence is restarted under a running service: an event, and gaps to the sample."""
-    service = world.service
-    service.start_and_listen()
-    third = replace(plant, messages=plant.messages // 3 // plant.streams * plant.streams, _pool=[])
-    world.send(third)
-    world.wait_for_messages(third.messages)
-    before = service.connections()
-    world.broker.restart(kill=kill)
-    lost = third.after(third.messages)
-    world.send(lost, rate_per_s=4 * RATE_PER_S)  # while nobody has subscribed, or in part
-    service.wait_for(lambda: service.connections() > before, "a new connection")
-    world.wait_until_heard()  # it has subscribed again
-    tail = lost.after(TAIL * plant.streams)
-    world.send(tail)
-    sent = third.messages + lost.messages + tail.messages
-    world.wait_until_heard()
-    status, _ = service.stop()
-    missing, counted = sent - world.counter("messages_committed"), world.counter("gap_samples")
-    events = world.counter("link_session_lost")
-    kept = counted == missing * SAMPLES and missing > 0 and events == 1 and status == 0
-    how = "killed" if kill else "restarted"
-    figures = (
-        f"{how} without persistence: {missing} of {sent} messages gone, {missing * SAMPLES} samples missing, "
-        f"{counted} counted, {events} session_lost event"
-    )
-    return world.outcome(3, "A broker that forgets the session", kept, figures)
 
 
 def copies(world: Ground, plant: Plant, *, seed: int = 7, reach: int = 12) -> Outcome:
