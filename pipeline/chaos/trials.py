@@ -208,7 +208,7 @@ def rivals(world: Ground, plant: Plant, *, watch_s: float = 6.0) -> Outcome:
     refused = same_place.process is not None and same_place.process.returncode != 0
     refused = refused and "held by process" in service.log()[log_before:]
     world.send(replace(plant, messages=half, _pool=[]))
-    # Any other address of the broker counts as another machine; on the same one a lock would refuse the second service.
+    # Another address of the broker, as if from another machine. With the same one a local lock would refuse it first.
     other = Service(world.directory / "other", world.broker.port, service.settings, host="0.0.0.0")
     with other.watched():
         other.start_and_listen()
