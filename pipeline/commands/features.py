@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 MARKDOWN_HEAD = """# Features
 
-Made by `thrumcast features ls --markdown > docs/features.md`; do not edit.
+`thrumcast features ls --markdown > docs/features.md` writes this file; do not edit it.
 
-Each column of the feature archive is named `<channel>.<name>`, a float32, NaN where its needs are not met or the
-sampling rate does not carry it. *Gain free* features do not change when the sensor's gain does.
-`thrumcast features explain NAME` prints one row, `thrumcast features plot FILE` draws a recording with its lines.
+Each column of the feature archive is a float32 named `<channel>.<name>`. It is NaN if its needs are not met or the
+sampling rate is too low. A *gain free* feature does not change with the gain of the sensor.
+`thrumcast features explain NAME` prints one row, and `thrumcast features plot FILE` draws a recording with its lines.
 """
 
 
@@ -110,7 +110,7 @@ def as_markdown() -> str:
     """The text of docs/features.md."""
     from pipeline.core.features.table import FEATURES, STAGES
 
-    lines = [MARKDOWN_HEAD, "What each stage looks at:", "", *(f"* `{stage}`: {how}." for stage, how in STAGES.items())]
+    lines = [MARKDOWN_HEAD, "Input of each stage:", "", *(f"* `{stage}`: {how}." for stage, how in STAGES.items())]
     lines += ["", f"{len(FEATURES)} features per channel:", ""]
     lines += ["| name | unit | formula | needs | gain free | stage | source |", "|---|---|---|---|---|---|---|"]
     for feature in FEATURES:
