@@ -140,8 +140,9 @@ class Engine:
                 memory.reset_if_due(predictor, row)
                 if row.quality & _STOPS:  # the network must not see this window, and the hidden state stays as it is
                     p = np.full(len(predictor.classes), np.nan, np.float32)
-                    about = _state_name(row, memory), memory.age, predictor.version, row.schema
-                    result.predictions.append(Prediction(*_address(row), None, float("nan"), p, *about))
+                    result.predictions.append(
+                        _prediction(predictor, memory, row, _reason(memory, row), None, np.nan, p)
+                    )
                 else:
                     judged.append((memory, row))
             if judged:
@@ -161,8 +162,8 @@ class Engine:
             p = dict(zip(predictor.classes, listed[i], strict=True))
             state, changes = self._alarms(memory, row, p, unknown=unknown[i])
             result.alarms += changes
-            mode, about = predictor.classes[best[i]], (state, memory.age, predictor.version, row.schema)
-            result.predictions.append(Prediction(*_address(row), mode, p[mode], probabilities[i], *about))
+            mode = predictor.classes[best[i]]
+            result.predictions.append(_prediction(predictor, memory, row, state, mode, p[mode], probabilities[i]))
 
     def _alarms(
         self, memory: _Memory, row: FeatureRow, p: dict[str, float], *, unknown: bool
@@ -232,14 +233,20 @@ def _wavefronts(memories: Mapping[StreamKey, _Memory], rows: Rows) -> Iterator[l
         yield [(memories[key], some[i]) for key, some in rows.items() if i < len(some)]
 
 
-def _address(row: FeatureRow) -> tuple[StreamKey, int, int, int, int]:
-    """The fields with which every record about a window begins."""
-    return row.key, row.session, row.window, row.start_ns, row.end_ns
-
-
-def _state_name(row: FeatureRow, memory: _Memory) -> str:
-    """The state of a stream at a window that the network must not see."""
+def _reason(memory: _Memory, row: FeatureRow) -> str:
+    """The state of the stream at a window that the network must not see."""
     quality = Quality(row.quality)
     if quality & Quality.NOT_RUNNING:
         return "not_running"
     return "sensor_fault" if quality.sensor_fault else memory.alarm.name
+
+
+def _prediction(
+    predictor: Predictor, memory: _Memory, row: FeatureRow, state: str, mode: str | None, p: float, all_p: Float32
+) -> Prediction:
+    return Prediction(*_address(row), mode, p, all_p, state, memory.age, predictor.version, row.schema)
+
+
+def _address(row: FeatureRow) -> tuple[StreamKey, int, int, int, int]:
+    """The fields with which every record about a window begins."""
+    return row.key, row.session, row.window, row.start_ns, row.end_ns
