@@ -24,9 +24,9 @@ from dataclasses import dataclass
 import msgspec
 from msgspec.structs import replace
 
+from pipeline.core.faults import HEALTHY
 from pipeline.core.records import AlarmChange, StreamKey
 
-HEALTHY = "healthy"
 OTHER = "other"  # the mode of an alarm that the vibration severity alone raises
 STRAINED = ("C", "D")
 

@@ -99,19 +99,8 @@ class Context(Protocol):
     def unit(self) -> str | None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class NothingKnown:
-    """The context of a stream about which nothing is configured."""
-
-    speed_rpm: float | None = None
-    speed_range_rpm: tuple[float, float] | None = None
-    orders: BearingOrders | None = None
-    gear_teeth: tuple[int, ...] = ()
-    unit: str | None = None
-
-
 def push(
-    spec: WindowSpec, state: WindowState, blocks: Sequence[Block], context: Context = NothingKnown()
+    spec: WindowSpec, state: WindowState, blocks: Sequence[Block], context: Context
 ) -> tuple[WindowState, list[Window]]:
     """Take the next blocks in order. Return the windows that are complete with them."""
     windows: list[Window] = []

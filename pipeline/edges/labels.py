@@ -28,7 +28,6 @@ VERDICTS = ("confirmed", "wrong_mode", "false_alarm", "missed", "unsure")
 STAGES = ("incipient", "developed", "severe", "failed")
 SOURCES = ("inspection", "parts_replaced", "analyst", "ran_to_failure", "operator")
 CERTAINTY = {"sure": 1.0, "likely": 0.6, "guess": 0.3}  # also the weight of a window in training
-HEALTHY = "healthy"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core.faults import HEALTHY
 from pipeline.edges.labels import CERTAINTY, LabelEvent, new_id, now_iso, to_ns
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.errors import ThrumcastError
@@ -52,7 +53,7 @@ def new_label(config: Config, given: Mapping[str, Any]) -> LabelEvent:
             msg = f"label: expected a mode of [modes], found: {mode}"
             raise ThrumcastError(msg, hint=f"the modes are {', '.join(config.modes.names)}")
     elif values.get("verdict") == "false_alarm":
-        mode = "healthy"
+        mode = HEALTHY
     for name in ("start", "end"):
         to_ns(str(values.get(name, "")))
     label_id = new_id()
