@@ -27,7 +27,8 @@ from models.evaluation.report import table
 from models.predictor import NumpyPredictor
 from pipeline.config.specs import alarm_spec
 from pipeline.config.tables import Config, DataConfig, MachineTable, WindowConfig
-from pipeline.core.alarm import HEALTHY, OTHER, AlarmSpec, AlarmState, judge
+from pipeline.core.alarm import OTHER, AlarmSpec, AlarmState, judge
+from pipeline.core.faults import HEALTHY
 from pipeline.core.features.table import COLUMN, NAMES
 from pipeline.core.inputs import inputs
 from pipeline.core.records import FeatureRow

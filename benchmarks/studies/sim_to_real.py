@@ -39,7 +39,7 @@ from models.training.folds import config_of, cross_validate, examples_of, final_
 from models.training.loop import epochs_for, fit, predict
 from pipeline.config.specs import alarm_spec
 from pipeline.config.tables import Config
-from pipeline.core.alarm import HEALTHY
+from pipeline.core.faults import HEALTHY
 
 RULE_DB = 10.0  # a line lower than this is none; lines are lower than the floor's own peaks below about 8 dB
 SEED, TEST_SEED = 20_260_101, 20_260_102

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.edges.faults import KILLED
-from pipeline.edges.store import compact as upkeep
+from pipeline.edges.store import compact as compaction
 from pipeline.edges.store import swap
 from pipeline.edges.store.check import survey, verify
 from pipeline.edges.store.compact import compact, mergeable, prune
@@ -122,7 +122,7 @@ def test_a_service_that_merges_by_itself_writes_a_day_about_twice(rows: int, lea
 
 
 def test_large_parts_are_left_alone(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep, "TARGET_ROWS", 50)
+    monkeypatch.setattr(compaction, "TARGET_ROWS", 50)
     fill(plant)  # rows by part: 20 20 18 on the first day, 2 20 20 20 on the second
     merged = [(one.parts, one.rows) for one in compact(plant.archive) if one.kind == "features"]
     assert merged == [(2, 40), (3, 42)]

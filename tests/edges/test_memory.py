@@ -15,7 +15,7 @@ import pytest
 from archive_plant import Plant, feature_row
 
 from pipeline.edges.store import archive
-from pipeline.edges.store import compact as upkeep
+from pipeline.edges.store import compact as compaction
 from pipeline.edges.store.compact import compact
 from pipeline.edges.store.database import Pending
 
@@ -66,7 +66,7 @@ def test_nothing_holds_the_rows_when_memory_is_given_back(plant: Plant, monkeypa
         found.append((pa.total_allocated_bytes(), sum(type(one) is Pending for one in gc.get_objects())))
 
     monkeypatch.setattr(archive, "give_back", look)
-    monkeypatch.setattr(upkeep, "give_back", look)
+    monkeypatch.setattr(compaction, "give_back", look)
     before = pa.total_allocated_bytes()
     cycle(plant, 0)
     assert found == [(before, 0)] * (ROLLS + 1)
