@@ -30,7 +30,7 @@ from pipeline.config.tables import Config, DataConfig, MachineTable, WindowConfi
 from pipeline.core.alarm import OTHER, AlarmSpec, AlarmState, judge
 from pipeline.core.faults import HEALTHY
 from pipeline.core.features.table import COLUMN, NAMES
-from pipeline.core.inputs import inputs
+from pipeline.core.features.table import stacked_inputs
 from pipeline.core.records import FeatureRow
 from pipeline.core.severity import floor
 from pipeline.drivers.backfill import Job, backfill

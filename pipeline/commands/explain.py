@@ -54,8 +54,7 @@ def command(
     from models.registry import CHAMPION, Registry
     from pipeline.config.specs import stream_specs
     from pipeline.core.engine import Engine
-    from pipeline.core.features.table import NAMES
-    from pipeline.core.inputs import stacked_inputs
+    from pipeline.core.features.table import NAMES, stacked_inputs
     from pipeline.edges.machines import MACHINES_NAME, MachinesFile
     from pipeline.edges.store.read import read_features, read_predictions, rows_of
     from pipeline.service.label_rows import instead

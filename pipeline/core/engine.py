@@ -23,8 +23,8 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from pipeline.core import alarm, stream
+from pipeline.core.features.table import stacked_inputs
 from pipeline.core.forecast import Forecast, Foretell
-from pipeline.core.inputs import stacked_inputs
 from pipeline.core.quality import STOPS, Quality
 from pipeline.core.records import (
     AlarmChange,
