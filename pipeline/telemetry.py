@@ -76,7 +76,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("mqtt_connections_total", "counter", "connections that were made"),
     Metric("mqtt_sessions_lost_total", "counter", "connections that found none of our earlier session"),
     Metric("mqtt_waiting_messages", "gauge", "messages that have arrived and not been taken"),
-    Metric("mqtt_waiting_capacity_messages", "gauge", "at so many waiting messages the socket is not read any more"),
+    Metric(
+        "mqtt_waiting_capacity_messages", "gauge", "number of waiting messages at which the socket is no longer read"
+    ),
     Metric("results_unsent_total", "counter", "results that the broker did not take and that were given up"),
     Metric("archive_pending_rows", "gauge", "rows that are committed and not yet in a Parquet part"),
     Metric("archive_parts", "gauge", "Parquet parts in the manifest"),

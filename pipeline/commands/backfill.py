@@ -125,7 +125,7 @@ def command(
 def _next(data_dir: Path, shown: str, machines: Set[str]) -> str:
     """The next step: training, or labels if the windows have no truth yet.
 
-    The truth of a run to failure does not count: nobody knows in which window the damage began.
+    The truth of a run to failure does not count, because it is unknown in which window the damage began.
     """
     import pyarrow as pa
     import pyarrow.compute as pc

@@ -103,8 +103,8 @@ def add(
 @with_console
 def retract(console: Console, label_id: str, author: str | None, note: str | None, data_dir: Path | None) -> None:
     """Retract a label. It stays in the file but is not used."""
-    from pipeline.edges.labels import LabelEvent, now_iso
-    from pipeline.service.label_rows import told, who
+    from pipeline.edges.labels import LabelEvent, now_iso, who
+    from pipeline.service.label_rows import told
 
     config = _config(console, data_dir)
     event = LabelEvent(

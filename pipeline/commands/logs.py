@@ -20,9 +20,7 @@ from pipeline.commands.common import Console
 
 REPEAT_S: Final = 10.0
 _FIELD: Final = re.compile(r"(\w+)=(.*?)(?= \w+=|$)", re.DOTALL)
-_WORDS: Final = re.compile(
-    r"(\w+)=%[sr]"
-)  # in a format string: keys whose values are text, even if they look like numbers
+_WORDS: Final = re.compile(r"(\w+)=%[sr]")  # in a format string: keys whose values are text
 _NUMBER: Final = re.compile(r"-?(0|[1-9]\d{0,17})(\.\d+)?(e[+-]?\d{1,2})?", re.ASCII)
 # syslog's numbers; journald takes `<4>` at the start of a line for the priority.
 _PRIORITY: Final = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}

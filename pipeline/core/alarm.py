@@ -139,7 +139,7 @@ def judge(
 
 
 def acknowledge(state: AlarmState, key: StreamKey, alarm_id: str, at_ns: int) -> tuple[AlarmState, list[AlarmChange]]:
-    """Note that somebody has seen an open alarm. It stays open until it clears. Doing this twice changes nothing."""
+    """Acknowledge an open alarm. It stays open until it clears. A second acknowledgement changes nothing."""
     changes = []
     episodes = list(state.open)
     for place, episode in enumerate(episodes):
@@ -152,7 +152,7 @@ def acknowledge(state: AlarmState, key: StreamKey, alarm_id: str, at_ns: int) ->
 def waits_begin_anew(state: AlarmState) -> AlarmState:
     """Keep the open alarms and begin all waits again.
 
-    After a long pause nobody knows what happened meanwhile. Another model has not seen what the last one suspected.
+    What happened in a long pause is unknown. Another model has not seen what the last one suspected.
     """
     return replace(
         state,

@@ -36,7 +36,7 @@ class Quality(IntFlag):
     FLATLINE = 4  # stops, sensor: a channel does not move, hangs at a value, or knows fewer than 8 values
     NOT_RUNNING = 8  # stops: the shaft stands still, or the level is far below the usual one
     DROPOUT = 16  # stops, sensor: a run of zeros, or a piece of the signal that comes twice
-    SATURATED = 32  # stops, sensor: so many samples lie at the ends of the range that the shape is lost
+    SATURATED = 32  # stops, sensor: too many samples lie at the ends of the range: the shape is lost
     CLIPPED = 64  # note: peaks are cut off
     BIASED = 128  # note: the mean is many times the vibration
     MAINS_HUM = 256  # note: most of the power lies at the mains frequency and its harmonics
@@ -65,19 +65,20 @@ FLAT_RATIO = 1e-6  # a channel whose peak-to-peak is below this share of its lar
 HELD_SHARE = 0.1  # of the window: a sensor or logger that keeps one value for so long hangs ...
 HELD_SAMPLES = 64  # ... if these are at least so many samples
 FEWEST_VALUES = 8  # a signal of fewer different values (3 bits) has lost its shape
-ZEROS_S = 0.005  # so long a run of exact zeros inside a living signal is a drop-out ...
-ZEROS_SAMPLES = 16  # ... but at least so many
-REPEAT_SAMPLES = 64  # so many consecutive samples that come twice in a window, bit for bit, are a repeated block;
-# looked for at four places, which finds every piece of an eighth of the window that comes twice in a row
+ZEROS_S = 0.005  # a longer run of exact zeros inside a living signal is a drop-out ...
+ZEROS_SAMPLES = 16  # ... if it has at least this many samples
+# This many consecutive samples that come twice in a window, bit for bit, are a repeated block. Four places are probed,
+# which finds every piece of an eighth of the window that comes twice in a row.
+REPEAT_SAMPLES = 64
 HALF = REPEAT_SAMPLES // 2
 RAIL_SHARE = 0.001  # of the samples at the two ends of the range: clipped ...
-RAIL_SAMPLES = 8  # ... but at least so many
-RAIL_PILE = 4.0  # ... and so many times more than just inside the range: peaks thin out, a pile is a rail
+RAIL_SAMPLES = 8  # ... if these are at least this many samples
+RAIL_PILE = 4.0  # ... and this many times more than just inside the range, because peaks thin out
 RAIL_BAND = 0.01  # "just inside": so much of the range
 SATURATED_SHARE = 0.1  # of the samples at the two ends of the range: nothing is left to judge
 BIAS_RATIO = 50.0  # |mean| / standard deviation; gravity beside a quiet machine stays below it
-SLOW_BLOCK_S = 0.1  # means over so long hold what lies below about 5 Hz ...
-SLOW_SHARE = 0.5  # ... and so much of the variance there is a drift, not a machine
+SLOW_BLOCK_S = 0.1  # means over this time keep what lies below about 5 Hz ...
+SLOW_SHARE = 0.5  # ... and this share of the variance there is a drift, not a machine
 
 STANDSTILL_RPM = 30.0  # below this a shaft counts as stopped ...
 STANDSTILL_SHARE = 0.1  # ... and below this share of its nominal speed

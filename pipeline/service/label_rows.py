@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import difflib
-import getpass
 import hashlib
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.faults import HEALTHY
-from pipeline.edges.labels import CERTAINTY, LabelEvent, new_id, now_iso, to_ns
+from pipeline.edges.labels import CERTAINTY, LabelEvent, new_id, now_iso, to_ns, who
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.errors import ThrumcastError
 from pipeline.telemetry import few
@@ -232,16 +230,6 @@ def told(event: LabelEvent) -> str:
         return f"{event.id} retracted"
     place = event.machine if event.point is None else f"{event.machine}/{event.point}"
     return f"{event.id} {place} {event.verdict} {event.mode or '-'} {event.start} to {event.end}"
-
-
-def who(author: object) -> str:
-    """The author as given, else the user name, else the user id: a container may have no name for its user."""
-    if author:
-        return str(author)
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"
 
 
 def _certainty(value: object) -> float:
