@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import getpass
 import json
 import os
 import re
@@ -24,7 +25,6 @@ from typing import Any
 from models import bundle
 from models.bundle import Bundle
 from models.predictor import NumpyPredictor
-from pipeline.edges.labels import who
 from pipeline.errors import ModelError
 
 CHAMPION = "champion"  # the version that serves
@@ -122,7 +122,7 @@ class Registry:
             before: str | None = document.get(alias)
             document[alias] = to
             at = datetime.now(UTC).isoformat(timespec="seconds")
-            move = {"at": at, "alias": alias, "from": before, "to": to, "by": who(None), "why": why}
+            move = {"at": at, "alias": alias, "from": before, "to": to, "by": _user(), "why": why}
             document["history"] = [*document["history"], move]
             self._write(document)
         return before
@@ -184,3 +184,11 @@ def _sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _user() -> str:
+    """The user who moves an alias; a container may have no name for its user."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
