@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from models.jobs.train import TrainResult, TrainRequest, train
+from models.jobs.train import TrainRequest, TrainResult, train
 from models.settings import TrainSettings
 from pipeline.config.tables import Config
 
