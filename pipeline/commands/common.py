@@ -23,7 +23,7 @@ import click
 from pipeline.errors import ConfigError, ThrumcastError, UsageError
 
 if TYPE_CHECKING:
-    from pipeline.config.sources import Resolved
+    from pipeline.config.sources import Resolution
     from pipeline.config.tables import Config
 
 P = ParamSpec("P")
@@ -62,7 +62,7 @@ class Console:
         """
         return self.resolve(flags).config
 
-    def resolve(self, flags: Mapping[str, object]) -> Resolved:
+    def resolve(self, flags: Mapping[str, object]) -> Resolution:
         """The configuration, and the source of every value."""
         from pipeline.config.sources import load
 

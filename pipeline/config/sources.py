@@ -51,7 +51,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolution:
     """A configuration, and where each of its values comes from."""
 
     config: Config
@@ -64,7 +64,7 @@ def load(
     flags: Mapping[str, object] | None = None,
     *,
     environment: Mapping[str, str] | None = None,
-) -> Resolved:
+) -> Resolution:
     """The configuration of this run.
 
     Args:
@@ -96,7 +96,7 @@ def load(
         errors[0].others = tuple(errors[1:])
         raise errors[0]
     settings = {path: Setting(value, "default") for path, value in leaves(config)} | given
-    return Resolved(config, settings, file)
+    return Resolution(config, settings, file)
 
 
 @contextlib.contextmanager

@@ -235,7 +235,7 @@ class Report:
 
 
 @dataclass(slots=True)
-class _Pending:
+class _PendingShares:
     """Shares that are made and not written yet."""
 
     archive: Archive
@@ -279,7 +279,7 @@ def backfill(
     Recordings for whose `channels` the directory has no room are skipped.
     """
     report = Report(inputs=len(jobs))
-    pending = _Pending(archive, MachinesFile(archive.journal.directory / MACHINES_NAME), report)
+    pending = _PendingShares(archive, MachinesFile(archive.journal.directory / MACHINES_NAME), report)
     try:
         for share in _fitting(_run(jobs, make_worker, workers), jobs, make_worker, channels):
             pending.add(share)
