@@ -270,7 +270,7 @@ def observed(config: Config, live: Live, connection: MqttConnection) -> Iterator
     ]
 
     def notify(_: LoopWatch) -> None:
-        endpoints.ready(wait_s=0.0)  # so that a change is logged even if nobody asks
+        endpoints.ready(wait_s=0.0)  # logs a change even without a request
         notifier.send("WATCHDOG=1", f"STATUS={endpoints.status_line()}")
 
     watch.notify = notify

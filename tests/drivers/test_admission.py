@@ -71,7 +71,7 @@ def test_no_block_completes_more_windows_than_it_is_taken_for(
     spec, state, index = specs.window(length_s=length_s, hop_s=hop_s), WindowState(), 0
     for n in parts:
         one = replace(block(n, rate_hz), index=index)
-        state, windows = push(spec, state, [one])
+        state, windows = push(spec, state, [one], specs.stream())
         assert len(windows) <= most_windows(spec, one)
         index += n
 

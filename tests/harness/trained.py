@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from models.jobs.train import Trained, TrainRequest, train
+from models.jobs.train import TrainRequest, TrainResult, train
 from models.settings import TrainSettings
 from pipeline.config.tables import Config
 
@@ -13,7 +13,7 @@ QUICK = TrainSettings(aim="new", epochs=12, hidden=12, members=1, learning_rate=
 
 def trained(
     data: Path, *, settings: TrainSettings = QUICK, split: str | None = None, leaky: bool = False
-) -> tuple[Trained, list[str]]:
+) -> tuple[TrainResult, list[str]]:
     """The result of a training on that archive, and what it said."""
     said: list[str] = []
     request = TrainRequest(data, Config(), settings, split, leaky=leaky)
