@@ -27,9 +27,9 @@ from models.evaluation.report import table
 from models.predictor import NumpyPredictor
 from pipeline.config.specs import alarm_spec
 from pipeline.config.tables import Config, DataConfig, MachineTable, WindowConfig
-from pipeline.core.alarm import HEALTHY, OTHER, AlarmSpec, AlarmState, judge
-from pipeline.core.features.table import COLUMN, NAMES
-from pipeline.core.inputs import inputs
+from pipeline.core.alarm import OTHER, AlarmSpec, AlarmState, judge
+from pipeline.core.faults import HEALTHY
+from pipeline.core.features.table import COLUMN, NAMES, stacked_inputs
 from pipeline.core.records import FeatureRow
 from pipeline.core.severity import floor
 from pipeline.drivers.backfill import Job, backfill
@@ -110,7 +110,7 @@ def network(*, by_mode: bool, with_floor: bool) -> Method:
         predictor = NumpyPredictor(bundle.load(MODEL))
         h, said = predictor.initial(1), list[Said]()
         for row in rows:
-            p, h = predictor.step(inputs(predictor.inputs, row)[None], h)
+            p, h = predictor.step(stacked_inputs(predictor.inputs, [row]), h)
             of_mode = dict(zip(predictor.classes, p[0].tolist(), strict=True))
             fault = {HEALTHY: of_mode[HEALTHY], OTHER: 1.0 - of_mode[HEALTHY]}
             said.append((of_mode if by_mode else fault, floor(row, None) if with_floor else None))

@@ -32,9 +32,10 @@ from models.data.splits import Split, make_split
 from models.evaluation.events import Track
 from models.evaluation.metrics import window_metrics
 from models.evaluation.scoring import recording_metrics, score
-from models.jobs.train import alarm_spec, dataset_spec
+from models.jobs.train import dataset_spec
 from models.settings import TrainSettings
 from models.training.folds import choose_aim
+from pipeline.config.specs import alarm_spec
 from pipeline.config.tables import Config, DataConfig
 from pipeline.drivers.backfill import Job, backfill
 from pipeline.edges.recordings.recording import find_recordings, parse_channels

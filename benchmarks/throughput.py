@@ -35,8 +35,7 @@ from pipeline.core import features, quality, stream
 from pipeline.core.engine import Engine
 from pipeline.core.records import Block, StreamKey
 from pipeline.core.state import StreamState
-from pipeline.edges.store import parts as archive_files
-from pipeline.edges.store import schema as archive_tables
+from pipeline.edges.store import parts, schema
 from pipeline.edges.store.schema import FeatureSchema, arrow_schema, conform
 from pipeline.service.compose import feature_schema
 
@@ -100,13 +99,13 @@ class Plant:
                 step = self.engine.step(states, blocks)
             states |= step.states
             with clock.stage("rows"):
-                tables["features"] += [t for _, t in archive_tables.feature_tables(step.features, self.schema)]
-                tables["predictions"].append(archive_tables.prediction_table(step.predictions, self.classes))
+                tables["features"] += [t for _, t in schema.feature_tables(step.features, self.schema)]
+                tables["predictions"].append(schema.prediction_table(step.predictions, self.classes))
         for kind, extras in (("features", CHANNELS), ("predictions", self.classes)):
             with clock.stage("Parquet"):
-                schema = arrow_schema(kind, extras, self.schema if kind == "features" else None)
-                rows = archive_files.sort_rows(conform(pa.concat_tables(tables[kind]), schema), kind)
-                (self.folder / f"{kind}.parquet").write_bytes(archive_files.encode_part(rows))
+                columns = arrow_schema(kind, extras, self.schema if kind == "features" else None)
+                rows = parts.sort_rows(conform(pa.concat_tables(tables[kind]), columns), kind)
+                (self.folder / f"{kind}.parquet").write_bytes(parts.encode_part(rows))
         return sum(table.num_rows for table in tables["features"])
 
 
@@ -212,9 +211,9 @@ def _plant(folder: Path, blocks: int, samples: int, turns: int) -> Plant:
         ]
         for turn in range(turns)
     ]
-    schema = feature_schema(Config())
-    schema = FeatureSchema(spec.features.schema, schema.features, schema.units)
-    return Plant(Engine(lambda key: spec, predictor), schema, predictor.classes, given, folder)
+    table = feature_schema(Config())
+    table = FeatureSchema(spec.features.schema, table.features, table.units)
+    return Plant(Engine(lambda key: spec, predictor), table, predictor.classes, given, folder)
 
 
 def _cold(effort: Effort, place: str) -> tuple[Row, dict[str, float]]:

@@ -1,10 +1,10 @@
 """Model versions and the names that point at them.
 
-    DIR/registry/v0001/ v0002/ ...      written under a hidden name, then renamed: a version is whole or not there
+    DIR/registry/v0001/ v0002/ ...      written under a hidden name, then renamed: each version is complete
     DIR/registry/aliases.json           {"champion": "v0001", "history": [{at, alias, from, to, by, why}]}
 
-Aliases are a file of names, not symlinks, because it survives copies, images and Windows. Versions never change. Moving
-`champion`, in one atomic replace, decides what serves.
+Versions never change. The alias `champion` names the version that serves, and an atomic replace of aliases.json moves
+it. Aliases are no symlinks, because copies, container images and Windows do not keep those.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from pipeline.errors import ModelError
 CHAMPION = "champion"  # the version that serves
 CHALLENGER = "challenger"  # the newest candidate
 
+_RESTORE = "restore it from a backup, or remove it and promote a version again"
 _VERSION = re.compile(r"v[0-9]{4,9}")
 _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
@@ -57,7 +58,7 @@ class Registry:
         return history
 
     def resolve(self, name: str) -> str:
-        """Turn a version or an alias into a version that is there.
+        """Return the version of this name, or the one that the alias points at.
 
         Raises:
             ModelError: neither a version nor an alias of this registry.
@@ -66,8 +67,8 @@ class Registry:
         version = aliases.get(name, name)
         if version in versions:
             return version
-        there = ", ".join([*aliases, *versions]) or "none"
-        msg = f"expected a model version or alias of {self.root}, found: {name} (there are: {there})"
+        known = ", ".join([*aliases, *versions]) or "none"
+        msg = f"expected a model version or alias of {self.root}, found: {name} (known: {known})"
         raise ModelError(
             msg, hint="`thrumcast train --data DIR` makes one" if not versions else "see `thrumcast models ls`"
         )
@@ -82,7 +83,7 @@ class Registry:
         model = bundle.load(self.root / version)
         if model.spec.version != version:
             msg = f"{self.root / version}: expected config.json of {version}, found: {model.spec.version}"
-            raise ModelError(msg, hint="a version keeps its name: predictions are stamped with it")
+            raise ModelError(msg, hint="a version must keep its name, because its predictions carry it")
         return model
 
     def predictor(self, name: str = CHAMPION) -> NumpyPredictor:
@@ -90,7 +91,7 @@ class Registry:
         return NumpyPredictor(self.load(name))
 
     def add(self, model: Bundle, pictures: Mapping[str, bytes] | None = None) -> str:
-        """Write a model as the next version and return its name; the bundle's own version name is replaced."""
+        """Write a model as the next version, under a new name, and return that name."""
         self.root.mkdir(parents=True, exist_ok=True)
         with self._locked():
             newest = self.versions()[-1:] or ["v0000"]
@@ -132,7 +133,7 @@ class Registry:
         Raises:
             ModelError: there is none, or it is gone.
         """
-        stack: list[str] = []  # a rollback drops what came after its target, so a second one goes further back
+        stack: list[str] = []  # a move back drops the later versions, so that the next rollback goes further back
         for move in self.history():
             if move["alias"] == alias:
                 del stack[stack.index(move["to"]) if move["to"] in stack else len(stack) :]
@@ -151,10 +152,10 @@ class Registry:
             return {"history": []}
         except ValueError as error:
             msg = f"{path}: expected JSON, found: {error}"
-            raise ModelError(msg, hint="restore it from a copy, or remove it and promote a version again") from error
+            raise ModelError(msg, hint=_RESTORE) from error
         if not isinstance(document, dict) or not isinstance(document.setdefault("history", []), list):
             msg = f"{path}: expected an object of aliases with a list `history`, found: another shape"
-            raise ModelError(msg, hint="restore it from a copy, or remove it and promote a version again")
+            raise ModelError(msg, hint=_RESTORE)
         return document
 
     def _write(self, document: dict[str, Any]) -> None:
@@ -171,7 +172,7 @@ class Registry:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other writers of this registry out."""
+        """Lock out other writers of this registry."""
         with (self.root / ".lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -186,7 +187,7 @@ def _sync_directory(path: Path) -> None:
 
 
 def _user() -> str:
-    """Name of who moved an alias; a container may have no entry for its user."""
+    """The user who moves an alias; a container may have no name for its user."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -42,7 +42,7 @@ from models.data.dataset import UNKNOWN, Dataset, WindowSequence
 from models.data.splits import Split
 from models.evaluation.metrics import macro_auroc
 from models.scaling import Scaler
-from pipeline.core.alarm import HEALTHY
+from pipeline.core.faults import HEALTHY
 
 KIND = "direction of quantities"
 QUANTILE = 0.98  # of held-out machines' distances

@@ -50,7 +50,7 @@ class CommandGroup(click.Group):
         return command
 
 
-@click.command(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(pipeline.__version__, prog_name="thrumcast", message="%(prog)s %(version)s")
 def group() -> None:
     """Listens to rotating machines and names, window by window, the failure mode of each of them.

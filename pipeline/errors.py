@@ -58,7 +58,7 @@ class RecordingError(ThrumcastError):
 
 
 class ArchiveError(ThrumcastError):
-    """The data directory cannot be used as it is."""
+    """The data directory cannot be used."""
 
 
 class SchemaError(ArchiveError):

@@ -48,9 +48,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("messages_duplicate_total", "counter", "messages that had been committed before"),
     Metric("messages_late_total", "counter", "messages that came after their gap was declared"),
     Metric("messages_quarantined_total", "counter", "messages that were refused and kept aside"),
-    Metric(
-        "messages_dropped_total", "counter", "messages given up undecided at a stop; the broker delivers them again"
-    ),
+    Metric("messages_dropped_total", "counter", "messages given up at a stop; the broker delivers them again"),
     Metric("messages_in_flight", "gauge", "messages that arrived and wait to be taken or committed"),
     Metric("quarantine_reasons_total", "counter", "refused messages by reason", ("reason",)),
     Metric("samples_received_total", "counter", "samples per channel in decoded blocks, by machine", ("machine",)),
@@ -63,18 +61,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("alarm_changes_total", "counter", "alarms raised, updated and cleared", ("type",)),
     Metric("alarms_active", "gauge", "alarms that are open"),
     Metric("machine_state", "gauge", "1 for the state of a stream, else 0", ("machine", "point", "state")),
-    Metric(
-        "failure_probability_ratio",
-        "gauge",
-        "probability of each mode in a stream's newest window",
-        ("machine", "point", "mode"),
-    ),
-    Metric(
-        "velocity_rms_meters_per_second",
-        "gauge",
-        "vibration severity of a stream's newest window",
-        ("machine", "point"),
-    ),
+    Metric("failure_probability_ratio", "gauge", "of each mode, in the newest window", ("machine", "point", "mode")),
+    Metric("velocity_rms_meters_per_second", "gauge", "severity of the newest window", ("machine", "point")),
     Metric("labels_total", "counter", "labels that people have given, by verdict", ("verdict",)),
     Metric("model_reloads_total", "counter", "other models that were to serve: loaded or refused", ("result",)),
     Metric("feature_seconds", "histogram", "of a turn: from decoded blocks to feature rows", (), _SECONDS),
@@ -88,7 +76,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("mqtt_connections_total", "counter", "connections that were made"),
     Metric("mqtt_sessions_lost_total", "counter", "connections that found none of our earlier session"),
     Metric("mqtt_waiting_messages", "gauge", "messages that have arrived and not been taken"),
-    Metric("mqtt_waiting_capacity_messages", "gauge", "at so many waiting messages the socket is not read any more"),
+    Metric(
+        "mqtt_waiting_capacity_messages", "gauge", "number of waiting messages at which the socket is no longer read"
+    ),
     Metric("results_unsent_total", "counter", "results that the broker did not take and that were given up"),
     Metric("archive_pending_rows", "gauge", "rows that are committed and not yet in a Parquet part"),
     Metric("archive_parts", "gauge", "Parquet parts in the manifest"),
@@ -105,19 +95,13 @@ TABLE: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
 # Log events: name -> (level, when it is logged). The name is the first word of the log message.
 EVENTS: Mapping[str, tuple[str, str]] = {
     "rehearsed": ("info", "the engine has run on a second of noise, so that all kernels are compiled"),
-    "stop_cut_short": (
-        "warning",
-        "a stop took too long because of the disk; the process ended as by a kill, which loses nothing",
-    ),
+    "stop_cut_short": ("warning", "the disk held up a stop; the process ended as by a kill, which loses nothing"),
     "connected": ("info", "the broker accepted us"),
     "session_lost": ("info", "the broker no longer has our session; the messages it queued for us are lost"),
     "disconnected": ("info", "the connection ended"),
     "refused": ("info", "an attempt to connect failed"),
     "taken_over": ("info", "another client with our client id took over the session"),
-    "commit_failed": (
-        "error",
-        "the disk refused a commit; the service tries again and acknowledges nothing until it succeeds",
-    ),
+    "commit_failed": ("error", "the disk refused a commit; nothing is acknowledged until another attempt succeeds"),
     "commit_resumed": ("warning", "a commit succeeded after commit_failed"),
     "note_failed": ("error", "the disk refused machines.jsonl"),
     "note_resumed": ("warning", "machines.jsonl was written after note_failed"),
@@ -138,10 +122,7 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "memory_not_rebuilt": ("error", "the archive is unreadable; hidden states start from zero"),
     "forecast_failed": ("error", "the forecast raised an error; it stays off until a model is loaded"),
     "shadow_failed": ("error", "the shadow model raised an error and was switched off"),
-    "labels_unreadable": (
-        "error",
-        "labels.jsonl has an invalid line; new labels are neither published nor counted",
-    ),
+    "labels_unreadable": ("error", "labels.jsonl has an invalid line; new labels are neither published nor counted"),
     "label_waits": ("warning", "a label sent over MQTT was stored, but the archive has no windows of its machine"),
     "ready": ("info", "/readyz turned to 200"),
     "not_ready": ("warning", "/readyz turned to 503; the failing checks"),

@@ -2,7 +2,7 @@
 
 It is calculated from the make-up, without samples. For faults that strike, the line at the strike rate in the envelope
 spectrum of one second must be 6 dB above its floor. For faults of the shaft, the velocity must have doubled and exceed
-that of sound machines of the population; below that, nobody would call it a fault.
+that of sound machines of the population.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Events of a machine or its sensor that are not failures of the machine: a table, and their effect at a moment.
+"""Events that are no failures of the machine: the table of their kinds, and their effect at a moment.
 
-Duty events change the motion of the shaft. Nuisances resemble faults without being any. Sensor faults have labels of
-their own, and `sim.sensors` applies them. An event has a kind, a time and a size; its kind is its label.
+Duty events change the speed of the shaft. Nuisances look like faults. Sensor faults are applied by `sim.sensors`. An
+event has a kind, a time span and a size; its kind is its label.
 """
 
 from __future__ import annotations
@@ -27,27 +27,33 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "run_up": Kind("duty", 1.0, 0.1, 1.0, 30.0, "from rest to the speed; size = share of the speed reached"),
-    "ramp": Kind("duty", 0.2, -0.6, 0.6, 60.0, "another speed for a while; size = relative change"),
-    "stop": Kind("duty", 1.0, 0.1, 1.0, 60.0, "runs down, stands, runs up; size = share of the speed lost"),
-    "load_surge": Kind("nuisance", 0.6, -0.5, 3.0, 20.0, "more load on gears, bearings and rotor; relative"),
-    "transient": Kind("nuisance", 2.0, 0.0, 20.0, 3.0, "a valve, a water hammer: a burst of noise; times the floor"),
-    "hammering": Kind("nuisance", 3.0, 0.1, 50.0, 15.0, "somebody works on the frame; blows per second"),
-    "neighbour_start": Kind("nuisance", 5.0, 0.0, 30.0, 60.0, "the machine beside it, times its usual leak-through"),
-    "heat_wave": Kind("nuisance", 20.0, -40.0, 60.0, 600.0, "kelvin: softer structure, thinner grease"),
-    "remounted_sensor": Kind("nuisance", 0.7, 0.2, 3.0, math.inf, "gain of the new place, another path to it"),
-    "drop_out": Kind("sensor", 0.3, 0.01, 1.0, 20.0, "a cable that comes and goes; share of the time without signal"),
-    "flatline": Kind("sensor", 0.0, -100.0, 100.0, 30.0, "a constant, in g"),
-    "drift": Kind("sensor", 0.5, -100.0, 100.0, 60.0, "g per minute"),
-    "bias": Kind("sensor", 1.0, -100.0, 100.0, 60.0, "g"),
-    "clipping": Kind("sensor", 0.3, 1e-4, 100.0, 60.0, "full scale in g"),
-    "gain_change": Kind("sensor", 0.4, 0.01, 100.0, 60.0, "factor"),
-    "mains_hum": Kind("sensor", 0.3, 0.0, 50.0, 60.0, "g peak at the line frequency: a broken shield"),
-    "loose_mount": Kind("sensor", 1800.0, 800.0, 3500.0, 60.0, "Hz to which the mounted resonance falls"),
-    "quantisation": Kind("sensor", 8.0, 2.0, 24.0, 60.0, "bits over +-16 g"),
-    "saturation": Kind("sensor", 3.0, 0.0, 100.0, 30.0, "g of the slope after an overload, every few seconds"),
-    "swapped_axes": Kind("sensor", 1.0, 1.0, 2.0, 60.0, "positions by which the axes are rotated"),
-    "frozen_logger": Kind("sensor", 1.0, 1.0, 1.0, 60.0, "sends the same piece again and again"),
+    "run_up": Kind("duty", 1.0, 0.1, 1.0, 30.0, "run-up from rest; size: share of the speed that is reached"),
+    "ramp": Kind("duty", 0.2, -0.6, 0.6, 60.0, "another speed for a while; size: relative change"),
+    "stop": Kind("duty", 1.0, 0.1, 1.0, 60.0, "runs down, stands, runs up; size: share of the speed that is lost"),
+    "load_surge": Kind(
+        "nuisance", 0.6, -0.5, 3.0, 20.0, "more load on gears, bearings and rotor; size: relative change"
+    ),
+    "transient": Kind(
+        "nuisance", 2.0, 0.0, 20.0, 3.0, "a burst of noise from a valve or a water hammer; size: multiple of the floor"
+    ),
+    "hammering": Kind("nuisance", 3.0, 0.1, 50.0, 15.0, "somebody hammers on the frame; size: blows per second"),
+    "neighbour_start": Kind("nuisance", 5.0, 0.0, 30.0, 60.0, "a neighbour starts; size: multiple of its usual share"),
+    "heat_wave": Kind("nuisance", 20.0, -40.0, 60.0, 600.0, "softer structure, thinner grease; size: kelvin"),
+    "remounted_sensor": Kind(
+        "nuisance", 0.7, 0.2, 3.0, math.inf, "the sensor moves to another path; size: gain of the new place"
+    ),
+    "drop_out": Kind("sensor", 0.3, 0.01, 1.0, 20.0, "a loose cable; size: share of the time without signal"),
+    "flatline": Kind("sensor", 0.0, -100.0, 100.0, 30.0, "a constant; size: g"),
+    "drift": Kind("sensor", 0.5, -100.0, 100.0, 60.0, "slow drift; size: g per minute"),
+    "bias": Kind("sensor", 1.0, -100.0, 100.0, 60.0, "an offset; size: g"),
+    "clipping": Kind("sensor", 0.3, 1e-4, 100.0, 60.0, "clipped samples; size: full scale in g"),
+    "gain_change": Kind("sensor", 0.4, 0.01, 100.0, 60.0, "another gain; size: factor"),
+    "mains_hum": Kind("sensor", 0.3, 0.0, 50.0, 60.0, "hum at the line frequency from a broken shield; size: g peak"),
+    "loose_mount": Kind("sensor", 1800.0, 800.0, 3500.0, 60.0, "a loose sensor; size: Hz to which its resonance falls"),
+    "quantisation": Kind("sensor", 8.0, 2.0, 24.0, 60.0, "coarse steps; size: bits over +-16 g"),
+    "saturation": Kind("sensor", 3.0, 0.0, 100.0, 30.0, "slopes after overloads, every few seconds; size: g"),
+    "swapped_axes": Kind("sensor", 1.0, 1.0, 2.0, 60.0, "the axes are swapped; size: positions of rotation"),
+    "frozen_logger": Kind("sensor", 1.0, 1.0, 1.0, 60.0, "the logger repeats one piece; the size is always 1"),
 }
 NUISANCES = tuple(name for name, kind in KINDS.items() if kind.family == "nuisance")
 SENSOR_FAULTS = tuple(name for name, kind in KINDS.items() if kind.family == "sensor")

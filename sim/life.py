@@ -2,7 +2,7 @@
 
 Severity runs from 0 (sound) to 1 (end of life) and is a pure function of time. A life has any number of courses, which
 may overlap (combined faults) and end (maintenance). A failure mode is the truth from the moment when it is detectable
-in principle; before that the fault exists, but nobody could tell.
+in principle; before that the fault cannot be seen.
 """
 
 from __future__ import annotations

@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.core.codec import Encoding, encode
 from pipeline.core.faults import HEALTHY
 from pipeline.core.records import Block, Float32
-from pipeline.edges.mqtt import TopicTemplate
+from pipeline.edges.mqtt import MqttPublisher, TopicTemplate
 from pipeline.edges.recordings.recording import write_recording
 from pipeline.errors import ConfigError, RecordingError
 from sim.channel import Message, Senders
@@ -26,16 +26,6 @@ from sim.machine import Machine
 
 DATASET = "sim"
 MAX_EPISODE_S = 300.0  # a recording is in memory until it is written
-
-
-class Outlet(Protocol):
-    """The part of a connection that `to_broker` uses; `pipeline.edges.mqtt.MqttPublisher` has it."""
-
-    def publish(self, topic: str, payload: bytes, *, qos: int = 1) -> None:
-        """Sends one message; may block."""
-
-    def rest(self, seconds: float) -> None:
-        """Waits, and keeps the connection alive."""
 
 
 class Progress(NamedTuple):
@@ -60,7 +50,7 @@ def messages(
 
 def to_broker(
     outgoing: Iterable[Message],
-    outlet: Outlet,
+    publisher: MqttPublisher,
     start_ns: int,
     *,
     speed: float = 1.0,
@@ -84,9 +74,9 @@ def to_broker(
         if speed > 0:
             behind_s = now_s() - (began_s + (message.due_ns - start_ns) / 1e9 / speed)
             if behind_s < 0:
-                outlet.rest(-behind_s)
+                publisher.rest(-behind_s)
                 behind_s = 0.0
-        outlet.publish(message.topic, message.payload, qos=1)
+        publisher.publish(message.topic, message.payload, qos=1)
         payload_bytes += len(message.payload)
         yield Progress(count, payload_bytes, behind_s)
 

@@ -31,15 +31,15 @@ from models.data.splits import group_of, make_split
 from models.evaluation.events import Track, fault_outcomes
 from models.evaluation.metrics import macro_auroc, softmax
 from models.evaluation.scoring import score
-from models.jobs.train import alarm_spec
 from models.network import RecurrentNetwork
 from models.scaling import Scaler
 from models.settings import TrainSettings
 from models.training.augment import Augmentation
 from models.training.folds import config_of, cross_validate, examples_of, final_fit, fit_scaler
 from models.training.loop import epochs_for, fit, predict
+from pipeline.config.specs import alarm_spec
 from pipeline.config.tables import Config
-from pipeline.core.alarm import HEALTHY
+from pipeline.core.faults import HEALTHY
 
 RULE_DB = 10.0  # a line lower than this is none; lines are lower than the floor's own peaks below about 8 dB
 SEED, TEST_SEED = 20_260_101, 20_260_102

@@ -100,9 +100,7 @@ class DataFacts:
     inputs_ignored: dict[str, str] = field(default_factory=dict)  # column -> reason
     first_ns: int = 0
     last_ns: int = 0
-    labels: dict[str, Any] = field(
-        default_factory=dict
-    )  # labels of people, used and ignored: see models/data/labelling.py
+    labels: dict[str, Any] = field(default_factory=dict)  # used and ignored ones, see models/data/labelling.py
 
     def document(self) -> dict[str, Any]:
         """Return the facts as JSON has them."""
@@ -313,7 +311,7 @@ def feature_columns(
         else:
             inputs.append(name)
     if not inputs and index.size:
-        msg = f"expected at least one input that is there in the archive, found: none of {len(wanted)} ({choice})"
+        msg = f"expected at least one of the inputs in the archive, found: none of {len(wanted)} ({choice})"
         raise ThrumcastError(msg, hint="try --set inputs=all")
     return tuple(inputs), ignored
 

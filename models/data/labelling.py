@@ -15,60 +15,21 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.faults import HEALTHY
 from pipeline.core.records import StreamKey
+from pipeline.edges.labels import LabelEvent
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 COVERED = 0.5  # share of a window that a label must cover
 WEIGHT = "label_weight"  # column of the labelled table
-HEALTHY = "healthy"
 _REPORT = b"thrumcast.labels"
-
-
-class Label(Protocol):
-    """The part of a `LabelEvent` (pipeline.edges.labels) that is used here."""
-
-    @property
-    def id(self) -> str:
-        """Its identifier."""
-
-    @property
-    def machine(self) -> str:
-        """The machine it is about."""
-
-    @property
-    def point(self) -> str | None:
-        """The measurement point it is about; None: all points."""
-
-    @property
-    def start_ns(self) -> int:
-        """Start of the interval."""
-
-    @property
-    def end_ns(self) -> int:
-        """First time after the interval."""
-
-    @property
-    def verdict(self) -> str:
-        """Its verdict on the prediction: confirmed, false_alarm, unsure ..."""
-
-    @property
-    def mode(self) -> str | None:
-        """The failure mode."""
-
-    @property
-    def certainty(self) -> float:
-        """Weight, above 0 and at most 1."""
-
-    @property
-    def source(self) -> str:
-        """How it came to be known."""
 
 
 @dataclass(slots=True)
@@ -93,7 +54,7 @@ class LabelReport:
 
 def apply_labels(
     table: pa.Table,
-    labels: Sequence[Label],
+    labels: Sequence[LabelEvent],
     facts: Mapping[StreamKey, Mapping[str, Any]] | None = None,
 ) -> pa.Table:
     """Return the rows with `truth` from the labels and a column `label_weight`; see `report_of`.
@@ -176,7 +137,7 @@ class _Rows:
         self.start_ns = _ns(table, "start")
         self.end_ns = _ns(table, "end")
 
-    def share(self, label: Label) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def share(self, label: LabelEvent) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Return the share of every window in the label's interval, and which windows are of its stream."""
         stream = self.machine == label.machine
         if label.point is not None:

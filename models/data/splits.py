@@ -14,7 +14,7 @@ trained on, and the split says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +84,32 @@ def make_split(
         made.append(Fold(train, test, tuple(sorted(part))))
     remarks += _on_both_sides(sequences, groups, facts, field)
     return Split(field, tuple(made), untested, tuple(remarks))
+
+
+def split_or_by_time(
+    sequences: Sequence[WindowSequence],
+    classes: Sequence[str],
+    facts: Facts,
+    field: str | None,
+    default: str,
+    folds: int,
+    warn: Callable[[str], None],
+) -> Split:
+    """Split by `field`; without one by `default`, or by time where that cannot be. `warn` gets the remarks.
+
+    Raises:
+        ThrumcastError: `field` is given and cannot be split by.
+    """
+    try:
+        split = make_split(sequences, classes, facts, field or default, folds)
+    except ThrumcastError as error:
+        if field is not None:
+            raise
+        warn(f"{error.message}; splitting by time instead")
+        split = make_split(sequences, classes, facts, "time", folds)
+    for remark in split.remarks:
+        warn(remark)
+    return split
 
 
 def leaky_split(sequences: Sequence[WindowSequence], folds: int, seed: int) -> Split:

@@ -83,9 +83,7 @@ def archived_tracks(
     columns = [predictions.column(name).to_pylist() for name in names]
     starts = predictions.column("start").to_numpy().astype("datetime64[ns]").astype(np.int64).tolist()
     for start_ns, machine, point, session, model, age, *p in zip(starts, *columns, strict=True):
-        if model == version and all(
-            value is not None and value == value for value in p
-        ):  # NaN: the network was not stepped
+        if model == version and all(value is not None and value == value for value in p):  # NaN: not stepped
             said[machine, point, session, start_ns] = age > warm_up_windows, p
     tracks = []
     for sequence in dataset.sequences:

@@ -35,7 +35,8 @@ from numpy.typing import NDArray
 
 from models.data.dataset import UNKNOWN, WindowSequence
 from models.evaluation.metrics import number_or_none
-from pipeline.core.alarm import HEALTHY, AlarmSpec, AlarmState, judge
+from pipeline.core.alarm import AlarmSpec, AlarmState, judge
+from pipeline.core.faults import HEALTHY
 from pipeline.core.records import AlarmChange
 
 DAY_S = 86_400.0

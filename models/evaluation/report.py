@@ -1,4 +1,4 @@
-"""Numbers as text for the terminal: events first, then recordings, then windows. Formatting only."""
+"""Metrics as text for the terminal: events first, then recordings, then windows."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def metrics_text(numbers: Numbers) -> str:
 
 
 def _event_lines(events: Numbers) -> list[str]:
-    """Three lines, or one where there was neither a fault nor healthy time."""
+    """Three lines, or one if there was neither a fault nor healthy time."""
     if not (events["episodes"] or events.get("too_short") or events["healthy_machine_days"]):
         return ["events      none: no alarm could be judged here"]
     delay = events["detection_delay_s"]
@@ -71,8 +71,8 @@ def _event_lines(events: Numbers) -> list[str]:
     return [
         f"events      {events['episodes']} faults: {events['detections']} detected,"
         f" {events['misdiagnosed']} misdiagnosed, {events['missed']} missed"
-        + (f", {events['standing']} with an alarm that stood before" if events.get("standing") else "")
-        + (f"; {events['too_short']} more too short to judge" if events.get("too_short") else ""),
+        + (f", {events['standing']} with an earlier alarm still up" if events.get("standing") else "")
+        + (f"; {events['too_short']} more were too short to judge" if events.get("too_short") else ""),
         f"            delay median {_number(delay['median'], 1)} s{_between(events, 'delay_median_s', 1)},"
         f" 90 % of them below {_number(delay['p90'], 1)} s",
         f"            {events['false_alarms']} false alarms in {events['healthy_machine_days']:.4f} machine-days"
@@ -82,13 +82,13 @@ def _event_lines(events: Numbers) -> list[str]:
 
 
 def _class_row(mode: str, row: Numbers) -> tuple[str, ...]:
-    """Format one mode. Without held-out windows its numbers are `-`: 0 would mean that it is never recognised."""
+    """The row of a mode. Without held-out windows its scores are `-`, because 0 would mean never recognised."""
     scores = (_number(row[key] if row["support"] else None, 3) for key in ("precision", "recall", "f1"))
     return (mode, *scores, str(row["support"]))
 
 
 def _between(events: Numbers, name: str, digits: int) -> str:
-    """Return the interval of a number in brackets; versions of earlier releases have none."""
+    """The interval of a number in brackets; versions of earlier releases have none."""
     found = events.get("interval_90", {}).get(name)
     if found is None or found[0] == found[1]:  # equal: nothing happened, or the same on every machine
         return ""
@@ -101,7 +101,7 @@ def _round(value: float) -> str:
 
 
 def confusion_text(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
-    """Rows are the truth, columns the prediction, in the same order and lettered."""
+    """The confusion matrix: rows are the truth, columns the prediction, in the same order, with letters."""
     letters = [chr(ord("a") + k % 26) for k in range(len(labels))]
     rows = [
         (f"{letter} {label}", *(str(count) if count else "." for count in row))
@@ -111,7 +111,7 @@ def confusion_text(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> st
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they must be: the first to the left, the others to the right."""
+    """A table of text: the first column is left-aligned, the others right-aligned."""
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     return "\n".join(
         "  ".join(
@@ -132,7 +132,7 @@ def _leaky_text(split: str, honest: Numbers, leaky: Numbers) -> str:
 
 
 def forecast_text(numbers: Numbers) -> str:
-    """How well the next modes are foretold on held-out machines, beside naive guesses."""
+    """How well the next modes are forecast on held-out machines, beside naive guesses."""
     steps = range(len(numbers["guesses"]["model"]["steps"]["log_loss"]))
     rows = [
         (
@@ -146,9 +146,9 @@ def forecast_text(numbers: Numbers) -> str:
     gain, between = numbers["gain"], numbers["gain"]["interval_90"]
     lines = [
         f"forecast: {numbers['changes']} held-out changes of mode on {numbers['machines']} machines,"
-        f" ahead of which {numbers['windows']} windows lie; every change counts once",
+        f" with {numbers['windows']} windows before them; every change counts once",
         table(("guess", "accuracy", "log loss", *(f"mode {step + 1}" for step in steps)), rows),
-        f"its decoder is trusted by {numbers['trust']:.0%}, the rest is what mostly comes",
+        f"weight of the decoder: {numbers['trust']:.0%}; the rest is how often each mode comes next",
     ]
     less, *between_said = (f"{round(number, 3) + 0.0:.3f}" for number in (gain["log_loss"], *(between or ())))
     skill = f"its log loss is {less} below that of '{gain['over']}'"  # never -0.000
@@ -157,7 +157,7 @@ def forecast_text(numbers: Numbers) -> str:
     if gain["log_loss"] <= 0:
         skill += ": no better than the best naive guess"
     elif between is None or between[0] <= 0:
-        skill += ": too few changes to be sure that this beats the best naive guess"
+        skill += ": too few changes to be sure that it beats the best naive guess"
     return "\n".join([*lines, skill])
 
 

@@ -15,12 +15,13 @@ from models.cells import CELLS, Recurrence
 from models.data.dataset import Dataset, read_machines
 from models.evaluation.report import table
 from models.evaluation.scoring import score
-from models.jobs.train import DEFAULT_SPLIT, Say, TrainRequest, alarm_spec, asked_data, choose_split
+from models.jobs.train import DEFAULT_SPLIT, Say, TrainRequest, asked_data, choose_split
 from models.jobs.values import asked_data as value_request
 from models.scaling import Scaler
 from models.settings import TrainSettings
 from models.training.folds import cross_validate, data_for_aim
 from models.training.values import held_out_values
+from pipeline.config.specs import alarm_spec
 from pipeline.errors import ConfigError, ThrumcastError
 
 STEP_ROWS = 64  # streams stepped together when a step is timed
@@ -130,7 +131,7 @@ def _cost(dataset: Dataset, outputs: Sequence[str], settings: TrainSettings) -> 
     """Number of weights, and microseconds of one serving step (the best of 20, because the machine may be busy)."""
     features = len(dataset.inputs)
     scaler = Scaler("standard", np.zeros(features, np.float32), np.ones(features, np.float32))
-    # A model of failure modes, whatever the task: the head is as wide, and that is all that costs time.
+    # Always a model of failure modes: only the width of the head matters for the time.
     spec = ModelSpec("v0000", tuple(outputs), dataset.inputs, dataset.feature_schema, 1.0, 1.0, 0.0, scaler,
                      settings.hidden, settings.layers, 1.0, settings.cell, settings.members, "window")  # fmt: skip
     rng = np.random.default_rng(0)

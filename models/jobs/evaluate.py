@@ -31,13 +31,14 @@ from models.evaluation.alarm_replay import archived_tracks, settings_of, trade_o
 from models.evaluation.diagnosis import diagnose, evidence
 from models.evaluation.events import Track
 from models.evaluation.scoring import FLOOR_FEATURES, Zones, as_served, run, score, train_data, trained_on, zones_of
-from models.jobs.train import DEFAULT_SPLIT, alarm_spec, dataset_spec
+from models.jobs.train import DEFAULT_SPLIT, dataset_spec
 from models.jobs.values import evaluate_values
 from models.predictor import NumpyPredictor
 from models.registry import CHAMPION, Registry
 from models.settings import TrainSettings
 from models.training.checkpoint import Pace
 from models.training.folds import cross_validate
+from pipeline.config.specs import alarm_spec
 from pipeline.config.tables import Config
 from pipeline.core.features.table import NAMES
 from pipeline.core.records import StreamKey

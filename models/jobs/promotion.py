@@ -70,7 +70,7 @@ def promote(
     if problems and not force:
         found = "; ".join(problems)
         msg = f"{model.spec.version}: expected to be no worse than {registry.resolve(CHAMPION)}, found: {found}"
-        raise GateRefused(msg, hint="the champion stays as it is; --force promotes all the same, and is recorded")
+        raise GateRefused(msg, hint="the champion stays; --force promotes anyway, and the history says so")
     confirm(registry.aliases().get(CHAMPION), model.spec.version)
     reason = f"{why} (forced: {'; '.join(problems)})" if problems else why
     return registry.point(CHAMPION, model.spec.version, why=reason), model.spec.version

@@ -22,7 +22,7 @@ from models.drift import distribution
 from models.evaluation.diagnosis import self_test
 from models.registry import Registry
 from models.scaling import Scaler
-from pipeline.core.alarm import HEALTHY
+from pipeline.core.faults import HEALTHY
 from pipeline.errors import ModelError
 
 ENOUGH_HEALTHY = 200  # windows; with fewer the distribution is that of all training windows

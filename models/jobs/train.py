@@ -29,7 +29,7 @@ from models.bundle import Bundle, ModelSpec
 from models.cells import DIRECT
 from models.data.dataset import Dataset, DatasetSpec, build, check_trainable, provenance, read, read_machines
 from models.data.prior import with_simulated
-from models.data.splits import Split, make_split
+from models.data.splits import Split, split_or_by_time
 from models.data.tasks import one_mode_per_sequence
 from models.evaluation import card, plots, report
 from models.evaluation.diagnosis import diagnose, evidence
@@ -49,9 +49,8 @@ from models.training.folds import (
     leaky_validation,
 )
 from models.training.forecast import check_foreseeable, with_forecast
-from pipeline.config import specs
+from pipeline.config.specs import alarm_spec
 from pipeline.config.tables import Config
-from pipeline.core.alarm import AlarmSpec
 from pipeline.edges.store.snapshot import SNAPSHOTS_NAME
 from pipeline.errors import ThrumcastError
 
@@ -229,27 +228,13 @@ def dataset_spec(config: Config, inputs: str) -> DatasetSpec:
     return DatasetSpec(config.modes.names, config.modes.resolve, config.model.max_gap_s, inputs)
 
 
-def alarm_spec(config: Config) -> AlarmSpec:
-    """Turn the configuration into the alarm settings that the service uses."""
-    return specs.alarm_spec(config)
-
-
 def choose_split(dataset: Dataset, request: TrainRequest, warn: Say) -> Split | None:
     """Return the split of the request: by default by specimen, or by time where there is only one; None for `none`."""
     if request.split == "none":
         warn("split none: nothing is held back, so there are no honest numbers")
         return None
     facts, folds = read_machines(request.source), request.settings.folds
-    try:
-        split = make_split(dataset.sequences, dataset.classes, facts, request.split or DEFAULT_SPLIT, folds)
-    except ThrumcastError as error:
-        if request.split is not None:
-            raise
-        warn(f"{error.message}; splitting by time instead")
-        split = make_split(dataset.sequences, dataset.classes, facts, "time", folds)
-    for remark in split.remarks:
-        warn(remark)
-    return split
+    return split_or_by_time(dataset.sequences, dataset.classes, facts, request.split, DEFAULT_SPLIT, folds, warn)
 
 
 def _metrics(held_out: CrossValidation, dataset: Dataset, config: Config, task: str) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def data_for_aim(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Tr
 
 
 def _for_known(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, TrainSettings]:
-    """Return data and settings without all that makes a network carry over to other machines."""
+    """Return data and settings without anything that makes a network carry over to other machines."""
     settings = replace(settings, aim="known", structure_drop=0.0, structure_offset=KNOWN_OFFSET, simulated=0.0)
     return replace(dataset, prior=()), settings
 

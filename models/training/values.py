@@ -27,7 +27,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.data.dataset import Dataset, DatasetSpec, build
-from models.data.splits import Facts, Fold, make_split
+from models.data.splits import Facts, Fold, split_or_by_time
 from models.data.tasks import Targets, ValueSequence, as_one_class, next_values, remaining_life
 from models.network import RecurrentNetwork
 from models.scaling import Scaler
@@ -36,7 +36,6 @@ from models.training.augment import Augmentation
 from models.training.folds import Watch, member_settings
 from models.training.loop import EpochReport, epochs_for, fit, network_config, predict
 from models.training.objective import Example
-from pipeline.errors import ThrumcastError
 
 Float32 = NDArray[np.float32]
 
@@ -259,15 +258,7 @@ def held_out_values(
     split.
     """
     dealt = as_one_class(data.sequences)
-    try:
-        split = make_split(dealt, ("any",), facts, field or default, settings.folds)
-    except ThrumcastError as error:
-        if field is not None:
-            raise
-        warn(f"{error.message}; splitting by time instead")
-        split = make_split(dealt, ("any",), facts, "time", settings.folds)
-    for remark in split.remarks:
-        warn(remark)
+    split = split_or_by_time(dealt, ("any",), facts, field, default, settings.folds, warn)
     sums = []
     for number, fold in enumerate(split.folds):
         train, test = _sides(fold, data.sequences)

@@ -1,4 +1,4 @@
-"""Trials of the service's life: kills, named exits, stops, restarts, rivals."""
+"""Trials of the service's life: kills, exits at fault points, stops, a long queue, a second service."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from pipeline.chaos.ground import RATE_PER_S, Ground, Outcome, reading
 from pipeline.chaos.plant import Plant
 from pipeline.chaos.process import Service
 
-STARTS_HIT = 0.2  # share of the starts that are killed, too ...
-START_S = 2.0  # ... within so long; as many again are killed once they have connected
-AIMED = 3  # every third kill waits for the next commit: some fall between it and its acknowledgements
-ENOUGH = 50  # kills, after which something must have come twice
+STARTS_HIT = 0.2  # share of the starts that are killed within START_S; as many are killed after they have connected
+START_S = 2.0
+AIMED = 3  # every third kill waits for a commit, so that some kills fall between a commit and its acknowledgements
+ENOUGH = 50  # with this many kills, some messages must have come twice
 
 
 @dataclass
 class Hits:
-    """What the kills met."""
+    """How many kills hit a service in which state."""
 
-    at_work: int = 0  # connected, and committed since its start
-    under_way: int = 0  # of these, with messages that were sent and not committed
-    starting: int = 0  # beside them: not yet connected ...
-    fresh: int = 0  # ... or connected, and nothing committed yet
-    down: int = 0  # messages sent while nobody listened
+    at_work: int = 0  # it had committed since its start
+    under_way: int = 0  # it had committed, and sent messages were not yet committed
+    starting: int = 0  # it had not connected
+    fresh: int = 0  # it had connected and committed nothing
+    down: int = 0  # messages that were sent while no service ran
 
     def text(self) -> str:
-        """In words."""
+        """The counts in words."""
         return (
             f"{self.at_work} kills of a service that had committed since its start, {self.under_way} of them with "
             f"messages under way, {self.starting} while it started and {self.fresh} between connection and first "
@@ -39,20 +39,20 @@ class Hits:
 
 
 def kills(world: Ground, plant: Plant, *, count: int, rate_per_s: float = RATE_PER_S, seed: int = 20240229) -> Outcome:
-    """SIGKILL at random moments of a working service, and now and then of a starting one; a reader opens every file.
+    """SIGKILL at random moments: while the service works, and sometimes while it starts. A reader opens every file.
 
-    Every kill has its share of the messages: some are sent while the service starts, the others once it has connected
-    and committed, with the kill among them, and a few after it, while nobody listens.
+    The messages are divided among the kills. Some are sent while the service starts, most after its first commit, with
+    the kill among them, and a few after the kill, while no service runs.
     """
     rng, service, hits = np.random.default_rng(seed), world.service, Hits()
-    shares = np.array_split(np.arange(plant.messages), count + 1)  # the last one is for the end
-    before = (0, 0)  # the present life of the service
+    shares = np.array_split(np.arange(plant.messages), count + 1)  # the last share is sent after the last kill
+    before = (0, 0)  # connections and commits before the present run of the service
     service.start_and_listen()
     with reading(world.data_dir) as seen:
         for number, share in enumerate(shares[:-1]):
             while_starting, at_work = share[: len(share) // 3], share[len(share) // 3 :]
             world.send(plant, numbers=while_starting.tolist(), rate_per_s=rate_per_s)
-            service.wait_for(partial(_works_again, world, before), "a commit of this life")
+            service.wait_for(partial(_works_again, world, before), "a commit of this run")
             last = int(rng.choice(at_work))
             world.send(plant, numbers=range(int(at_work[0]), last), rate_per_s=rate_per_s, confirmed=False)
             if number % AIMED == AIMED - 1:
@@ -68,7 +68,7 @@ def kills(world: Ground, plant: Plant, *, count: int, rate_per_s: float = RATE_P
                 if drawn < STARTS_HIT:
                     time.sleep(rng.uniform(0.0, START_S))
                 else:
-                    service.wait_for(partial(_connected_again, world, before), "a connection of this life")
+                    service.wait_for(partial(_connected_again, world, before), "a connection of this run")
                 struck, then, before = service.kill(), before, _done(world)
                 hits.starting += struck and before[0] == then[0]
                 hits.fresh += struck and before[0] > then[0] and before[1] == then[1]
@@ -81,7 +81,7 @@ def kills(world: Ground, plant: Plant, *, count: int, rate_per_s: float = RATE_P
     came = result.counters["messages_committed"]
     twice = result.counters.get("messages_duplicate", 0)
     kept = result.clean and status == 0 and came == plant.messages and not seen["unreadable"] and not seen["doubled"]
-    # What hits nothing shows nothing.
+    # Kills that hit no working service prove nothing.
     hit = hits.at_work == count and hits.under_way > 0 and hits.down >= 5 * count
     hit = hit and (count < ENOUGH or (3 * hits.under_way > count and min(twice, hits.starting, hits.fresh) > 0))
     figures = (
@@ -93,39 +93,39 @@ def kills(world: Ground, plant: Plant, *, count: int, rate_per_s: float = RATE_P
 
 
 def _done(world: Ground) -> tuple[int, int]:
-    """Connections that the service has made, and messages that it has committed, in all its lives."""
+    """How many connections the service has made and how many messages it has committed, over all its runs."""
     return world.service.connections(), world.counter("messages_committed")
 
 
 def _wait_for_a_commit(world: Ground, patience_s: float = 0.5) -> None:
-    """As closely as can be seen from outside; not for long, as all may be committed."""
+    """Returns right after the next commit, or after `patience_s`, because there may be nothing left to commit."""
     before, began_s = world.counter("messages_committed"), time.monotonic()
     while world.counter("messages_committed") == before and time.monotonic() - began_s < patience_s:
         pass
 
 
 def _connected_again(world: Ground, before: tuple[int, int]) -> bool:
-    """Whether it has connected since."""
+    """Whether the service has connected since."""
     return world.service.connections() > before[0]
 
 
 def _works_again(world: Ground, before: tuple[int, int]) -> bool:
-    """Whether it has connected and committed since."""
+    """Whether the service has connected and committed since."""
     return all(now > then for now, then in zip(_done(world), before, strict=True))
 
 
 def exits(world: Ground, points: Sequence[str], *, messages: int = 320, in_a_row: Sequence[int] = (1, 2)) -> Outcome:
-    """The process ends at every named place of the commit order; once, and then twice in a row."""
+    """The process dies at each of these fault points, as many times in a row as `in_a_row` says."""
     plants: list[Plant] = []
     died = 0
     service = world.service
-    if any("rewrite" in point for point in points):  # there must be older parts for that
+    if any("rewrite" in point for point in points):  # only older parts are rewritten
         plants.append(Plant(messages=messages, session=1000))
         service.start_and_listen()
         world.send(plants[-1])
         service.stop()
     for number, (point, times) in enumerate((point, times) for point in points for times in in_a_row):
-        # Another channel makes the archive rewrite its older parts, which is where some of the places are.
+        # A new channel makes the archive rewrite its older parts.
         extra = (f"c{number}",) if "rewrite" in point else ()
         plants.append(Plant(messages=messages, session=1 + number, extra=extra))
         service.start_and_listen(THRUMCAST_FAULT_AT=point)
@@ -134,7 +134,7 @@ def exits(world: Ground, points: Sequence[str], *, messages: int = 320, in_a_row
             if turn:
                 service.start(THRUMCAST_FAULT_AT=point)
                 plants.append(Plant(messages=160, session=1001 + number, extra=tuple(f"{name}b" for name in extra)))
-                world.send(plants[-1])  # something to do, if all was done before
+                world.send(plants[-1])  # work for the new run, in case everything was done
             service.wait_for(lambda: not service.running, f"an exit at {point}")
             died += service.process is not None and service.process.returncode == 137
         service.start_and_listen()
@@ -151,7 +151,7 @@ def exits(world: Ground, points: Sequence[str], *, messages: int = 320, in_a_row
 
 
 def stops(world: Ground, plant: Plant, *, count: int, rate_per_s: float = RATE_PER_S) -> Outcome:
-    """SIGTERM under load: quick, and nothing that was committed comes again."""
+    """SIGTERM under load: the stop is quick, and no committed message comes again."""
     service = world.service
     every = plant.messages // (count + 1)
     slowest_s = 0.0
@@ -178,34 +178,8 @@ def stops(world: Ground, plant: Plant, *, count: int, rate_per_s: float = RATE_P
     return world.outcome(10, "SIGTERM", kept, figures)
 
 
-def restarts(world: Ground, plant: Plant, *, count: int = 10) -> Outcome:
-    """As many restarts as seconds, by turns killed and stopped."""
-    service = world.service
-    service.start_and_listen()
-    every = max(1, plant.messages // (count + 1))
-    times_s: list[float] = []
-
-    def harm(number: int) -> None:
-        if number and number % every == 0 and service.starts <= count:
-            times_s.append(time.monotonic())
-            if service.starts % 2:
-                service.kill()
-            else:
-                service.stop()
-            service.start()
-
-    world.send(plant, rate_per_s=1000.0, before=harm)
-    took_s = times_s[-1] - times_s[0]
-    expected = world.expected(plant.blocks())
-    world.wait_for_windows(len(expected.features))
-    service.stop()
-    result = world.audit(expected)
-    figures = f"{service.starts - 1} restarts in {took_s:.1f} s: {result.text()}"
-    return world.outcome(10, "Restarts in quick succession", result.clean and service.starts > count, figures)
-
-
 def queued(world: Ground, plant: Plant) -> Outcome:
-    """A start with a long queue at the broker: how soon the first commit comes, and that nothing is lost."""
+    """A start with a long queue at the broker: the first commit comes soon, and nothing is lost."""
     service = world.service
     service.start_and_listen()
     service.stop()
@@ -234,11 +208,11 @@ def rivals(world: Ground, plant: Plant, *, watch_s: float = 6.0) -> Outcome:
     refused = same_place.process is not None and same_place.process.returncode != 0
     refused = refused and "held by process" in service.log()[log_before:]
     world.send(replace(plant, messages=half, _pool=[]))
-    # As from another machine: under a name of this one the second is refused by a lock before it connects.
+    # Another address of the broker, as if from another machine. With the same one a local lock would refuse it first.
     other = Service(world.directory / "other", world.broker.port, service.settings, host="0.0.0.0")
     with other.watched():
         other.start_and_listen()
-        service.wait_for(lambda: not service.running, "the end of the one that was replaced", patience_s=30)
+        service.wait_for(lambda: not service.running, "the end of the replaced service", patience_s=30)
         fenced = service.process is not None and service.process.returncode == 3 and "client id" in service.log()
         made = service.connections() + other.connections()
         time.sleep(watch_s)
@@ -248,7 +222,7 @@ def rivals(world: Ground, plant: Plant, *, watch_s: float = 6.0) -> Outcome:
         def total() -> int:
             return world.counter("messages_committed") + _committed(other)
 
-        other.wait_for(lambda: total() >= plant.messages, "every message with one or the other")
+        other.wait_for(lambda: total() >= plant.messages, "every message to be committed by one of the two")
         other.stop()
     figures = (
         f"same data directory: {'' if refused else 'NOT '}refused by name; same client id: the older one "

@@ -1,4 +1,4 @@
-"""Trials of what arrives: a broker that restarts or drops, copies, disorder, rubbish, other sessions."""
+"""Trials of what arrives: restarts and losses of the broker, copies, disorder, rubbish, new sessions."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pipeline.chaos.rubbish import is_refused, rubbish
 from pipeline.config.tables import ArchiveConfig
 from pipeline.core.codec import encode
 
-MOST_MEMORY_MB = 800  # of a service in a storm of rubbish; it has 200 in peace, and had 5,500 without its limits
-UNDER_WAY = 20_000  # messages of rubbish that may wait at the broker, which drops them beyond 256 MiB
+MOST_MEMORY_MB = 800  # of a service that receives rubbish; it takes 200 MB otherwise, and 5,500 MB without its limits
+UNDER_WAY = 20_000  # rubbish messages that may wait at the broker, which drops messages beyond 256 MiB
 TAIL = 40  # blocks per stream that declare what is missing before them
 
 
@@ -44,7 +44,7 @@ def broker_restarts(world: Ground, plant: Plant, *, count: int) -> Outcome:
 
 
 def broker_losses(world: Ground, plant: Plant, *, how: str) -> Outcome:
-    """What a broker loses (`overflow` of its queue, or `killed` without its database) is counted to the sample."""
+    """The broker loses messages by an `overflow` of its queue, or `killed` without its database: all are counted."""
     service = world.service
     service.start_and_listen()
     half = replace(plant, messages=plant.messages // 2 // plant.streams * plant.streams, _pool=[])
@@ -52,13 +52,13 @@ def broker_losses(world: Ground, plant: Plant, *, how: str) -> Outcome:
     world.wait_for_messages(half.messages)
     service.stop()
     rest = half.after(plant.messages - half.messages)
-    world.send(rest)  # while nobody listens
+    world.send(rest)  # no service runs
     if how == "killed":
         world.broker.kill()
         (world.broker.directory / "mosquitto.db").unlink(missing_ok=True)
         world.broker.start()
     service.start_and_listen()
-    world.wait_until_heard()  # what did get into the queue comes first
+    world.wait_until_heard()  # the service has processed what the broker had queued
     tail = rest.after(TAIL * plant.streams)
     world.send(tail)
     world.wait_until_heard()
@@ -75,37 +75,8 @@ def broker_losses(world: Ground, plant: Plant, *, how: str) -> Outcome:
     return world.outcome(3, "What the broker loses is reported", kept, figures)
 
 
-def broker_forgets(world: Ground, plant: Plant, *, kill: bool) -> Outcome:
-    """A broker without persistence is restarted under a running service: an event, and gaps to the sample."""
-    service = world.service
-    service.start_and_listen()
-    third = replace(plant, messages=plant.messages // 3 // plant.streams * plant.streams, _pool=[])
-    world.send(third)
-    world.wait_for_messages(third.messages)
-    before = service.connections()
-    world.broker.restart(kill=kill)
-    lost = third.after(third.messages)
-    world.send(lost, rate_per_s=4 * RATE_PER_S)  # while nobody has subscribed, or in part
-    service.wait_for(lambda: service.connections() > before, "a new connection")
-    world.wait_until_heard()  # it has subscribed again
-    tail = lost.after(TAIL * plant.streams)
-    world.send(tail)
-    sent = third.messages + lost.messages + tail.messages
-    world.wait_until_heard()
-    status, _ = service.stop()
-    missing, counted = sent - world.counter("messages_committed"), world.counter("gap_samples")
-    events = world.counter("link_session_lost")
-    kept = counted == missing * SAMPLES and missing > 0 and events == 1 and status == 0
-    how = "killed" if kill else "restarted"
-    figures = (
-        f"{how} without persistence: {missing} of {sent} messages gone, {missing * SAMPLES} samples missing, "
-        f"{counted} counted, {events} session_lost event"
-    )
-    return world.outcome(3, "A broker that forgets the session", kept, figures)
-
-
 def copies(world: Ground, plant: Plant, *, seed: int = 7, reach: int = 12) -> Outcome:
-    """Every message one to five times, out of order within the bound, over two connections."""
+    """Every message is sent one to five times, out of order within the bound, over two connections."""
     rng = np.random.default_rng(seed)
     repeats = rng.integers(1, 6, plant.messages)
     numbers = np.repeat(np.arange(plant.messages), repeats)
@@ -119,7 +90,7 @@ def copies(world: Ground, plant: Plant, *, seed: int = 7, reach: int = 12) -> Ou
         pair[sent % 2].publish(topic, payload)
         if sent % 16 == 0:
             for publisher in pair:
-                publisher.drain()  # or one of the two would run ahead of the bound
+                publisher.drain()  # keeps the two connections together
             pair[0].rest(16 / (2 * RATE_PER_S))
     for publisher in pair:
         publisher.drain()
@@ -134,7 +105,7 @@ def copies(world: Ground, plant: Plant, *, seed: int = 7, reach: int = 12) -> Ou
 
 
 def beyond_the_bound(world: Ground, plant: Plant, *, every: int = 97, seconds: float = 4.0) -> Outcome:
-    """Every so many messages one comes far too late: it is counted, and its windows say that they are not whole."""
+    """Every `every`-th message comes too late: it is counted, and its windows are marked incomplete."""
     bound = int(seconds * RATE_HZ / SAMPLES) * plant.streams
     late = [n for n in range(plant.streams * 4, plant.messages - 2 * bound) if n % every == 0]
     order = sorted(range(plant.messages), key=lambda n: n + (bound if n in set(late) else 0))
@@ -153,7 +124,7 @@ def beyond_the_bound(world: Ground, plant: Plant, *, every: int = 97, seconds: f
 
 
 def hostile(world: Ground, plant: Plant, *, count: int, seed: int = 13) -> Outcome:
-    """Rubbish between good messages."""
+    """Rubbish between valid messages."""
     service = world.service
     service.start_and_listen()
     refused = sent = 0
@@ -175,11 +146,11 @@ def hostile(world: Ground, plant: Plant, *, count: int, seed: int = 13) -> Outco
     alive = service.running and service.starts == 1  # then it is stopped, and started again
     service.stop()
     service.start_and_listen()
-    time.sleep(2.0)  # for what was not acknowledged to come again
+    time.sleep(2.0)  # unacknowledged messages would come again now
     service.stop()
     expected = world.expected(plant.blocks())
     result = world.audit(expected)
-    wild = result.unexpected  # absurd, but valid: streams of their own
+    wild = result.unexpected  # windows of absurd but valid messages: streams of their own
     result.unexpected = 0
     quarantined = result.counters.get("messages_quarantined", 0)
     received = result.counters["messages_received"]
@@ -196,7 +167,7 @@ def hostile(world: Ground, plant: Plant, *, count: int, seed: int = 13) -> Outco
 
 
 def other_sessions(world: Ground, plant: Plant) -> Outcome:
-    """Sensors that restart, change their rate or channels, and clocks that jump: by an hour, and back by a year."""
+    """Sensors that restart or change rate or channels, and clocks that jump an hour ahead or a year back."""
     service = world.service
     service.start_and_listen()
     world.send(plant)

@@ -1,4 +1,4 @@
-"""Trials of the disk: one that refuses for a while, one that refuses for long, and a journal that was damaged."""
+"""Trials of the disk: it refuses for a while, it stalls for several keep-alives, and the journal is damaged."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from pipeline.errors import ArchiveError, ThrumcastError
 
 READY_WITHIN_S = 5.0
 RESUME_WITHIN_S = 10.0
-KEEPALIVE_S = 3  # where something stalls; mosquitto cuts off who is silent for one and a half of it
-STALLED_S = 4.0 * KEEPALIVE_S  # at least
+KEEPALIVE_S = 3  # in trials that stall; mosquitto disconnects a client that is silent for 1.5 times as long
+STALLED_S = 4.0 * KEEPALIVE_S  # shortest stall
 
 
 def refusing_disk(
@@ -33,9 +33,9 @@ def refusing_disk(
     name: str = "EFBIG",
     acknowledged: Callable[[], int] | None = None,
 ) -> Outcome:
-    """The disk takes nothing for a while (by default: no file of the process may be written, by its resource limit).
+    """The disk refuses every write for some seconds; by default a resource limit forbids the process to write files.
 
-    `acknowledged` says how many acknowledgements have reached the broker, where somebody counts them.
+    `acknowledged` returns how many acknowledgements have reached the broker, if the trial counts them.
     """
     service = world.service
     service.start_and_listen()
@@ -55,7 +55,7 @@ def refusing_disk(
         grown = service.rss_bytes() - rss_before
         refuse(False)
         mended_s = time.monotonic()
-        world.wait_for_messages(min(committed + 1, 2 * third))  # where it only stuttered, all may be there
+        world.wait_for_messages(min(committed + 1, 2 * third))  # all, if the disk took some writes in between
         resumed_s = time.monotonic() - mended_s
         world.send(middle.after(plant.messages - 2 * third))
         expected = world.expected(plant.blocks())
@@ -63,8 +63,8 @@ def refusing_disk(
         status, _ = service.stop()
     result = world.audit(expected)
     unready_s = next((at - broken_s for at, ready in service.scrapes.ready if not ready and at > broken_s), None)
-    quick = committed > third or (unready_s is not None and unready_s < READY_WITHIN_S)  # or it only stuttered
-    # What strikes nothing shows nothing. A disk that takes no file at all takes no line of the log either.
+    quick = committed > third or (unready_s is not None and unready_s < READY_WITHIN_S)  # or some writes got through
+    # The fault must have shown itself. A disk that takes no file at all takes no line of the log either.
     struck = unready_s is not None or any(f'"{what}_failed"' in service.log() for what in ("commit", "roll"))
     kept = result.clean and status == 0 and service.starts == 1 and resumed_s < RESUME_WITHIN_S and quick and struck
     kept = kept and not seen["unreadable"] and grown < 50 * 2**20 and told <= committed
@@ -92,9 +92,9 @@ def stalled(
     rate_per_s: float,
     frozen: bool = False,
 ) -> Outcome:
-    """The disk takes nothing while messages come, for several keep-alives: memory stays, the backlog is the broker's.
+    """The disk refuses every write for several keep-alives: memory stays the same, and the broker keeps the backlog.
 
-    A process that is `frozen` as a whole gives no sign of life: the broker cuts it off, and keeps its session.
+    If the whole process is `frozen`, the broker disconnects it and keeps its session.
     """
     service = world.service
     service.settings = {**service.settings, "THRUMCAST_MQTT__KEEPALIVE_S": str(KEEPALIVE_S)}
@@ -119,7 +119,7 @@ def stalled(
         service.check_time()
         world.publisher.rest(min(left_s, 0.5))
     stalled_s = time.monotonic() - stalled_s
-    taken = world.counter("messages_received") - first.messages  # or it was no stall
+    taken = world.counter("messages_received") - first.messages  # must be 0 in a stall
     expected = world.expected(plant.blocks())
     refuse(False)
     recovered_s = world.wait_for_windows(len(expected.features), patience_s=300)
@@ -127,7 +127,7 @@ def stalled(
     service.stop()
     result = world.audit(expected)
     grown = (largest - before) / 2**20
-    whole = connections > 1 if frozen else connections == 1  # the stall is long enough for a broker to cut it off
+    whole = connections > 1 if frozen else connections == 1  # a frozen process was disconnected
     kept = result.clean and taken == 0 and grown <= 50 and whole and not world.counter("link_session_lost")
     figures = (
         f"{rest.messages} messages ({rest.messages / 80:.0f} s of the plant) in {stalled_s:.0f} s in which nothing "
@@ -138,7 +138,7 @@ def stalled(
 
 
 def damaged_journal(world: Ground, plant: Plant, *, count: int, seed: int = 3) -> Outcome:
-    """Flipped bits and cut ends of the journal: named and left as it is, or harmless; never silently different."""
+    """Flipped bits and cut ends of the journal are named, or harmless; the file is left as it is."""
     service = world.service
     service.settings = {
         **service.settings,
@@ -185,7 +185,7 @@ def _content(world: Ground, content: bytes) -> object:
     try:
         with Journal(directory) as journal:
             states = journal.states()
-            for key, data in states.items():  # as the service does when it starts
+            for key, data in states.items():  # as at the start of the service
                 from_bytes(world.engine.spec_of(key), data)
             view = journal.view(("features", "predictions", "alarms", "quarantine"))
             tables = {kind: [table.to_pydict() for table in p.tables] for kind, p in view.pending.items()}

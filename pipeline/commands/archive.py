@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.commands.common import Console, data_option, with_console
+from pipeline.commands.common import Console, data_option, table, with_console
 
 if TYPE_CHECKING:
     from pipeline.config.tables import Config
@@ -174,21 +174,13 @@ def snapshot(console: Console, data_dir: Path | None, name: str | None) -> None:
 
 
 def _table(stocks: list[Stock], pending: dict[str, int]) -> str:
-    rows = [("kind", "date", "files", "rows", "bytes", "machines", "from", "to")]
+    head, rows = ("kind", "date", "files", "rows", "bytes", "machines", "from", "to"), []
     for s in stocks:
         span = (f"{s.first:%H:%M:%S}", f"{s.last:%H:%M:%S}")
         rows.append((s.kind, s.date, f"{s.files:,}", f"{s.rows:,}", f"{s.bytes:,}", f"{s.machines:,}", *span))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            f"{cell:<{w}}" if i < 2 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    if not stocks:
-        lines = ["no files yet"]
+    text = table(head, rows, left=2) if stocks else "no files yet"
     waiting = ", ".join(f"{rows:,} {kind}" for kind, rows in pending.items() if rows)
-    return "\n".join([*lines, f"still in the journal: {waiting or 'nothing'}"])
+    return f"{text}\nstill in the journal: {waiting or 'nothing'}"
 
 
 def cutoff(keep: str) -> date:

@@ -7,18 +7,16 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.common import Console, data_option, recording_warnings, with_console
+from pipeline.commands.common import PATH, Console, data_option, recording_warnings, with_console
 
 
 @click.command(name="backfill")
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("inputs", nargs=-1, required=True, type=PATH)
 @data_option
-@click.option("--channels", default=None, metavar="NAME[=AS],...", help="Channels to use, and their new names.")
-@click.option(
-    "--rate", "rate_hz", type=float, default=None, help="Sampling rate in Hz of recordings that do not state it."
-)
-@click.option("--model", "version", default=None, help="Model version or alias [default: model.alias, if it exists].")
-@click.option("--workers", type=click.IntRange(min=1), default=None, help="Processes [default: one per core].")
+@click.option("--channels", metavar="NAME[=AS],...", help="Channels to use, and their new names.")
+@click.option("--rate", "rate_hz", type=float, help="Sampling rate in Hz of recordings that do not state it.")
+@click.option("--model", "version", help="Model version or alias [default: model.alias, if it exists].")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes [default: one per core].")
 @with_console
 def command(
     console: Console,
@@ -127,7 +125,7 @@ def command(
 def _next(data_dir: Path, shown: str, machines: Set[str]) -> str:
     """The next step: training, or labels if the windows have no truth yet.
 
-    The truth of a run to failure does not count: nobody knows in which window the damage began.
+    The truth of a run to failure does not count, because it is unknown in which window the damage began.
     """
     import pyarrow as pa
     import pyarrow.compute as pc

@@ -17,8 +17,8 @@ _KEYS = ("elements", "element_diameter_mm", "pitch_diameter_mm", "contact_angle_
 
 @click.command(name="bearings")
 @click.argument("name", required=False)
-@click.option("--geometry", metavar="KEY=VALUE,...", default=None, help=f"Compute them from: {', '.join(_KEYS)}.")
-@click.option("--rpm", type=click.FloatRange(min=0, min_open=True), default=None, help="Shaft speed; adds a row in Hz.")
+@click.option("--geometry", metavar="KEY=VALUE,...", help=f"Compute them from: {', '.join(_KEYS)}.")
+@click.option("--rpm", type=click.FloatRange(min=0, min_open=True), help="Shaft speed; adds a row in Hz.")
 @with_console
 def command(console: Console, name: str | None, geometry: str | None, rpm: float | None) -> None:
     """List the bearings of the catalogue, or show the defect orders of one (NAME) and their source.

@@ -15,12 +15,8 @@ from pipeline.core.records import FeatureRow, StreamKey
 from pipeline.edges.ports import Batch, Onlooker, Work
 
 ORDER = ("alarm", "warning", "unknown", "sensor_fault", "warming_up", "not_running", "normal")
-MARK = {
-    "alarm": "■",
-    "warning": "▲",
-    "sensor_fault": "!",
-    "normal": "○",
-}  # shapes beside the words, because colour alone excludes some readers
+# Shapes beside the words, because some readers cannot tell the colours apart.
+MARK = {"alarm": "■", "warning": "▲", "sensor_fault": "!", "normal": "○"}
 COLOUR = {"alarm": "red", "warning": "yellow", "sensor_fault": "magenta"}
 
 

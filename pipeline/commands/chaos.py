@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.commands.common import Console, with_console
+from pipeline.commands.common import PATH, Console, with_console
 from pipeline.errors import ThrumcastError
 
 if TYPE_CHECKING:
@@ -23,18 +23,12 @@ WIDTH = 96  # of the text of an outcome
 
 @click.command(name="chaos")
 @click.option(
-    "--minutes",
-    type=click.FloatRange(min=1),
-    default=ONE_ROUND_MINUTES,
-    show_default=True,
-    help="How long the test may take, about.",
+    "--minutes", type=click.FloatRange(min=1), default=ONE_ROUND_MINUTES, help="How long the test may take, about."
 )
 @click.option(
     "--only", type=click.IntRange(min=1, max=13), multiple=True, help="Test only this promise; may be repeated."
 )
-@click.option(
-    "--keep", type=click.Path(path_type=Path), default=None, help="Keep data and logs of all trials in this folder."
-)
+@click.option("--keep", type=PATH, help="Keep data and logs of all trials in this folder.")
 @with_console
 def command(console: Console, minutes: float, only: tuple[int, ...], keep: Path | None) -> None:
     """Test the promises of thrumcast on this machine: kills, full disks, lost brokers, rubbish.

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 import click
@@ -23,28 +23,25 @@ import click
 from pipeline.errors import ConfigError, ThrumcastError, UsageError
 
 if TYPE_CHECKING:
-    from pipeline.config.sources import Resolved
+    from pipeline.config.sources import Resolution
     from pipeline.config.tables import Config
 
 P = ParamSpec("P")
 R = TypeVar("R")
+PATH = click.Path(path_type=Path)
 CLEAR = "\r\x1b[2K"  # erases the present line of a terminal
 
 # -- the Console -----------------------------------------------------------------------------------------------------
 
 
-class Progress(Protocol):
+@dataclass(frozen=True, slots=True)
+class Progress:
     """A progress bar."""
 
-    def advance(self, n: int = 1) -> None:
-        """Marks `n` more items as done."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Bar:
     update: Callable[[int], None]
 
     def advance(self, n: int = 1) -> None:
+        """Marks `n` more items as done."""
         self.update(n)
 
 
@@ -65,7 +62,7 @@ class Console:
         """
         return self.resolve(flags).config
 
-    def resolve(self, flags: Mapping[str, object]) -> Resolved:
+    def resolve(self, flags: Mapping[str, object]) -> Resolution:
         """The configuration, and the source of every value."""
         from pipeline.config.sources import load
 
@@ -107,7 +104,7 @@ class Console:
         """Shows a progress bar on stderr; hidden under --quiet or --json, or without a terminal."""
         hidden = self.quiet or self.json or not sys.stderr.isatty()
         with click.progressbar(length=total, label=label, file=sys.stderr, hidden=hidden) as bar:
-            yield _Bar(bar.update)
+            yield Progress(bar.update)
 
 
 # -- options ---------------------------------------------------------------------------------------------------------
@@ -120,13 +117,12 @@ def with_console(function: Callable[Concatenate[Console, P], R]) -> Callable[P, 
         "--config",
         "config_file",
         type=click.Path(dir_okay=False, path_type=Path),
-        default=None,
         metavar="FILE",
         help="Configuration file [default: ./config.toml, then /etc/thrumcast/config.toml].",
     )
     @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
     @click.option("--quiet", "-q", is_flag=True, help="Print only the result, warnings and errors.")
-    @click.option("--verbose", "-v", count=True, help="Print more; give it twice for the most.")
+    @click.option("--verbose", "-v", count=True, show_default=False, help="Print more; give it twice for the most.")
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         options: dict[str, Any] = kwargs
@@ -143,20 +139,14 @@ def with_console(function: Callable[Concatenate[Console, P], R]) -> Callable[P, 
 
 def data_option(function: Callable[P, R]) -> Callable[P, R]:
     """Adds --data, which the command takes as `data_dir`: Path or None."""
-    return click.option(
-        "--data",
-        "data_dir",
-        type=click.Path(path_type=Path),
-        default=None,
-        help="Data directory [default: data.dir].",
-    )(function)
+    return click.option("--data", "data_dir", type=PATH, help="Data directory [default: data.dir].")(function)
 
 
 def broker_option(function: Callable[P, R]) -> Callable[P, R]:
     """Adds --broker, which the command takes as `broker`: a URL for `broker_flags`, or None."""
-    return click.option(
-        "--broker", metavar="URL", default=None, help="mqtt://HOST:PORT [default: mqtt.host and mqtt.port]."
-    )(function)
+    return click.option("--broker", metavar="URL", help="mqtt://HOST:PORT [default: mqtt.host and mqtt.port].")(
+        function
+    )
 
 
 def broker_flags(url: str | None) -> dict[str, object]:

@@ -11,7 +11,7 @@ from pipeline.commands.common import Console, with_console
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline.config.sources import Resolved, Setting
+    from pipeline.config.sources import Resolution, Setting
 
 MASK = "********"
 
@@ -72,7 +72,7 @@ def _flags(assignments: tuple[str, ...]) -> dict[str, str]:
     return flags
 
 
-def _password(resolved: Resolved) -> Setting:
+def _password(resolved: Resolution) -> Setting:
     from pipeline.config.sources import Setting
 
     path = resolved.config.mqtt.password_path()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.commands.common import Console, use_system_allocator, with_console
+from pipeline.commands.common import PATH, Console, use_system_allocator, with_console
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,20 +24,17 @@ PRINT_EVERY_S = 10.0  # if the output is not a terminal
 
 
 @click.command(name="demo")
-@click.option("--seconds", type=click.FloatRange(min=5), default=None, help="Duration [default: until Ctrl-C].")
-@click.option("--machines", type=click.IntRange(min=1), default=8, show_default=True, help="Number of machines.")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=7, show_default=True, help="The same seed gives the same plant."
-)
+@click.option("--seconds", type=click.FloatRange(min=5), help="Duration [default: until Ctrl-C].")
+@click.option("--machines", type=click.IntRange(min=1), default=8, help="Number of machines.")
+@click.option("--seed", type=click.IntRange(min=0), default=7, help="The same seed gives the same plant.")
 @click.option(
     "--no-browser", is_flag=True, help="Do not open the page. (This version shows its table in the terminal only.)"
 )
 @click.option(
     "--data",
     "data_dir",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("demo-data"),
-    show_default=True,
     help="Output folder; emptied at the start if an earlier demo wrote it.",
 )
 @with_console

@@ -23,12 +23,12 @@ BEYOND_WINDOW = 1500  # test messages; more than the default queue of mosquitto,
 @click.command(name="doctor")
 @data_option
 @broker_option
-@click.option("--seconds", type=float, default=5.0, show_default=True, help="How long to listen for readings.")
+@click.option("--seconds", type=float, default=5.0, help="How long to listen for readings.")
 @click.option(
-    "--messages", type=click.IntRange(min=0), default=None,
+    "--messages", type=click.IntRange(min=0),
     help="Test messages to measure the broker's window and queue; 0: none [default: receive_maximum + 1500].",
 )  # fmt: skip
-@click.option("--rate", type=float, default=None, help="Messages/s to calculate with [default: as received].")
+@click.option("--rate", type=float, help="Messages/s to calculate with [default: as received].")
 @with_console
 def command(
     console: Console, data_dir: Path | None, broker: str | None, seconds: float, messages: int | None,

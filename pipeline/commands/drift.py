@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.commands.common import Console, data_option, table, with_console
-from pipeline.core.alarm import HEALTHY
+from pipeline.core.faults import HEALTHY
 from pipeline.errors import ThrumcastError
 
 if TYPE_CHECKING:

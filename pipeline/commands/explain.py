@@ -49,15 +49,12 @@ def command(
     """
     config = console.config(**{"data.dir": data_dir})
 
-    import numpy as np
-
     from models.explain import explain
     from models.predictor import NumpyPredictor
     from models.registry import CHAMPION, Registry
     from pipeline.config.specs import stream_specs
     from pipeline.core.engine import Engine
-    from pipeline.core.features.table import NAMES
-    from pipeline.core.inputs import inputs
+    from pipeline.core.features.table import NAMES, stacked_inputs
     from pipeline.edges.machines import MACHINES_NAME, MachinesFile
     from pipeline.edges.store.read import read_features, read_predictions, rows_of
     from pipeline.service.label_rows import instead
@@ -92,7 +89,7 @@ def command(
         found = f"window {target.window} of quality {target.quality}"
         msg = f"expected a window that the network has judged, found: {found}"
         raise ThrumcastError(msg, hint="windows with missing samples or a faulty sensor are not judged")
-    x = np.stack([inputs(predictor.inputs, row) for row in past])
+    x = stacked_inputs(predictor.inputs, past)
     explained = explain(predictor, x, mode)
     document = _document(target, model, archived, explained, x[-1], len(past), mode)
     if archived is not None and len(past) < archived["state_age"]:

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.common import Console, with_console
+from pipeline.commands.common import PATH, Console, with_console
 
 if TYPE_CHECKING:
     from pipeline.core.features.table import Feature
 
 MARKDOWN_HEAD = """# Features
 
-Made by `thrumcast features ls --markdown > docs/features.md`; do not edit.
+`thrumcast features ls --markdown > docs/features.md` writes this file; do not edit it.
 
-Each column of the feature archive is named `<channel>.<name>`, a float32, NaN where its needs are not met or the
-sampling rate does not carry it. *Gain free* features do not change when the sensor's gain does.
-`thrumcast features explain NAME` prints one row, `thrumcast features plot FILE` draws a recording with its lines.
+Each column of the feature archive is a float32 named `<channel>.<name>`. It is NaN if its needs are not met or the
+sampling rate is too low. A *gain free* feature does not change with the gain of the sensor.
+`thrumcast features explain NAME` prints one row, and `thrumcast features plot FILE` draws a recording with its lines.
 """
 
 
@@ -68,23 +68,14 @@ def explain(console: Console, name: str) -> None:
 
 
 @command.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--channel", default=None, help="Channel of the recording [default: its first].")
-@click.option("--at", "at_s", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Start in seconds.")
-@click.option("--seconds", type=click.FloatRange(min=0.01, max=60), default=1.0, show_default=True, help="Length.")
-@click.option(
-    "--rpm",
-    type=click.FloatRange(min=0, min_open=True),
-    default=None,
-    help="Shaft speed, if the file does not state it.",
-)
-@click.option(
-    "--bearing", default=None, metavar="NAME", help="Bearing of the catalogue, if the file does not state one."
-)
-@click.option("--rate", "rate_hz", type=float, default=None, help="Sampling rate in Hz, if the file does not state it.")
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), default=None, help="PNG file [default: in this folder]."
-)
+@click.argument("file", type=PATH)
+@click.option("--channel", help="Channel of the recording [default: its first].")
+@click.option("--at", "at_s", type=click.FloatRange(min=0), default=0.0, help="Start in seconds.")
+@click.option("--seconds", type=click.FloatRange(min=0.01, max=60), default=1.0, help="Length.")
+@click.option("--rpm", type=click.FloatRange(min=0, min_open=True), help="Shaft speed, if the file does not state it.")
+@click.option("--bearing", metavar="NAME", help="Bearing of the catalogue, if the file does not state one.")
+@click.option("--rate", "rate_hz", type=float, help="Sampling rate in Hz, if the file does not state it.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="PNG file [default: in this folder].")
 @with_console
 def plot(
     console: Console,
@@ -119,7 +110,7 @@ def as_markdown() -> str:
     """The text of docs/features.md."""
     from pipeline.core.features.table import FEATURES, STAGES
 
-    lines = [MARKDOWN_HEAD, "What each stage looks at:", "", *(f"* `{stage}`: {how}." for stage, how in STAGES.items())]
+    lines = [MARKDOWN_HEAD, "Input of each stage:", "", *(f"* `{stage}`: {how}." for stage, how in STAGES.items())]
     lines += ["", f"{len(FEATURES)} features per channel:", ""]
     lines += ["| name | unit | formula | needs | gain free | stage | source |", "|---|---|---|---|---|---|---|"]
     for feature in FEATURES:

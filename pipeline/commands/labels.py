@@ -62,17 +62,10 @@ def ls(console: Console, machine: str | None, everything: bool, data_dir: Path |
 @click.option("--point", help="Only this point [default: all points of the machine].")
 @click.option("--from", "start", required=True, help="Start, ISO 8601 in UTC.")
 @click.option("--to", "end", required=True, help="End, ISO 8601 in UTC; not part of the interval.")
-@click.option(
-    "--verdict", default="confirmed", show_default=True, help="confirmed, wrong_mode, false_alarm, missed or unsure."
-)
+@click.option("--verdict", default="confirmed", help="confirmed, wrong_mode, false_alarm, missed or unsure.")
 @click.option("--stage", help="incipient, developed, severe or failed.")
-@click.option("--certainty", default="sure", show_default=True, help="sure, likely, guess, or a weight up to 1.")
-@click.option(
-    "--source",
-    default="operator",
-    show_default=True,
-    help="inspection, parts_replaced, analyst, ran_to_failure or operator.",
-)
+@click.option("--certainty", default="sure", help="sure, likely, guess, or a weight up to 1.")
+@click.option("--source", default="operator", help="inspection, parts_replaced, analyst, ran_to_failure or operator.")
 @click.option("--work-order", help="Number of the work order in the maintenance system.")
 @click.option("--note", help="Free text.")
 @click.option("--author", help="Author [default: the user].")
@@ -110,8 +103,8 @@ def add(
 @with_console
 def retract(console: Console, label_id: str, author: str | None, note: str | None, data_dir: Path | None) -> None:
     """Retract a label. It stays in the file but is not used."""
-    from pipeline.edges.labels import LabelEvent, now_iso
-    from pipeline.service.label_rows import told, who
+    from pipeline.edges.labels import LabelEvent, now_iso, who
+    from pipeline.service.label_rows import told
 
     config = _config(console, data_dir)
     event = LabelEvent(

@@ -20,9 +20,7 @@ from pipeline.commands.common import Console
 
 REPEAT_S: Final = 10.0
 _FIELD: Final = re.compile(r"(\w+)=(.*?)(?= \w+=|$)", re.DOTALL)
-_WORDS: Final = re.compile(
-    r"(\w+)=%[sr]"
-)  # in a format string: keys whose values are text, even if they look like numbers
+_WORDS: Final = re.compile(r"(\w+)=%[sr]")  # in a format string: keys whose values are text
 _NUMBER: Final = re.compile(r"-?(0|[1-9]\d{0,17})(\.\d+)?(e[+-]?\d{1,2})?", re.ASCII)
 # syslog's numbers; journald takes `<4>` at the start of a line for the priority.
 _PRIORITY: Final = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
@@ -31,7 +29,6 @@ log_format_option = click.option(
     "--log-format",
     type=click.Choice(["auto", "text", "json"]),
     default="auto",
-    show_default=True,
     help="Format of the log on stderr; auto: text on a terminal, JSON lines elsewhere.",
 )
 
@@ -81,17 +78,13 @@ class RepeatFilter(logging.Filter):
     def __init__(self, every_s: float = REPEAT_S) -> None:
         super().__init__()
         self._every_s = every_s
-        self._seen: dict[
-            tuple[str, str], tuple[float, int]
-        ] = {}  # when the event last passed, and how many were suppressed since
+        # (logger, event) -> when it last passed, and how many were suppressed since. There are few kinds of events.
+        self._seen: dict[tuple[str, str], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
             return True
-        key = (
-            record.name,
-            record.getMessage().partition(" ")[0],
-        )  # the set of events is small and fixed, so this stays small
+        key = record.name, record.getMessage().partition(" ")[0]
         passed_s, held = self._seen.get(key, (float("-inf"), 0))
         if record.created - passed_s < self._every_s:
             self._seen[key] = passed_s, held + 1

@@ -16,11 +16,7 @@ from pipeline.commands.common import Console, data_option, with_console
 @click.option("--why", default="promoted", help="The reason, kept in the history.")
 @click.option("--force", is_flag=True, help="Promote even a worse version; the history records it.")
 @click.option(
-    "--recall-drop",
-    type=click.FloatRange(0, 1),
-    default=0.05,
-    show_default=True,
-    help="Largest allowed drop of the recall of a mode.",
+    "--recall-drop", type=click.FloatRange(0, 1), default=0.05, help="Largest allowed drop of the recall of a mode."
 )
 @click.option(
     "--yes", is_flag=True, help="Do not ask. There is no question without a terminal, or with --json or --quiet."

@@ -6,16 +6,14 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.common import Console, broker_flags, broker_option, data_option, with_console
+from pipeline.commands.common import PATH, Console, broker_flags, broker_option, data_option, with_console
 
 
 @click.command(name="record")
 @data_option
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder [default: DATA/archive/readings].")
+@click.option("--out", type=PATH, help="Folder [default: DATA/archive/readings].")
 @click.option("--machine", "machines", multiple=True, help="Only this machine; may be repeated.")
-@click.option(
-    "--seconds", type=click.FloatRange(min=0), default=None, help="Stop after this time, in s [default: Ctrl-C]."
-)
+@click.option("--seconds", type=click.FloatRange(min=0), help="Stop after this time, in s [default: Ctrl-C].")
 @broker_option
 @with_console
 def command(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.commands.common import Console, broker_flags, broker_option, recording_warnings, with_console
+from pipeline.commands.common import PATH, Console, broker_flags, broker_option, recording_warnings, with_console
 
 if TYPE_CHECKING:
     from pipeline.config.tables import Config
@@ -17,34 +17,26 @@ if TYPE_CHECKING:
 
 
 @click.command(name="replay")
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--channels", default=None, metavar="NAME[=AS],...", help="Channels to use, and their new names.")
+@click.argument("inputs", nargs=-1, required=True, type=PATH)
+@click.option("--channels", metavar="NAME[=AS],...", help="Channels to use, and their new names.")
+@click.option("--rate", "rate_hz", type=float, help="Sampling rate in Hz of recordings that do not state it.")
 @click.option(
-    "--rate", "rate_hz", type=float, default=None, help="Sampling rate in Hz of recordings that do not state it."
-)
-@click.option(
-    "--speed",
-    type=click.FloatRange(min=0),
-    default=1.0,
-    show_default=True,
-    help="Times real time; 0 = as fast as the broker accepts.",
+    "--speed", type=click.FloatRange(min=0), default=1.0, help="Times real time; 0 = as fast as the broker accepts."
 )
 @broker_option
 @click.option(
     "--block-s",
     type=click.FloatRange(min=0.001),
     default=0.25,
-    show_default=True,
     help="Length of a message in s; shorter if the service would refuse it.",
 )
 @click.option(
     "--machine-from",
     type=click.Choice(["recording", "file"]),
     default="recording",
-    show_default=True,
     help="Machine ids: from the metadata of the recordings, or from the file names.",
 )
-@click.option("--area", default="replay", show_default=True, help="Area in the topic.")
+@click.option("--area", default="replay", help="Area in the topic.")
 @with_console
 def command(
     console: Console,

@@ -28,7 +28,7 @@ STOP_WITHIN_S = 9.0  # a stop that takes longer is cut short
 @click.command(name="run")
 @data_option
 @broker_option
-@click.option("--seconds", type=float, default=None, help="Stop after so long [default: run until stopped].")
+@click.option("--seconds", type=float, help="Stop after this time, in s [default: run until stopped].")
 @click.option("--wait", is_flag=True, help="Wait for a broker that is not there yet, instead of failing.")
 @log_format_option
 @with_console

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.common import Console, broker_flags, broker_option, usage_errors, with_console
+from pipeline.commands.common import PATH, Console, broker_flags, broker_option, usage_errors, with_console
 from pipeline.errors import ArchiveError, ConfigError, ThrumcastError, UsageError
 
 if TYPE_CHECKING:
@@ -27,52 +27,38 @@ PICTURES = ("waveform", "spectrum", "envelope", "waterfall", "life")
 
 
 @click.group(name="sim", invoke_without_command=True)
+@click.option("--scenario", type=PATH, help="Scenario as a TOML file; flags override it.")
+@click.option("--machines", type=click.IntRange(1), help="Number of machines [default: 6].")
+@click.option("--seconds", type=float, help="Plant time in s [default: 60 into files, else without end].")
 @click.option(
-    "--scenario", type=click.Path(path_type=Path), default=None, help="Scenario as a TOML file; flags override it."
+    "--speed", type=click.FloatRange(min=0), help="Times real time; 0 = as fast as the broker accepts [default: 1]."
 )
-@click.option("--machines", type=click.IntRange(1), default=None, help="Number of machines [default: 6].")
-@click.option("--seconds", type=float, default=None, help="Plant time in s [default: 60 into files, else without end].")
-@click.option(
-    "--speed",
-    type=click.FloatRange(min=0),
-    default=None,
-    help="Times real time; 0 = as fast as the broker accepts [default: 1].",
-)
-@click.option("--seed", type=click.IntRange(0), default=None, help="The same seed gives the same plant [default: 1].")
-@click.option("--rate-hz", type=float, default=None, help="Sampling rate per channel, 1000 to 51200 [default: 12000].")
-@click.option("--block-s", type=float, default=None, help="Length of one message in s [default: 0.25].")
-@click.option("--axes", default="x,y,z", show_default=True, metavar="NAME,...", help="Axes to send.")
-@click.option("--failing", type=float, default=None, help="Share of the machines that fail [default: 0.5].")
-@click.option(
-    "--onset",
-    type=(float, float),
-    default=None,
-    help="Range of the start of faults, in parts of life [default: .05 .95].",
-)
-@click.option("--life-s", type=float, default=None, help="Length of a life in s [default: --seconds, else 600].")
-@click.option("--shift", type=float, default=None, help="Shift machines out of the usual ranges: 0.3 = by 30 %.")
-@click.option("--modes", default=None, metavar="MODE,...", help="Only these failure modes.")
+@click.option("--seed", type=click.IntRange(0), help="The same seed gives the same plant [default: 1].")
+@click.option("--rate-hz", type=float, help="Sampling rate per channel, 1000 to 51200 [default: 12000].")
+@click.option("--block-s", type=float, help="Length of one message in s [default: 0.25].")
+@click.option("--axes", default="x,y,z", metavar="NAME,...", help="Axes to send.")
+@click.option("--failing", type=float, help="Share of the machines that fail [default: 0.5].")
+@click.option("--onset", type=(float, float), help="Range of the start of faults, in parts of life [default: .05 .95].")
+@click.option("--life-s", type=float, help="Length of a life in s [default: --seconds, else 600].")
+@click.option("--shift", type=float, help="Shift machines out of the usual ranges: 0.3 = by 30 %.")
+@click.option("--modes", metavar="MODE,...", help="Only these failure modes.")
 @click.option("--training", is_flag=True, help="Machines for training: every failure mode, every severity.")
 @click.option(
-    "--transport", metavar="FAULT=CHANCE,...", default="", help="Simulate a bad network: drop=0.01,reboot=0.001."
+    "--transport",
+    metavar="FAULT=CHANCE,...",
+    default="",
+    show_default=False,
+    help="Simulate a bad network: drop=0.01,reboot=0.001.",
 )
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="Write recordings into this folder instead.")
-@click.option(
-    "--archive",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="Compute features into this data directory instead.",
-)
-@click.option("--workers", type=click.IntRange(1), default=None, help="Processes for --archive [default: all cores].")
+@click.option("--out", type=PATH, help="Write recordings into this folder instead.")
+@click.option("--archive", type=PATH, help="Compute features into this data directory instead.")
+@click.option("--workers", type=click.IntRange(1), help="Processes for --archive [default: all cores].")
 @click.option(
     "--nameplates",
-    type=click.Path(path_type=Path),
-    default=None,
+    type=PATH,
     help="Only write the facts of the machines into this data directory, as their senders would send them.",
 )
-@click.option(
-    "--truth", type=click.Path(path_type=Path), default=None, help="Write all faults and events as JSON into this file."
-)
+@click.option("--truth", type=PATH, help="Write all faults and events as JSON into this file.")
 @broker_option
 @with_console
 def command(
@@ -150,23 +136,15 @@ def command(
 
 @command.command(name="plot")
 @click.argument("kinds", nargs=-1, type=click.Choice(PICTURES))
-@click.option("--mode", default="bearing_outer", show_default=True, help="Failure mode, or healthy.")
+@click.option("--mode", default="bearing_outer", help="Failure mode, or healthy.")
 @click.option(
-    "--severity",
-    type=click.FloatRange(0, 1),
-    default=0.5,
-    show_default=True,
-    help="0 = sound, 1 = failed; ignored by the picture life.",
+    "--severity", type=click.FloatRange(0, 1), default=0.5, help="0 = sound, 1 = failed; ignored by the picture life."
 )
-@click.option(
-    "--kind", "machine_kind", default=None, help="pump, fan, motor or gearbox [default: one that can have the fault]."
-)
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the machine.")
-@click.option("--rate-hz", type=float, default=25_600.0, show_default=True, help="Sampling rate.")
-@click.option("--axis", type=click.Choice(("x", "y", "z")), default="x", show_default=True, help="Axis of the sensor.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("sim-plots"), show_default=True, help="Folder for the PNGs."
-)
+@click.option("--kind", "machine_kind", help="pump, fan, motor or gearbox [default: one that can have the fault].")
+@click.option("--seed", type=click.IntRange(0), default=1, help="Seed of the machine.")
+@click.option("--rate-hz", type=float, default=25_600.0, help="Sampling rate.")
+@click.option("--axis", type=click.Choice(("x", "y", "z")), default="x", help="Axis of the sensor.")
+@click.option("--out", type=PATH, default=Path("sim-plots"), help="Folder for the PNGs.")
 @with_console
 def plot(
     console: Console,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="status")
-@click.option("--timeout", "timeout_s", type=float, default=5.0, show_default=True, help="How long to wait, in s.")
+@click.option("--timeout", "timeout_s", type=float, default=5.0, help="How long to wait, in s.")
 @with_console
 def command(console: Console, timeout_s: float) -> None:
     """Ask the service at web.bind for its health. Exit code 4: it is not ready or does not answer."""

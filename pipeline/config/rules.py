@@ -1,4 +1,4 @@
-"""Rules that types alone cannot express: topics, addresses, and keys that must fit together."""
+"""Rules that types alone cannot express: topics, addresses, and keys that depend on each other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.core.bearings import find
 from pipeline.core.records import is_id
 from pipeline.errors import ConfigError, ThrumcastError
 
-# States of a stream that are no failure modes: the service reports them, but the network has no such classes.
+# States of a stream that the service reports. They are no failure modes, so the network has no such classes.
 RESERVED_MODES = ("unknown", "sensor_fault", "not_running")
 ORDERS = ("ftf", "bpfo", "bpfi", "bsf")
 GEOMETRY = ("elements", "element_diameter_mm", "pitch_diameter_mm")
@@ -31,9 +31,7 @@ def check(config: Config) -> Iterator[ConfigError]:
     if not is_id(config.model.alias):
         yield _bad("model.alias", "a name of A-Z a-z 0-9 _ . -", config.model.alias, "for instance champion")
     if config.model.shadow and not is_id(config.model.shadow):
-        yield _bad(
-            "model.shadow", "a name of A-Z a-z 0-9 _ . -, or nothing", config.model.shadow, "for instance challenger"
-        )
+        yield _bad("model.shadow", 'a name of A-Z a-z 0-9 _ . -, or ""', config.model.shadow, "for instance challenger")
     _, colon, port = config.web.bind.rpartition(":")
     if not (colon and port.isascii() and port.isdigit() and int(port) <= 65535):
         yield _bad("web.bind", "ADDRESS:PORT", config.web.bind, "for instance 127.0.0.1:8080")
@@ -54,12 +52,17 @@ def _topics(config: Config) -> Iterator[ConfigError]:
     names = [level[1:-1] for level in levels if re.fullmatch(r"\{\w+\}", level)]
     for name in ("machine", "point"):
         if names.count(name) != 1:
-            yield _bad("mqtt.readings_topic", f"{{{name}}} once, as a level of its own", template, hint)
+            yield _bad("mqtt.readings_topic", f"{{{name}}} exactly once, as a whole level", template, hint)
     if not set(names) <= {"area", "machine", "point"} or len(names) != len(set(names)):
-        yield _bad("mqtt.readings_topic", "no placeholder but {area}, {machine}, {point}, each once", template, hint)
+        yield _bad(
+            "mqtt.readings_topic",
+            "only the placeholders {area}, {machine} and {point}, each at most once",
+            template,
+            hint,
+        )
     fixed = [level for level in levels if level[1:-1] not in names]
     if any(re.search(r"[{}+#\x00]", level) or not level for level in fixed):
-        yield _bad("mqtt.readings_topic", "levels that are a whole placeholder or plain text", template, hint)
+        yield _bad("mqtt.readings_topic", "levels that are one placeholder or plain text", template, hint)
     if template.startswith("$"):  # a shared subscription would spread one machine over several consumers
         yield _bad("mqtt.readings_topic", "a topic that does not begin with $", template, hint)
     base = config.mqtt.results_topic
@@ -68,7 +71,7 @@ def _topics(config: Config) -> Iterator[ConfigError]:
 
 
 def _results_stay_out(config: Config) -> Iterator[ConfigError]:
-    """A service must not subscribe to its own results."""
+    """The service must not receive its own results as readings."""
     mqtt = config.mqtt
     place = f"{mqtt.results_topic}/machines/+/+"
     results = [f"{place}/{name}" for name in ("prediction", "state", "alarm")]
@@ -78,28 +81,35 @@ def _results_stay_out(config: Config) -> Iterator[ConfigError]:
         levels = topic.split("/")
         meets = (a == b or a.startswith("{") or b == "+" for a, b in zip(readings, levels, strict=False))
         if len(levels) == len(readings) and all(meets):
-            expected = f"a template that {topic} does not fit"
-            yield _bad("mqtt.readings_topic", expected, mqtt.readings_topic, "results must not come back as readings")
+            expected = f"a template that does not match the result topic {topic}"
+            yield _bad("mqtt.readings_topic", expected, mqtt.readings_topic, "the service would read its own results")
 
 
 def _security(config: Config) -> Iterator[ConfigError]:
     mqtt = config.mqtt
     for key in ("tls_ca_file", "tls_cert_file"):
         if getattr(mqtt, key) and not mqtt.tls:
-            yield _bad("mqtt.tls", f"true, because mqtt.{key} is set", mqtt.tls, "or remove that key")
+            yield _bad("mqtt.tls", f"true, because mqtt.{key} is set", mqtt.tls, "set it to true, or remove the file")
     if mqtt.tls_key_file and not mqtt.tls_cert_file:
-        yield _bad("mqtt.tls_cert_file", "the certificate of mqtt.tls_key_file", "", "a key alone proves nothing")
+        yield _bad(
+            "mqtt.tls_cert_file",
+            "the certificate of mqtt.tls_key_file",
+            "",
+            "a key is of use only with its certificate",
+        )
 
 
 def _rhythm(config: Config) -> Iterator[ConfigError]:
-    """Times that contradict each other: the service would run, but never do what was meant."""
+    """Times that contradict each other."""
     commit, roll = config.commit.interval_s, config.archive.roll_s
     if commit > roll:
-        yield _bad("commit.interval_s", f"at most archive.roll_s ({roll})", commit, "only committed rows become files")
+        yield _bad("commit.interval_s", f"at most archive.roll_s ({roll})", commit, "a roll writes committed rows only")
     if 0 < config.mqtt.session_expiry_s <= commit:
         expected = f"more than commit.interval_s ({commit}), or 0"
         found = config.mqtt.session_expiry_s
-        yield _bad("mqtt.session_expiry_s", expected, found, "the broker would forget what is not yet acknowledged")
+        yield _bad(
+            "mqtt.session_expiry_s", expected, found, "the broker would drop unacknowledged messages with the session"
+        )
     hops = [("window.hop_s", config.window.hop_s)]
     for machine, table in config.machines.items():
         for point in ("", *table.points):
@@ -108,58 +118,67 @@ def _rhythm(config: Config) -> Iterator[ConfigError]:
     for key, hop_s in hops:
         if hop_s > config.model.max_gap_s:
             expected = f"at most model.max_gap_s ({config.model.max_gap_s})"
-            yield _bad(key, expected, hop_s, "the network's memory would be reset before every window")
+            yield _bad(key, expected, hop_s, "the hidden state would be reset before every window")
     if 0 < config.archive.compact_parts < 2:
-        yield _bad("archive.compact_parts", "0, or at least 2", config.archive.compact_parts, "one file is one already")
+        yield _bad(
+            "archive.compact_parts", "0, or at least 2", config.archive.compact_parts, "merging takes two files or more"
+        )
 
 
 def _features(config: Config) -> Iterator[ConfigError]:
     features = config.features
     low, high = features.envelope_low_hz, features.envelope_high_hz
     if not low < high:
-        yield _bad("features.envelope_low_hz", f"less than features.envelope_high_hz ({high})", low, "a band, in Hz")
+        yield _bad(
+            "features.envelope_low_hz",
+            f"less than features.envelope_high_hz ({high})",
+            low,
+            "the two are the ends of a band in Hz",
+        )
     if 0 < features.bandwidth_hz < high:
         expected = f"at most features.bandwidth_hz ({features.bandwidth_hz})"
-        yield _bad("features.envelope_high_hz", expected, high, "nothing is left above the bandwidth")
+        yield _bad("features.envelope_high_hz", expected, high, "no signal is left above the bandwidth")
 
 
 def _modes(config: Config) -> Iterator[ConfigError]:
     names = config.modes.names
     if not names:
-        yield _bad("modes.names", "at least one mode", names, "leave the key out for the usual ones")
+        yield _bad("modes.names", "at least one mode", names, "remove the key to get the default modes")
     for name in names:
         if not is_id(name) or name in RESERVED_MODES or names.count(name) > 1:
-            expected = f"different ids other than {', '.join(RESERVED_MODES)}"
-            yield _bad("modes.names", expected, name, "ids are of A-Z a-z 0-9 _ . -")
+            expected = f"distinct ids, none of them {', '.join(RESERVED_MODES)}"
+            yield _bad("modes.names", expected, name, "an id consists of A-Z a-z 0-9 _ . -")
     for alias, mode in config.modes.aliases.items():
         if mode not in names:
-            yield _bad(f"modes.aliases.{alias}", "one of modes.names", mode, "[modes.aliases] replaces the usual ones")
+            yield _bad(
+                f"modes.aliases.{alias}", "one of modes.names", mode, "[modes.aliases] replaces the default aliases"
+            )
         if alias in names:
-            yield _bad(f"modes.aliases.{alias}", "an alias that is no mode itself", alias, "remove it")
+            yield _bad(f"modes.aliases.{alias}", "an alias that is not the name of a mode", alias, "remove this alias")
 
 
 def _place(path: KeyPath, table: PointTable) -> Iterator[ConfigError]:
     yield from _bearing(dotted((*path, "bearing")), table.bearing)
     given = table.limits_mm_s
     if given is not None and not given[0] < given[1] < given[2]:
-        expected = "three rising velocities, the boundaries A/B, B/C and C/D"
+        expected = "three increasing velocities: the limits A/B, B/C and C/D"
         yield _bad(dotted((*path, "limits_mm_s")), expected, list(given), "RMS in mm/s, for instance [2.3, 4.5, 7.1]")
     if given is not None and not table.limits_source:
-        yield _bad(
-            dotted((*path, "limits_source")), "where limits_mm_s come from", "", "a standard, the maker, or learned"
-        )
+        hint = "for instance a standard, the manufacturer, or learned"
+        yield _bad(dotted((*path, "limits_source")), "the source of limits_mm_s", "", hint)
     if given is None and table.limits_source:
-        yield _bad(
-            dotted((*path, "limits_mm_s")), "limits, as limits_source is given", None, "for instance [2.3, 4.5, 7.1]"
-        )
+        hint = "for instance [2.3, 4.5, 7.1]"
+        yield _bad(dotted((*path, "limits_mm_s")), "limits, because limits_source is set", None, hint)
     low, high = table.speed_min_rpm, table.speed_max_rpm
     if (low is None) != (high is None) or (low is not None and high is not None and low >= high):
         missing = "speed_min_rpm" if low is None else "speed_max_rpm"
-        yield _bad(dotted((*path, missing)), "speed_min_rpm below speed_max_rpm, both given", [low, high], "1/min")
+        yield _bad(
+            dotted((*path, missing)), "both speed_min_rpm and speed_max_rpm, the first lower", [low, high], "in rpm"
+        )
     if (table.iso_group is None) != (table.support is None):
         missing = "iso_group" if table.iso_group is None else "support"
         expected = "1 or 2" if table.iso_group is None else "rigid or flexible"
-        yield _bad(dotted((*path, missing)), expected, None, "ISO 10816-3 has limits for a group on a support")
+        yield _bad(dotted((*path, missing)), expected, None, "the limits of ISO 10816-3 depend on both")
 
 
 def _bearing(key: str, bearing: BearingConfig | str | None) -> Iterator[ConfigError]:
@@ -172,17 +191,19 @@ def _bearing(key: str, bearing: BearingConfig | str | None) -> Iterator[ConfigEr
     allowed = (set(ORDERS), set(GEOMETRY), {*GEOMETRY, "contact_angle_deg"})
     if set(given) not in allowed:
         expected = f"either {', '.join(ORDERS)} or {', '.join(GEOMETRY)} (and contact_angle_deg)"
-        yield _bad(key, expected, ", ".join(given), "orders are multiples of the shaft speed")
+        yield _bad(key, expected, ", ".join(given), "give orders (multiples of the shaft speed) or the geometry")
         return
     element, pitch = bearing.element_diameter_mm, bearing.pitch_diameter_mm
     if element is not None and pitch is not None and element >= pitch:
-        yield _bad(f"{key}.element_diameter_mm", f"less than pitch_diameter_mm ({pitch})", element, "in millimetres")
+        yield _bad(
+            f"{key}.element_diameter_mm", f"less than pitch_diameter_mm ({pitch})", element, "diameters in millimetres"
+        )
         return
     yield from _keyed(key, bearing.orders)
 
 
 def _keyed(key: str, action: Callable[[], object]) -> Iterator[ConfigError]:
-    """The error that the action raises, with the key in front."""
+    """The error that the action raises, with the key before its message."""
     try:
         action()
     except ThrumcastError as error:

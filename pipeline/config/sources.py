@@ -1,7 +1,7 @@
-"""Sources: from flags, environment and file to a `Config`. Flag > THRUMCAST_SECTION__KEY > file > default.
+"""From flags, environment and file to a `Config`: a flag wins over THRUMCAST_SECTION__KEY, that over the file.
 
 1. Flatten every source to paths such as ("window", "length_s"), each with its raw value and where it was set.
-2. Let the stronger source win for each path.
+2. For each path the stronger source wins; a default holds where no source has a value.
 3. Check and convert each value by itself, so that an error can name the key, the value and where it was set.
 4. Check the rules that tie several keys together (`pipeline.config.rules`).
 """
@@ -51,7 +51,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolution:
     """A configuration, and where each of its values comes from."""
 
     config: Config
@@ -64,17 +64,17 @@ def load(
     flags: Mapping[str, object] | None = None,
     *,
     environment: Mapping[str, str] | None = None,
-) -> Resolved:
+) -> Resolution:
     """The configuration of this run.
 
     Args:
-        config_file: the file to read; None looks for ./config.toml, then /etc/thrumcast/config.toml.
+        config_file: the file to read; None: ./config.toml, then /etc/thrumcast/config.toml.
         flags: values by dotted key, as `{"data.dir": "D"}`; text is converted as in the environment.
         environment: os.environ unless given.
 
     Raises:
-        ConfigError: an unreadable file, an unknown key, or a value of the wrong type or out of its range; it names
-            what else is wrong in its `others`.
+        ConfigError: the file is unreadable, a key is unknown, or a value has the wrong type or is out of range. Its
+            `others` are the other errors.
     """
     errors: list[ConfigError] = []
     file = config_file or next((path for path in SEARCHED_FILES if path.is_file()), None)
@@ -96,12 +96,12 @@ def load(
         errors[0].others = tuple(errors[1:])
         raise errors[0]
     settings = {path: Setting(value, "default") for path, value in leaves(config)} | given
-    return Resolved(config, settings, file)
+    return Resolution(config, settings, file)
 
 
 @contextlib.contextmanager
 def _kept(errors: list[ConfigError]) -> Iterator[None]:
-    """Keep an error and go on; it is reported with the others."""
+    """Collects an error, so that all errors are reported together."""
     try:
         yield
     except ConfigError as error:
@@ -121,7 +121,7 @@ def _put(document: dict[str, Any], path: KeyPath, value: Any) -> None:
 
 def _refuse_both(path: KeyPath) -> NoReturn:
     msg = f"{dotted(path)}: expected a name or a table, found: both"
-    raise ConfigError(msg, hint="one stands in the file, the other in the environment or a flag; remove one")
+    raise ConfigError(msg, hint="the file and the environment (or a flag) set both; remove one of them")
 
 
 def _from_file(file: Path, errors: list[ConfigError]) -> dict[KeyPath, Setting]:
@@ -129,10 +129,10 @@ def _from_file(file: Path, errors: list[ConfigError]) -> dict[KeyPath, Setting]:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         msg = f"{file}: expected a readable configuration file, found: {error.strerror}"
-        raise ConfigError(msg, hint="name another one with --config FILE, or leave it out for the defaults") from error
+        raise ConfigError(msg, hint="give another file with --config FILE, or none to use the defaults") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         msg = f"{file}: expected TOML, found: {error}"
-        raise ConfigError(msg, hint="text values stand in quotes, tables in [brackets]") from error
+        raise ConfigError(msg, hint="put text into quotes and the names of tables into [brackets]") from error
     return {path: Setting(value, "file", str(file)) for path, value in _flattened(document, (), Config, errors)}
 
 
@@ -164,14 +164,14 @@ def _entry(
         check_id(path)
         table = _as_table(path, entry)
         if not table:
-            yield path, {}  # an empty table still makes the machine known
+            yield path, {}  # an empty table still names a machine
         yield from _flattened(table, path, struct, errors)
 
 
 def _as_table(path: KeyPath, value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         msg = f"{dotted(path)}: expected a table, found: {value!r}"
-        raise ConfigError(msg, hint=f"write [{dotted(path)}] on a line of its own and its keys below")
+        raise ConfigError(msg, hint=f"write the line [{dotted(path)}], and its keys below it")
     return value
 
 
@@ -231,4 +231,4 @@ def _expected(kind: Any, message: str) -> str:
         if get_origin(part) is Literal:
             return f"one of {', '.join(map(str, get_args(part)))}"
     text = re.sub(r", got .*$| - at `[^`]*`$", "", message).replace("`", "").replace(" | null", "")
-    return "a number that fits 64 bits" if text == "Number out of range" else text.removeprefix("Expected ")
+    return "a number that fits into 64 bits" if text == "Number out of range" else text.removeprefix("Expected ")

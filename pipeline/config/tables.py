@@ -58,7 +58,7 @@ class BearingConfig(Table, frozen=True):
 
 
 class WindowOverride(Table, frozen=True):
-    """A machine's or point's own window; what is not given comes from [window]."""
+    """The window of a machine or point; a missing value comes from [window]."""
 
     length_s: WindowSeconds | None = None
     hop_s: WindowSeconds | None = None
@@ -77,12 +77,12 @@ class PointTable(Table, frozen=True):
     limits_mm_s: tuple[Positive, Positive, Positive] | None = None  # velocity RMS of the zone boundaries A/B, B/C, C/D
     limits_source: str = ""
     gear_teeth: tuple[Annotated[int, Meta(ge=2)], ...] = ()  # of the gears on this shaft
-    speed_min_rpm: SpeedRpm | None = None  # where nobody states the speed, it is looked for between these two
+    speed_min_rpm: SpeedRpm | None = None  # an unknown speed is estimated between these two
     speed_max_rpm: SpeedRpm | None = None
-    commissioning_windows: Annotated[int, Meta(ge=0)] = 0  # healthy ones at the start, from which the baseline is made
+    commissioning_windows: Annotated[int, Meta(ge=0)] = 0  # healthy windows at the start that make the baseline
 
     def limits(self) -> Limits | None:
-        """Zone limits: those that are given, else those of the class; None where neither is."""
+        """Zone limits: limits_mm_s, else those of the machine class, else None."""
         if self.limits_mm_s is not None:
             return Limits(*self.limits_mm_s, self.limits_source)
         if self.iso_group is not None and self.support is not None:
@@ -97,7 +97,7 @@ class MachineTable(PointTable, frozen=True):
 
 
 class MachineConfig(Table, frozen=True):
-    """What holds at one point of one machine: its point's table over the machine's over the general sections."""
+    """The values at one point: its own table wins over the machine's, that over the general sections."""
 
     area: str
     speed_rpm: float | None
@@ -125,7 +125,7 @@ Name = Annotated[str, Meta(min_length=1)]
 
 
 class MqttConfig(Table, frozen=True):
-    """[mqtt]: the broker and what is said over it."""
+    """[mqtt]: the broker, the topics and the session."""
 
     host: Name = "127.0.0.1"
     port: Port = 1883
@@ -135,6 +135,8 @@ class MqttConfig(Table, frozen=True):
     tls_ca_file: str = ""
     tls_cert_file: str = ""
     tls_key_file: str = ""
+    transport: Literal["tcp", "websockets"] = "tcp"
+    websocket_path: str = "/mqtt"
     client_id: Name = "thrumcast"
     readings_topic: str = "plant/{area}/{machine}/{point}/vibration"
     results_topic: str = "thrumcast"
@@ -146,7 +148,7 @@ class MqttConfig(Table, frozen=True):
     commands: bool = False
 
     def password_path(self) -> Path | None:
-        """Where the password lies: password_file, else the service manager's credential `mqtt_password`, else None."""
+        """The file of the password: password_file, else the service manager's credential `mqtt_password`, else None."""
         if self.password_file:
             return Path(self.password_file).expanduser()
         credentials = os.environ.get("CREDENTIALS_DIRECTORY")  # systemd: LoadCredential=mqtt_password:...
@@ -171,7 +173,7 @@ class MqttConfig(Table, frozen=True):
 
 
 class DataConfig(Table, frozen=True):
-    """[data]: where everything is kept."""
+    """[data]: the data directory."""
 
     dir: Name = "./thrumcast-data"
 
@@ -182,14 +184,14 @@ class DataConfig(Table, frozen=True):
 
 
 class OrderConfig(Table, frozen=True):
-    """[order]: how long to wait for what is missing."""
+    """[order]: how long to wait for missing blocks."""
 
     max_wait_s: NotNegative = 2.0
     max_time_step_s: Positive = 0.5
 
 
 class FeaturesConfig(Table, frozen=True):
-    """[features]: what the features look at."""
+    """[features]: settings of the features."""
 
     bandwidth_hz: NotNegative = 5000.0
     envelope_low_hz: Positive = 1000.0

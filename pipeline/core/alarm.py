@@ -24,9 +24,9 @@ from dataclasses import dataclass
 import msgspec
 from msgspec.structs import replace
 
+from pipeline.core.faults import HEALTHY
 from pipeline.core.records import AlarmChange, StreamKey
 
-HEALTHY = "healthy"
 OTHER = "other"  # the mode of an alarm that the vibration severity alone raises
 STRAINED = ("C", "D")
 
@@ -139,7 +139,7 @@ def judge(
 
 
 def acknowledge(state: AlarmState, key: StreamKey, alarm_id: str, at_ns: int) -> tuple[AlarmState, list[AlarmChange]]:
-    """Note that somebody has seen an open alarm. It stays open until it clears. Doing this twice changes nothing."""
+    """Acknowledge an open alarm. It stays open until it clears. A second acknowledgement changes nothing."""
     changes = []
     episodes = list(state.open)
     for place, episode in enumerate(episodes):
@@ -152,7 +152,7 @@ def acknowledge(state: AlarmState, key: StreamKey, alarm_id: str, at_ns: int) ->
 def waits_begin_anew(state: AlarmState) -> AlarmState:
     """Keep the open alarms and begin all waits again.
 
-    After a long pause nobody knows what happened meanwhile. Another model has not seen what the last one suspected.
+    What happened in a long pause is unknown. Another model has not seen what the last one suspected.
     """
     return replace(
         state,

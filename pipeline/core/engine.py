@@ -23,8 +23,8 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from pipeline.core import alarm, stream
+from pipeline.core.features.table import stacked_inputs
 from pipeline.core.forecast import Forecast, Foretell
-from pipeline.core.inputs import stacked_inputs
 from pipeline.core.quality import STOPS, Quality
 from pipeline.core.records import (
     AlarmChange,
@@ -138,8 +138,11 @@ class Engine:
             judged = []
             for memory, row in wavefront:
                 memory.reset_if_due(predictor, row)
-                if row.quality & _STOPS:
-                    result.predictions.append(_not_judged(predictor, memory, row))
+                if row.quality & _STOPS:  # the network must not see this window, and the hidden state stays as it is
+                    p = np.full(len(predictor.classes), np.nan, np.float32)
+                    result.predictions.append(
+                        _prediction(predictor, memory, row, _reason(memory, row), None, np.nan, p)
+                    )
                 else:
                     judged.append((memory, row))
             if judged:
@@ -158,8 +161,8 @@ class Engine:
             memory.hidden, memory.last_end_ns, memory.age = h[i], row.end_ns, memory.age + 1
             p = dict(zip(predictor.classes, listed[i], strict=True))
             state, changes = self._alarms(memory, row, p, unknown=unknown[i])
-            mode = predictor.classes[best[i]]
             result.alarms += changes
+            mode = predictor.classes[best[i]]
             result.predictions.append(_prediction(predictor, memory, row, state, mode, p[mode], probabilities[i]))
 
     def _alarms(
@@ -168,15 +171,9 @@ class Engine:
         """The name of the stream's state after this window, and the alarms that changed."""
         if memory.age <= memory.spec.warm_up_windows:  # an open alarm stays open while the network warms up
             return ("alarm" if memory.alarm.open else "warming_up"), []
+        zone = self.zone_of(row) if self.zone_of else None
         memory.alarm, changes = alarm.judge(
-            memory.spec.alarm,
-            memory.alarm,
-            row.key,
-            p,
-            row.start_ns,
-            row.end_ns,
-            unknown=unknown,
-            zone=self.zone_of(row) if self.zone_of else None,
+            memory.spec.alarm, memory.alarm, row.key, p, row.start_ns, row.end_ns, unknown=unknown, zone=zone
         )
         return memory.alarm.name, changes
 
@@ -192,7 +189,7 @@ class Engine:
         if due:
             h = np.stack([hidden for hidden, _ in due])
             result.forecasts += [
-                Forecast(row.key, row.session, row.window, row.start_ns, row.end_ns, tuple(futures), predictor.version)
+                Forecast(*_address(row), tuple(futures), predictor.version)
                 for (_, row), futures in zip(due, self.foretell(h), strict=True)
             ]
 
@@ -236,37 +233,20 @@ def _wavefronts(memories: Mapping[StreamKey, _Memory], rows: Rows) -> Iterator[l
         yield [(memories[key], some[i]) for key, some in rows.items() if i < len(some)]
 
 
-def _not_judged(predictor: Predictor, memory: _Memory, row: FeatureRow) -> Prediction:
-    """For a window that the network must not see. The hidden state stays as it is."""
+def _reason(memory: _Memory, row: FeatureRow) -> str:
+    """The state of the stream at a window that the network must not see."""
     quality = Quality(row.quality)
     if quality & Quality.NOT_RUNNING:
-        state = "not_running"
-    else:
-        state = "sensor_fault" if quality.sensor_fault else memory.alarm.name
-    nothing = np.full(len(predictor.classes), np.nan, np.float32)
-    return _prediction(predictor, memory, row, state, None, float("nan"), nothing)
+        return "not_running"
+    return "sensor_fault" if quality.sensor_fault else memory.alarm.name
 
 
 def _prediction(
-    predictor: Predictor,
-    memory: _Memory,
-    row: FeatureRow,
-    state: str,
-    mode: str | None,
-    p: float,
-    probabilities: Float32,
+    predictor: Predictor, memory: _Memory, row: FeatureRow, state: str, mode: str | None, p: float, all_p: Float32
 ) -> Prediction:
-    return Prediction(
-        key=row.key,
-        session=row.session,
-        window=row.window,
-        start_ns=row.start_ns,
-        end_ns=row.end_ns,
-        mode=mode,
-        p=p,
-        probabilities=probabilities,
-        state=state,
-        state_age=memory.age,
-        model=predictor.version,
-        feature_schema=row.schema,
-    )
+    return Prediction(*_address(row), mode, p, all_p, state, memory.age, predictor.version, row.schema)
+
+
+def _address(row: FeatureRow) -> tuple[StreamKey, int, int, int, int]:
+    """The fields with which every record about a window begins."""
+    return row.key, row.session, row.window, row.start_ns, row.end_ns

@@ -3,6 +3,10 @@
 The result is the bits of the `quality` column; 0 is a good window without remarks. The bits in `STOPS` keep a window
 from the network. The other bits are notes: machines near the end of their life do clip their sensors, and a healthy
 machine in a noisy plant picks up mains hum. All rules look at one window alone. Every threshold is a named constant.
+
+The rules about the samples of a channel are one compiled scan. It reads the bits of the samples as integers that sort
+as the numbers do, because float minima do not vectorise. Every window pays for the loops that vectorise only; a slower
+rule runs where a count says that it may find something. Windows that overlap by quarters share the counts of quarters.
 """
 
 from __future__ import annotations
@@ -17,36 +21,78 @@ from numpy.typing import NDArray
 
 from pipeline.core.features.baseline import Baseline
 from pipeline.core.features.compiled import entry, intrinsic, kernel
-from pipeline.core.features.kernel import address_of
 from pipeline.core.features.lanes import ir
 from pipeline.core.features.table import COLUMN, RELATIVE
 from pipeline.core.features.time_domain import QUARTERS, samples_at, shared_quarters
 from pipeline.core.records import FeatureRow, Float32, Window
 
-# The rules that look at the samples of one channel, in one compiled scan. Order makes it cheap: all windows pay only
-# for loops that vectorise. They read the samples' bits as integers that sort as the numbers do, because float minima
-# do not vectorise. Windows that overlap by quarters share the counts of the quarters. Rules that take longer run only
-# where a count says that there may be something to find.
+
+class Quality(IntFlag):
+    """What can be said about a window. New bits may be added; a bit never changes its meaning."""
+
+    GOOD = 0
+    INCOMPLETE = 1  # stops: samples are missing
+    NON_FINITE = 2  # stops, sensor: NaN or infinity among the samples
+    FLATLINE = 4  # stops, sensor: a channel does not move, hangs at a value, or knows fewer than 8 values
+    NOT_RUNNING = 8  # stops: the shaft stands still, or the level is far below the usual one
+    DROPOUT = 16  # stops, sensor: a run of zeros, or a piece of the signal that comes twice
+    SATURATED = 32  # stops, sensor: too many samples lie at the ends of the range: the shape is lost
+    CLIPPED = 64  # note: peaks are cut off
+    BIASED = 128  # note: the mean is many times the vibration
+    MAINS_HUM = 256  # note: most of the power lies at the mains frequency and its harmonics
+    SKI_SLOPE = 512  # note: slow drift outweighs the vibration; an integrated velocity means nothing
+
+    @property
+    def stops(self) -> bool:
+        """Whether the network is not stepped."""
+        return bool(self & STOPS)
+
+    @property
+    def sensor_fault(self) -> bool:
+        """Whether the sensor, and not the machine, is to be looked at."""
+        return bool(self & SENSOR)
+
+    def words(self) -> list[str]:
+        """The bits that are set, in words, lowest first."""
+        return [str(bit.name).lower() for bit in Quality if bit & self]
+
+
+SENSOR = Quality.NON_FINITE | Quality.FLATLINE | Quality.DROPOUT | Quality.SATURATED
+STOPS = SENSOR | Quality.INCOMPLETE | Quality.NOT_RUNNING
+NO_VELOCITY = Quality.SKI_SLOPE | Quality.SATURATED | Quality.CLIPPED  # bits that make a velocity RMS meaningless
 
 FLAT_RATIO = 1e-6  # a channel whose peak-to-peak is below this share of its largest value carries no vibration
-HELD_SHARE = 0.1  # of the window: one value for so long is a sensor, or a logger, that hangs
-HELD_SAMPLES = 64  # ... but for at least so many samples
+HELD_SHARE = 0.1  # of the window: a sensor or logger that keeps one value for so long hangs ...
+HELD_SAMPLES = 64  # ... if these are at least so many samples
 FEWEST_VALUES = 8  # a signal of fewer different values (3 bits) has lost its shape
-ZEROS_S = 0.005  # so long a run of exact zeros inside a living signal is a drop-out ...
-ZEROS_SAMPLES = 16  # ... but at least so many
-REPEAT_SAMPLES = 64  # so many consecutive samples that come twice in a window, bit for bit, are a repeated block;
-# looked for at four places, which finds every piece of an eighth of the window that comes twice in a row
+ZEROS_S = 0.005  # a longer run of exact zeros inside a living signal is a drop-out ...
+ZEROS_SAMPLES = 16  # ... if it has at least this many samples
+# This many consecutive samples that come twice in a window, bit for bit, are a repeated block. Four places are probed,
+# which finds every piece of an eighth of the window that comes twice in a row.
+REPEAT_SAMPLES = 64
 HALF = REPEAT_SAMPLES // 2
 RAIL_SHARE = 0.001  # of the samples at the two ends of the range: clipped ...
-RAIL_SAMPLES = 8  # ... but at least so many
-RAIL_PILE = 4.0  # ... and so many times more than just inside the range: peaks thin out, a pile is a rail
+RAIL_SAMPLES = 8  # ... if these are at least this many samples
+RAIL_PILE = 4.0  # ... and this many times more than just inside the range, because peaks thin out
 RAIL_BAND = 0.01  # "just inside": so much of the range
 SATURATED_SHARE = 0.1  # of the samples at the two ends of the range: nothing is left to judge
 BIAS_RATIO = 50.0  # |mean| / standard deviation; gravity beside a quiet machine stays below it
-SLOW_BLOCK_S = 0.1  # means over so long hold what lies below about 5 Hz ...
-SLOW_SHARE = 0.5  # ... and so much of the variance there is a drift, not a machine
+SLOW_BLOCK_S = 0.1  # means over this time keep what lies below about 5 Hz ...
+SLOW_SHARE = 0.5  # ... and this share of the variance there is a drift, not a machine
 
-_NON_FINITE, _FLATLINE, _DROPOUT, _SATURATED, _CLIPPED, _BIASED, _SKI_SLOPE = 2, 4, 16, 32, 64, 128, 512
+STANDSTILL_RPM = 30.0  # below this a shaft counts as stopped ...
+STANDSTILL_SHARE = 0.1  # ... and below this share of its nominal speed
+STANDSTILL_LEVEL = 0.05  # all channels below this share of their usual RMS (-26 dB): the machine is off
+MAINS_SHARE = 0.5  # of the power at the mains frequency and its harmonics
+
+# Plain numbers: an operation on a flag costs more than the scan of a short window.
+_STOPS, _INCOMPLETE, _NOT_RUNNING, _MAINS_HUM = map(
+    int, (STOPS, Quality.INCOMPLETE, Quality.NOT_RUNNING, Quality.MAINS_HUM)
+)
+_NON_FINITE, _FLATLINE, _DROPOUT = int(Quality.NON_FINITE), int(Quality.FLATLINE), int(Quality.DROPOUT)
+_SATURATED, _CLIPPED = int(Quality.SATURATED), int(Quality.CLIPPED)
+_BIASED, _SKI_SLOPE = int(Quality.BIASED), int(Quality.SKI_SLOPE)
+_RMS = RELATIVE.index("rms")
 HIGH, LOW, HIGHS, LOWS, EQUAL = range(5)  # of a quarter, see `_count`
 PARTIALS = 5
 
@@ -54,13 +100,6 @@ _INFINITY_KEY = np.int32(0x7F800000)
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 
 Int32 = NDArray[np.int32]
-
-
-def scan(x: Float32, rate_hz: float) -> int:
-    """Bits of `Quality` of one channel x (n,), C-contiguous."""
-    found = np.zeros(1, np.int64)
-    scan_rows(np.array([address_of(x)]), x.shape[0], rate_hz, found)
-    return int(found[0])
 
 
 @entry
@@ -298,57 +337,6 @@ def _slow(x: Float32, rate_hz: float) -> int:
     return found
 
 
-STANDSTILL_RPM = 30.0  # below this a shaft counts as stopped ...
-STANDSTILL_SHARE = 0.1  # ... and below this share of its nominal speed
-STANDSTILL_LEVEL = 0.05  # all channels below this share of their usual RMS (-26 dB): the machine is off
-MAINS_SHARE = 0.5  # of the power at the mains frequency and its harmonics
-
-
-class Quality(IntFlag):
-    """What can be said about a window. New bits may be added; a bit never changes its meaning."""
-
-    GOOD = 0
-    INCOMPLETE = 1  # stops: samples are missing
-    NON_FINITE = 2  # stops, sensor: NaN or infinity among the samples
-    FLATLINE = 4  # stops, sensor: a channel does not move, hangs at a value, or knows fewer than 8 values
-    NOT_RUNNING = 8  # stops: the shaft stands still, or the level is far below the usual one
-    DROPOUT = 16  # stops, sensor: a run of zeros, or a piece of the signal that comes twice
-    SATURATED = 32  # stops, sensor: so many samples lie at the ends of the range that the shape is lost
-    CLIPPED = 64  # note: peaks are cut off
-    BIASED = 128  # note: the mean is many times the vibration
-    MAINS_HUM = 256  # note: most of the power lies at the mains frequency and its harmonics
-    SKI_SLOPE = 512  # note: slow drift outweighs the vibration; an integrated velocity means nothing
-
-    @property
-    def stops(self) -> bool:
-        """Whether the network is not stepped."""
-        return bool(self & STOPS)
-
-    @property
-    def sensor_fault(self) -> bool:
-        """Whether the sensor, and not the machine, is to be looked at."""
-        return bool(self & SENSOR)
-
-    def words(self) -> list[str]:
-        """The bits that are set, in words, lowest first."""
-        return [str(bit.name).lower() for bit in Quality if bit & self]
-
-
-SENSOR = Quality.NON_FINITE | Quality.FLATLINE | Quality.DROPOUT | Quality.SATURATED
-STOPS = SENSOR | Quality.INCOMPLETE | Quality.NOT_RUNNING
-NO_VELOCITY = Quality.SKI_SLOPE | Quality.SATURATED | Quality.CLIPPED  # bits that make a velocity RMS meaningless
-
-
-def judge(window: Window, *, values: Float32 | None = None) -> Quality:
-    """The quality of one window by itself. `values` are its features (C, F), for the rules that need a spectrum."""
-    if window.samples is None:
-        return Quality(incomplete(window))
-    samples = np.ascontiguousarray(window.samples, np.float32)
-    address = address_of(samples) + samples.strides[0] * np.arange(len(samples))
-    spectral = np.full((len(samples), len(COLUMN)), np.nan, np.float32) if values is None else values
-    return Quality(judge_alike([window], samples.shape[1], address, spectral[None])[0])
-
-
 def incomplete(window: Window) -> int:
     """The bits of a window that has no samples."""
     return _INCOMPLETE | _stopped(window)
@@ -377,9 +365,3 @@ def stands_still(row: FeatureRow, nominal_rpm: float | None, baseline: Baseline 
         return False  # made of other numbers
     usual = 10.0 ** (baseline.centre[:, _RMS] / 20)  # the baseline is in dB
     return bool((row.values[:, COLUMN["rms"]] < STANDSTILL_LEVEL * usual).all())
-
-
-# Plain numbers: an operation on a flag costs more than the scan of a short window.
-_INCOMPLETE, _NOT_RUNNING, _MAINS_HUM = int(Quality.INCOMPLETE), int(Quality.NOT_RUNNING), int(Quality.MAINS_HUM)
-_STOPS = int(STOPS)
-_RMS = RELATIVE.index("rms")

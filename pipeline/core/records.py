@@ -102,7 +102,7 @@ class Window(msgspec.Struct, frozen=True, eq=False, gc=False):
     orders: BearingOrders | None
     truth: str | None
     speed_trace: tuple[tuple[int, float], ...] | None = None  # (first sample, rpm) of each piece, if the speed changes
-    speed_range_rpm: tuple[float, float] | None = None  # the range in which to estimate a speed that nobody gives
+    speed_range_rpm: tuple[float, float] | None = None  # the range in which to estimate an unknown speed
     gear_teeth: tuple[int, ...] = ()  # of the gears on this shaft
 
 

@@ -25,8 +25,6 @@ Zone = Literal["A", "B", "C", "D"]
 STANDARD = "ISO 10816-3:2009"
 BAND_HIGH_HZ = 1000.0  # the evaluation band ends here
 BAND_PER_RATE = 0.475  # a spectrum can be trusted up to this share of the sampling rate: 1 kHz needs 2,106 Hz
-SIGNIFICANT_CHANGE = 0.25  # of B/C: criterion II, and the distance of the alarm from the baseline
-LARGEST_OVER_LIMIT = 1.25  # an alarm lies at most at 1.25 times B/C, a trip at 1.25 times C/D
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +77,6 @@ def assess(velocity_rms_mm_s: float | None, limits: Limits | None, rate_hz: floa
     if velocity_rms_mm_s <= limits.b_c_mm_s:
         return Assessment("B", limits.source)
     return Assessment("C" if velocity_rms_mm_s <= limits.c_d_mm_s else "D", limits.source)
-
-
-def alarm_mm_s(limits: Limits, baseline_mm_s: float) -> float:
-    """Where to set an alarm: baseline + 0.25 B/C, at most 1.25 B/C. Baseline 2.0, B/C 4.5 -> 3.125."""
-    return min(baseline_mm_s + SIGNIFICANT_CHANGE * limits.b_c_mm_s, LARGEST_OVER_LIMIT * limits.b_c_mm_s)
-
-
-def trip_mm_s(limits: Limits) -> float:
-    """The highest value to set a trip at: 1.25 C/D. C/D 7.1 -> 8.875."""
-    return LARGEST_OVER_LIMIT * limits.c_d_mm_s
-
-
-def changed_significantly(limits: Limits, baseline_mm_s: float, velocity_rms_mm_s: float) -> bool:
-    """Criterion II: a change, up or down, by more than 0.25 B/C matters even inside zone B."""
-    return abs(velocity_rms_mm_s - baseline_mm_s) > SIGNIFICANT_CHANGE * limits.b_c_mm_s
 
 
 def velocity_rms_mm_s(row: FeatureRow) -> float | None:

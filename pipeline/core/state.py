@@ -1,7 +1,7 @@
 """StreamState: everything that is remembered about a stream, as a value and as versioned bytes.
 
-Nothing else in the pipeline remembers anything. Whoever saves these bytes with the rows that were computed has saved
-everything. A stream that is restored from them continues as if nothing had happened, to the last bit.
+Nothing else in the pipeline remembers anything. A driver that saves these bytes together with the computed rows has
+saved everything. A stream that is restored from them continues to the last bit.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class StreamSpec:
     orders: BearingOrders | None  # used where the blocks give none
     unit: str | None  # replaces the unit that the blocks give
     gear_teeth: tuple[int, ...]  # of the gears on this shaft
-    speed_min_rpm: float | None  # a speed that nobody gives is estimated between these two
+    speed_min_rpm: float | None  # an unknown speed is estimated between these two
     speed_max_rpm: float | None
     commissioning_windows: int  # how many good windows make the baseline; 0 = not known to be healthy, no baseline
     limits: Limits | None  # of the vibration severity zones
@@ -50,7 +50,7 @@ class StreamSpec:
 
     @property
     def speed_range_rpm(self) -> tuple[float, float] | None:
-        """The range in which to estimate a speed that nobody gives; None = do not estimate."""
+        """The range in which to estimate an unknown speed; None = do not estimate."""
         if self.speed_min_rpm is None or self.speed_max_rpm is None:
             return None
         return self.speed_min_rpm, self.speed_max_rpm

@@ -66,7 +66,7 @@ class Run(msgspec.Struct, frozen=True, eq=False, gc=False):
     pieces: tuple[Float32, ...]  # each (C, n)
 
 
-class _Growing(msgspec.Struct, gc=False):
+class _GrowingRun(msgspec.Struct, gc=False):
     """A run that pieces are being added to."""
 
     start: int
@@ -99,19 +99,8 @@ class Context(Protocol):
     def unit(self) -> str | None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class NothingKnown:
-    """The context of a stream about which nothing is configured."""
-
-    speed_rpm: float | None = None
-    speed_range_rpm: tuple[float, float] | None = None
-    orders: BearingOrders | None = None
-    gear_teeth: tuple[int, ...] = ()
-    unit: str | None = None
-
-
 def push(
-    spec: WindowSpec, state: WindowState, blocks: Sequence[Block], context: Context = NothingKnown()
+    spec: WindowSpec, state: WindowState, blocks: Sequence[Block], context: Context
 ) -> tuple[WindowState, list[Window]]:
     """Take the next blocks in order. Return the windows that are complete with them."""
     windows: list[Window] = []
@@ -140,11 +129,11 @@ def _taken(spec: WindowSpec, state: WindowState, blocks: Sequence[Block]) -> Win
         _, hop = length_and_hop(spec, first.rate_hz)
         state = WindowState(first.session, first.index, next_number=-(-first.index // hop))
     position, marks = state.position, state.marks
-    runs = [_Growing(run.start, run.end, list(run.pieces)) for run in state.runs]
+    runs = [_GrowingRun(run.start, run.end, list(run.pieces)) for run in state.runs]
     for block in blocks:
         marks, time_step_ns = _mark(marks, block)
         if not runs or block.index != position or time_step_ns > spec.max_time_step_s * 1e9:
-            runs.append(_Growing(block.index, block.index, []))
+            runs.append(_GrowingRun(block.index, block.index, []))
         runs[-1].pieces.append(block.samples)
         runs[-1].end = position = block.index + block.samples.shape[1]
     grown = tuple(Run(run.start, run.end, tuple(run.pieces)) for run in runs)

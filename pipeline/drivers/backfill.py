@@ -50,7 +50,7 @@ STEP_SAMPLES = 1 << 22  # of all channels, 16 MiB: bounds the memory, and keeps 
 PART_ROWS = 10_000  # larger parts are hardly smaller per row, and are held in memory until they are written
 KEEP_S = 30.0  # how much work a crash may cost
 LEAST_BYTES, MOST_BYTES = 1 << 21, 1 << 24  # of recordings that a worker takes at a time
-SHARES = 4  # a worker takes this fraction of its part of what is left, so that all workers end together
+SHARES = 4  # a worker takes a quarter of its part of the remaining jobs, so that all workers end together
 _STOPS = int(STOPS)
 
 
@@ -109,7 +109,7 @@ class Share:
 
 
 def read(worker: Worker, jobs: Sequence[Job]) -> Share:
-    """Read several recordings from file to rows."""
+    """Read recordings and compute their rows."""
     features: list[FeatureRow] = []
     predictions: list[Prediction] = []
     forecasts: list[Forecast] = []
@@ -235,7 +235,7 @@ class Report:
 
 
 @dataclass(slots=True)
-class _Pending:
+class _PendingShares:
     """Shares that are made and not written yet."""
 
     archive: Archive
@@ -274,12 +274,12 @@ def backfill(
     channels: Channels | None = None,
     on_done: Callable[[Outcome], None] = lambda done: None,
 ) -> Report:
-    """Work through all jobs; `make_worker` must be importable, it is called in every worker process.
+    """Process all jobs. `make_worker` is called in every worker process, so it must be importable.
 
     Recordings for whose `channels` the directory has no room are skipped.
     """
     report = Report(inputs=len(jobs))
-    pending = _Pending(archive, MachinesFile(archive.journal.directory / MACHINES_NAME), report)
+    pending = _PendingShares(archive, MachinesFile(archive.journal.directory / MACHINES_NAME), report)
     try:
         for share in _fitting(_run(jobs, make_worker, workers), jobs, make_worker, channels):
             pending.add(share)

@@ -20,9 +20,8 @@ def prepare() -> None:
     """Begin to load what workers need, in a process of its own; return at once."""
     get_context("forkserver").set_forkserver_preload([READY])
     resource_tracker.ensure_running()  # starting it later would unblock what is blocked next
-    before = signal.pthread_sigmask(
-        signal.SIG_BLOCK, {signal.SIGINT}
-    )  # inherited: Ctrl-C is for the process that writes
+    # Workers inherit the blocked signal: Ctrl-C is for the process that writes.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
     finally:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pipeline.core.features.table import FEATURES
 from pipeline.core.rehearsal import rehearse
-from pipeline.drivers import backfill as backfill_worker  # and with it all that reads recordings
+from pipeline.drivers import backfill as backfill_worker  # which imports the readers of recordings
 from pipeline.edges.store.schema import FeatureSchema, feature_tables, packed
 
 __all__ = ["backfill_worker"]

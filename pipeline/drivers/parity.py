@@ -15,9 +15,8 @@ from pipeline.core.records import Block, FeatureRow, Float32, StreamKey
 from pipeline.core.state import StreamSpec, StreamState
 
 Address = tuple[str, str, int, int]  # machine, point, session, window
-_NEEDS_THE_PAST = np.array(
-    ["baseline" in feature.needs for feature in FEATURES]
-)  # cannot be computed from a part of a life
+# A baseline cannot be computed from a part of a life.
+_NEEDS_THE_PAST = np.array(["baseline" in feature.needs for feature in FEATURES])
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import getpass
 import os
 import uuid
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,6 @@ VERDICTS = ("confirmed", "wrong_mode", "false_alarm", "missed", "unsure")
 STAGES = ("incipient", "developed", "severe", "failed")
 SOURCES = ("inspection", "parts_replaced", "analyst", "ran_to_failure", "operator")
 CERTAINTY = {"sure": 1.0, "likely": 0.6, "guess": 0.3}  # also the weight of a window in training
-HEALTHY = "healthy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,3 +220,13 @@ def check(event: LabelEvent) -> None:
 
 
 _DECODER = msgspec.json.Decoder(LabelEvent)
+
+
+def who(author: object) -> str:
+    """The author as given, else the user name, else the user id: a container may have no name for its user."""
+    if author:
+        return str(author)
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"

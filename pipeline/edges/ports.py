@@ -1,16 +1,14 @@
-"""The protocols between the live loop and the world, and their twin in memory for tests.
+"""The protocols between the live loop and the world.
 
-* `Connection` is where messages come from, and `Publisher` where results go.
+* `Connection` is where messages come from.
 * `Batch` is what one turn of the loop has in hand.
 * `Companion` is everything else that takes part in a turn.
 """
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -98,13 +96,6 @@ class Connection(Source, Protocol):
 
     def events(self) -> list[LinkEvent]:
         """What happened to the connection since the last call, oldest first."""
-
-
-class Publisher(Protocol):
-    """Where results go."""
-
-    def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
-        """Send one message; returns before the broker has it."""
 
 
 class Refusal(NamedTuple):
@@ -205,61 +196,3 @@ class Onlooker:
     def ended(self) -> Work | None:
         """See `Companion.ended`."""
         return None
-
-
-@dataclass(slots=True)
-class MemoryBroker:
-    """A broker with one persistent subscriber: a `Source` and a `Publisher` that a test can inspect.
-
-    `send` is the plant's side. `restart` is a lost connection: messages that were taken and not acknowledged come
-    again, before those that were not delivered yet, and earlier receipts are no longer valid.
-    """
-
-    waiting: deque[Message] = field(default_factory=deque)
-    unacknowledged: dict[int, Message] = field(default_factory=dict)  # by arrival number
-    acknowledged: list[Message] = field(default_factory=list)  # in the order of acknowledgement
-    published: list[tuple[str, bytes, int, bool]] = field(default_factory=list)  # topic, payload, qos, retain
-    epoch: int = 1
-    numbers: int = 0
-    settled: bool = True
-
-    def send(self, topic: str, payloads: Iterable[bytes], *, qos: int = 1, content_type: str | None = None) -> None:
-        """The plant publishes these payloads to one topic."""
-        for payload in payloads:
-            self.waiting.append(Message(topic, payload, qos, content_type, False, Receipt(0, 0, 0)))
-
-    def take(self, limit: int, timeout_s: float) -> list[Message]:
-        """See `Source.take`; sleeps the whole time-out when nothing waits."""
-        if not self.waiting:
-            time.sleep(timeout_s)
-        taken: list[Message] = []
-        while self.waiting and len(taken) < limit:
-            message = self.waiting.popleft()
-            self.numbers += 1
-            mid = self.numbers % 65535 + 1 if message.qos else 0
-            message = replace(message, receipt=Receipt(self.epoch, mid, self.numbers))
-            if message.qos:
-                self.unacknowledged[self.numbers] = message
-            taken.append(message)
-        return taken
-
-    def acknowledge(self, messages: Sequence[Message]) -> None:
-        """See `Source.acknowledge`."""
-        for message in sorted(messages, key=lambda m: m.receipt.number):
-            number = message.receipt.number
-            if message.receipt.epoch == self.epoch and number in self.unacknowledged:
-                self.acknowledged.append(self.unacknowledged.pop(number))
-
-    def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
-        """See `Publisher.publish`; kept in `published`."""
-        self.published.append((topic, payload, qos, retain))
-
-    def tally(self) -> Tally:
-        """What was delivered; every delivered message counts as taken."""
-        return Tally(self.numbers, 0)
-
-    def restart(self) -> None:
-        """Lose the connection and make a new one."""
-        self.waiting.extendleft(reversed(self.unacknowledged.values()))
-        self.unacknowledged.clear()
-        self.epoch += 1

@@ -59,7 +59,7 @@ class MachineNotes(Onlooker):
         return ()
 
     def _name_short_records(self, batch: Batch, step: Step, new: set[StreamKey]) -> None:
-        """Name a sensor whose records are all shorter than a window: nothing else would ever be heard of it."""
+        """Warn of a sensor whose records are all shorter than a window; it would never appear in any result."""
         self.waiting |= {key: set() for key in new}
         for row in step.features:
             self.waiting.pop(row.key, None)
@@ -105,11 +105,10 @@ class SessionNote(Onlooker):
 
 @dataclass(slots=True)
 class LabelNews(Onlooker):
-    """Publishes every label event on `<base>/events/labels`, whoever wrote it into the file.
+    """Publishes every label event of the file on `<base>/events/labels`.
 
-    How many events have been told stands in the journal. It is written one look after they were published. So events
-    that were written while the service was away are told at its next start; after a crash the last ones may be told
-    twice, with the same id.
+    The journal keeps how many events were published, one look later. So events that were written while the service was
+    down are published at its next start. After a crash the last ones may be published twice, with the same id.
     """
 
     labels: LabelFile

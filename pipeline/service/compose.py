@@ -126,6 +126,8 @@ def mqtt_settings(config: Config, client_id: str | None = None) -> MqttSettings:
         ca_file=_path(mqtt.tls_ca_file),
         cert_file=_path(mqtt.tls_cert_file),
         key_file=_path(mqtt.tls_key_file),
+        transport=mqtt.transport,
+        websocket_path=mqtt.websocket_path,
         keepalive_s=mqtt.keepalive_s,
         session_expiry_s=mqtt.session_expiry_s,
         receive_maximum=mqtt.receive_maximum,
@@ -268,7 +270,7 @@ def observed(config: Config, live: Live, connection: MqttConnection) -> Iterator
     ]
 
     def notify(_: LoopWatch) -> None:
-        endpoints.ready(wait_s=0.0)  # so that a change is logged even if nobody asks
+        endpoints.ready(wait_s=0.0)  # logs a change even without a request
         notifier.send("WATCHDOG=1", f"STATUS={endpoints.status_line()}")
 
     watch.notify = notify

@@ -1,13 +1,11 @@
-"""Labels from flags and CSV rows, and back: what `thrumcast labels` reads and writes."""
+"""Labels to and from flags, CSV and Parquet, and the remarks that `thrumcast labels` makes about them."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import difflib
-import getpass
 import hashlib
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -15,9 +13,11 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.edges.labels import CERTAINTY, LabelEvent, new_id, now_iso, to_ns
+from pipeline.core.faults import HEALTHY
+from pipeline.edges.labels import CERTAINTY, LabelEvent, new_id, now_iso, to_ns, who
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.errors import ThrumcastError
+from pipeline.telemetry import few
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,10 +38,10 @@ SYNONYMS = {
 
 
 def new_label(config: Config, given: Mapping[str, Any]) -> LabelEvent:
-    """A label from values by field name; what is empty has its default, mode is resolved against [modes].
+    """A label from values by field name. An empty value means the default; the mode may be an alias of [modes].
 
     Raises:
-        ThrumcastError: a value that cannot be used.
+        ThrumcastError: a value is invalid.
     """
     values = {name: value for name, value in given.items() if value not in (None, "")}
     mode = values.get("mode")
@@ -49,9 +49,9 @@ def new_label(config: Config, given: Mapping[str, Any]) -> LabelEvent:
         mode = config.modes.resolve(str(mode))
         if mode not in config.modes.names:
             msg = f"label: expected a mode of [modes], found: {mode}"
-            raise ThrumcastError(msg, hint=f"there are {', '.join(config.modes.names)}")
+            raise ThrumcastError(msg, hint=f"the modes are {', '.join(config.modes.names)}")
     elif values.get("verdict") == "false_alarm":
-        mode = "healthy"
+        mode = HEALTHY
     for name in ("start", "end"):
         to_ns(str(values.get(name, "")))
     label_id = new_id()
@@ -67,10 +67,10 @@ def new_label(config: Config, given: Mapping[str, Any]) -> LabelEvent:
 
 
 def read_csv(config: Config, path: Path, author: str | None) -> list[LabelEvent]:
-    """Labels of a CSV file; the token of a row is a hash of its content.
+    """The labels of a CSV file. A row without a token gets a hash of its content as its token.
 
     Raises:
-        ThrumcastError: no readable CSV, a column is missing, or a row cannot be used; it names the line.
+        ThrumcastError: the file is no readable CSV, lacks a column, or has an invalid row; the message names the line.
     """
     reader = csv.DictReader(StringIO(_text(path), newline=""))
     try:
@@ -84,7 +84,7 @@ def read_csv(config: Config, path: Path, author: str | None) -> list[LabelEvent]
         msg = f"{path}: expected the columns {', '.join(REQUIRED)}, found no {', '.join(missing)}"
         hint = "the first line names the columns; `thrumcast labels export` writes such a file"
         if len(names) == 1 and any(mark in next(iter(names)) for mark in ";\t"):
-            hint = "columns are separated by commas; this file seems to use another mark"
+            hint = "separate the columns by commas; this file seems to use another separator"
         raise ThrumcastError(msg, hint=hint)
     labels = []
     for number, row in rows:
@@ -101,20 +101,20 @@ def read_csv(config: Config, path: Path, author: str | None) -> list[LabelEvent]
 
 
 def _text(path: Path) -> str:
-    """Content of a text file in UTF-8, as spreadsheets write it with or without a mark at its beginning."""
+    """The content of a UTF-8 text file. Spreadsheets may put a byte order mark at its beginning."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         msg = f"{path}: expected UTF-8, found in line {line} the byte 0x{error.object[error.start]:02x}"
-        raise ThrumcastError(msg, hint="save it as 'CSV UTF-8'; spreadsheets offer that beside CSV") from error
+        raise ThrumcastError(msg, hint="save it as 'CSV UTF-8'") from error
     except OSError as error:
         msg = f"expected to read {path}, found: {error.strerror}"
         raise ThrumcastError(msg) from error
 
 
 def write_csv(labels: Sequence[LabelEvent], path: Path) -> None:
-    """One row a label, all fields."""
+    """Writes one row per label, with all fields."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FIELDS)
         writer.writeheader()
@@ -122,7 +122,7 @@ def write_csv(labels: Sequence[LabelEvent], path: Path) -> None:
 
 
 def write_parquet(labels: Sequence[LabelEvent], path: Path) -> None:
-    """One row a label; start and end are UTC timestamps, as in the archive."""
+    """Writes one row per label; start and end are UTC timestamps, as in the archive."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -136,7 +136,7 @@ def write_parquet(labels: Sequence[LabelEvent], path: Path) -> None:
 
 
 def coverage(data_dir: Path, labels: Sequence[LabelEvent]) -> dict[str, int]:
-    """Label id -> archived windows that it covers by half; nothing where there is no archive yet."""
+    """Label id -> number of archived windows that the label covers at least by half; 0 without an archive."""
     from models.data.labelling import apply_labels, report_of
 
     rows = _archived(data_dir, labels)
@@ -146,7 +146,7 @@ def coverage(data_dir: Path, labels: Sequence[LabelEvent]) -> dict[str, int]:
 
 
 def out_of_archive(data_dir: Path, labels: Sequence[LabelEvent]) -> dict[str, str]:
-    """Label id -> from when to when the archive has windows of what it names; for labels that cover none of them."""
+    """Label id -> the time span of the archived windows of its machine and point; for labels that cover no window."""
     rows = _archived(data_dir, labels)
     if rows is None:
         return {}
@@ -165,7 +165,7 @@ def out_of_archive(data_dir: Path, labels: Sequence[LabelEvent]) -> dict[str, st
 
 
 def _archived(data_dir: Path, labels: Sequence[LabelEvent]) -> pa.Table | None:
-    """The windows of the machines of labels; None: labels may be written down before there is any window."""
+    """The archived windows of the labelled machines; None without an archive, as labels may come first."""
     from pipeline.edges.store.read import read_features
     from pipeline.errors import ArchiveError
 
@@ -183,7 +183,7 @@ def _utc(time: datetime) -> str:
 
 
 def never_seen(config: Config, labels: Sequence[LabelEvent]) -> dict[str, str]:
-    """Name of a machine (or machine/point) of which nothing was ever archived -> what to tell who labels it."""
+    """Machine (or machine/point) without any archived window -> the warning for a label of it."""
     points: dict[str, set[str]] = {name: set() for name in config.machines}
     for key in MachinesFile(config.data.path / MACHINES_NAME).load():
         points.setdefault(key.machine, set()).add(key.point)
@@ -198,21 +198,19 @@ def never_seen(config: Config, labels: Sequence[LabelEvent]) -> dict[str, str]:
 
 
 def _waits(name: str, near: str) -> str:
-    return f"nothing of {name} was ever archived: the label is kept and waits for it; {near}"
+    return f"{name} has no archived windows; the label is kept and applies as soon as there are some; {near}"
 
 
 def instead(name: str, known: Collection[str]) -> str:
-    """What may have been meant by a name that is not there."""
+    """Names that may have been meant by an unknown one."""
     near = difflib.get_close_matches(name, sorted(known), n=3)
     if near:
         return f"did you mean {' or '.join(near)}?"
-    return (
-        f"there are {', '.join(sorted(known)[:8])}{', ...' if len(known) > 8 else ''}" if known else "there is none yet"
-    )
+    return f"known: {few(sorted(known), 8) or 'none'}"
 
 
 def not_in_model(config: Config, labels: Sequence[LabelEvent]) -> list[str]:
-    """Ids of the labels that the newest version has not seen, neither as used nor as ignored."""
+    """Ids of the labels that the newest model version has neither used nor ignored."""
     from models.registry import Registry
     from pipeline.errors import ModelError
 
@@ -227,21 +225,11 @@ def not_in_model(config: Config, labels: Sequence[LabelEvent]) -> list[str]:
 
 
 def told(event: LabelEvent) -> str:
-    """One line about an event."""
+    """One line for the terminal."""
     if event.op == "retract":
         return f"{event.id} retracted"
     place = event.machine if event.point is None else f"{event.machine}/{event.point}"
     return f"{event.id} {place} {event.verdict} {event.mode or '-'} {event.start} to {event.end}"
-
-
-def who(author: object) -> str:
-    """The author as given, else the user; a container may have no entry for its user."""
-    if author:
-        return str(author)
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"
 
 
 def _certainty(value: object) -> float:
@@ -250,5 +238,5 @@ def _certainty(value: object) -> float:
     try:
         return float(str(value))
     except ValueError as error:
-        msg = f"label: expected a certainty of {', '.join(CERTAINTY)} or a number up to 1, found: {value}"
+        msg = f"label: expected a certainty of {', '.join(CERTAINTY)}, or a number up to 1, found: {value}"
         raise ThrumcastError(msg) from error

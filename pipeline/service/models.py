@@ -1,7 +1,7 @@
 """Which models serve, and which settings hold, while the service runs.
 
 * `load_models` loads the models that the registry's aliases name, and `RegistryWatch` loads them again when an alias
-  moves or somebody sends SIGHUP. How the loop changes over to them is in `pipeline.drivers.switch`.
+  moves or SIGHUP arrives. `pipeline.drivers.switch` makes the loop use them.
 * `LiveConfig` is the configuration of a running service. On SIGHUP it takes over alarm thresholds, zone limits, the
   aliases of the models and the level of the log. Everything else is fixed at the start: a changed key is named in the
   log and takes effect at the next start.
@@ -242,7 +242,7 @@ class RegistryWatch:
 
     @property
     def config(self) -> Config:
-        """The configuration as it is now."""
+        """The present configuration."""
         return self.live.config
 
     def _signature(self) -> tuple[int, int, int] | None:

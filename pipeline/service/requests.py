@@ -41,7 +41,7 @@ log = logging.getLogger("thrumcast.labels")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What somebody asks of the service over MQTT. Its message is acknowledged when its consequences are on disk."""
+    """A request over MQTT. Its message is acknowledged when its consequences are on disk."""
 
     name: str  # ack, label or reload
     token: str | None = None  # chosen by the sender; it comes back with the answer

@@ -1,10 +1,10 @@
 """Upkeep of the archive: merging small parts and removing old days, also while the service runs.
 
-Whoever holds the data directory does the work. `compacted` and `pruned` do it themselves if nobody holds the directory;
-otherwise they ask the service that does. A request is a file DIR/upkeep/<id>.request, JSON, that appears whole; whoever
-may write the data directory may ask. The service's `Upkeep` thread renames it to .working, does the work beside the
-live loop, and puts <id>.answer there. It also merges small parts by itself. A step of this work holds off a roll only
-for a moment, and never a reading.
+The process that holds the data directory does the work. `compacted` and `pruned` do it themselves if the directory is
+free; otherwise they ask the service that holds it. A request is a JSON file DIR/upkeep/<id>.request that appears whole;
+every process that may write the data directory may ask. The service's `Upkeep` thread renames the file to .working,
+does the work beside the live loop, and writes <id>.answer. It also merges small parts by itself. A step of this work
+holds off a roll only for a moment, and never a reading.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Upkeep(threading.Thread):
     """The thread of a running service that does upkeep when it is asked, and by itself."""
 
     def __init__(self, archive: Archive, data_dir: Path, telemetry: Telemetry, compact_parts: int = 0) -> None:
-        """`compact_parts`: so many small parts of one kind and day are merged without a request; 0 = never."""
+        """`compact_parts`: number of small parts of one kind and day that are merged without a request; 0 = never."""
         super().__init__(name="upkeep", daemon=True)
         self._archive, self._data_dir, self._telemetry = archive, data_dir, telemetry
         self._folder = data_dir / FOLDER

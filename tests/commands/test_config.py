@@ -210,7 +210,7 @@ def test_values_that_do_not_fit_together_are_all_named() -> None:
 
 def test_a_number_too_large_to_hold_is_refused_in_one_short_line() -> None:
     error = refusal("[window]\nlength_s = " + "9" * 4000)
-    assert error.message.startswith("window.length_s: expected a number that fits 64 bits, found: 9999")
+    assert error.message.startswith("window.length_s: expected a number that fits into 64 bits, found: 9999")
     assert len(error.message) < 200
 
 

@@ -14,12 +14,13 @@ import specs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from quality_of import judge
 
 from pipeline.core import features
 from pipeline.core.features import FeatureSpec
 from pipeline.core.features.bandwidth import resampler
 from pipeline.core.features.table import COLUMN, FEATURES, NAMES
-from pipeline.core.quality import Quality, judge
+from pipeline.core.quality import Quality
 from pipeline.core.records import BearingOrders, StreamKey, Window
 
 STAGES = ("time", "spectrum", "orders", "cepstrum", "envelope", "speed", "baseline")

@@ -12,10 +12,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from numpy.typing import NDArray
+from quality_of import judge, scan
 
 from pipeline.core import stream
 from pipeline.core.features.table import COLUMN, NAMES
-from pipeline.core.quality import REPEAT_SAMPLES, SENSOR, STOPS, Quality, judge, scan
+from pipeline.core.quality import REPEAT_SAMPLES, SENSOR, STOPS, Quality
 from pipeline.core.records import Block, FeatureRow, StreamKey, Window
 from pipeline.core.state import StreamSpec
 

@@ -28,7 +28,7 @@ def run(*blocks: Block) -> tuple[list[Window], WindowState]:
     windows: list[Window] = []
     state = WindowState()
     for b in blocks:
-        state, complete = push(SPEC, state, [b])
+        state, complete = push(SPEC, state, [b], specs.stream())
         windows += complete
     return windows, state
 
@@ -105,9 +105,9 @@ def test_several_blocks_at_once_make_the_windows_that_they_make_one_by_one(piece
         index += n
     state, one_by_one = WindowState(), []
     for b in blocks:
-        state, some = push(SPEC, state, [b])
+        state, some = push(SPEC, state, [b], specs.stream())
         one_by_one += some
-    after, at_once = push(SPEC, WindowState(), blocks)
+    after, at_once = push(SPEC, WindowState(), blocks, specs.stream())
     assert [_said(w) for w in at_once] == [_said(w) for w in one_by_one]
     assert (after.session, after.position, after.next_number) == (state.session, state.position, state.next_number)
     assert after.marks == state.marks

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from harness.broker import PATIENCE_S, wait_until
 from harness.live import BLOCKS, Broker, send, service, stop_when_idle
 from harness.streams import ENGINE, SPEC
+from harness.trained import fewer_steps
 from model_world import bundle
 
 from models.forecast import Forecaster
@@ -132,12 +133,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "unbalance,bearing_outer",
     ]
     learn = ["epochs=3", "hidden=6", "members=1", "folds=2", "simulated=0", "forecast=3"]
-    for command in (
-        ["sim", "--archive", data, "--workers", "1", *plant],
-        ["train", "--data", data, *(word for each in learn for word in ("--set", each))],
-    ):
-        result = CliRunner().invoke(group, command)
-        assert result.exit_code == 0, result.output or result.exception
+    with pytest.MonkeyPatch.context() as patch:
+        fewer_steps(patch)
+        for command in (
+            ["sim", "--archive", data, "--workers", "1", *plant],
+            ["train", "--data", data, *(word for each in learn for word in ("--set", each))],
+        ):
+            result = CliRunner().invoke(group, command)
+            assert result.exit_code == 0, result.output or result.exception
     return Path(data)
 
 

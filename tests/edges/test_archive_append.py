@@ -7,15 +7,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from archive_plant import Plant, append_turns, feature_row
+from fault_points import fault_points
 from harness.crashes import exit_status
 
-from pipeline.edges.faults import APPEND_FAULT_POINTS, KILLED
+from pipeline.edges.faults import KILLED
 from pipeline.edges.store.check import verify
 from pipeline.edges.store.journal import Commit
 from pipeline.edges.store.read import read_features, read_predictions
 from pipeline.edges.store.schema import Rows, feature_tables
 
-POINTS = (*APPEND_FAULT_POINTS, "after_staging", "after_rename", "after_directory_fsync", "after_rewrite_rename")
+APPEND = fault_points("edges/store/journal.py", "edges/store/archive.py")
+POINTS = tuple(name for name in APPEND if name.startswith(("append_", "after_")))
 # The second append crosses midnight, the third and fourth widen older parts.
 CRASHES = [(name, 1) for name in POINTS] + [("after_rename", 4), ("append_before_transaction", 3)]
 

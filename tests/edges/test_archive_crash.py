@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from archive_plant import Plant, feature_row, run_turns
+from fault_points import fault_points
 from harness.crashes import exit_status
 
-from pipeline.edges.faults import FAULT_POINTS, KILLED
+from pipeline.edges.faults import KILLED
 from pipeline.edges.store.check import verify
 from pipeline.edges.store.read import read_features, read_predictions
 from pipeline.errors import ArchiveError
@@ -85,8 +85,9 @@ def uninterrupted(tmp_path_factory) -> Path:
 
 
 # The Nth pass is where it matters most: the second roll crosses midnight, the third and fourth widen older parts.
-# Those of the live turn are passed by tests of the live service.
-STORE_POINTS = tuple(name for name in FAULT_POINTS if not name.startswith("turn_"))
+# An append has tests of its own.
+POINTS = fault_points("edges/store/journal.py", "edges/store/archive.py")
+STORE_POINTS = tuple(name for name in POINTS if not name.startswith("append_"))
 CRASHES = [(name, 1) for name in STORE_POINTS] + [
     ("after_staging", 3),
     ("after_rename", 4),
@@ -133,11 +134,3 @@ def test_a_full_disk_keeps_the_rows_for_the_next_roll(plant, monkeypatch):
     assert "free some space" in caught.value.hint
     assert plant.journal.pending_rows() == 1
     assert len(plant.archive.roll()) == 1
-
-
-def test_crash_points_are_known_by_name():
-    """A point that no code passes would make its crash test prove nothing."""
-    places = ("edges/store/archive.py", "edges/store/journal.py", "drivers/live.py")
-    sources = "".join((ROOT / "pipeline" / name).read_text() for name in places)
-    assert all(f'fault_point("{name}")' in sources for name in FAULT_POINTS)
-    assert len(set(itertools.chain(FAULT_POINTS))) == len(FAULT_POINTS)

@@ -10,12 +10,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from archive_plant import Plant, feature_row, fill, parts_of, upkeep_turns
+from fault_points import fault_points
 from harness.crashes import exit_status
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.edges.faults import KILLED, UPKEEP_FAULT_POINTS
-from pipeline.edges.store import compact as upkeep
+from pipeline.edges.faults import KILLED
+from pipeline.edges.store import compact as compaction
 from pipeline.edges.store import swap
 from pipeline.edges.store.check import survey, verify
 from pipeline.edges.store.compact import compact, mergeable, prune
@@ -119,7 +120,7 @@ def test_a_service_that_merges_by_itself_writes_a_day_about_twice(rows: int, lea
 
 
 def test_large_parts_are_left_alone(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep, "TARGET_ROWS", 50)
+    monkeypatch.setattr(compaction, "TARGET_ROWS", 50)
     fill(plant)  # rows by part: 20 20 18 on the first day, 2 20 20 20 on the second
     merged = [(one.parts, one.rows) for one in compact(plant.archive) if one.kind == "features"]
     assert merged == [(2, 40), (3, 42)]
@@ -220,7 +221,7 @@ def test_readers_that_look_all_the_time_never_see_a_row_twice_or_miss_one(plant:
     assert verify(plant.data).problems == ()
 
 
-@pytest.mark.parametrize(("name", "passes"), list(itertools.product(UPKEEP_FAULT_POINTS, (1, 3))))
+@pytest.mark.parametrize(("name", "passes"), list(itertools.product(fault_points("edges/store/swap.py"), (1, 3))))
 def test_a_death_at_any_step_of_upkeep_loses_and_doubles_nothing(tmp_path: Path, name: str, passes: int) -> None:
     if name == "swap_exchanged" and passes == 3:
         passes = 2  # pruning exchanges nothing
@@ -236,8 +237,3 @@ def test_a_death_at_any_step_of_upkeep_loses_and_doubles_nothing(tmp_path: Path,
     assert report.problems == report.notes == ()
     assert read_features(tmp_path)["window"].to_pylist().count(30) == later.count(30) == 2
     assert nothing_left(tmp_path)
-
-
-def test_upkeep_passes_every_fault_point() -> None:
-    source = (ROOT / "pipeline" / "edges" / "store" / "swap.py").read_text()
-    assert all(f'fault_point("{name}")' in source for name in UPKEEP_FAULT_POINTS)

@@ -238,7 +238,7 @@ def test_a_journal_on_a_slow_disk_closes_as_it_is_and_nothing_is_missing_after(t
     assert log.stat().st_size > 0, "the log was moved into the database: two more syncs"
     with Journal(tmp_path) as journal:
         assert journal.states() == {KEY: b"\x01"}
-        assert journal.pending_rows("features") == 1
+        assert journal.view(("features",)).pending["features"].rows == 1
     assert not log.exists()
 
 

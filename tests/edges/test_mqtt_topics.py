@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from harness.broker import SUBSCRIPTION, TOPIC, numbered, payloads
+from harness.live import Broker
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +12,6 @@ from pipeline.core.records import StreamKey
 from pipeline.edges.mqtt import (
     TopicTemplate,
 )
-from pipeline.edges.ports import MemoryBroker
 from pipeline.errors import ConfigError
 
 IDS = st.from_regex(r"[A-Za-z0-9_.-]{1,64}", fullmatch=True).filter(lambda text: text.strip(".") != "")
@@ -68,7 +68,7 @@ def test_a_topic_is_not_made_of_what_is_no_id() -> None:
 
 
 def test_the_twin_delivers_again_what_was_not_acknowledged() -> None:
-    broker = MemoryBroker()
+    broker = Broker()
     broker.send(TOPIC, numbered(4))
     first = broker.take(3, 0.0)
     broker.acknowledge(first[:1])
@@ -81,7 +81,7 @@ def test_the_twin_delivers_again_what_was_not_acknowledged() -> None:
 
 
 def test_the_twin_never_repeats_qos_0() -> None:
-    broker = MemoryBroker()
+    broker = Broker()
     broker.send(TOPIC, numbered(2), qos=0)
     broker.take(1, 0.0)
     broker.restart()

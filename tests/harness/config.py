@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.config.sources import Resolved, load
+from pipeline.config.sources import Resolution, load
 
 
 def written(text: str) -> Path:
@@ -13,5 +13,5 @@ def written(text: str) -> Path:
     return path
 
 
-def resolved(text: str = "", flags: dict[str, object] | None = None, **environment: str) -> Resolved:
+def resolved(text: str = "", flags: dict[str, object] | None = None, **environment: str) -> Resolution:
     return load(written(text), flags, environment=environment)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.streams import ENGINE, SPEC, recording
@@ -15,7 +17,7 @@ from pipeline.drivers.intake import Intake
 from pipeline.drivers.live import Live, Rhythm
 from pipeline.drivers.results import Results
 from pipeline.edges.mqtt import TopicTemplate
-from pipeline.edges.ports import Batch, LinkEvent, MemoryBroker, Onlooker, Work
+from pipeline.edges.ports import Batch, LinkEvent, Message, Onlooker, Receipt, Tally, Work
 from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.journal import Journal
 from pipeline.edges.store.read import read_features, read_predictions
@@ -24,13 +26,68 @@ from pipeline.edges.store.schema import FeatureSchema
 TOPICS = TopicTemplate("plant/{area}/{machine}/{point}/vibration")
 
 
-class Broker(MemoryBroker):
-    """The broker in memory, with what the live driver asks of a connection."""
+@dataclass(slots=True)
+class Broker:
+    """A broker with one persistent subscriber: a `Connection` that a test can inspect, and where results go.
+
+    `send` is the plant's side. `restart` is a lost connection: messages that were taken and not acknowledged come
+    again, before those that were not delivered yet, and earlier receipts are no longer valid.
+    """
+
+    waiting: deque[Message] = field(default_factory=deque)
+    unacknowledged: dict[int, Message] = field(default_factory=dict)  # by arrival number
+    acknowledged: list[Message] = field(default_factory=list)  # in the order of acknowledgement
+    published: list[tuple[str, bytes, int, bool]] = field(default_factory=list)  # topic, payload, qos, retain
+    epoch: int = 1
+    numbers: int = 0
+    settled: bool = True
+
+    def send(self, topic: str, payloads: Iterable[bytes], *, qos: int = 1, content_type: str | None = None) -> None:
+        """The plant publishes these payloads to one topic."""
+        for payload in payloads:
+            self.waiting.append(Message(topic, payload, qos, content_type, False, Receipt(0, 0, 0)))
+
+    def take(self, limit: int, timeout_s: float) -> list[Message]:
+        """See `Source.take`; sleeps the whole time-out when nothing waits."""
+        if not self.waiting:
+            time.sleep(timeout_s)
+        taken: list[Message] = []
+        while self.waiting and len(taken) < limit:
+            message = self.waiting.popleft()
+            self.numbers += 1
+            mid = self.numbers % 65535 + 1 if message.qos else 0
+            message = replace(message, receipt=Receipt(self.epoch, mid, self.numbers))
+            if message.qos:
+                self.unacknowledged[self.numbers] = message
+            taken.append(message)
+        return taken
+
+    def acknowledge(self, messages: Sequence[Message]) -> None:
+        """See `Source.acknowledge`."""
+        for message in sorted(messages, key=lambda m: m.receipt.number):
+            number = message.receipt.number
+            if message.receipt.epoch == self.epoch and number in self.unacknowledged:
+                self.acknowledged.append(self.unacknowledged.pop(number))
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
+        """Keeps the message in `published`."""
+        self.published.append((topic, payload, qos, retain))
+
+    def tally(self) -> Tally:
+        """What was delivered; every delivered message counts as taken."""
+        return Tally(self.numbers, 0)
+
+    def restart(self) -> None:
+        """Lose the connection and make a new one."""
+        self.waiting.extendleft(reversed(self.unacknowledged.values()))
+        self.unacknowledged.clear()
+        self.epoch += 1
 
     def service(self, timeout_s: float = 0.0) -> None:
-        pass
+        """There is no network to look after."""
 
     def events(self) -> list[LinkEvent]:
+        """Nothing ever happens to this connection."""
         return []
 
 

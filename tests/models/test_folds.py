@@ -9,7 +9,7 @@ from model_world import sequence
 from models.data.dataset import DataFacts, Dataset
 from models.data.splits import make_split
 from models.settings import TrainSettings
-from models.training import folds as crossval
+from models.training import folds
 from pipeline.core.records import StreamKey
 
 FACTS = DataFacts(1, 1, (), 1, 1, {}, {}, 1)
@@ -30,10 +30,10 @@ def test_the_passes_of_a_fold_are_those_that_the_other_folds_prefer(monkeypatch,
             right = epoch > 9 if late else 4 <= epoch <= 8
             says = [part.y if right else 1 - part.y for part in training.fold.test]
             at[epoch] = [np.eye(2, dtype=np.float32)[y] for y in says]
-        return crossval._FoldLogits(training.fold.test, at)
+        return folds._FoldLogits(training.fold.test, at)
 
-    monkeypatch.setattr(crossval, "_one_fold", one_fold)
-    held_out = crossval.cross_validate(dataset, split, TrainSettings(epochs=12), lambda *_: None)
+    monkeypatch.setattr(folds, "_one_fold", one_fold)
+    held_out = folds.cross_validate(dataset, split, TrainSettings(epochs=12), lambda *_: None)
     assert held_out.epochs > 9  # of the version: all folds together, and most windows are the odd fold's
     for track in held_out.tracks:
         assert (track.p.argmax(1) != track.sequence.y).all(), "a fold was scored after the passes that suit itself"

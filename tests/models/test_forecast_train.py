@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from harness.trained import fewer_steps
 from model_world import archive_of_lives
 
 from models.forecast import Forecaster
@@ -16,15 +17,13 @@ from models.training.forecast import UNTRIED
 from pipeline.config.tables import Config
 from pipeline.errors import ThrumcastError
 
-CHECKS = (10, 30, 75, 150)  # these worlds are learned within a quarter of the usual steps
 SMALL = TrainSettings(hidden=16, members=1, batch=16, learning_rate=0.01, decoder=16, weight_decay=0.0, forecast=3)
 
 
 @pytest.fixture(autouse=True)
-def fewer_steps():
+def quick_decoder():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.training.forecast.CHECKS", CHECKS)
-        patch.setattr("models.training.forecast.STEPS", CHECKS[-1])
+        fewer_steps(patch)
         yield
 
 

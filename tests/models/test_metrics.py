@@ -135,7 +135,7 @@ def test_a_model_that_always_says_one_fault_detects_nothing_and_its_alarm_is_fal
     found = event_metrics(tracks, CLASSES, specs.alarm(merge_s=0.0), warm_up_windows=5)
     assert (found["false_alarms"], found["detections"], found["standing"], found["episodes"]) == (3, 0, 3, 3)
     assert found["detection_delay_s"]["median"] is None
-    assert "3 with an alarm that stood before" in metrics_text(
+    assert "3 with an earlier alarm still up" in metrics_text(
         score(tracks, CLASSES, specs.alarm(merge_s=0.0), warm_up_windows=5)
     )
 

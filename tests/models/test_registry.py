@@ -25,7 +25,7 @@ def registry(tmp_path):
 def test_reading_an_empty_registry_creates_nothing(tmp_path, registry):
     assert registry.versions() == []
     assert registry.aliases() == {}
-    with pytest.raises(ModelError, match="there are: none"):
+    with pytest.raises(ModelError, match="known: none"):
         registry.resolve("champion")
     assert list(tmp_path.iterdir()) == []
 
@@ -80,7 +80,7 @@ def test_a_name_that_cannot_be_an_alias_is_refused(registry, rng, alias):
 @pytest.mark.parametrize("name", ["v0009", "../v0001", "/etc", "champion", ""])
 def test_an_unknown_version_says_which_there_are(registry, rng, name):
     registry.add(bundle(rng))
-    with pytest.raises(ModelError, match="there are: v0001"):
+    with pytest.raises(ModelError, match="known: v0001"):
         registry.load(name)
 
 

@@ -12,7 +12,7 @@ from model_world import archive_of_plant, network_config
 from models.jobs.train import TrainRequest, train
 from models.registry import Registry
 from models.settings import TrainSettings
-from models.training import folds as crossval
+from models.training import folds
 from models.training.checkpoint import Checkpoints, Progress
 from models.training.loop import fit
 from models.training.objective import Example
@@ -61,7 +61,7 @@ def test_an_interrupted_training_that_is_resumed_gives_the_version_it_would_have
 ):
     archive_of_plant(tmp_path, rng)
     whole = run(tmp_path)
-    member = crossval._one_member
+    member = folds._one_member
     calls = []
 
     def interrupted(*arguments):
@@ -70,7 +70,7 @@ def test_an_interrupted_training_that_is_resumed_gives_the_version_it_would_have
             raise KeyboardInterrupt
         return member(*arguments)
 
-    monkeypatch.setattr(crossval, "_one_member", interrupted)
+    monkeypatch.setattr(folds, "_one_member", interrupted)
     cut = run(tmp_path)
     monkeypatch.undo()
     assert len(calls) == call

@@ -9,8 +9,7 @@ from harness.trained import QUICK, trained
 from model_world import archive_of_plant
 
 from models.registry import Registry
-from models.training import folds as crossval
-from models.training import folds as finalfit
+from models.training import folds
 from models.training.folds import final_fit
 
 
@@ -25,7 +24,6 @@ def test_ctrl_c_keeps_the_last_whole_pass_but_makes_no_champion(tmp_path, rng, m
 
         return final_fit(dataset, settings, held_out, interrupting, checkpoints)
 
-    assert finalfit.final_fit is final_fit
     monkeypatch.setattr("models.jobs.train.final_fit", cut_short)
     result, said = trained(tmp_path)
     assert result.document["epochs"] == 3
@@ -37,7 +35,7 @@ def test_ctrl_c_keeps_the_last_whole_pass_but_makes_no_champion(tmp_path, rng, m
 
 def test_ctrl_c_during_the_folds_counts_those_that_are_done(tmp_path, rng, monkeypatch):
     archive_of_plant(tmp_path, rng)
-    whole, calls = crossval._one_fold, []
+    whole, calls = folds._one_fold, []
 
     def third_is_interrupted(*arguments):
         calls.append(arguments)
@@ -58,7 +56,7 @@ def test_ctrl_c_during_the_leaky_split_says_how_many_of_its_folds_are_scored_and
 ):
     archive_of_plant(tmp_path, rng)
     quick = replace(QUICK, epochs=4)
-    whole, calls = crossval._one_fold, []
+    whole, calls = folds._one_fold, []
 
     def interrupted(training, watch):
         calls.append(training.number)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from fault_points import fault_points
 from harness.promises import check
 
 from pipeline.chaos import trials
-from pipeline.chaos.ground import BACKLOG, Ground
+from pipeline.chaos.ground import BACKLOG, Ground, Outcome
 from pipeline.chaos.plant import Plant
 from pipeline.chaos.process import Service
 from pipeline.edges.broker import PrivateBroker
-from pipeline.edges.faults import FAULT_POINTS
 
 pytestmark = pytest.mark.network
 World = Callable[..., AbstractContextManager[Ground]]
 # Places of the service's own turn and roll; those of archive upkeep have tests of their own.
-PLACES = [p for p in FAULT_POINTS if p.startswith(("turn_", "commit_", "roll_", "after_", "rewrite_"))]
+SERVICE = ("drivers/live.py", "edges/store/journal.py", "edges/store/archive.py")
+PLACES = [name for name in fault_points(*SERVICE) if not name.startswith("append_")]
 
 
 @pytest.fixture
@@ -57,9 +59,35 @@ def test_twenty_stops_under_load(small: Ground) -> None:
     check(trials.stops(small, Plant(messages=16_000), count=20))
 
 
+def restarts(world: Ground, plant: Plant, *, count: int = 10) -> Outcome:
+    """As many restarts as seconds, by turns killed and stopped."""
+    service = world.service
+    service.start_and_listen()
+    every = max(1, plant.messages // (count + 1))
+    times_s: list[float] = []
+
+    def harm(number: int) -> None:
+        if number and number % every == 0 and service.starts <= count:
+            times_s.append(time.monotonic())
+            if service.starts % 2:
+                service.kill()
+            else:
+                service.stop()
+            service.start()
+
+    world.send(plant, rate_per_s=1000.0, before=harm)
+    took_s = times_s[-1] - times_s[0]
+    expected = world.expected(plant.blocks())
+    world.wait_for_windows(len(expected.features))
+    service.stop()
+    result = world.audit(expected)
+    figures = f"{service.starts - 1} restarts in {took_s:.1f} s: {result.text()}"
+    return world.outcome(10, "Restarts in quick succession", result.clean and service.starts > count, figures)
+
+
 @pytest.mark.slow
 def test_ten_restarts_in_quick_succession_lose_nothing(small: Ground) -> None:
-    check(trials.restarts(small, Plant(messages=4000)))
+    check(restarts(small, Plant(messages=4000)))
 
 
 @pytest.mark.slow

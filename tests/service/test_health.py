@@ -18,7 +18,6 @@ from harness.watched import Linked, watched_service
 from pipeline.edges.systemd import Notifier
 from pipeline.errors import ArchiveError
 from pipeline.service import health
-from pipeline.service import health as host
 from pipeline.service.client import parse_metrics
 from pipeline.service.health import Endpoints, Probe, Vitals, live_checks, ready_checks, worst
 from pipeline.service.metrics import LoopWatch
@@ -79,21 +78,21 @@ def test_a_lost_broker_or_a_full_disk_does_not_restart_the_process() -> None:
 
 
 def test_a_directory_that_cannot_be_written_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert host.probe_directory(tmp_path) is None
+    assert health.probe_directory(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
-    assert "No such file" in str(host.probe_directory(tmp_path / "gone"))
+    assert "No such file" in str(health.probe_directory(tmp_path / "gone"))
 
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    assert "No space" in str(host.probe_directory(tmp_path))
+    assert "No space" in str(health.probe_directory(tmp_path))
 
 
 def test_a_disk_that_hangs_is_reported_and_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hang = threading.Event()
-    monkeypatch.setattr(host, "probe_directory", lambda _: hang.wait(30.0) and None)
-    monkeypatch.setattr(host, "PROBE_LIMIT_S", 0.0)
+    monkeypatch.setattr(health, "probe_directory", lambda _: hang.wait(30.0) and None)
+    monkeypatch.setattr(health, "PROBE_LIMIT_S", 0.0)
     probe = Probe(tmp_path)
     assert "not written within" in str(probe.unwritable(0.01))
     hang.set()

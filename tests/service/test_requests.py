@@ -185,7 +185,7 @@ def test_a_label_of_a_machine_that_nobody_has_seen_is_kept_and_the_answer_and_th
     assert "did you mean pump-01?" in misspelt["warning"]
     assert f"label_waits id={misspelt['id']} of=pump-1 " in caplog.text
     elsewhere = ask(live, broker, "label", LABEL | {"point": "nde"})[-1]
-    assert "nothing of pump-01/nde was ever archived" in elsewhere["warning"]
+    assert "pump-01/nde has no archived windows" in elsewhere["warning"]
     assert len(LabelFile(tmp_path).active()) == 3
     assert "warning" not in ask(live, broker, "label", {"op": "retract", "id": misspelt["id"]})[-1]
     assert live.account.missing == 0

@@ -137,7 +137,7 @@ def compute_rows(plan: Plan, rows: Rows, count: int, work: Work, out: Float32) -
 
 @kernel
 def _only_what_is_known(plan: Plan, out: Float32) -> None:
-    """Sets to NaN what is infinite, what nobody asked for, and all but the levels of a window that does not move.
+    """Sets to NaN what is infinite or not wanted, and all but the levels of a window that does not move.
 
     A window does not move if its values differ by no more than rounding.
     """

@@ -5,7 +5,7 @@ mean of the bins around it, which a few strong neighbours hardly lift. All place
 shaft speed say nothing about a bearing, so the largest is taken from the others. Shaft and gears are looked for in the
 power spectrum, the bearing in the spectrum of the envelope.
 
-The shaft speed is estimated where nobody states it and a range is configured. A candidate is as good as its first
+An unknown shaft speed is estimated where a range is configured. A candidate is as good as its first
 harmonics stand over their floor; the first counts most. The confidence is how much better the best candidate is than
 the best of the others, its own multiples and parts among them: noise or a single unexplained line leaves it near 0.
 """

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.records import BearingOrders
+from pipeline.core.records import BearingOrders, FeatureRow, Float32
 
 BAND_COUNT = 14  # log bands of the spectrum
 BAND_LOW_HZ = 10.0
@@ -282,6 +283,30 @@ def schema_name(settings: str) -> str:
     """Name of what the columns mean. It changes with every feature, formula and setting."""
     meaning = "\n".join([*(f"{f.name}|{f.unit}|{f.formula}" for f in FEATURES), settings])
     return f"features-{hashlib.sha256(meaning.encode()).hexdigest()[:10]}"
+
+
+def stacked_inputs(names: tuple[str, ...], rows: Sequence[FeatureRow]) -> Float32:
+    """Columns `<channel>.<feature>` of rows as a network takes them, (B, F); NaN where a stream has no such channel."""
+    if any(row.channels != rows[0].channels for row in rows):
+        return np.concatenate([stacked_inputs(names, [row]) for row in rows])
+    columns, missing = _places(names, rows[0].channels)
+    x = np.concatenate([row.values for row in rows]).reshape(len(rows), -1)[:, columns]
+    x[:, missing] = np.nan
+    return x
+
+
+@lru_cache(maxsize=256)
+def _places(names: tuple[str, ...], channels: tuple[str, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The place of each input among the flattened values (C, F) of a row, and which inputs the row does not have."""
+    channel_of = {channel: i for i, channel in enumerate(channels)}
+    columns, missing = np.zeros(len(names), np.int64), []
+    for i, name in enumerate(names):
+        channel, _, feature = name.rpartition(".")
+        if channel in channel_of:
+            columns[i] = channel_of[channel] * len(NAMES) + COLUMN[feature]
+        else:
+            missing.append(i)
+    return columns, np.array(missing, np.int64)
 
 
 @dataclass(frozen=True, slots=True)

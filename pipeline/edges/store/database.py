@@ -73,7 +73,7 @@ _SEALED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class PendingRows:
     """Rows of one kind that are committed but not yet in a part, and the journal entries that hold them."""
 
     kind: str
@@ -97,7 +97,7 @@ class JournalView:
     schema: FeatureSchema | None
     extras: dict[str, tuple[str, ...]]  # kind -> every channel or class ever seen
     parts: tuple[Part, ...]  # the manifest
-    pending: dict[str, Pending]  # of the kinds that were asked for
+    pending: dict[str, PendingRows]  # of the kinds that were asked for
     part_number: int  # the number of the next part
     counters: dict[str, int]
 
@@ -395,7 +395,7 @@ def _read_parts(db: sqlite3.Connection) -> tuple[Part, ...]:
     )
 
 
-def _read_pending(db: sqlite3.Connection, kind: str) -> Pending:
+def _read_pending(db: sqlite3.Connection, kind: str) -> PendingRows:
     """Rows that are not yet in a part, as they were committed."""
     rows = db.execute("SELECT id, crc, batch FROM pending WHERE kind = ? ORDER BY id", (kind,)).fetchall()
     for number, crc, blob in rows:
@@ -403,7 +403,7 @@ def _read_pending(db: sqlite3.Connection, kind: str) -> Pending:
             msg = f"entry {number} of the pending {kind} has another checksum than the one written with it"
             raise sqlite3.DatabaseError(msg)
     tables = tuple(unpacked(blob) for _, _, blob in rows)
-    return Pending(kind, tuple(number for number, _, _ in rows), tables)
+    return PendingRows(kind, tuple(number for number, _, _ in rows), tables)
 
 
 def damaged(path: Path, error: Exception) -> ArchiveError:

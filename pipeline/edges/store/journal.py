@@ -217,11 +217,10 @@ class Journal:
         with self._transaction() as db:
             _write_meta(db, "client_id", client_id)
 
-    def pending_rows(self, kind: str | None = None) -> int:
-        """How many rows of a kind, or of all kinds, are not yet in a part."""
+    def pending_rows(self) -> int:
+        """How many rows are not yet in a part."""
         with self._reading() as db:
-            row = db.execute("SELECT total(rows) FROM pending WHERE ?1 IS NULL OR kind = ?1", (kind,)).fetchone()
-            return int(row[0])
+            return int(db.execute("SELECT total(rows) FROM pending").fetchone()[0])
 
     def view(self, kinds: Sequence[str]) -> JournalView:
         """Manifest, columns, counters and the pending rows of `kinds`, all of one moment."""

@@ -73,7 +73,7 @@ def snapshot(data_dir: Path, name: str | None = None) -> Snapshot:
 def identity(data_dir: Path, kind: str = "features") -> dict[str, object]:
     """Says which rows of a kind a data directory holds, so that a later reader can tell whether they are the same.
 
-    `snapshot` is the name of the snapshot, or None if the directory is not one; only a snapshot stays as it is.
+    `snapshot` is the name of the snapshot, or None if the directory is not one; only a snapshot never changes.
     `sha256` covers the checksums of the parts, sorted by path. `pending_rows` counts the rows in the journal.
     """
     name, pending = None, 0

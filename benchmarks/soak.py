@@ -1,6 +1,6 @@
 """Soak test: a normal load for a long time, with memory, file handles, parts and latency over time.
 
-`python -m pipeline.chaos.soak --minutes 60 --out DIR` writes DIR/soak.csv and, where matplotlib is installed,
+`python -m benchmarks.soak --minutes 60 --out DIR` writes DIR/soak.csv and, where matplotlib is installed,
 DIR/soak.png. Exit code 1: the promise is broken.
 """
 
@@ -24,12 +24,8 @@ from pipeline.edges.mqtt import MqttConnection, MqttSettings
 
 SAMPLE_EVERY_S = 10.0
 TICK_S = 0.1
-LOOK_EVERY_TICKS = (
-    10  # between looks at the memory; a sample is their mean, because memory of a roll comes and goes within seconds
-)
-WARM_UP_SHARE = (
-    0.3  # share of the time in which allocators and caches settle and the first roll and merge load their code
-)
+LOOK_EVERY_TICKS = 10  # a sample is the mean of these looks: the memory of a roll comes and goes within seconds
+WARM_UP_SHARE = 0.3  # of the time: allocators and caches settle, the first roll and merge load their code
 MOST_MB_PER_H = 1.0
 SETTINGS = {
     "THRUMCAST_COMMIT__INTERVAL_S": "1.0",
