@@ -1,8 +1,8 @@
 """End to end: a plant, a private broker, and `thrumcast run` as its own process, in wall-clock time.
 
 * ingest: 12 KiB blocks at QoS 1 as fast as they are accepted. The service decodes, cuts windows, computes features,
-  steps the network, commits to its journal, writes Parquet and publishes; beside it, in turns, a client that takes and
-  acknowledges only. The sender and the broker share the machine with both.
+  steps the network, commits to its journal, writes Parquet and publishes. Beside it, in turns, two clients take and
+  acknowledge only: paho-mqtt, and the service's own connection. The sender and the broker share the machine with all.
 * latency: from the publishing of the block that completes a window to the arrival of its prediction, at 80 blocks/s.
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.measure import Effort, median
 from benchmarks.model import untrained
-from benchmarks.plant import Receiver, Service, wait_until
+from benchmarks.plant import RECEIVERS, Receiver, Service, wait_until
 from benchmarks.report import Row, Section
 from benchmarks.vibration import BLOCK, CHANNELS, RATE_HZ, block, vibration
 from models.registry import CHAMPION, Registry
@@ -40,7 +40,7 @@ LATENCY_STREAMS = 8
 BLOCKS_PER_S = RATE_HZ / BLOCK  # of each stream
 LATENCY_WARM_UP_S = 1.0  # until the first windows are whole
 CYCLE = 16  # different blocks of samples, sent over and over
-RECEIVE_TOPIC = TopicTemplate("bench/{machine}/{point}")
+RECEIVE_TOPICS = {name: TopicTemplate(f"bench-{name}/{{machine}}/{{point}}") for name in RECEIVERS}
 RESULTS = "thrumcast/machines/+/+/prediction"
 
 
@@ -79,20 +79,24 @@ def run(effort: Effort) -> Section:
         settings = MqttSettings(client_id="bench-results", port=broker.port, clean_start=True)
         results = stack.enter_context(MqttConnection(settings, subscriptions=[RESULTS, "thrumcast/status"])).connect()
         service.start(lambda registry: _serve(registry, config))
-        receiver = stack.enter_context(Receiver(broker.port, RECEIVE_TOPIC.subscription))
+        receivers = {name: Receiver(broker.port, RECEIVE_TOPICS[name].subscription, name) for name in RECEIVERS}
+        for receiver in receivers.values():
+            stack.enter_context(receiver)
         plant = MqttPublisher(MqttSettings(client_id="bench-plant", port=broker.port))
         stack.enter_context(plant).connect()
-        wait_until(receiver.ready.is_set, lambda: plant.rest(0.05), "a client that receives")
+        for receiver in receivers.values():
+            wait_until(receiver.ready.is_set, lambda: plant.rest(0.05), "a client that receives")
         wait_until(lambda: bool(results.take(1, 0.2)), service.check, "a service that is online")
         latency_s = latencies(plant, results, samples, TopicTemplate(config.mqtt.readings_topic), 1.5 * effort.seconds)
         to_service = sender(plant, TopicTemplate(config.mqtt.readings_topic), samples)
-        to_receiver = sender(plant, RECEIVE_TOPIC, samples)
-        done: dict[str, list[Rate]] = {"receiver": [], "service": []}
+        to_receiver = {name: sender(plant, RECEIVE_TOPICS[name], samples) for name in RECEIVERS}
+        done: dict[str, list[Rate]] = {"service": [], **{name: [] for name in RECEIVERS}}
         for _ in range(effort.rounds):
-            done["receiver"].append(rate(plant, to_receiver, receiver, effort.seconds))
+            for name, receiver in receivers.items():
+                done[name].append(rate(plant, to_receiver[name], receiver, effort.seconds))
             done["service"].append(rate(plant, to_service, service, effort.seconds))
             results.take(1000, 0.0)
-    return _section(config, done["receiver"], done["service"], latency_s)
+    return _section(config, done, latency_s)
 
 
 def _serve(registry: Registry, config: Config) -> None:
@@ -176,13 +180,14 @@ def latencies(
     return found
 
 
-def _section(config: Config, receiver: list[Rate], service: list[Rate], latency_s: list[float]) -> Section:
+def _section(config: Config, done: dict[str, list[Rate]], latency_s: list[float]) -> Section:
+    receiver, service = done["paho"], done["service"]
     alone, whole = (median([r.msgs_per_s for r in rates]) for rates in (receiver, service))
     ratio = median([s.msgs_per_s / r.msgs_per_s for r, s in zip(receiver, service, strict=True)])
     p50, p99 = (float(np.percentile(latency_s, p)) * 1000 for p in (50, 99))
     interval_ms = config.commit.interval_s * 1000
     limited = "; the sender could do no more" if any(r.sender_bound for r in receiver) else ""
-    beside = f"a client that takes and acknowledges only ({alone:,.0f} msg/s{limited})"
+    beside = f"paho-mqtt, which takes and acknowledges only ({alone:,.0f} msg/s{limited})"
     committing = f"commit.interval_s ({interval_ms:g} ms): a prediction is published when it is committed"
     rows = [
         Row("service: readings to archive", whole, "msg/s", beside, ratio),
@@ -196,11 +201,13 @@ def _section(config: Config, receiver: list[Rate], service: list[Rate], latency_
         "receive_only_sender_bound": any(r.sender_bound for r in receiver),
         "service_sender_bound": any(r.sender_bound for r in service),
     }
-    cpu = [[r.cpu_us_per_msg for r in rates if r.cpu_us_per_msg] for rates in (receiver, service)]
+    cpu = [[r.cpu_us_per_msg for r in rates if r.cpu_us_per_msg] for rates in (receiver, service, done["ours"])]
     if all(cpu):
-        alone_us, whole_us = median(cpu[0]), median(cpu[1])
+        alone_us, whole_us, ours_us = (median(values) for values in cpu)
         ingest |= {"receive_only_cpu_us_per_msg": alone_us, "service_cpu_us_per_msg": whole_us}
-        beside = f"the client that only receives ({alone_us:.3g} us)"
+        ingest |= {"own_receive_only_cpu_us_per_msg": ours_us}
+        beside = f"paho-mqtt, which only receives ({alone_us:.3g} us)"
         rows.insert(1, Row("service: CPU time", whole_us, "us/msg", beside, whole_us / alone_us))
+        rows.insert(2, Row("our connection, receiving only", ours_us, "us/msg", beside, ours_us / alone_us))
     title = f"end to end: {STREAMS} streams, blocks of 3 x {BLOCK} float32, QoS 1; latency at 8 streams x 10 blocks/s"
     return Section(title, rows, {"ingest": ingest, "latency_ms": {"p50": p50, "p99": p99, "windows": len(latency_s)}})

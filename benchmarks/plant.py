@@ -16,6 +16,9 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Self
 
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+
 from models.registry import Registry
 from pipeline.edges.mqtt import MqttConnection, MqttSettings
 from pipeline.edges.store.database import view_journal
@@ -106,15 +109,15 @@ class Service:
 
 
 class Receiver:
-    """A process that takes and acknowledges, and does nothing else: what any service can reach at best."""
+    """A process that takes and acknowledges, and does nothing else, through one of the clients in `RECEIVERS`."""
 
-    def __init__(self, port: int, subscription: str) -> None:
+    def __init__(self, port: int, subscription: str, client: str) -> None:
         context = get_context("spawn")
         self._taken: Synchronized[int] = context.Value("q", 0)
         self._stop: Event = context.Event()
         self.ready: Event = context.Event()
         arguments = (port, subscription, self._taken, self.ready, self._stop)
-        self._process: BaseProcess = context.Process(target=_receive, args=arguments, daemon=True)
+        self._process: BaseProcess = context.Process(target=RECEIVERS[client], args=arguments, daemon=True)
 
     def __enter__(self) -> Self:
         self._process.start()
@@ -134,11 +137,30 @@ class Receiver:
         return None if self._process.pid is None else cpu_s_of(self._process.pid)
 
 
-def _receive(port: int, subscription: str, taken: Synchronized[int], ready: Event, stop: Event) -> None:
-    settings = MqttSettings(client_id="bench-receiver", port=port)
+def _receive_with_ours(port: int, subscription: str, taken: Synchronized[int], ready: Event, stop: Event) -> None:
+    settings = MqttSettings(client_id="bench-ours", port=port)
     with MqttConnection(settings, subscriptions=[subscription], max_waiting=2 * TAKE_AT_ONCE).connect() as connection:
         ready.set()
         while not stop.is_set():
             messages = connection.take(TAKE_AT_ONCE, 0.1)
             connection.acknowledge(messages)
             taken.value += len(messages)
+
+
+def _receive_with_paho(port: int, subscription: str, taken: Synchronized[int], ready: Event, stop: Event) -> None:
+    """paho-mqtt as its documentation has it: MQTT 5, QoS 1, its own loop, an acknowledgement for each message."""
+    client = paho.Client(CallbackAPIVersion.VERSION2, client_id="bench-paho", protocol=paho.MQTTv5)
+
+    def count(_client: object, _data: object, _message: object) -> None:
+        taken.value += 1
+
+    client.on_message = count
+    client.on_subscribe = lambda *_: ready.set()
+    client.on_connect = lambda *_: client.subscribe(subscription, qos=1)
+    client.connect("127.0.0.1", port)
+    while not stop.is_set():
+        client.loop(0.1)
+    client.disconnect()
+
+
+RECEIVERS = {"paho": _receive_with_paho, "ours": _receive_with_ours}

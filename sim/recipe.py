@@ -159,11 +159,14 @@ def _nuisance(seed: int, number: int, seconds: float, share: float) -> tuple[Eve
 
 
 def course(make: MakeUp, mode: str, rate_hz: float, **given: float | str) -> Course:
-    """A course with the threshold and the location of this machine; other fields as given."""
-    chosen: dict[str, object] = {
-        "detectable": detectable(make, mode, rate_hz) if mode in FAULTS else 1.0,
-        "location": location(make, mode),
-    }
+    """A course with the threshold and the location of this machine; other fields as given.
+
+    Raises:
+        ConfigError: there is no such failure mode, or the fields contradict each other.
+    """
+    chosen: dict[str, object] = {}
+    if mode in FAULTS:  # else `Course` refuses it by name
+        chosen = {"detectable": detectable(make, mode, rate_hz), "location": location(make, mode)}
     return Course(mode=mode, **(chosen | given))  # type: ignore[arg-type]
 
 

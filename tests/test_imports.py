@@ -124,7 +124,7 @@ def test_the_core_knows_no_clock_file_socket_thread_or_log(name: str) -> None:
     [
         ("pipeline.core.window", "pipeline.edges.mqtt"),
         ("pipeline.core.window", "pipeline.config.tables"),
-        ("pipeline.edges.mqtt.link", "pipeline.edges.store.journal"),
+        ("pipeline.edges.mqtt.connection", "pipeline.edges.store.journal"),
         ("pipeline.edges.store.read", "pipeline.edges.recordings.recording"),
         ("pipeline.edges.store.archive", "pipeline.drivers.live"),
         ("pipeline.drivers.live", "models.predictor"),

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import paho.mqtt.client as paho
 import pyarrow.parquet as pq
 import pytest
 import specs
@@ -15,7 +14,6 @@ from harness.live import BLOCKS, Broker, Commits, same_rows, send, service, stop
 from harness.streams import SPEC
 from hypothesis import given
 from hypothesis import strategies as st
-from paho.mqtt.enums import MQTTErrorCode
 
 from pipeline.cli import run
 from pipeline.core.records import Block, StreamKey
@@ -31,8 +29,6 @@ from pipeline.core.window import (
 from pipeline.drivers import intake
 from pipeline.drivers.intake import Admission, Channels, Inbox
 from pipeline.drivers.live import Live
-from pipeline.edges.mqtt import MqttSettings
-from pipeline.edges.mqtt.settings import make_client
 from pipeline.edges.recordings.recording import write_recording
 from pipeline.errors import DecodeError
 
@@ -231,18 +227,3 @@ def test_a_stop_that_leaves_no_time_for_what_is_left_over_counts_it_as_dropped(
     assert live.account.dropped == len(BLOCKS) - len(broker.acknowledged) > 0
     assert (live.account.missing, live.account.in_flight) == (0, 0)
     live.journal.close()
-
-
-# -- publishing ------------------------------------------------------------------------------------------------------
-
-
-def test_a_packet_id_that_is_not_confirmed_is_passed_over_when_the_count_comes_round() -> None:
-    client = make_client(MqttSettings(client_id="ids"), None)
-    kept = [client.publish("a", b"", qos=1).mid for _ in range(3)]
-    assert kept == [1, 2, 3]
-    for _ in range(65_535 - 3):
-        client.publish("a", b"", qos=0)  # they count, too
-    plain = paho.Client.publish(client, "a", b"", qos=1)
-    assert plain.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE  # what paho does with it: nothing
-    info = client.publish("a", b"", qos=1)
-    assert (info.mid, info.rc) == (4, MQTTErrorCode.MQTT_ERR_NO_CONN)

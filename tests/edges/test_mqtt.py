@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from harness.broker import TOPIC, Site, numbered, payloads, reconnect, settle, take, wait_until
 from harness.wire import CONNECT, PINGREQ, Wire
 
 from pipeline.edges.broker import PrivateBroker
-from pipeline.edges.mqtt.source import OFFLINE
+from pipeline.edges.mqtt.connection import OFFLINE
 from pipeline.edges.ports import Message
 
 needs_broker = pytest.mark.network
@@ -176,7 +177,7 @@ def test_a_broker_that_has_forgotten_the_session_is_told_of_and_subscribed_to_ag
     service = site.service()
     site.broker.restart(kill=True)
     reconnect(service)
-    wait_until(lambda: service._link.subscribed, lambda: service.service(0.01), "SUBACK")
+    wait_until(lambda: service.subscribed, lambda: service.service(0.01), "SUBACK")
     site.send(b"after")
     assert payloads(take(service, 1)) == [b"after"]
     assert [event.kind for event in service.events()][-2:] == ["connected", "session_lost"]
@@ -210,7 +211,9 @@ def test_what_a_publisher_has_not_had_confirmed_is_sent_again(site: Site, wire: 
 @needs_broker
 def test_a_consumer_that_takes_nothing_keeps_its_connection_and_bounds_its_memory(site: Site, wire: Wire) -> None:
     service = site.service(port=wire.port, max_waiting=5)
-    service._link.client._keepalive = 1  # ours alone: a broker that had been told would cut off a machine that dawdles
+    service._protocol.client = replace(
+        service._protocol.client, keepalive_s=1
+    )  # ours alone: a broker that had been told would cut off a machine that dawdles
     site.send(*numbered(60))
     wait_until(lambda: wire.sessions[0].count(PINGREQ) >= 3, lambda: service.take(0, 0.1), "three signs of life")
     assert service.waiting == 5

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
-from harness.broker import SUBSCRIPTION, TOPIC, Site, numbered, payloads, settings, take, wait_until
+from harness.broker import SUBSCRIPTION, TOPIC, Site, numbered, payloads, reconnect, settings, take, wait_until
+from paho.mqtt.enums import MQTTErrorCode
 
 from pipeline.edges.broker import PrivateBroker
 from pipeline.edges.mqtt import (
@@ -181,7 +184,7 @@ def test_an_exception_in_a_callback_is_raised_on_the_caller_and_the_connection_g
 ) -> None:
     service = site.service()
     with monkeypatch.context() as patched:
-        patched.setattr(service._link, "_on_message", lambda message: 1 / 0)
+        patched.setattr(service, "_arrived", lambda delivery: 1 / 0)
         site.send(b"poison")
         with pytest.raises(ZeroDivisionError):
             take(service, 1)
@@ -201,3 +204,73 @@ def test_events_are_told_once() -> None:
 
 def test_a_receipt_is_plain_data() -> None:
     assert Receipt(1, 2, 3) == (1, 2, 3)
+
+
+def test_a_publisher_passes_over_a_packet_id_that_is_not_confirmed_when_the_count_comes_round() -> None:
+    plant = MqttPublisher(MqttSettings(client_id="ids"))
+    kept = [plant._hand_over("a", b"", 1, False).mid for _ in range(3)]
+    assert kept == [1, 2, 3]
+    for _ in range(65_535 - 3):
+        plant._hand_over("a", b"", 0, False)  # they count, too
+    info = plant._hand_over("a", b"", 1, False)
+    assert (info.mid, info.rc) == (4, MQTTErrorCode.MQTT_ERR_NO_CONN)
+    plant.close()
+
+
+@needs_broker
+def test_over_websockets_everything_passes_and_a_wrong_path_is_named(tmp_path: Path) -> None:
+    port = free_port()
+    listener = f"listener {port} 127.0.0.1\nprotocol websockets\n"
+    try:
+        broker = PrivateBroker(tmp_path / "broker", kind="mosquitto", extra_config=listener)
+    except NotReachable as error:
+        pytest.skip(error.message)
+    with broker, Site(broker) as site:
+        service = site.service(port=port, transport="websockets", status_topic="thrumcast/status")
+        plant = site.plant()
+        sent = [*numbered(200), bytes(range(256)) * 4096]
+        for payload in sent:
+            plant.publish(TOPIC, payload)
+        plant.drain()
+        taken = take(service, len(sent))
+        assert payloads(taken) == sent
+        service.acknowledge(taken)
+        watcher = site.service("watcher", subscription="results/#")
+        service.publish("results/large", bytes(300_000), qos=1)
+        wait_until(lambda: service.settled, lambda: service.service(0.02), "the confirmation")
+        assert payloads(take(watcher, 1)) == [bytes(300_000)]
+        service.close()
+        assert site.service(port=port, transport="websockets").take(1, 0.3) == []
+
+
+def test_a_server_that_is_no_websocket_is_named_with_the_key_of_its_path() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+            connection.close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        settings = MqttSettings(client_id="x", port=port, transport="websockets")
+        with pytest.raises(NotReachable, match=r"404.*mqtt\.websocket_path"):
+            MqttConnection(settings, subscriptions=["a"]).connect()
+        thread.join()
+
+
+@needs_broker
+def test_a_claim_that_anybody_may_publish_ends_no_service(mosquitto: PrivateBroker) -> None:
+    topic = claim_topic("thrumcast", "the-one")
+    with Site(mosquitto) as site:
+        service = site.service("the-one", claim=Claim(topic))
+        for number in (2**62, 2**63 - 2, 2**200, "9" * 5000, -1, None):
+            forged = {"number": number, "token": "f" * 16, "holder": "nobody\n12:00 forged line"}
+            site.send(json.dumps(forged).encode(), topic=topic, retain=True)
+            service.service(0.2)
+        mosquitto.restart()
+        reconnect(service)
+        service.service(0.3)
+        assert service.connected

@@ -80,7 +80,7 @@ def settle(connection: MqttConnection) -> None:
     """Returns when the broker has read all that went over this connection, acknowledgements too: it reads in order."""
     connection.publish("settled", b"", qos=1)
     wait_until(
-        lambda: connection.connected and all(info.is_published() for info in connection._unconfirmed),
+        lambda: connection.connected and connection.settled,
         lambda: connection.service(0.01),
         "the broker's confirmation",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from model_world import network_config
+from model_world import network_config, network_step
 
 from models.network import RecurrentNetwork
 from models.places import DB_PER_UNIT, FLOOR_DB, direct_weights
@@ -29,7 +29,7 @@ def network():
 
 def said(network, *decibels):
     z = torch.from_numpy(SCALER.apply(np.array([decibels], np.float32)))
-    return network.step(z, network.initial(1))[0].detach().numpy()[0]
+    return network_step(network, z, network.initial(1))[0].detach().numpy()[0]
 
 
 def test_the_logit_of_a_place_is_the_strength_of_its_lines(network):

@@ -2,7 +2,8 @@
 
 Each service publishes a retained claim under its client id and reads the present claim at every connection. A newly
 started service raises its claim above the one it finds, whatever its clock says. A service that connects *again* and
-finds a higher claim has been replaced and ends. So the newest service wins after one exchange.
+finds a higher claim may have been replaced. It ends once the broker has closed its connection three times within a
+minute while that claim stands: a claim alone is a message that anybody may publish, so it ends nobody.
 
 rumqttd (iotcore) sends no retained messages to a known session, so claims do not work there. But its clients are on its
 own machine, where a lock works: the second service is refused before it connects.
@@ -15,6 +16,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import socket
 import struct
@@ -26,6 +28,9 @@ from urllib.parse import quote
 from pipeline.edges.mqtt.settings import MqttSettings
 from pipeline.errors import ConfigError
 
+HIGHEST = 2**63 - 1  # claims at or above it are ignored; ours can still go above every other one
+LONGEST_HOLDER = 100  # characters of a holder in the log
+_UNPRINTABLE = re.compile(r"[^\w .:@/-]")  # a holder is what a stranger wrote: it must not forge a line of the log
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -43,7 +48,7 @@ class Claim:
         return json.dumps({"number": self.number, "token": self.token, "holder": self.holder}).encode()
 
     def meet(self, payload: bytes, *, first: bool) -> str | None:
-        """Reads the present claim; returns its holder if it is higher than ours, which ends this service.
+        """Reads the present claim; returns its holder if it is higher than ours.
 
         On the `first` connection of a process our claim is raised above it instead and must be published again.
         """
@@ -52,12 +57,12 @@ class Claim:
             number, token, holder = int(found["number"]), str(found["token"]), str(found["holder"])
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None  # not a claim: ignore it
-        if token == self.token or (number, token) < (self.number, self.token):
+        if not 0 <= number < HIGHEST or token == self.token or (number, token) < (self.number, self.token):
             return None
         if first:
             self.number = number + 1
             return None
-        return holder
+        return _UNPRINTABLE.sub("?", holder)[:LONGEST_HOLDER]
 
 
 def claim_topic(base: str, client_id: str) -> str:

@@ -1,121 +1,135 @@
-"""Probes a broker: its CONNACK, permissions, in-flight window and queue."""
+"""What a broker is and does, found out by asking it: CONNACK, permissions, its window and its queue."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-import paho.mqtt.client as paho
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
-from paho.mqtt.subscribeoptions import SubscribeOptions
-
+from pipeline.edges.mqtt import protocol
+from pipeline.edges.mqtt.connection import MqttConnection
 from pipeline.edges.mqtt.publisher import MqttPublisher
-from pipeline.edges.mqtt.settings import MqttSettings, make_client, not_reachable
-from pipeline.edges.mqtt.source import MqttConnection
+from pipeline.edges.mqtt.settings import MqttSettings, not_reachable, tls_context
+from pipeline.edges.mqtt.stream import Stream, Waiter, open_stream
 
-QUIET_S = 0.7  # without a message for this long, no more will come
+QUIET_S = 0.7  # nothing more comes after so long
 PATIENCE_S = 20.0
-_UNLIMITED = {"ReceiveMaximum": 65535, "MaximumQoS": 2, "MaximumPacketSize": 268_435_455}
+LARGEST_PACKET_BYTES = 268_435_455  # of MQTT
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerFeatures:
-    """The features in the CONNACK, with the defaults of MQTT 5."""
+    """Of the CONNACK; what the broker does not say has the meaning that MQTT 5 gives to silence."""
 
-    receive_maximum: int  # unacknowledged messages that it accepts from us
+    receive_maximum: int  # unacknowledged messages that it takes of us
     maximum_qos: int
     maximum_packet_bytes: int
     retain: bool
     wildcards: bool
-    keepalive_s: int | None  # if it differs from ours
+    keepalive_s: int | None  # if it wants another than ours
     session_expiry_s: int  # what it grants
     subscriptions: dict[str, bool] = field(default_factory=dict)  # whether each was allowed
 
 
 def features(settings: MqttSettings, subscriptions: Sequence[str]) -> BrokerFeatures:
-    """Connects, subscribes and disconnects.
+    """Connects, subscribes, and leaves.
 
     Raises:
         NotReachable: the broker does not answer or refuses.
-        ConfigError: the password file or a certificate is unusable.
+        ConfigError: the password file or a certificate cannot be used.
     """
-    client = make_client(settings, None)
-    told: list[tuple[ReasonCode, Any]] = []
-    granted: list[list[ReasonCode]] = []
-    client.on_connect = lambda _c, _u, _f, reason, properties: told.append((reason, properties))
-    client.on_subscribe = lambda _c, _u, _m, reasons, _p: granted.append(reasons)
+    password = settings.password()
+    client = protocol.Client(
+        settings.client_id,
+        username=settings.username,
+        password=None if password is None else password.encode(),
+        keepalive_s=settings.keepalive_s,
+        clean_start=settings.clean_start,
+        session_expiry_s=settings.session_expiry_s,
+        notes=tuple(subscriptions),  # at QoS 0: if we are killed here, the session that stays behind stays empty
+    )
     try:
-        client.reconnect()
-        _loop_until(client, lambda: bool(told), settings)
-        reason, properties = told[0]
-        if reason.is_failure:
-            raise not_reachable(settings, str(reason))
-        # QoS 0: if this process is killed here, the broker queues nothing for the session that remains.
-        client.subscribe([(topic, SubscribeOptions(qos=0)) for topic in subscriptions])
-        _loop_until(client, lambda: bool(granted), settings)
-    except OSError as error:
+        stream = open_stream(settings, tls_context(settings) if settings.tls else None)
+    except (OSError, ValueError) as error:
+        raise not_reachable(settings, error) from error
+    try:
+        limits, refused = _asked(stream, protocol.Protocol(client), settings)
+    except (OSError, protocol.ProtocolError) as error:
         raise not_reachable(settings, error) from error
     finally:
-        leave = Properties(PacketTypes.DISCONNECT)
-        leave.SessionExpiryInterval = 0  # leave no session
-        client.disconnect(properties=leave)
-        client.loop(0.1)
-    found: dict[str, Any] = {name: getattr(properties, name, value) for name, value in _UNLIMITED.items()}
+        stream.close()
     return BrokerFeatures(
-        receive_maximum=found["ReceiveMaximum"],
-        maximum_qos=found["MaximumQoS"],
-        maximum_packet_bytes=found["MaximumPacketSize"],
-        retain=bool(getattr(properties, "RetainAvailable", 1)),
-        wildcards=bool(getattr(properties, "WildcardSubscriptionAvailable", 1)),
-        keepalive_s=getattr(properties, "ServerKeepAlive", None),
-        session_expiry_s=getattr(properties, "SessionExpiryInterval", settings.session_expiry_s),
-        subscriptions={t: not r.is_failure for t, r in zip(subscriptions, granted[0], strict=True)},
+        receive_maximum=limits.receive_maximum,
+        maximum_qos=limits.maximum_qos,
+        maximum_packet_bytes=limits.maximum_packet_bytes or LARGEST_PACKET_BYTES,
+        retain=limits.retain,
+        wildcards=limits.wildcards,
+        keepalive_s=limits.keepalive_s,
+        session_expiry_s=settings.session_expiry_s if limits.session_expiry_s is None else limits.session_expiry_s,
+        subscriptions={topic: topic not in refused for topic in subscriptions},
     )
 
 
-def _loop_until(client: paho.Client, fact: Callable[[], bool], settings: MqttSettings) -> None:
+def _asked(
+    stream: Stream, asking: protocol.Protocol, settings: MqttSettings
+) -> tuple[protocol.ServerLimits, dict[str, str]]:
+    """CONNECT, SUBSCRIBE and DISCONNECT; what the broker said to the first two."""
     deadline_s = time.monotonic() + settings.connect_timeout_s
-    while not fact():
-        if client.loop(0.1) != paho.MQTT_ERR_SUCCESS and not fact():
-            raise not_reachable(settings, "the connection was closed")
-        if time.monotonic() > deadline_s:
-            raise not_reachable(settings, "no answer in time")
+    asking.begin(time.monotonic())
+    waiter = Waiter()
+    unwritten = bytearray()
+    try:
+        while True:
+            unwritten += asking.data_to_send()
+            del unwritten[: stream.send(memoryview(bytes(unwritten)))]
+            while (event := asking.next_event()) is not None:
+                if isinstance(event, protocol.Refused | protocol.Disconnected):
+                    raise not_reachable(settings, event.reason)
+                if isinstance(event, protocol.Subscribed):
+                    asking.disconnect(forget_session=True)  # whatever was granted: nothing stays behind
+                    stream.send(memoryview(asking.data_to_send()))
+                    return asking.limits, event.refused
+            if time.monotonic() > deadline_s:
+                raise not_reachable(settings, "no answer in time")
+            waiter.wait(stream.sock, reading=True, writing=bool(unwritten), timeout_s=0.1)
+            count = stream.receive_into(asking.free_space())
+            if count == 0:
+                raise not_reachable(settings, "the connection was closed")
+            asking.received(count or 0, time.monotonic())
+    finally:
+        waiter.close()
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """The delivery of test messages to ourselves."""
+    """How messages to ourselves came back."""
 
-    refused: bool  # the broker does not allow us to publish there
-    arrived: bool  # at least one message came back
+    refused: bool  # the broker does not let us publish there
+    arrived: bool  # one message came back at all
     round_trip_s: float
     sent: int  # small messages, to a subscriber that acknowledged none of them
-    in_flight: int  # messages that it sent without acknowledgements
-    kept: int  # messages that arrived in the end
+    in_flight: int  # of those that came all the same
+    kept: int  # that came in the end
 
     @property
     def queued(self) -> int:
-        """Messages that the broker queued beyond its window. If none was dropped, it may queue more."""
+        """What the broker kept beyond its window; if nothing was dropped, it may keep more."""
         return self.kept - self.in_flight
 
     @property
     def dropped(self) -> int:
-        """Messages that it acknowledged to the sender and then dropped."""
+        """What it confirmed to the sender and threw away."""
         return self.sent - self.kept
 
 
 def delivery(settings: MqttSettings, topic: str, count: int) -> Delivery:
-    """Sends `count` small messages to ourselves and acknowledges none until no more arrive.
+    """Sends `count` small messages to ourselves on a topic of our own, and acknowledges none until no more come.
 
-    So the broker shows how many messages it sends unacknowledged and how many more it queues. It drops the rest, while
-    it acknowledges them to the publisher.
+    So the broker shows how many it sends unacknowledged and how many more it keeps; what goes beyond is dropped
+    while the publisher is told that all is well.
 
     Raises:
-        NotReachable: the connection was lost.
+        NotReachable: the broker goes away.
     """
     ours = replace(settings, clean_start=True, session_expiry_s=0)
     reader = MqttConnection(
