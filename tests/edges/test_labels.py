@@ -250,14 +250,14 @@ def test_a_label_of_a_machine_that_nobody_has_seen_is_kept_with_a_warning_that_n
     names, warning = said("pump-01", "--point", "nde")
     assert names == ["pump-01/nde"]
     assert "did you mean de?" in warning
-    assert "there are fan-02, pump-01" in said("zzz")[1]
+    assert "known: fan-02, pump-01" in said("zzz")[1]
     assert len(LabelFile(tmp_path).events()) == 5
 
 
 def test_a_machine_of_the_configuration_is_no_stranger(tmp_path: Path) -> None:
     config = msgspec.convert({"data": {"dir": str(tmp_path)}, "machines": {"mill-03": {}}}, Config)
     assert never_seen(config, [label("a", 0, 1, machine="mill-03", point="de")]) == {}
-    assert never_seen(config, [label("a", 0, 1)])["pump-01"].endswith("; there are mill-03")
+    assert never_seen(config, [label("a", 0, 1)])["pump-01"].endswith("; known: mill-03")
 
 
 def test_a_bad_row_of_a_csv_is_named_and_none_of_the_file_is_taken(tmp_path: Path) -> None:

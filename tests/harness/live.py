@@ -26,7 +26,7 @@ from pipeline.edges.store.schema import FeatureSchema
 TOPICS = TopicTemplate("plant/{area}/{machine}/{point}/vibration")
 
 
-@dataclass(slots=True)
+@dataclass
 class Broker:
     """A broker with one persistent subscriber: a `Connection` that a test can inspect, and where results go.
 
