@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ from pipeline.core.engine import Step
 from pipeline.core.records import Block, StreamKey
 from pipeline.core.state import from_bytes
 from pipeline.drivers.intake import Intake
-from pipeline.drivers.live import Live, Rhythm
+from pipeline.drivers.live import Live
 from pipeline.drivers.results import Results
+from pipeline.drivers.span import Rhythm
 from pipeline.edges.mqtt import TopicTemplate
 from pipeline.edges.ports import Batch, LinkEvent, MemoryBroker, Onlooker, Work
 from pipeline.edges.store.archive import Archive
@@ -28,7 +30,7 @@ class Broker(MemoryBroker):
     """The broker in memory, with what the live driver asks of a connection."""
 
     def service(self, timeout_s: float = 0.0) -> None:
-        pass
+        time.sleep(timeout_s)
 
     def events(self) -> list[LinkEvent]:
         return []
