@@ -202,8 +202,8 @@ class Live:
         """Close the open span and commit it; False if asked to stop while the disk refused."""
         span = self._closed = self._open
         self._open = Span()
-        shadowed = self._shadow_step(span)
-        if not self._commit(span, shadowed):
+        shadowed = self._commit(span)
+        if shadowed is None:
             self._give_up()
             return False
         self._take_over(span, shadowed)
@@ -219,20 +219,18 @@ class Live:
         log_troubles(span.batch, span.step)
         return True
 
-    def _shadow_step(self, span: Span) -> Step:
-        """The shadow model's predictions of the same rows; on the disk's thread, it may read the archive."""
-        if self.models.shadow is None:
-            return Step()
-        return self._disk.do(partial(self.models.shadow_step, span.step.features))
+    def _commit(self, span: Span) -> Step | None:
+        """The commit point, tried until it succeeds; None if asked to stop before it did.
 
-    def _commit(self, span: Span, shadowed: Step) -> bool:
-        """The commit point, tried until it succeeds; False if asked to stop before it did."""
+        Returns what the shadow model makes of the same rows. It may read the archive, so the disk's thread steps it.
+        """
         told, events = self._told_alarms(), self._link_events.copy()
+        shadowed = self._disk.do(partial(self.models.shadow_step, span.step.features))
         commit = self._disk.do(partial(span.commit, self.engine, self.models, shadowed))
         if not self._write(replace(commit, told=told, counters={**commit.counters, **events})):
-            return False
+            return None
         self._link_events -= events
-        return True
+        return shadowed
 
     def _write(self, commit: Commit) -> bool:
         """Commit until the disk takes it; False if asked to stop before it did."""
