@@ -188,7 +188,7 @@ def _section(config: Config, done: dict[str, list[Rate]], latency_s: list[float]
     interval_ms = config.commit.interval_s * 1000
     limited = "; the sender could do no more" if any(r.sender_bound for r in receiver) else ""
     beside = f"paho-mqtt, which takes and acknowledges only ({alone:,.0f} msg/s{limited})"
-    committing = f"commit.interval_s ({interval_ms:g} ms): a prediction is published when it is committed"
+    committing = f"commit.interval_s ({interval_ms:g} ms): a prediction does not wait for the commit"
     rows = [
         Row("service: readings to archive", whole, "msg/s", beside, ratio),
         Row("latency, median", p50, "ms", committing, p50 / interval_ms),

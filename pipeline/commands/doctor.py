@@ -129,7 +129,7 @@ def promises(
         ),
         Finding(
             "promise:latency", "pass",
-            f"at most {duration(result.latency_s)} from a sample to its prediction, "
+            f"at most {duration(result.latency_s)} from a sample to its commit, "
             f"{duration(result.latency_worst_s)} if a block is missing",
         ),
     ]  # fmt: skip

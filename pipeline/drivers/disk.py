@@ -1,13 +1,14 @@
 """The disk as the live loop uses it: on a thread of its own, with another attempt where the disk refuses.
 
-A disk that takes seconds must not look like a dead client to the broker. So the loop waits here, and looks after its
-connection while it waits.
+The loop waits here until the disk has done its work, and goes on with other work meanwhile: a commit of some
+milliseconds must not delay a prediction, and a disk that takes seconds must not look like a dead client to the broker.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -17,8 +18,9 @@ from typing import TypeVar
 
 from pipeline.errors import ArchiveError
 
-PATIENCE_S = 1.0  # how long a caller waits for an action before it looks after its connection again
-PULSE_S = 0.25  # how long it looks after the connection each time
+PATIENCE_S = 0.001  # how long a caller waits for an action before it turns to other work
+PULSE_S = 0.25  # the longest time that it turns to other work before it looks at the action again
+PULSE_SHARE = 0.25  # of the time that the action has taken: it is noticed this much too late at most
 RETRY_S = 1.0  # between two attempts
 
 T = TypeVar("T")
@@ -47,6 +49,8 @@ class DiskThread:
     ) -> None:
         """Run `action` to its end; call `meanwhile(seconds)` repeatedly if it takes longer than `patience_s`.
 
+        `meanwhile` waits at most `seconds` for something to do.
+
         A write that hangs in the kernel cannot be cancelled: this waits as long as it does. What the action raises is
         raised here.
         """
@@ -62,9 +66,10 @@ class DiskThread:
                 done.set()
 
         self._actions.put(work)
+        began_s = time.monotonic()
         if not done.wait(patience_s):
             while not done.is_set():
-                meanwhile(PULSE_S)
+                meanwhile(min(PULSE_S, PULSE_SHARE * (time.monotonic() - began_s)))
         if raised:
             raise raised[0]
 
@@ -79,7 +84,7 @@ def _work(actions: SimpleQueue[Callable[[], None] | None]) -> None:
 class Disk:
     """Work on the disk: once, attempted, or repeated until it succeeds or the service is asked to stop.
 
-    `meanwhile(seconds)` looks after the connection while something takes long.
+    `meanwhile(seconds)` does other work while the disk is busy. It must not use the disk.
     """
 
     meanwhile: Callable[[float], object]
@@ -119,5 +124,14 @@ class Disk:
         while not self.attempt(action, name):
             if self.is_stopping():
                 return False
-            self.meanwhile(RETRY_S)
+            self._pause(RETRY_S)
         return True
+
+    def _pause(self, seconds: float) -> None:
+        """Other work for so long, or until the service is asked to stop."""
+        until_s = time.monotonic() + seconds
+        while True:
+            left_s = until_s - time.monotonic()
+            self.meanwhile(min(max(left_s, 0.0), PULSE_S))
+            if left_s <= 0 or self.is_stopping():
+                return

@@ -2,7 +2,7 @@
 
     received = committed + duplicate + late + quarantined + dropped + in_flight
 
-A turn takes messages (`Inbox`), decodes them into blocks (`Intake`) and steps the engine over these (`step_all`). What
+Messages are decoded into blocks (`Intake`), and the engine steps over these (`step_all`). What
 cannot be used is refused by name, and the messages beside it go on.
 """
 
@@ -13,7 +13,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
@@ -22,7 +22,7 @@ from pipeline.core.alarm import acknowledge
 from pipeline.core.engine import Engine, States, Step
 from pipeline.core.records import Block, Duplicate, Float32, Gap, Late, Predictor, StreamKey
 from pipeline.core.window import LEAST_SAMPLES, MOST_WINDOWS, WindowSpec, is_too_slow, most_windows
-from pipeline.edges.ports import Batch, Connection, Message
+from pipeline.edges.ports import Batch, Message
 from pipeline.errors import DecodeError
 from pipeline.telemetry import few
 
@@ -103,27 +103,9 @@ def log_troubles(batch: Batch, step: Step) -> None:
 # -- messages --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Inbox:
-    """Takes messages off a connection, and keeps those that the last commit had no room for."""
-
-    left: list[Message] = field(default_factory=list)
-
-    def take(self, source: Connection, most: int, interval_s: float, is_stopping: Callable[[], bool]) -> list[Message]:
-        """Messages of one commit: those left over at once, else what arrives within `interval_s`, at most `most`."""
-        messages, self.left = self.left, []
-        if messages:
-            source.service()  # there may be messages left for minutes, and the broker wants to hear from us
-        size = sum(len(message.payload) for message in messages)
-        until_s = time.monotonic() + (0.0 if messages else interval_s)
-        while (room := most - len(messages)) > 0 and size < MOST_BYTES:
-            left_s = 0.0 if is_stopping() else until_s - time.monotonic()
-            taken = source.take(room, min(max(left_s, 0.0), LOOK_UP_S))
-            messages += taken
-            size += sum(len(message.payload) for message in taken)
-            if left_s <= 0:
-                break
-        return messages
+def is_full(windows: int, size: int) -> bool:
+    """Whether so many windows, counted per channel, or bytes of payloads are enough for one commit."""
+    return windows >= MOST_WINDOWS or size >= MOST_BYTES
 
 
 @dataclass(slots=True)
@@ -184,22 +166,24 @@ class Intake:
     max_payload_bytes: int
     admission: Admission | None = None  # None: no limits
 
-    def read(self, messages: Sequence[Message], now_ns: int) -> Batch:
-        """Decode as many messages as one commit may cover; what is not a block is a stranger or refused."""
+    def read(self, messages: Sequence[Message], now_ns: int, *, windows: int = 0, size: int = 0) -> Batch:
+        """Decode as many messages as one commit may cover; what is not a block is a stranger or refused.
+
+        `windows` and `size` are what the commit covers already.
+        """
         batch = Batch([], received_ns=now_ns)
-        windows = size = 0
         for message in messages:
-            if windows >= MOST_WINDOWS or size >= MOST_BYTES:
+            if is_full(windows + batch.windows, size + batch.size):
                 break
             batch.messages.append(message)
-            size += len(message.payload)
+            batch.size += len(message.payload)
             key = self.key_of(message.topic)
             if key is None:
                 batch.strangers.append(message)
                 continue
             try:
                 block = self._block(message, key)
-                windows += self.admission(block) if self.admission else 0
+                batch.windows += self.admission(block) if self.admission else 0
             except DecodeError as error:
                 batch.refuse(message, error.reason)
             else:

@@ -1,95 +1,70 @@
-"""The live loop: one thread around one connection.
+"""The live loop: one thread around one connection steps often, and a thread for the disk commits seldom.
 
-One turn does this, in this order:
+Whenever messages have arrived, at once when idle and in larger batches the busier it is:
 
-1. take the messages that have arrived, for at most `commit_interval_s`, and decode them into blocks
-2. step the engine: nothing has changed yet
-3. ONE journal transaction: states, rows, alarms, quarantined messages, counters     <- the commit point
+1. take them and decode them into blocks
+2. step the engine on the newest states, and publish predictions: they say what was computed
+
+Every `commit_interval_s`, or at once when an alarm changes or when one commit can cover no more:
+
+3. ONE journal transaction with everything stepped since the last: states, rows, alarms, quarantined messages, counters
+                                                                                                  <- the commit point
 4. let companions write what belongs into other files, such as labels and machines
-5. acknowledge exactly these messages, in arrival order, in their own connection epoch
-6. publish predictions, states and alarms
+5. acknowledge exactly the messages of 3, in arrival order, in their own connection epoch
+6. publish states and alarms: they say what is committed
 7. from time to time, roll pending rows from the journal into Parquet parts
+
+The disk does 3, 4 and 7 on its own thread, which never touches the connection. While it works, the loop goes on with 1
+and 2, until one more commit can cover no more. Then it stops reading the socket, and that is the back-pressure.
 
 What a crash does:
 
-* before 3, nothing has happened: the broker delivers the messages again
+* before 3, nothing has happened: the broker delivers the messages again, and the same predictions are published again
 * between 3 and 5, the broker delivers them again and every block is a Duplicate
 * before the broker has confirmed the alarms of 6, the next start publishes them again
 * in 7, the same rows are written again under the same file name
 
-What a full disk does: if 3 or 4 fails, nothing that depends on it is acknowledged, the same write is tried until it
-succeeds, and not reading the socket is the back-pressure. If only 7 fails, turns go on and rows gather in the journal,
-up to `Rhythm.most_pending`.
+What a full disk does: if 3 or 4 fails, nothing that depends on it is acknowledged, and the same write is tried until it
+succeeds. If only 7 fails, commits go on and rows gather in the journal, up to `Rhythm.most_pending`.
 
-The disk is used on a thread of its own, which never touches the connection. The loop waits for that thread and serves
-the connection while it waits. So a slow disk makes the service slower and changes nothing else.
-
-Whatever else takes part in a turn (metrics, requests, labels, another sink) is a `pipeline.edges.ports.Companion`.
+Whatever else takes part (metrics, requests, labels, another sink) is a `pipeline.edges.ports.Companion`.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
-from pipeline.core.engine import Engine, Step
+from pipeline.core.engine import Engine, States, Step
 from pipeline.core.records import AlarmChange, StreamKey
 from pipeline.core.state import StreamState, to_bytes
-from pipeline.drivers.disk import RETRY_S, Disk
+from pipeline.drivers.disk import Disk
 from pipeline.drivers.intake import (
+    LOOK_UP_S,
     OUTCOMES,
     Account,
-    Inbox,
     Intake,
     account,
     acknowledge_alarms,
     log_troubles,
-    missing_samples,
-    prefixed,
     refuse_strangers,
     step_all,
 )
 from pipeline.drivers.results import Results
+from pipeline.drivers.span import Rhythm, Span
 from pipeline.drivers.switch import ModelSet, ModelSwitch
 from pipeline.edges.faults import fault_point
-from pipeline.edges.ports import Batch, Companion, Connection, Message, Publication, Work
+from pipeline.edges.ports import Companion, Connection, Message, Publication, Work
 from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.journal import Commit, Journal
-from pipeline.edges.store.schema import Quarantined
 
 log = logging.getLogger("thrumcast.live")
 
 STOP_S = 3.0  # how long a stop keeps taking messages that are still arriving; a plant never stops sending
-
-
-@dataclass(frozen=True, slots=True)
-class Rhythm:
-    """When to commit and when to roll."""
-
-    commit_interval_s: float = 1.0
-    commit_messages: int = 1000  # at most, in one commit
-    first_messages: int = 64  # at most, in the first commit: a start with a long queue soon shows that it works
-    roll_s: float = 300.0
-    roll_rows: int = 10_000
-
-    @property
-    def most_pending(self) -> int:
-        """Rows that may wait in the journal while the disk refuses parts; a roll holds them in memory at once."""
-        return 10 * self.roll_rows
-
-    def is_due(self, pending_rows: int, since_s: float, *, refused: bool) -> bool:
-        """Whether to roll, this long after the last attempt; an attempt that the disk refused is soon repeated."""
-        if refused:
-            return since_s >= RETRY_S
-        return pending_rows >= self.roll_rows or (pending_rows > 0 and since_s >= self.roll_s)
-
-    def most(self, *, first: bool) -> int:
-        """Messages that a commit may cover."""
-        return min(self.first_messages, self.commit_messages) if first else self.commit_messages
 
 
 @dataclass(slots=True)
@@ -111,18 +86,20 @@ class Live:
     models: ModelSwitch = field(default_factory=ModelSwitch)
     counts: Counter[str] = field(default_factory=Counter)  # messages by outcome since this process began
     account: Account = field(default_factory=Account)  # where every message is, since this process began
-    committed_s: float = field(default_factory=time.monotonic)  # time.monotonic() when nothing was last in hand
+    committed_s: float = field(default_factory=time.monotonic)  # time.monotonic() when a turn last ended
     pending_rows: int = 0  # committed, and not yet in a Parquet part
     _stop: Callable[[], bool] = lambda: False
     _disk: Disk = field(init=False)
-    _inbox: Inbox = field(default_factory=Inbox)
-    _in_hand: int = 0  # messages that are taken and not decided
+    _left: list[Message] = field(default_factory=list)  # taken, and beyond the limit of the open span
+    _open: Span = field(default_factory=Span)  # stepped, to be committed next
+    _closed: Span = field(default_factory=Span)  # being committed; empty between commits
+    _steps_ahead: bool = True  # while the disk works
     _link_events: Counter[str] = field(default_factory=Counter)  # they go into the journal with the next commit
     _outgoing: list[Publication] = field(default_factory=list)  # what the companions' work has to publish
     _rolled_s: float = field(default_factory=time.monotonic)  # time.monotonic() of the last attempt to roll
 
     def __post_init__(self) -> None:
-        self._disk = Disk(self._keep_alive, lambda: self._stop())
+        self._disk = Disk(self._meanwhile, lambda: self._stop())
 
     @property
     def refusal(self) -> str | None:
@@ -132,8 +109,7 @@ class Live:
     def run(self, stop: Callable[[], bool]) -> None:
         """Turn until `stop()`; then bring into the archive what can be brought there, if the disk is not slow."""
         self._stop = stop
-        self.pending_rows = self._disk.do(self.journal.pending_rows)
-        self._remember(self.engine)
+        self._begin()
         while not stop():
             self.turn(stop)
         until_s = time.monotonic() + STOP_S
@@ -145,96 +121,116 @@ class Live:
         if not self._is_hurried():
             self._do_once([companion.ended() for companion in self.companions])
             self._publish_outgoing()
+        self._give_up()
         self._balance(ended=True)
 
     def turn(self, stop: Callable[[], bool]) -> bool:
-        """One turn, see the list above. True if there were messages and they are decided."""
+        """Step until a commit is due, then steps 3 to 7. True if there were messages and they are decided."""
         self._stop = stop
         self._switch_models_if_due()
         self._do_once([companion.before_turn() for companion in self.companions])
-        most = self.rhythm.most(first=not self.counts)
-        messages = self._inbox.take(self.source, most, self.rhythm.commit_interval_s, stop)
-        self._note_link_events()
-        decided = not messages or self._work_through(messages)
+        self._gather()
+        has_messages = bool(self._open.batch.messages)
+        is_decided = not has_messages or self._settle()
         self._publish_outgoing()  # also if undecided: what is published now, companions note before the next turn
-        if not decided:
+        if not is_decided:
             return False
-        if not messages:
+        if not has_messages:
             self._rest()
         self.results.silence(time.monotonic())
         self._roll_if_due()
-        return bool(messages)
+        return has_messages
 
-    # -- steps 1 to 6 of a turn: from messages to results ------------------------------------------------------------
+    # -- steps 1 and 2: from messages to predictions -----------------------------------------------------------------
 
-    def _work_through(self, messages: list[Message]) -> bool:
-        """False if asked to stop while the disk refused."""
-        self._in_hand = len(messages)
-        self._balance()
+    def _gather(self) -> None:
+        """Step what arrives until a commit is due; if nothing arrives, for an interval."""
+        began_s = time.monotonic()
+        while self._room() and not self._open.step.alarms:
+            since_s = began_s if self._open.since_s is None else self._open.since_s
+            left_s = 0.0 if self._stop() else since_s + self.rhythm.commit_interval_s - time.monotonic()
+            self._advance(min(max(left_s, 0.0), LOOK_UP_S))
+            if left_s <= 0:
+                return
+
+    def _meanwhile(self, timeout_s: float) -> None:
+        """While the disk works: step ahead; a stop waits for no more messages than it has to."""
+        if self._steps_ahead and not self._stop():
+            self._advance(timeout_s)
+        else:
+            self._serve(timeout_s)
+
+    def _advance(self, timeout_s: float) -> None:
+        """Step what has arrived; wait at most `timeout_s` for the first message."""
+        room = self._room()
+        if self._left or not room:  # these may take minutes, and the broker wants to hear from us
+            self._serve(0.0 if room else timeout_s)
+        else:
+            self._left = self.source.take(room, timeout_s)
+            self._note_link_events()
+            self._balance()
+        if self._left and room:
+            self._step()
+
+    def _room(self) -> int:
+        """How many messages the open span still takes."""
+        return self._open.room(self.rhythm.most(first=not self.counts))
+
+    def _step(self) -> None:
+        """Step the messages in hand; those beyond the byte or window limit of one commit wait for the next span."""
         fault_point("turn_taken")
-        batch = self._read(messages)
-        step = self._step(batch)
-        shadowed = self._shadow_step(step)
-        fault_point("turn_stepped")
-        if not self._commit(batch, step, shadowed):
-            self._give_up(messages)
-            return False
-        fault_point("turn_committed")
-        self._take_over(batch, step, shadowed)
-        if not self._let_companions_write(batch, step):
-            return False
-        fault_point("turn_noted")
-        self.source.acknowledge(batch.messages)
-        fault_point("turn_acknowledged")
-        self.committed_s = time.monotonic()
-        self.results.step(step, time.monotonic())
-        fault_point("turn_published")
-        log_troubles(batch, step)
-        return True
-
-    def _read(self, messages: list[Message]) -> Batch:
-        """Messages beyond the byte or window limit of one commit are handled first in the next turn."""
-        batch = self.intake.read(messages, time.time_ns())
-        self._inbox.left = messages[len(batch.messages) :]
-        return batch
-
-    def _step(self, batch: Batch) -> Step:
-        """The engine steps the blocks; companions may add to the batch what the commit is to cover."""
-        step = step_all(self.engine, self.states, batch)
+        covered = self._open.batch
+        batch = self.intake.read(self._left, time.time_ns(), windows=covered.windows, size=covered.size)
+        states = self._newest()
+        step = step_all(self.engine, states, batch)
         for companion in self.companions:
             companion.stepped(batch, step)
         refuse_strangers(batch)
-        acknowledge_alarms(self.states, batch, step, time.time_ns())
-        return step
+        acknowledge_alarms(states, batch, step, time.time_ns())
+        self._left = self._left[len(batch.messages) :]
+        self._open.add(batch, step, time.monotonic())
+        self.results.computed(step)
+        fault_point("turn_stepped")
 
-    def _shadow_step(self, step: Step) -> Step:
-        """The shadow model's predictions of the same rows; on the disk's thread, it may read the archive."""
-        if self.models.shadow is None:
-            return Step()
-        return self._disk.do(partial(self.models.shadow_step, step.features))
+    def _newest(self) -> States:
+        """The states as computed, ahead of what is committed."""
+        return ChainMap(self._open.step.states, self._closed.step.states, self.states)
 
-    def _commit(self, batch: Batch, step: Step, shadowed: Step) -> bool:
-        """The commit point, tried until it succeeds; False if asked to stop before it did."""
-        predictions, classes = self.models.merged(self.engine, step, shadowed)
-        counters = prefixed(account(batch, step).items()) | missing_samples(step) + self._link_events
-        commit = Commit(
-            states={key: to_bytes(self.engine.spec_of(key), state) for key, state in step.states.items()},
-            features=step.features,
-            predictions=predictions,
-            classes=classes,
-            forecasts=step.forecasts,
-            alarms=step.alarms,
-            told=self._told_alarms(),
-            quarantined=[
-                Quarantined(message.topic, batch.received_ns, reason, message.payload, len(message.payload))
-                for message, reason in batch.refused
-            ],
-            counters=counters,
-        )
-        if not self._write(commit):
+    # -- steps 3 to 6: from a span to results ------------------------------------------------------------------------
+
+    def _settle(self) -> bool:
+        """Close the open span and commit it; False if asked to stop while the disk refused."""
+        span = self._closed = self._open
+        self._open = Span()
+        shadowed = self._commit(span)
+        if shadowed is None:
+            self._give_up()
             return False
-        self._link_events.clear()
+        self._take_over(span, shadowed)
+        fault_point("turn_committed")
+        if not self._let_companions_write(span):
+            return False
+        fault_point("turn_noted")
+        self.source.acknowledge(span.batch.messages)
+        fault_point("turn_acknowledged")
+        self.committed_s = time.monotonic()
+        self.results.committed(span.step, time.monotonic())
+        fault_point("turn_published")
+        log_troubles(span.batch, span.step)
         return True
+
+    def _commit(self, span: Span) -> Step | None:
+        """The commit point, tried until it succeeds; None if asked to stop before it did.
+
+        Returns what the shadow model makes of the same rows. It may read the archive, so the disk's thread steps it.
+        """
+        told, events = self._told_alarms(), self._link_events.copy()
+        shadowed = self._disk.do(partial(self.models.shadow_step, span.step.features))
+        commit = self._disk.do(partial(span.commit, self.engine, self.models, shadowed))
+        if not self._write(replace(commit, told=told, counters={**commit.counters, **events})):
+            return None
+        self._link_events -= events
+        return shadowed
 
     def _write(self, commit: Commit) -> bool:
         """Commit until the disk takes it; False if asked to stop before it did."""
@@ -247,29 +243,29 @@ class Live:
         """Changes of alarms that the broker has, and of which the journal does not know that yet."""
         return self.results.told() if self.results.said and self.source.settled else ()
 
-    def _give_up(self, messages: Sequence[Message]) -> None:
-        """Asked to stop before the commit: these are not acknowledged, and the broker delivers them again."""
-        self._in_hand = 0
-        self._inbox.left = []
-        self.counts["dropped"] += len(messages)
-
-    def _take_over(self, batch: Batch, step: Step, shadowed: Step) -> None:
+    def _take_over(self, span: Span, shadowed: Step) -> None:
         """What is committed is true."""
-        self.states |= step.states
+        self.states |= span.step.states
         self.models.keep(shadowed)
-        self.counts += account(batch, step)
-        self.pending_rows += step.rows + len(batch.refused)
-        self._in_hand = len(self._inbox.left)
+        self.counts += account(span.batch, span.step)
+        self.pending_rows += span.step.rows + len(span.batch.refused)
+        self._closed = Span()
         self._balance()
 
-    def _let_companions_write(self, batch: Batch, step: Step) -> bool:
+    def _give_up(self) -> None:
+        """At a stop: what is undecided is not acknowledged, and the broker delivers it again."""
+        self.counts["dropped"] += self._in_hand()
+        self._left, self._open, self._closed = [], Span(), Span()
+        self._balance()
+
+    def _let_companions_write(self, span: Span) -> bool:
         """Companions' work for the disk, each tried until it succeeds; False if asked to stop before all were done.
 
         Messages that no companion holds need not wait for that: they are acknowledged first.
         """
-        works = [work for each in self.companions if (work := each.committed(batch, step)) is not None]
+        works = [work for each in self.companions if (work := each.committed(span.batch, span.step)) is not None]
         if works:
-            self.source.acknowledge(batch.settled())
+            self.source.acknowledge(span.batch.settled())
         return all(self._disk.until_done(partial(self._do, work), "note") for work in works)
 
     # -- companions --------------------------------------------------------------------------------------------------
@@ -293,9 +289,14 @@ class Live:
     def _rest(self) -> None:
         """No message came: nothing is in hand, and the journal may learn which alarms the broker has confirmed."""
         self.committed_s = time.monotonic()
-        self._balance()
         if told := self._told_alarms():
             self._write(Commit(told=told))
+
+    def _serve(self, timeout_s: float = 0.0) -> None:
+        """Keep the connection alive, and take nothing."""
+        self.source.service(timeout_s)
+        self._note_link_events()
+        self._balance()
 
     def _note_link_events(self) -> None:
         """Log what happened to the connection, and publish the status on a new one."""
@@ -306,19 +307,17 @@ class Live:
             elif event.kind in ("session_lost", "disconnected"):
                 self._link_events[f"link_{event.kind}"] += 1
 
+    def _in_hand(self) -> int:
+        """Messages that are taken and not decided."""
+        return len(self._left) + len(self._open.batch.messages) + len(self._closed.batch.messages)
+
     def _balance(self, *, ended: bool = False) -> None:
         """Publish where every message is. Called where no message is between two places."""
         received, untaken = self.source.tally()
-        if ended:  # neither decided nor acknowledged: the broker delivers these again
-            self.counts["dropped"], untaken = self.counts["dropped"] + untaken + self._in_hand, 0
-            self._in_hand = 0
+        if ended:  # not even taken: the broker delivers these again
+            self.counts["dropped"], untaken = self.counts["dropped"] + untaken, 0
         places = {name: self.counts[name] for name in (*OUTCOMES, "dropped")}
-        self.account = Account(received, **places, in_flight=untaken + self._in_hand)
-
-    def _keep_alive(self, seconds: float) -> None:
-        """Serve the connection while the disk's thread works."""
-        self.source.service(seconds)
-        self._balance()
+        self.account = Account(received, **places, in_flight=untaken + self._in_hand())
 
     def _is_hurried(self) -> bool:
         """Asked to stop on a slow disk: rows are safe in the journal, and undecided messages come again."""
@@ -333,7 +332,7 @@ class Live:
             self._roll()
 
     def _roll(self) -> None:
-        """One attempt. When too many rows wait, the loop does nothing else until a roll succeeds."""
+        """One attempt. When too many rows wait, nothing is committed until a roll succeeds."""
 
         def roll() -> None:
             self.archive.roll(self._is_hurried)
@@ -348,35 +347,48 @@ class Live:
 
     # -- models ------------------------------------------------------------------------------------------------------
 
+    def _begin(self) -> None:
+        self._steps_ahead = False
+        self.pending_rows = self._disk.do(self.journal.pending_rows)
+        self._remember(self.engine)
+        self._steps_ahead = True
+
     def _switch_models_if_due(self) -> None:
         if self.models.watch is not None and (models := self._disk.do(self.models.due)) is not None:
             self.serve(models)
 
     def serve(self, models: ModelSet) -> None:
-        """Let other models serve from the next step on. Their memory of every stream is built and committed first."""
+        """Let other models serve from the next step on. Their memory of every stream is built and committed first.
+
+        It is built from what is committed, so that is done first, and nothing is stepped meanwhile.
+        """
         before = self.engine.predictor
-        engine = models.on(self.engine)
-        if not self._remember(engine):
-            return
-        self.engine = engine
-        self.models.shadow_with(engine, models)
-        after = engine.predictor
+        self._steps_ahead = False
+        try:
+            is_settled = not self._open.batch.messages or self._settle()
+            if not is_settled or not self._remember(models.on(self.engine)):
+                return
+        finally:
+            self._steps_ahead = True
+        self.models.shadow_with(self.engine, models)
+        after = self.engine.predictor
         if after is not None and (before is None or before.version != after.version):
             log.info("model_switched from=%s to=%s", before.version if before else None, after.version)
             self.results.model, self.results.classes = after.version, after.classes
             self.results.online(time.time_ns())
 
     def _remember(self, engine: Engine) -> bool:
-        """Rebuild and commit the hidden states that belong to another model than the engine's.
+        """Step with this engine from now on, once the hidden states of other models are rebuilt and committed.
 
         False if asked to stop before the disk took them.
         """
         states = self._disk.do(lambda: self.models.memory(engine, self.states))
-        if not states:
-            return True
-        if not self._write(Commit(states={key: to_bytes(engine.spec_of(key), state) for key, state in states.items()})):
+        data = {key: to_bytes(engine.spec_of(key), state) for key, state in states.items()}
+        if data and not self._write(Commit(states=data)):
             return False
-        self.states |= states
-        ages = sorted(state.state_age for state in states.values())
-        log.info("memory_rebuilt streams=%d windows_median=%d", len(ages), ages[len(ages) // 2])
+        self.engine = engine
+        if states:
+            self.states |= states
+            ages = sorted(state.state_age for state in states.values())
+            log.info("memory_rebuilt streams=%d windows_median=%d", len(ages), ages[len(ages) // 2])
         return True

@@ -1,4 +1,8 @@
-"""What is published of predictions, stream states, forecasts and alarms. Topics and payloads are a contract."""
+"""What is published of predictions, stream states, forecasts and alarms. Topics and payloads are a contract.
+
+Predictions and forecasts say what was computed (`computed`): they leave at once and may be said again after a crash,
+with the same numbers. States and alarms say what is committed (`committed`).
+"""
 
 from __future__ import annotations
 
@@ -60,14 +64,18 @@ class Results:
         status = {"state": "online", "version": __version__, "model": self.model, "since": iso(now_ns)}
         self._send("status", status, 1, True)
 
-    def step(self, step: Step, now_s: float) -> None:
-        """Publish everything of a committed step."""
-        rows = {(row.key, row.session, row.window): row for row in step.features}
+    def computed(self, step: Step) -> None:
+        """Publish the predictions and forecasts of a step, before its commit."""
         for prediction in step.predictions:
             self._send(f"{_path(prediction.key)}/prediction", self._prediction(prediction), 0, False)
-            self._state(prediction, rows.get((prediction.key, prediction.session, prediction.window)), now_s)
         for forecast in step.forecasts:
             self._send(f"{_path(forecast.key)}/forecast", _forecast_document(forecast), 0, False)
+
+    def committed(self, step: Step, now_s: float) -> None:
+        """Publish the states and alarms of everything that a commit covered."""
+        rows = {(row.key, row.session, row.window): row for row in step.features}
+        for prediction in step.predictions:
+            self._state(prediction, rows.get((prediction.key, prediction.session, prediction.window)), now_s)
         newest = {row.key: row for row in step.features}
         for change in step.alarms:
             self._alarm(change, newest.get(change.key))

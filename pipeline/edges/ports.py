@@ -107,10 +107,11 @@ class Refusal(NamedTuple):
 
 @dataclass(slots=True)
 class Batch:
-    """The messages that one commit covers, and what became of each of them so far.
+    """Messages that are stepped together, and what became of each of them so far.
 
-    A message becomes a block, or is refused, or is a *stranger*: its topic names no stream. A companion may `claim` a
-    stranger. Strangers that nobody has claimed are refused before the commit.
+    A commit covers the sum of all batches since the last one. A message becomes a block, or is refused, or is a
+    *stranger*: its topic names no stream. A companion may `claim` a stranger. Strangers that nobody has claimed are
+    refused before the commit.
     """
 
     messages: list[Message]
@@ -123,6 +124,23 @@ class Batch:
     alarms_seen: list[tuple[StreamKey, str]] = field(default_factory=list)  # stream and id: people acknowledge these
     feature_s: float = 0.0  # how long the step took without the network
     inference_s: float = 0.0  # how long the network took
+    windows: int = 0  # that the blocks can complete, counted per channel
+    size: int = 0  # bytes of all payloads
+
+    def extend(self, other: Batch) -> None:
+        """Append a batch that came later. `received_ns` stays that of the first."""
+        self.received_ns = self.received_ns or other.received_ns
+        self.messages += other.messages
+        self.blocks += other.blocks
+        self.origin += other.origin
+        self.strangers += other.strangers
+        self.refused += other.refused
+        self.held += other.held
+        self.alarms_seen += other.alarms_seen
+        self.feature_s += other.feature_s
+        self.inference_s += other.inference_s
+        self.windows += other.windows
+        self.size += other.size
 
     def claim(self, prefix: str) -> list[Message]:
         """Take the strangers whose topic begins like this; they are held until the companion's work is done."""
@@ -152,6 +170,9 @@ class Companion(Protocol):
     connection, in the order of the list, so each must be short and must not touch the disk. What needs the disk is
     returned as `Work`. The loop runs it on the disk's thread and then publishes what it returns.
 
+    A turn has one commit and any number of steps. While the disk commits one turn, the loop steps ahead for the next:
+    `stepped` may be called for messages of the next commit before `committed` is called for the last one.
+
     Three of the four methods may return work, because the wall between the two threads runs through all of them:
     labels are looked for between turns, machines are written after a commit, and what was told is noted at the end.
     """
@@ -160,14 +181,14 @@ class Companion(Protocol):
         """Called before each turn, whether or not messages come. The work runs once; its errors end the loop."""
 
     def stepped(self, batch: Batch, step: Step) -> None:
-        """Called after the engine's step and before the commit, which covers what this adds to the batch.
+        """Called after each step of the engine, before the commit that covers what this adds to the batch.
 
         May claim, hold and refuse messages. If the service stops while the disk refuses the commit, the broker
         delivers the messages again.
         """
 
     def committed(self, batch: Batch, step: Step) -> Work | None:
-        """Called after the commit and before the acknowledgement of what is held.
+        """Called once after each commit, before the acknowledgement of what is held, with the sum of all it covers.
 
         Work that raises ArchiveError is tried until it succeeds, so it must be repeatable. What may be lossy returns
         None and delays nothing.

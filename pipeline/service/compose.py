@@ -168,8 +168,9 @@ def service(
         reread: How to read the configuration again on SIGHUP, and how to set the level of the log.
         companions: Others beside the service's own.
     """
-    from pipeline.drivers.live import Live, Rhythm
+    from pipeline.drivers.live import Live
     from pipeline.drivers.results import Results
+    from pipeline.drivers.span import Rhythm
     from pipeline.edges.mqtt import Claim, MqttConnection, TopicTemplate, alone_here, claim_topic
     from pipeline.service.companions import LabelNews, MachineNotes, SessionNote
     from pipeline.service.requests import Requests

@@ -44,7 +44,7 @@ class Guarantee:
     load_ratio: float  # present rate / sustainable rate
     outage_s: float  # how long the service may be away before messages are lost; inf: no limit
     repeated: int  # most messages that the broker delivers again after a crash; all are recognised
-    latency_s: float  # longest time from a sample to its prediction, with no block missing and a load below 1
+    latency_s: float  # longest time from a sample to its commit, with no block missing and a load below 1
     latency_worst_s: float  # the same with a block missing
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,10 +50,11 @@ class LoopWatch(Onlooker):
     notify_every_s: float = NOTIFY_EVERY_S
     beat_s: float = field(default_factory=time.monotonic)  # time.monotonic() of the loop's last sign of life
     oldest_s: float | None = None  # when the oldest unacknowledged message was taken; None: there is none
-    newest_s: float = 0.0  # when the newest message was taken
     connected: bool = False
     waiting: int = 0  # messages that have arrived and are not taken
     unsent: int = 0  # results that were dropped
+    _taken: deque[tuple[int, float]] = field(default_factory=deque)  # newest arrival number and time of each take
+    _stepping_s: float = 0.0  # how long the steps took that the next acknowledgement covers
     machines: frozenset[str] = frozenset()  # replaced as a whole: other threads iterate over it
     states: dict[StreamKey, str] = field(default_factory=dict)  # the last state of each stream
     open_alarms: set[str] = field(default_factory=set)  # ids
@@ -64,18 +65,21 @@ class LoopWatch(Onlooker):
         taken = self.source.take(limit, timeout_s)
         self._beat()
         if taken:
-            self.newest_s = self.beat_s
-            if self.oldest_s is None:
-                self.oldest_s = self.beat_s
+            self._taken.append((taken[-1].receipt.number, self.beat_s))
+            self.oldest_s = self._taken[0][1]
         return taken
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
-        """See `Connection.acknowledge`; what the loop has in hand is on disk now."""
+        """See `Connection.acknowledge`; these are on disk now."""
         self.source.acknowledge(messages)
         self._beat()
-        self.telemetry.observe("turn_seconds", self.beat_s - self.newest_s)
+        newest_s = self.beat_s
+        while self._taken and messages and self._taken[0][0] <= messages[-1].receipt.number:
+            newest_s = self._taken.popleft()[1]
+        self.telemetry.observe("turn_seconds", self.beat_s - newest_s + self._stepping_s)
+        self._stepping_s = 0.0
         self.telemetry.set("last_commit_timestamp_seconds", time.time())
-        self.oldest_s = None
+        self.oldest_s = self._taken[0][1] if self._taken else None
 
     def service(self, timeout_s: float = 0.0) -> None:
         """See `Connection.service`."""
@@ -94,14 +98,16 @@ class LoopWatch(Onlooker):
     def events(self) -> list[LinkEvent]:
         """See `Connection.events`."""
         events = self.source.events()
-        kinds = Counter(event.kind for event in events)
-        self.telemetry.add("mqtt_connections_total", kinds["connected"])
-        self.telemetry.add("mqtt_sessions_lost_total", kinds["session_lost"])
+        if events:
+            kinds = Counter(event.kind for event in events)
+            self.telemetry.add("mqtt_connections_total", kinds["connected"])
+            self.telemetry.add("mqtt_sessions_lost_total", kinds["session_lost"])
         return events
 
     def committed(self, batch: Batch, step: Step) -> Work | None:
         """Count what is counted by machine, mode, reason or type."""
         telemetry, now_s = self.telemetry, time.time()
+        self._stepping_s = batch.feature_s + batch.inference_s
         if step.features:
             telemetry.observe("feature_seconds", batch.feature_s)
             telemetry.observe("inference_seconds", batch.inference_s)

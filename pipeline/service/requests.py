@@ -25,7 +25,7 @@ import msgspec
 from pipeline.core.engine import Step
 from pipeline.core.records import StreamKey, is_id
 from pipeline.edges.labels import LabelEvent, LabelFile, check, now_iso
-from pipeline.edges.ports import Batch, Message, Onlooker, Publication, Work
+from pipeline.edges.ports import Batch, Message, Onlooker, Publication, Receipt, Work
 from pipeline.errors import ArchiveError, ThrumcastError
 from pipeline.service.label_rows import SYNONYMS, never_seen, new_label
 
@@ -57,7 +57,7 @@ class Requests(Onlooker):
     config: Config
     reload: Callable[[], None]
     up: Mapping[StreamKey, Mapping[str, Mapping[str, Any]]]  # open alarms by stream and id, as published
-    _pending: list[Request] = field(default_factory=list)  # of the batch that is stepped and not yet committed
+    _pending: dict[Receipt, Request] = field(default_factory=dict)  # of messages that are stepped and not yet committed
 
     @property
     def prefix(self) -> str:
@@ -74,12 +74,11 @@ class Requests(Onlooker):
 
     def stepped(self, batch: Batch, step: Step) -> None:
         """Read the requests; the commit of their messages covers acknowledged alarms and refusals."""
-        self._pending = []
         if not self.config.mqtt.commands:
             return
         for message in batch.claim(self.prefix):
             request = self._read(message)
-            self._pending.append(request)
+            self._pending[message.receipt] = request
             if request.error is not None:
                 batch.refuse(message, "request")
             elif request.alarm is not None:
@@ -87,7 +86,7 @@ class Requests(Onlooker):
 
     def committed(self, batch: Batch, step: Step) -> Work | None:
         """Do the rest and answer."""
-        requests, self._pending = self._pending, []
+        requests = [self._pending.pop(m.receipt) for m in batch.held if m.receipt in self._pending]
         acked = {change.id for change in step.alarms if change.type == "acked"}
         return partial(self._answer, requests, acked) if requests else None
 

@@ -27,7 +27,7 @@ from pipeline.core.window import (
     push,
 )
 from pipeline.drivers import intake
-from pipeline.drivers.intake import Admission, Channels, Inbox
+from pipeline.drivers.intake import Admission, Channels
 from pipeline.drivers.live import Live
 from pipeline.edges.recordings.recording import write_recording
 from pipeline.errors import DecodeError
@@ -194,23 +194,6 @@ def test_a_commit_is_bounded_and_what_is_left_is_in_the_next_one_and_in_the_acco
     assert numbers == sorted(numbers)
     for found, expected in zip(stored(tmp_path / "data"), uninterrupted(tmp_path / "plain", BLOCKS), strict=True):
         assert same_rows(found, expected)
-
-
-def test_a_turn_takes_no_more_off_its_source_once_it_has_bytes_enough_and_keeps_the_connection_alive(
-    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(intake, "MOST_BYTES", 1)
-    one_by_one = Broker()
-    one_by_one.take = lambda limit, timeout_s: broker.take(1, timeout_s)  # type: ignore[method-assign]
-    send(broker, BLOCKS)
-    live = admitting(tmp_path, broker)
-    served: list[bool] = []
-    one_by_one.service = lambda timeout_s=0.0: served.append(True)  # type: ignore[method-assign]
-    taken = Inbox().take(one_by_one, 4, 0.01, lambda: False)
-    assert (len(taken), served) == (1, [])
-    again = Inbox(taken).take(one_by_one, 4, 0.01, lambda: False)
-    assert (again, served) == (taken, [True])  # with enough left over nothing is taken, and the connection lives
-    live.journal.close()
 
 
 def test_a_stop_that_leaves_no_time_for_what_is_left_over_counts_it_as_dropped(

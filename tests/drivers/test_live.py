@@ -14,8 +14,8 @@ from pipeline.core.codec import encode
 from pipeline.core.engine import Step
 from pipeline.core.records import Block, StreamKey
 from pipeline.drivers.intake import log_troubles
-from pipeline.drivers.live import Rhythm
 from pipeline.drivers.results import Results
+from pipeline.drivers.span import Rhythm
 from pipeline.edges.ports import Batch, Message, Receipt
 from pipeline.edges.store.read import read_predictions
 from pipeline.errors import ArchiveError
@@ -63,10 +63,11 @@ def test_a_death_anywhere_in_a_turn_loses_and_doubles_nothing(
                     live.source = type(
                         "Dying",
                         (),
-                        {"take": broker.take, "acknowledge": die, "events": broker.events, "tally": broker.tally},
+                        {name: getattr(broker, name) for name in ("take", "service", "events", "tally")}
+                        | {"acknowledge": die},
                     )()
                 case "acknowledge":
-                    monkeypatch.setattr(Results, "step", die)
+                    monkeypatch.setattr(Results, "committed", die)
             with pytest.raises(Died):
                 live.run(stop_when_idle(broker))
             broker.restart()
@@ -240,7 +241,7 @@ def test_while_only_parts_are_refused_turns_go_on_until_too_many_rows_wait(
     tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.drivers.disk.RETRY_S", 0.0)
-    monkeypatch.setattr("pipeline.drivers.live.RETRY_S", 0.0)
+    monkeypatch.setattr("pipeline.drivers.span.RETRY_S", 0.0)
     live = service(tmp_path, broker)
     live.rhythm = Rhythm(commit_interval_s=0.01, commit_messages=4, roll_rows=2)
     attempts: list[int] = []

@@ -41,7 +41,7 @@ class Broker:
         self.sent.append((topic, payload))
 
     def step(self, features: FeatureRow, predicted: Prediction, now_s: float = 0.0) -> None:
-        self.results.step(Step(features=[features], predictions=[predicted]), now_s)
+        self.results.committed(Step(features=[features], predictions=[predicted]), now_s)
 
     def states(self) -> list[dict[str, object]]:
         return [json.loads(payload) for topic, payload in self.sent if topic.endswith("/state")]

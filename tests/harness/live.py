@@ -14,8 +14,9 @@ from pipeline.core.engine import Step
 from pipeline.core.records import Block, StreamKey
 from pipeline.core.state import from_bytes
 from pipeline.drivers.intake import Intake
-from pipeline.drivers.live import Live, Rhythm
+from pipeline.drivers.live import Live
 from pipeline.drivers.results import Results
+from pipeline.drivers.span import Rhythm
 from pipeline.edges.mqtt import TopicTemplate
 from pipeline.edges.ports import Batch, LinkEvent, Message, Onlooker, Receipt, Tally, Work
 from pipeline.edges.store.archive import Archive
@@ -84,7 +85,7 @@ class Broker:
         self.epoch += 1
 
     def service(self, timeout_s: float = 0.0) -> None:
-        """There is no network to look after."""
+        time.sleep(timeout_s)
 
     def events(self) -> list[LinkEvent]:
         """Nothing ever happens to this connection."""

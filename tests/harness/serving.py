@@ -9,8 +9,9 @@ from harness.streams import ENGINE, SPEC
 from pipeline.core.features.table import NAMES
 from pipeline.core.state import from_bytes
 from pipeline.drivers.intake import Intake
-from pipeline.drivers.live import Live, Rhythm
+from pipeline.drivers.live import Live
 from pipeline.drivers.results import Results
+from pipeline.drivers.span import Rhythm
 from pipeline.drivers.switch import ModelSet, ModelSwitch
 from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.journal import Journal

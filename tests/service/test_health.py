@@ -158,7 +158,7 @@ def test_while_the_disk_refuses_it_is_alive_and_not_ready_and_then_ready_again(
 def test_while_a_roll_does_not_end_the_loop_is_alive_and_not_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is in hand then, and the connection is served: only the turn tells."""
+    """Nothing is in hand, because no more messages come, and the connection is served: only the turn tells."""
     monkeypatch.setattr(health, "TURN_S", 0.2)
     broker = Linked()
     live, watched, endpoints = watched_service(tmp_path, broker)
@@ -177,7 +177,7 @@ def test_while_a_roll_does_not_end_the_loop_is_alive_and_not_ready(
         return real(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(live.archive, "roll", roll)
-    send(broker, BLOCKS[:8])
+    send(broker, BLOCKS[:4])
     live.run(lambda: len(seen) == 2)
     assert seen == [(200, 200, False), (503, 200, False)]
     live.turn(lambda: True)

@@ -24,6 +24,7 @@ from pipeline.core.alarm import AlarmState
 from pipeline.core.codec import encode
 from pipeline.core.engine import Step
 from pipeline.core.state import from_bytes
+from pipeline.drivers.span import Rhythm
 from pipeline.edges.broker import PrivateBroker
 from pipeline.edges.labels import LabelFile
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
@@ -47,6 +48,28 @@ def test_an_acknowledgement_is_in_the_commit_of_the_message_that_asks_for_it(tmp
     again = ask(live, broker, "ack", {"id": UP_ID})[-1]
     assert again["ok"]
     assert len(events(broker, "alarms")) == 1
+
+
+def test_requests_of_several_steps_before_one_commit_are_all_answered_after_it(tmp_path: Path) -> None:
+    broker = Broker()
+    live = asked(tmp_path, broker)
+    live.rhythm = Rhythm(commit_interval_s=0.2)
+    take = broker.take
+    broker.take = lambda limit, timeout_s: take(min(limit, 1), timeout_s)  # type: ignore[method-assign]
+    commit, commits = live.journal.commit, 0
+
+    def counted(what: Any) -> None:
+        nonlocal commits
+        commits += 1
+        assert not [1 for topic, *_ in broker.published if topic.endswith("/response")]
+        commit(what)
+
+    live.journal.commit = counted  # type: ignore[method-assign]
+    broker.send("thrumcast/cmd/label", [json.dumps(LABEL | {"client_token": token}).encode() for token in "abc"])
+    live.turn(lambda: False)
+    assert commits == 1
+    assert len([1 for topic, *_ in broker.published if topic.endswith("/response")]) == 3
+    assert len(LabelFile(tmp_path).active()) == 3
 
 
 def test_a_disk_that_refuses_acknowledges_neither_message_nor_alarm(tmp_path: Path) -> None:
