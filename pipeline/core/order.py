@@ -83,6 +83,7 @@ class OrderState(msgspec.Struct, frozen=True, eq=False):
     clock: tuple[Mark, ...] = ()
     rate_seen: float = 0.0  # the largest share by which the rate was off and that was reported
     beside_ns: int | None = None  # since when an earlier record has been alone on the topic, in its own time
+    before: OrderState | None = None  # the record that an unannounced one displaced; it may prove to be alive
 
 
 def push(spec: OrderSpec, state: OrderState, block: Block) -> tuple[OrderState, list[Block], list[Trouble]]:
@@ -392,11 +393,10 @@ def _as_of_the_past(
     if verdict in ("repeated", "late"):
         end = next(f.end for f in reversed(state.finished) if f.first <= block.session <= f.last)
         return state, [], [_repeated(block, end, known=verdict == "repeated")]
+    if resumed := _resumed(spec, state, block):
+        return resumed
     since_ns = block.t0_ns if state.beside_ns is None else state.beside_ns
-    detail = (
-        f"session {block.session} goes on at index {block.index} beside session {state.session} of the same topic: one "
-        "sender per topic expected, found two"
-    )
+    detail = _beside_error(state, block)
     if block.t0_ns - since_ns > TAKE_OVER_S * 1e9:
         return _new_record(spec, state, block, "two_senders", f"{detail}; the other one has stopped")
     finished = list(state.finished)
@@ -405,6 +405,36 @@ def _as_of_the_past(
     finished[at] = replace(finished[at], end=block.end, end_ns=end_ns)
     state = replace(state, beside_ns=since_ns, finished=tuple(finished))
     return state, [], [Contradiction(block.key, "two_senders", detail), Rejected(block, "two_senders", detail)]
+
+
+def _resumed(
+    spec: OrderSpec, state: OrderState, block: Block
+) -> tuple[OrderState, list[Block], list[Trouble]] | None:
+    """Go on with the record that was displaced a moment ago, because it goes on. None if this is no such case."""
+    before = state.before
+    if before is None or before.session != block.session or _end_ns(state) - (state.start_ns or 0) > TAKE_OVER_S * 1e9:
+        return None
+    fitted, _ = _fitted(spec, before, block)
+    if fitted is None or (fitted.index != before.next_index and _at_odds(spec, before, fitted)):
+        return None
+    detail = _beside_error(state, block)
+    state, ready, troubles = flush(state)
+    intruder = Finished(
+        state.session or 0, state.session or 0, state.next_index - state.offset, state.start_ns, _end_ns(state)
+    )
+    before = replace(before, finished=(*before.finished, intruder)[-REMEMBERED_SESSIONS:])
+    troubles.append(Contradiction(block.key, "two_senders", detail))
+    state, more, troubles = _take(spec, before, fitted, troubles)
+    return state, ready + more, troubles
+
+
+def _beside_error(state: OrderState, block: Block) -> str:
+    assert state.form is not None
+    differs = f" ({_form_error(state.form, block)})" if _form(block) != state.form else ""
+    return (
+        f"one sender per topic expected, found two: session {block.session} goes on at index {block.index} beside "
+        f"session {state.session}{differs}"
+    )
 
 
 # -- new records -----------------------------------------------------------------------------------------------------
@@ -417,7 +447,9 @@ def _new_record(
     record = block.t0_ns
     while record in (state.session, state.record):
         record += 1
+    before, _, _ = flush(state)
     state, ready, troubles = _begin(spec, state, block, record, goes_on=kind == "form_changed")
+    state = replace(state, before=replace(before, before=None))
     return state, ready, [Contradiction(block.key, kind, detail), *troubles]
 
 
