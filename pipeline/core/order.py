@@ -32,6 +32,7 @@ import dataclasses
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
+from zlib import crc32
 
 import msgspec
 import numpy as np
@@ -42,10 +43,13 @@ from pipeline.core.records import Block, Contradiction, Duplicate, Gap, Late, Re
 REMEMBERED_GAPS = 32  # per session, to tell late blocks from repeated ones
 REMEMBERED_SESSIONS = 512  # ranges of finished sessions, to recognise what a broker delivers again after a crash
 REMEMBERED_MARKS = 512  # of the clock; a steady clock needs one
+REMEMBERED_BLOCKS = 32  # by their first samples, to tell a second sender that counts alike from a repetition
+PRINTED_SAMPLES = 8  # per channel, in the fingerprint of a block
 TAKE_OVER_S = 10.0  # how long, in its own time, a second sender must be alone on a topic before it is the stream
 EXACT_NS = 1000  # times that follow from each other by the rate agree at least this well
 
 Form = tuple[float, tuple[str, ...], str]
+Seen = tuple[int, int, int]  # sample number and time of a block, and the checksum of its first samples
 Mark = tuple[int, int, int]  # sample number, its time in ns, and how far the times after it were from it, in ns
 
 
@@ -83,6 +87,7 @@ class OrderState(msgspec.Struct, frozen=True, eq=False):
     clock: tuple[Mark, ...] = ()
     rate_seen: float = 0.0  # the largest share by which the rate was off and that was reported
     beside_ns: int | None = None  # since when an earlier record has been alone on the topic, in its own time
+    seen: tuple[Seen, ...] = ()  # the newest blocks
     before: OrderState | None = None  # the record that an unannounced one displaced; it may prove to be alive
 
 
@@ -93,7 +98,7 @@ def push(spec: OrderSpec, state: OrderState, block: Block) -> tuple[OrderState, 
     fitted, rate_off = _fitted(spec, state, block)
     if fitted is not None and not _at_odds(spec, state, fitted):
         state, troubles = _rate_noted(state, fitted, block, rate_off)
-        return _take(spec, state, fitted, troubles)
+        return _take(spec, state, block, fitted, troubles)
     return _contradicts(spec, state, block, fitted)
 
 
@@ -103,7 +108,7 @@ def push_all(
     """Take several blocks of one stream, as `push` does one by one. A block that just follows costs almost nothing."""
     ready: list[Block] = []
     troubles: list[Trouble] = []
-    next_index, clock = state.next_index, state.clock
+    next_index, clock, seen = state.next_index, state.clock, state.seen
     for block in blocks:
         follows = (
             block.index == next_index < block.end
@@ -114,13 +119,13 @@ def push_all(
         )
         if follows and _form(block) == state.form and (noted := _noted(clock, block))[-1][0] < block.index:
             ready.append(block)
-            clock, next_index = noted, block.end
+            clock, next_index, seen = noted, block.end, _with_seen(seen, block)
         else:
-            state, some, trouble = push(spec, replace(state, next_index=next_index, clock=clock), block)
+            state, some, trouble = push(spec, replace(state, next_index=next_index, clock=clock, seen=seen), block)
             ready += some
             troubles += trouble
-            next_index, clock = state.next_index, state.clock
-    return replace(state, next_index=next_index, clock=clock), ready, troubles
+            next_index, clock, seen = state.next_index, state.clock, state.seen
+    return replace(state, next_index=next_index, clock=clock, seen=seen), ready, troubles
 
 
 def flush(state: OrderState) -> tuple[OrderState, list[Block], list[Trouble]]:
@@ -145,17 +150,19 @@ def after(block: Block, index: int) -> Block:
 
 
 def _take(
-    spec: OrderSpec, state: OrderState, block: Block, troubles: list[Trouble]
+    spec: OrderSpec, state: OrderState, sent: Block, block: Block, troubles: list[Trouble]
 ) -> tuple[OrderState, list[Block], list[Trouble]]:
-    """Put a block that belongs to the record in its place. Its session and index are the record's."""
+    """Put a block in its place. `block` is what was `sent`, with the session, index and form of the record."""
     ready: list[Block] = []
     if state.beside_ns is not None:
         state = replace(state, beside_ns=None)
     if block.end <= state.next_index or any(h.index <= block.index and block.end <= h.end for h in state.held):
+        if _is_other(state, block):
+            return _reject(state, sent, _alike_error(sent), troubles)
         filled = any(first < block.end and block.index < last for first, last in state.gaps)
         return state, ready, [*troubles, _repeated(block, state.next_index, known=not filled)]
     held = tuple(sorted((*state.held, block), key=lambda b: (b.index, b.end)))
-    state = _drain(replace(state, held=held), ready)
+    state = _drain(replace(state, held=held, seen=_with_seen(state.seen, block)), ready)
     max_wait = round(spec.max_wait_s * block.rate_hz)
     while state.held and _waited_enough(state, max_wait):
         state = _give_up(state, ready, troubles)
@@ -195,6 +202,38 @@ def _give_up(state: OrderState, ready: list[Block], troubles: list[Trouble]) -> 
         troubles.append(Gap(first.key, first.session, *gap))
         state = replace(state, next_index=first.index, gaps=(*state.gaps, gap)[-REMEMBERED_GAPS:])
     return _drain(state, ready)
+
+
+def _with_seen(seen: tuple[Seen, ...], block: Block) -> tuple[Seen, ...]:
+    return (*seen[1 - REMEMBERED_BLOCKS :], (block.index, block.t0_ns, _print(block)))
+
+
+def _print(block: Block) -> int:
+    """A checksum of the first samples; 0 for a block that is too short for one."""
+    if block.samples.shape[1] < PRINTED_SAMPLES:
+        return 0
+    return crc32(block.samples[:, :PRINTED_SAMPLES].tobytes()) or 1
+
+
+def _is_other(state: OrderState, block: Block) -> bool:
+    """Whether a block that seems repeated has other samples than the one that came with its index."""
+    prints = {print_ for index, _, print_ in state.seen if index == block.index and print_}
+    return bool(prints) and (found := _print(block)) != 0 and found not in prints
+
+
+def _alike_error(sent: Block) -> str:
+    return (
+        f"one sender per topic expected, found two: `index` {sent.index} of session {sent.session} came twice for about "
+        "the same time with different samples"
+    )
+
+
+def _reject(
+    state: OrderState, sent: Block, detail: str, troubles: list[Trouble]
+) -> tuple[OrderState, list[Block], list[Trouble]]:
+    """Keep the block of a second sender out."""
+    told = Contradiction(sent.key, "two_senders", detail)
+    return state, [], [*troubles, told, Rejected(sent, "two_senders", detail)]
 
 
 # -- the form of a record --------------------------------------------------------------------------------------------
@@ -320,20 +359,24 @@ def _contradicts(
             detail = _form_error(state.form, block)
             return state, [], [Rejected(block, "session", detail)]
         return _new_record(spec, state, block, "form_changed", _form_error(state.form, block))
-    if fitted.index == state.next_index:  # the clock was stepped
-        return _take(spec, state, fitted, [])
+    if fitted.index == state.next_index and not state.offset:  # the clock was stepped
+        return _take(spec, state, block, fitted, [])
     ahead = fitted.index > state.next_index
     from_end_ns = block.t0_ns - _end_ns(state)
     tolerance_ns = _tolerance_ns(block)
     if abs(from_end_ns) <= (tolerance_ns // 2 if ahead else tolerance_ns):
         return _shifted(spec, state, block)
-    if ahead and not state.offset:  # a gap, and the clock was stepped
-        return _take(spec, state, fitted, [])
+    wait_ns = spec.max_wait_s * 1e9
+    if ahead and not state.offset and (abs(from_end_ns) > wait_ns or _off_ns(state, fitted) <= wait_ns):
+        return _take(spec, state, block, fitted, [])  # a gap, and the clock was stepped
     if state.offset and (state.start_ns or 0) - tolerance_ns <= block.t0_ns and from_end_ns < 0:
+        if state.seen[0][1] <= block.t0_ns and all(abs(at - block.t0_ns) > EXACT_NS for _, at, _ in state.seen):
+            return _reject(state, block, _alike_error(block), [])
         return state, [], [Duplicate(block.key, fitted.session, fitted.index)]
     detail = (
-        f"`index` {block.index} repeats session {block.session}, and `t0` is {from_end_ns / 1e9:+.3f} s from the end of "
-        "what came; expected a new `session` whenever the count restarts"
+        f"a new `session` whenever the count restarts expected, found session {block.session} again: `index` "
+        f"{block.index} where {state.next_index - state.offset} is next, and `t0` {from_end_ns / 1e9:+.3f} s from the end "
+        "of what came"
     )
     return _new_record(spec, state, block, "counter_restarted", detail)
 
@@ -350,14 +393,14 @@ def _shifted(spec: OrderSpec, state: OrderState, block: Block) -> tuple[OrderSta
     state = replace(state, offset=state.next_index - block.index)
     fitted, _ = _fitted(spec, state, block)
     assert fitted is not None
-    state, more, troubles = _take(spec, state, fitted, troubles)
+    state, more, troubles = _take(spec, state, block, fitted, troubles)
     return state, ready + more, troubles
 
 
 def _other_session(spec: OrderSpec, state: OrderState, block: Block) -> tuple[OrderState, list[Block], list[Trouble]]:
     verdict = _of_the_past(spec, state, block)
     if verdict == "new":
-        detail = f"session {block.session} was over and returns with another count; expected a new `session` at each start"
+        detail = f"a new `session` at each start expected, found session {block.session} again with another count"
         return _new_record(spec, state, block, "counter_restarted", detail)
     if verdict:
         return _as_of_the_past(spec, state, block, verdict)
@@ -404,7 +447,7 @@ def _as_of_the_past(
     end_ns = block.t0_ns + round(block.samples.shape[1] * 1e9 / block.rate_hz)
     finished[at] = replace(finished[at], end=block.end, end_ns=end_ns)
     state = replace(state, beside_ns=since_ns, finished=tuple(finished))
-    return state, [], [Contradiction(block.key, "two_senders", detail), Rejected(block, "two_senders", detail)]
+    return _reject(state, block, detail, [])
 
 
 def _resumed(
@@ -424,7 +467,7 @@ def _resumed(
     )
     before = replace(before, finished=(*before.finished, intruder)[-REMEMBERED_SESSIONS:])
     troubles.append(Contradiction(block.key, "two_senders", detail))
-    state, more, troubles = _take(spec, before, fitted, troubles)
+    state, more, troubles = _take(spec, before, block, fitted, troubles)
     return state, ready + more, troubles
 
 
@@ -471,7 +514,7 @@ def _begin(
     )
     fitted, _ = _fitted(spec, begun, block)
     assert fitted is not None
-    begun, more, troubles = _take(spec, begun, fitted, troubles)
+    begun, more, troubles = _take(spec, begun, block, fitted, troubles)
     return begun, ready + more, troubles
 
 
