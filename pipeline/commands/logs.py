@@ -81,9 +81,8 @@ class RepeatFilter(logging.Filter):
     def __init__(self, every_s: float = REPEAT_S) -> None:
         super().__init__()
         self._every_s = every_s
-        self._seen: dict[
-            tuple[str, str], tuple[float, int]
-        ] = {}  # when the event last passed, and how many were suppressed since
+        # when the event last passed, and how many were suppressed since
+        self._seen: dict[tuple[str, str, str], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
@@ -91,7 +90,8 @@ class RepeatFilter(logging.Filter):
         key = (
             record.name,
             record.getMessage().partition(" ")[0],
-        )  # the set of events is small and fixed, so this stays small
+            getattr(record, "about", ""),  # bounded by whoever sets it, as the set of events is
+        )
         passed_s, held = self._seen.get(key, (float("-inf"), 0))
         if record.created - passed_s < self._every_s:
             self._seen[key] = passed_s, held + 1

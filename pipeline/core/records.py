@@ -68,12 +68,13 @@ class Block:
     t0_ns: int  # time of the first sample
     rate_hz: float  # per channel
     channels: tuple[str, ...]
-    unit: str  # g, m/s2, mm/s, V or 1
+    unit: str  # g, m/s2, mm/s, V, 1 or unknown
     samples: Float32  # (C, n)
     speed_rpm: float | None = None  # shaft speed over the block
     orders: BearingOrders | None = None  # of the bearing at this point, if the sender knows it
     truth: str | None = None  # the true failure mode, if it is known: archived, never given to a model
     about: dict[str, Fact] | None = None  # other facts about the machine, for machines.jsonl; once a session is enough
+    unit_sent: str | None = None  # what the sender calls a unit that is unknown
 
     @property
     def end(self) -> int:

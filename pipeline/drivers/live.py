@@ -45,9 +45,9 @@ from pipeline.drivers.intake import (
     Account,
     Inbox,
     Intake,
+    Notices,
     account,
     acknowledge_alarms,
-    log_troubles,
     missing_samples,
     prefixed,
     refuse_strangers,
@@ -118,6 +118,7 @@ class Live:
     _inbox: Inbox = field(default_factory=Inbox)
     _in_hand: int = 0  # messages that are taken and not decided
     _link_events: Counter[str] = field(default_factory=Counter)  # they go into the journal with the next commit
+    _notices: Notices = field(default_factory=Notices)
     _outgoing: list[Publication] = field(default_factory=list)  # what the companions' work has to publish
     _rolled_s: float = field(default_factory=time.monotonic)  # time.monotonic() of the last attempt to roll
 
@@ -189,7 +190,7 @@ class Live:
         self.committed_s = time.monotonic()
         self.results.step(step, time.monotonic())
         fault_point("turn_published")
-        log_troubles(batch, step)
+        self._notices.log(batch, step)
         return True
 
     def _read(self, messages: list[Message]) -> Batch:
@@ -226,8 +227,8 @@ class Live:
             alarms=step.alarms,
             told=self._told_alarms(),
             quarantined=[
-                Quarantined(message.topic, batch.received_ns, reason, message.payload, len(message.payload))
-                for message, reason in batch.refused
+                Quarantined(message.topic, batch.received_ns, reason, message.payload, len(message.payload), detail)
+                for message, reason, detail in batch.refused
             ],
             counters=counters,
         )

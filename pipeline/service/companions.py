@@ -73,6 +73,8 @@ class MachineNotes(Onlooker):
 
 def _facts(block: Block) -> dict[str, Any]:
     facts: dict[str, Any] = {**(block.about or {}), "rate_hz": block.rate_hz, "unit": block.unit}
+    if block.unit_sent is not None:
+        facts["unit_sent"] = block.unit_sent
     if block.orders is not None:
         orders = block.orders
         facts["orders"] = {"ftf": orders.ftf, "bpfo": orders.bpfo, "bpfi": orders.bpfi, "bsf": orders.bsf}
