@@ -248,7 +248,7 @@ def _fitted(spec: OrderSpec, state: OrderState, block: Block) -> tuple[Block | N
 
     None if it has another unit, other channels, or a rate beyond the tolerance.
     """
-    assert state.form is not None
+    assert state.form is not None and state.session is not None
     rate_hz, channels, unit = state.form
     off = block.rate_hz / rate_hz - 1
     if abs(off) > spec.rate_tolerance or block.unit != unit:
@@ -262,15 +262,11 @@ def _fitted(spec: OrderSpec, state: OrderState, block: Block) -> tuple[Block | N
         return block, 0.0
     given = state.session if state.record is None else state.record
     index = block.index + state.offset
-    fitted = dataclasses.replace(
-        block, session=given, index=index, rate_hz=rate_hz, channels=channels, samples=samples
-    )
+    fitted = dataclasses.replace(block, session=given, index=index, rate_hz=rate_hz, channels=channels, samples=samples)
     return fitted, off
 
 
-def _rate_noted(
-    state: OrderState, fitted: Block, block: Block, rate_off: float
-) -> tuple[OrderState, list[Trouble]]:
+def _rate_noted(state: OrderState, fitted: Block, block: Block, rate_off: float) -> tuple[OrderState, list[Trouble]]:
     """Report a rate that is off the nominal one the first time, and again when it is twice as far off."""
     if abs(rate_off) <= 2 * state.rate_seen:
         return state, []
@@ -283,11 +279,13 @@ def _form_error(form: Form, block: Block) -> str:
     """Which key differs from the record's, as one sentence."""
     pairs = zip(("rate_hz", "channels", "unit"), form, _form(block), strict=True)
     shown = [(key, _text(expected), _text(found)) for key, expected, found in pairs if expected != found]
-    return "; ".join(f"`{key}` {expected} expected as before in the session, found: {found}" for key, expected, found in shown)
+    return "; ".join(
+        f"`{key}` {expected} expected as before in the session, found: {found}" for key, expected, found in shown
+    )
 
 
-def _text(value: float | str | tuple[str, ...]) -> str:
-    return f"{value:.12g}" if isinstance(value, float) else ",".join(value) if isinstance(value, tuple) else value
+def _text(value: object) -> str:
+    return f"{value:.12g}" if isinstance(value, float) else ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 # -- the clock of a record -------------------------------------------------------------------------------------------
@@ -375,8 +373,8 @@ def _contradicts(
         return state, [], [Duplicate(block.key, fitted.session, fitted.index)]
     detail = (
         f"a new `session` whenever the count restarts expected, found session {block.session} again: `index` "
-        f"{block.index} where {state.next_index - state.offset} is next, and `t0` {from_end_ns / 1e9:+.3f} s from the end "
-        "of what came"
+        f"{block.index} where {state.next_index - state.offset} is next, and `t0` {from_end_ns / 1e9:+.3f} s from "
+        "the end of what came"
     )
     return _new_record(spec, state, block, "counter_restarted", detail)
 
@@ -450,9 +448,7 @@ def _as_of_the_past(
     return _reject(state, block, detail, [])
 
 
-def _resumed(
-    spec: OrderSpec, state: OrderState, block: Block
-) -> tuple[OrderState, list[Block], list[Trouble]] | None:
+def _resumed(spec: OrderSpec, state: OrderState, block: Block) -> tuple[OrderState, list[Block], list[Trouble]] | None:
     """Go on with the record that was displaced a moment ago, because it goes on. None if this is no such case."""
     before = state.before
     if before is None or before.session != block.session or _end_ns(state) - (state.start_ns or 0) > TAKE_OVER_S * 1e9:
@@ -502,7 +498,7 @@ def _begin(
     # If the first block of a new stream is far from the start of its session, we joined late: nothing is missing.
     # Otherwise the beginning of the session is missing. It may still come, so it is waited for.
     far = block.index > round(spec.max_wait_s * block.rate_hz)
-    joined_late = far and (state.session is None or record is not None) or goes_on
+    joined_late = (far and (state.session is None or record is not None)) or goes_on
     state, ready, troubles = flush(state)
     begun = OrderState(
         session=block.session,

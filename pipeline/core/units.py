@@ -51,7 +51,9 @@ _KNOWN: Final[dict[str, Unit]] = {
     **dict.fromkeys(("uv", "microvolt", "microvolts"), Unit("V", 1e-6)),
     **dict.fromkeys(("1", "none", "dimensionless"), Unit("1", 1.0)),
 }
-_WRITTEN: Final = str.maketrans({"²": "2", "μ": "u", "µ": "u", "⁻": "-", "¹": "1", "·": ".", "⋅": ".", "×": "*", "₀": "0"})
+_WRITTEN: Final = str.maketrans(
+    {"²": "2", "μ": "u", "µ": "u", "⁻": "-", "¹": "1", "·": ".", "⋅": ".", "×": "*", "₀": "0"}
+)
 _DETECTOR: Final = re.compile(r"[ _](rms|pk|peak|0-pk|pk-pk|p-p)$")
 
 

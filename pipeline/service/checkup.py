@@ -23,8 +23,8 @@ from pipeline.drivers.intake import unit_error
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.edges.mqtt import MqttConnection, TopicTemplate
 from pipeline.edges.mqtt.probe import BrokerFeatures, Delivery, delivery, features
-from pipeline.edges.store.quarantine import refusals
 from pipeline.edges.store.database import JOURNAL_NAME, view_journal
+from pipeline.edges.store.quarantine import refusals
 from pipeline.errors import DecodeError, NotReachable, ThrumcastError
 from pipeline.service.client import ServiceReport, ask
 
@@ -181,7 +181,9 @@ def look_at_quarantine(config: Config) -> list[Finding]:
     except ThrumcastError:
         return []  # `data:journal` reports it
     findings = [
-        Finding("data:quarantine", "warn", f"{one.count} of {one.topic}: {one.reason}: {one.detail}", remedy(one.reason))
+        Finding(
+            "data:quarantine", "warn", f"{one.count} of {one.topic}: {one.reason}: {one.detail}", remedy(one.reason)
+        )
         for one in found[:MOST_REFUSALS]
     ]
     if len(found) > MOST_REFUSALS:

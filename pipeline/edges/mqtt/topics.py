@@ -13,8 +13,9 @@ _PLACES = ("area", "machine", "point")
 
 @dataclass(frozen=True, slots=True)
 class TopicTemplate:
-    """A topic with the placeholders `{machine}`, `{point}` and, optionally, `{area}`. Each fills a whole level. Other
-    levels may be empty, as in `/plant/{machine}/{point}` or `plant//{machine}/{point}/`: MQTT counts them.
+    """A topic with the placeholders `{machine}`, `{point}` and, optionally, `{area}`. Each fills a whole level.
+
+    Other levels may be empty, as in `/plant/{machine}/{point}` or `plant//{machine}/{point}/`: MQTT counts them.
 
     Raises:
         ConfigError: the template is no valid subscription or does not identify a stream.
