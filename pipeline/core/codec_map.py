@@ -99,9 +99,9 @@ def block_of(head: Head, samples: Float32, key: StreamKey) -> Block:
         raise DecodeError(
             "rate", f"`rate_hz` of {RATE_HZ_RANGE[0]:g} to {RATE_HZ_RANGE[1]:g} expected, found: {head.rate_hz}"
         )
-    if len(head.unit) > MAX_UNIT_CHARS:
+    if not 1 <= len(head.unit) <= MAX_UNIT_CHARS:
         found = f"{len(head.unit)} characters"
-        raise DecodeError("unit", f"`unit` as a text of at most {MAX_UNIT_CHARS} characters expected, found: {found}")
+        raise DecodeError("unit", f"`unit` as a text of 1 to {MAX_UNIT_CHARS} characters expected, found: {found}")
     if head.speed_rpm is not None and not 0 <= head.speed_rpm <= MAX_SPEED_RPM:
         raise DecodeError("speed", f"`speed_rpm` of 0 to {MAX_SPEED_RPM:g} expected, found: {head.speed_rpm}")
     if head.truth is not None and not is_id(head.truth):

@@ -223,8 +223,8 @@ def _is_other(state: OrderState, block: Block) -> bool:
 
 def _alike_error(sent: Block) -> str:
     return (
-        f"one sender per topic expected, found two: `index` {sent.index} of session {sent.session} came twice for about "
-        "the same time with different samples"
+        f"one sender per topic expected, found two: `index` {sent.index} of session {sent.session} came twice for "
+        "about the same time with different samples"
     )
 
 
@@ -248,7 +248,8 @@ def _fitted(spec: OrderSpec, state: OrderState, block: Block) -> tuple[Block | N
 
     None if it has another unit, other channels, or a rate beyond the tolerance.
     """
-    assert state.form is not None and state.session is not None
+    assert state.form is not None
+    assert state.session is not None
     rate_hz, channels, unit = state.form
     off = block.rate_hz / rate_hz - 1
     if abs(off) > spec.rate_tolerance or block.unit != unit:
@@ -315,14 +316,14 @@ def _tolerance_ns(block: Block) -> int:
 def _off_ns(state: OrderState, block: Block) -> int:
     """How far the block's time is from where the record's clock has its first sample, beyond the slack.
 
-    Between two marks the nearer answer counts, because the clock was stepped somewhere there. Of samples before the
-    first mark it is only known that they are older.
+    Between two marks the nearer answer counts, because the clock was stepped somewhere there. When marks have been
+    forgotten, it is only known of samples before the first one that they are older.
     """
     clock = state.clock
     place = bisect_right(clock, block.index, key=lambda mark: mark[0])
-    if place == 0:
+    if place == 0 and len(clock) in (0, REMEMBERED_MARKS):
         return max(0, block.t0_ns - clock[0][1]) if clock else 0
-    near = clock[place - 1 : place + 1]
+    near = clock[max(0, place - 1) : place + 1]
     return min(max(0, abs(block.t0_ns - _time_ns(mark, block.index, block.rate_hz)) - mark[2]) for mark in near)
 
 
@@ -331,7 +332,8 @@ def _at_odds(spec: OrderSpec, state: OrderState, block: Block) -> bool:
     ahead = max(0, block.index - state.next_index)
     if state.held and ahead:  # the held blocks have a time, too
         ahead = min(ahead, min(abs(block.index - h.index) for h in state.held))
-    drift_ns = spec.rate_tolerance * ahead * 1e9 / block.rate_hz
+    behind = max(0, state.clock[0][0] - block.index) if state.clock else 0
+    drift_ns = spec.rate_tolerance * (ahead + behind) * 1e9 / block.rate_hz
     return _off_ns(state, block) > _tolerance_ns(block) + drift_ns
 
 

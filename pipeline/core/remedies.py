@@ -20,7 +20,7 @@ REMEDIES: Final[dict[str, str]] = {
     "time": "send `t0` in nanoseconds since 1970 (s * 1e9, ms * 1e6), and only after the clock is set by NTP",
     "rate": "send `rate_hz` in samples per second and channel",
     "channels": "send 1 to 64 different channel names of [A-Za-z0-9_.-]",
-    "unit": "send `unit` as a text of at most 20 characters",
+    "unit": "send `unit` as a text of 1 to 20 characters",
     "dtype": "send `dtype` f4, or i2 with a `scale`",
     "scale": "send `scale` (value per code) with dtype i2, and none with f4",
     "samples": "send JSON samples as one list of numbers per channel, not base64, not one list per sample",
