@@ -38,5 +38,7 @@ def _text(found: ServiceReport) -> str:
         reasons = ", ".join(f"{reason} {n}" for reason, n in found.refused.items())
         lines.append(f"  quarantined: {reasons}; `thrumcast quarantine ls` says why")
     for stream, kinds in found.contradictions.items():
-        lines += [f"  warn  {stream}: {kind} ({n} blocks): {remedy(kind)}" for kind, n in kinds.items()]
+        for kind, n in kinds.items():
+            status = "info" if kind == "rate_drift" else "warn"
+            lines.append(f"  {status}  {stream}: {kind} ({n} blocks): {remedy(kind)}")
     return "\n".join(lines)

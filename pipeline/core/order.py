@@ -272,7 +272,7 @@ def _rate_noted(state: OrderState, fitted: Block, block: Block, rate_off: float)
     if abs(rate_off) <= 2 * state.rate_seen:
         return state, []
     found = f"a rate_hz of {fitted.rate_hz:.12g} as at the start of the record, found: {block.rate_hz:.12g}"
-    told = Contradiction(block.key, "rate_drift", f"expected {found} ({rate_off:+.2%}); the first one is used")
+    told = Contradiction(block.key, "rate_drift", f"expected {found} ({rate_off:+.3%}); the first one is used")
     return replace(state, rate_seen=abs(rate_off)), [told]
 
 

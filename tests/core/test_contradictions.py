@@ -210,7 +210,7 @@ def test_a_measured_rate_is_the_nominal_one_within_the_tolerance_and_its_drift_i
     assert kinds(troubles) == {"rate_drift": 3}
     told = [t.detail for t in troubles if isinstance(t, Contradiction)]
     assert told[-1] == (
-        "expected a rate_hz of 1000 as at the start of the record, found: 1004.9 (+0.49%); the first one is used"
+        "expected a rate_hz of 1000 as at the start of the record, found: 1004.9 (+0.490%); the first one is used"
     )
 
 

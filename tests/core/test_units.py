@@ -40,7 +40,9 @@ def test_the_units_of_the_contract_are_themselves(unit: str) -> None:
     assert unit_of(unit) == (unit, 1.0)
 
 
-@pytest.mark.parametrize(("unit", "name", "factor"), [("mg", "g", 1e-3), ("in/s", "mm/s", 25.4), ("mm/s²", "m/s2", 1e-3)])
+@pytest.mark.parametrize(
+    ("unit", "name", "factor"), [("mg", "g", 1e-3), ("in/s", "mm/s", 25.4), ("mm/s²", "m/s2", 1e-3)]
+)
 def test_samples_are_converted_at_the_door(unit: str, name: str, factor: float) -> None:
     plain, block = read(packed()), read(packed(unit=unit))
     assert (block.unit, block.unit_sent) == (name, None)
