@@ -354,7 +354,7 @@ def _contradicts(
         return _as_of_the_past(spec, state, block, verdict)
     assert state.form is not None
     if fitted is None:
-        here = dataclasses.replace(block, index=block.index + state.offset)
+        here = dataclasses.replace(block, index=block.index + state.offset, rate_hz=state.form[0])
         if here.end <= state.next_index and not _at_odds(spec, state, here):
             detail = _form_error(state.form, block)
             return state, [], [Rejected(block, "session", detail)]

@@ -15,7 +15,7 @@ from harness.streams import ENGINE, SPEC
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core.order import REMEMBERED_BLOCKS, REMEMBERED_MARKS, OrderState, flush, push
+from pipeline.core.order import REMEMBERED_BLOCKS, REMEMBERED_MARKS, Finished, OrderState, flush, push
 from pipeline.core.records import Block, Contradiction, Duplicate, Gap, Late, Rejected, StreamKey, Trouble
 
 KEY = StreamKey("pump-01", "de")
@@ -229,6 +229,27 @@ def test_another_rate_unit_or_channel_begins_a_record_that_names_key_expected_an
     assert detail in {t.detail for t in troubles if isinstance(t, Contradiction)}
     assert [b.session for b in ready] == [1] * 20 + [blocks[20].t0_ns] * 20
     assert len(ready) == 40
+
+
+def test_a_repeated_block_of_another_form_is_rejected_wherever_it_lies() -> None:
+    blocks = [block(1, N * i, i / 4, i) for i in range(40)]
+    wrong = [replace(blocks[9], rate_hz=2000.0), replace(blocks[20], channels=("z",)), replace(blocks[30], unit="V")]
+    ready, troubles, _ = run([*blocks, *wrong])
+    assert kinds(troubles) == {"Rejected": 3}
+    assert len(ready) == 40
+
+
+def test_a_state_without_a_clock_is_continued() -> None:
+    ready, _, state = run([block(1, N * i, i / 4, i) for i in range(4)])
+    old = OrderState(state.session, state.form, state.next_index, finished=(Finished(9, 9, 500),))
+    more: list[Block] = []
+    troubles: list[Trouble] = []
+    for one in [ready[3], block(9, 0, -50), block(1, N * 4, 1, 4), block(1, 0, 60, 5)]:
+        old, some, trouble = push(ORDER, old, one)
+        more += some
+        troubles += trouble
+    assert kinds(troubles) == {"Duplicate": 2, "counter_restarted": 1}
+    assert [b.index for b in more] == [N * 4, 0]
 
 
 def test_forms_that_alternate_are_two_senders_and_the_first_goes_on() -> None:
