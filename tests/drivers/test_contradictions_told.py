@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from harness.live import Broker, send, service, stop_when_idle, stored
 
 from pipeline.commands.logs import RepeatFilter
 from pipeline.commands.status import _text
+from pipeline.core.codec import encode
 from pipeline.core.records import Block, StreamKey
 from pipeline.service.checkup import look_at_senders
 from pipeline.service.client import ServiceReport, parse_troubles
@@ -76,3 +78,23 @@ def test_first_refusals_of_other_topics_and_reasons_are_not_held_back(caplog: py
         if only.filter(record):
             passed.append(about)
     assert passed == ["time a", "time b", "unit a"]
+
+
+def test_an_unknown_unit_is_named_once_and_its_features_have_no_velocity(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = Broker()
+    live = service(tmp_path, broker)
+    for i in range(12):
+        plain = block("fan", 1, 250 * i, i / 4)
+        message = msgspec.msgpack.decode(encode(plain)) | {"unit": "furlong"}
+        broker.send("plant/a/fan/de/vibration", [msgspec.msgpack.encode(message)])
+    with caplog.at_level("WARNING", logger="thrumcast.live"):
+        live.run(stop_when_idle(broker))
+    live.journal.close()
+    told = [line for line in caplog.messages if "unit_unknown" in line]
+    assert len(told) == 1
+    assert "found: 'furlong'; kept as `unknown`: severity is not assessable" in told[0]
+    rows = stored(tmp_path)[0]
+    assert rows
+    assert all(np.isnan(row["x.velocity_rms"]) for row in rows)
