@@ -355,7 +355,8 @@ def _contradicts(
     assert state.form is not None
     if fitted is None:
         here = dataclasses.replace(block, index=block.index + state.offset, rate_hz=state.form[0])
-        if here.end <= state.next_index and not _at_odds(spec, state, here):
+        is_old = block.t0_ns < _end_ns(state) - _tolerance_ns(block)  # neither index nor time says that it is new
+        if here.end <= state.next_index and (is_old or not _at_odds(spec, state, here)):
             detail = _form_error(state.form, block)
             return state, [], [Rejected(block, "session", detail)]
         return _new_record(spec, state, block, "form_changed", _form_error(state.form, block))
