@@ -25,8 +25,8 @@ from pipeline.errors import ConfigError, ThrumcastError
 # The order of the help: as a newcomer needs them. Commands that are not named here follow in alphabetical order.
 ORDER = (
     "demo", "run", "sim", "record", "replay", "backfill", "train", "evaluate", "promote", "rollback", "models",
-    "labels", "archive", "state", "status", "doctor", "config", "chaos", "bench", "bearings", "features", "explain",
-    "drift",
+    "labels", "archive", "quarantine", "state", "status", "doctor", "config", "chaos", "bench", "bearings", "features",
+    "explain", "drift",
 )  # fmt: skip
 
 EXIT_FAILED = 1

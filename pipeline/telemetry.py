@@ -51,6 +51,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("messages_dropped_total", "counter", "messages given up at a stop; the broker delivers them again"),
     Metric("messages_in_flight", "gauge", "messages that arrived and wait to be taken or committed"),
     Metric("quarantine_reasons_total", "counter", "refused messages by reason", ("reason",)),
+    Metric(
+        "contradictions_total",
+        "counter",
+        "blocks whose index, time, rate, unit or channels contradict their stream; they are kept",
+        ("machine", "point", "kind"),
+    ),
     Metric("samples_received_total", "counter", "samples per channel in decoded blocks, by machine", ("machine",)),
     Metric("last_message_timestamp_seconds", "gauge", "time of the newest message, by machine", ("machine",)),
     Metric("gaps_total", "counter", "pieces of a stream that never came"),
@@ -114,6 +120,14 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "roll_failed": ("error", "the disk refused a Parquet part; its rows stay in the journal and the service goes on"),
     "roll_resumed": ("warning", "the part was written after roll_failed"),
     "quarantined": ("warning", "messages were refused; counts by reason and some topics"),
+    "refusal": (
+        "warning",
+        "the first message of a topic that was refused for this reason: what was expected and found, and what to do",
+    ),
+    "contradiction": (
+        "warning",
+        "the first time that a stream contradicts itself in this way: what was expected and found, and what to do",
+    ),
     "channels_full": ("warning", "a message names new channels, but the archive already has archive.max_channels"),
     "gaps": ("warning", "samples of some streams never arrived"),
     "no_window": ("warning", "all records of a stream are shorter than a window"),

@@ -6,8 +6,10 @@ pipeline/core beyond the names of the features.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import reference_lines as lines
@@ -41,6 +43,24 @@ class Settings:
     envelope_high_hz: float
     slip_tolerance: float
     mains_hz: float = 50.0
+
+
+def records(blocks: Sequence[Any]) -> list[Recording]:
+    """What blocks of one stream are by their clock alone: a pause of more than half a block ends a record.
+
+    It reads neither session nor index, so it is right for every sender that has a good clock and loses nothing.
+    """
+    found: list[list[Any]] = []
+    for block in sorted(blocks, key=lambda b: b.t0_ns):
+        n = block.samples.shape[1]
+        end_ns = found[-1][-1].t0_ns + n / block.rate_hz * 1e9 if found else None
+        if end_ns is None or abs(block.t0_ns - end_ns) > n / block.rate_hz * 0.5e9:
+            found.append([])
+        found[-1].append(block)
+    return [
+        Recording(np.concatenate([b.samples for b in some], axis=1).astype(float), some[0].rate_hz, some[0].t0_ns)
+        for some in found
+    ]
 
 
 def windows(recording: Recording, settings: Settings) -> list[tuple[int, float, np.ndarray]]:

@@ -48,6 +48,7 @@ def command(
     findings, fsync_s = checkup.look_at_disk(config.data.path)
     service, found = checkup.look_at_service(config)
     findings += [*checkup.look_at_data(config, found), service]
+    findings += [*checkup.look_at_quarantine(config), *checkup.look_at_senders(found)]
     unreachable: NotReachable | None = None
     promised: dict[str, Any] = {}
     try:

@@ -78,13 +78,17 @@ class RepeatFilter(logging.Filter):
     def __init__(self, every_s: float = REPEAT_S) -> None:
         super().__init__()
         self._every_s = every_s
-        # (logger, event) -> when it last passed, and how many were suppressed since. There are few kinds of events.
-        self._seen: dict[tuple[str, str], tuple[float, int]] = {}
+        # (logger, event, about) -> when it last passed, and how many were suppressed since. There are few kinds of events.
+        self._seen: dict[tuple[str, str, str], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
             return True
-        key = record.name, record.getMessage().partition(" ")[0]
+        key = (
+            record.name,
+            record.getMessage().partition(" ")[0],
+            getattr(record, "about", ""),  # bounded by whoever sets it, as the set of events is
+        )
         passed_s, held = self._seen.get(key, (float("-inf"), 0))
         if record.created - passed_s < self._every_s:
             self._seen[key] = passed_s, held + 1

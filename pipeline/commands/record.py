@@ -52,7 +52,7 @@ def command(
         admission=Admission(lambda key: spec_of(key).window),
     )
     writer = ReadingsWriter(out or config.data.path / READINGS_NAME)
-    spec = order.OrderSpec(config.order.max_wait_s)
+    spec = order.OrderSpec(config.order.max_wait_s, config.order.rate_tolerance)
     states: dict[StreamKey, order.OrderState] = {}
     stopping = False
     passed_over = losses = 0

@@ -28,8 +28,17 @@ def command(console: Console, timeout_s: float) -> None:
 
 
 def _text(found: ServiceReport) -> str:
+    from pipeline.core.remedies import remedy
+
     lines = [f"{'ready' if found.ready else 'NOT READY'}  {found.address}  version {found.health.get('version')}"]
     lines += [f"  {status:<5} {name:<18} {output}".rstrip() for name, (status, output) in found.checks.items()]
     received, *others = found.messages.items()
     lines.append(f"  messages: {received[1]} received = " + " + ".join(f"{n} {term}" for term, n in others))
+    if found.refused:
+        reasons = ", ".join(f"{reason} {n}" for reason, n in found.refused.items())
+        lines.append(f"  quarantined: {reasons}; `thrumcast quarantine ls` says why")
+    for stream, kinds in found.contradictions.items():
+        for kind, n in kinds.items():
+            status = "info" if kind == "rate_drift" else "warn"
+            lines.append(f"  {status}  {stream}: {kind} ({n} blocks): {remedy(kind)}")
     return "\n".join(lines)

@@ -60,9 +60,9 @@ def _topics(config: Config) -> Iterator[ConfigError]:
             template,
             hint,
         )
-    fixed = [level for level in levels if level[1:-1] not in names]
-    if any(re.search(r"[{}+#\x00]", level) or not level for level in fixed):
-        yield _bad("mqtt.readings_topic", "levels that are one placeholder or plain text", template, hint)
+    fixed = [level for level in levels if level not in {f"{{{name}}}" for name in names}]
+    if any(re.search(r"[{}+#\x00]", level) for level in fixed):
+        yield _bad("mqtt.readings_topic", "levels that are a whole placeholder or plain text", template, hint)
     if template.startswith("$"):  # a shared subscription would spread one machine over several consumers
         yield _bad("mqtt.readings_topic", "a topic that does not begin with $", template, hint)
     base = config.mqtt.results_topic

@@ -51,7 +51,7 @@ def stream_specs(config: Config, known: Mapping[StreamKey, Mapping[str, Any]]) -
         machine = config.machine(key.machine, key.point)
         facts = known.get(key, {})
         return StreamSpec(
-            order=OrderSpec(config.order.max_wait_s),
+            order=OrderSpec(config.order.max_wait_s, config.order.rate_tolerance),
             window=WindowSpec(machine.window.length_s, machine.window.hop_s, config.order.max_time_step_s),
             features=feature_spec(config),
             alarm=alarm_spec(config),

@@ -188,6 +188,7 @@ class OrderConfig(Table, frozen=True):
 
     max_wait_s: NotNegative = 2.0
     max_time_step_s: Positive = 0.5
+    rate_tolerance: NotNegative = 0.005
 
 
 class FeaturesConfig(Table, frozen=True):

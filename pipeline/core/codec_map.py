@@ -10,9 +10,10 @@ import msgspec
 import numpy as np
 
 from pipeline.core.records import BearingOrders, Block, Fact, Float32, StreamKey, is_id
+from pipeline.core.units import UNKNOWN, unit_of
 from pipeline.errors import DecodeError
 
-UNITS: Final = ("g", "m/s2", "mm/s", "V", "1")
+MAX_UNIT_CHARS: Final = 20
 MAX_CHANNELS: Final = 64
 RATE_HZ_RANGE: Final = (1.0, 1e6)  # slower is no vibration, faster no converter that we know of
 MAX_INDEX: Final = 2**62  # leaves room to add block lengths in int64
@@ -98,8 +99,9 @@ def block_of(head: Head, samples: Float32, key: StreamKey) -> Block:
         raise DecodeError(
             "rate", f"`rate_hz` of {RATE_HZ_RANGE[0]:g} to {RATE_HZ_RANGE[1]:g} expected, found: {head.rate_hz}"
         )
-    if head.unit not in UNITS:
-        raise DecodeError("unit", f"`unit` one of {', '.join(UNITS)} expected, found: {head.unit[:20]!r}")
+    if not 1 <= len(head.unit) <= MAX_UNIT_CHARS:
+        found = f"{len(head.unit)} characters"
+        raise DecodeError("unit", f"`unit` as a text of 1 to {MAX_UNIT_CHARS} characters expected, found: {found}")
     if head.speed_rpm is not None and not 0 <= head.speed_rpm <= MAX_SPEED_RPM:
         raise DecodeError("speed", f"`speed_rpm` of 0 to {MAX_SPEED_RPM:g} expected, found: {head.speed_rpm}")
     if head.truth is not None and not is_id(head.truth):
@@ -116,8 +118,12 @@ def block_of(head: Head, samples: Float32, key: StreamKey) -> Block:
             f"at most {MAX_FACTS} facts, each an id (not {', '.join(NO_FACTS)}) and a short text or finite number, "
             f"`speed_rpm` a number of 0 to {MAX_SPEED_RPM:g}, expected",
         )
-    return Block(key, head.session, head.index, head.t0, head.rate_hz, head.channels, head.unit, samples,
-                 head.speed_rpm, orders, head.truth, head.about)  # fmt: skip
+    unit, factor = unit_of(head.unit)
+    if factor != 1:
+        with np.errstate(over="ignore"):  # beyond float32 is infinite: a sensor fault, not a warning
+            samples = samples * np.float32(factor)
+    return Block(key, head.session, head.index, head.t0, head.rate_hz, head.channels, unit, samples,
+                 head.speed_rpm, orders, head.truth, head.about, head.unit if unit == UNKNOWN else None)  # fmt: skip
 
 
 def is_fact(item: tuple[str, Fact]) -> bool:

@@ -4,7 +4,7 @@ A *stream* is one measurement point of one machine. It has one or more channels,
 
     bytes -> Block -> Window -> FeatureRow -> Prediction -> AlarmChange
 
-What goes wrong on the way is data too: `Gap`, `Late`, `Duplicate`, `Rejected`.
+What goes wrong on the way is data too: `Gap`, `Late`, `Duplicate`, `Contradiction`, `Rejected`.
 
 Nothing here is ever changed in place; `msgspec.structs.replace` makes a copy with other values. Records that are made
 for every window are `msgspec.Struct`s, because a frozen dataclass takes twenty times as long to make. `gc=False` spares
@@ -68,12 +68,13 @@ class Block:
     t0_ns: int  # time of the first sample
     rate_hz: float  # per channel
     channels: tuple[str, ...]
-    unit: str  # g, m/s2, mm/s, V or 1
+    unit: str  # g, m/s2, mm/s, V, 1 or unknown
     samples: Float32  # (C, n)
     speed_rpm: float | None = None  # shaft speed over the block
     orders: BearingOrders | None = None  # of the bearing at this point, if the sender knows it
     truth: str | None = None  # the true failure mode, if it is known: archived, never given to a model
     about: dict[str, Fact] | None = None  # other facts about the machine, for machines.jsonl; once a session is enough
+    unit_sent: str | None = None  # what the sender calls a unit that is unknown
 
     @property
     def end(self) -> int:
@@ -184,11 +185,24 @@ class Duplicate:
 
 
 @dataclass(frozen=True, slots=True)
+class Contradiction:
+    """A sender's index, time, rate, unit or channels contradict each other. What came is used; people must be told.
+
+    `kind` is counter_restarted, index_contradicts_t0, form_changed, rate_drift or two_senders, as `order` says.
+    """
+
+    key: StreamKey
+    kind: str
+    detail: str  # expected and found
+
+
+@dataclass(frozen=True, slots=True)
 class Rejected:
-    """A block contradicts its own session: another rate, other channels or another unit. It goes into quarantine."""
+    """A block contradicts its own session and cannot be used. It goes into quarantine."""
 
     block: Block
-    reason: str
+    reason: str  # a word: session or two_senders
+    detail: str  # expected and found
 
     @property
     def key(self) -> StreamKey:
@@ -196,7 +210,7 @@ class Rejected:
         return self.block.key
 
 
-Trouble = Gap | Late | Duplicate | Rejected
+Trouble = Gap | Late | Duplicate | Contradiction | Rejected
 
 
 class Predictor(Protocol):

@@ -21,7 +21,7 @@ DURATION_S = 2
 SPEED_RPM = 1500.0  # a known speed calls the kernels of the lines
 
 SPEC = StreamSpec(
-    order=OrderSpec(max_wait_s=1.0),
+    order=OrderSpec(max_wait_s=1.0, rate_tolerance=0.005),
     window=WindowSpec(length_s=1.0, hop_s=0.5, max_time_step_s=1.0),
     features=FeatureSpec(
         bandwidth_hz=5000.0,

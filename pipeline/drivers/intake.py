@@ -20,7 +20,8 @@ import msgspec
 from pipeline.core import codec
 from pipeline.core.alarm import acknowledge
 from pipeline.core.engine import Engine, States, Step
-from pipeline.core.records import Block, Duplicate, Float32, Gap, Late, Predictor, StreamKey
+from pipeline.core.records import Block, Contradiction, Duplicate, Float32, Gap, Late, Predictor, Rejected, StreamKey
+from pipeline.core.remedies import remedy
 from pipeline.core.window import LEAST_SAMPLES, MOST_WINDOWS, WindowSpec, is_too_slow, most_windows
 from pipeline.edges.ports import Batch, Message
 from pipeline.errors import DecodeError
@@ -31,6 +32,7 @@ log = logging.getLogger("thrumcast.live")
 MOST_BYTES = 16 * 2**20  # of payloads in one commit, up to its last message; as blocks they take at least twice that
 LARGEST_GAP = 2**40  # samples: nine months at 50 kHz; a sender that jumps further has lost count, not samples
 LONGEST_SHOWN = 100  # characters of a topic in the log
+MOST_TOLD = 10_000  # pairs of topic and reason that are logged in full
 LOOK_UP_S = 0.25  # how long a silent broker may delay a stop
 
 OUTCOMES = ("committed", "duplicate", "late", "quarantined")
@@ -85,13 +87,65 @@ def prefixed(counts: Iterable[tuple[str, int]]) -> dict[str, int]:
     return {f"messages_{name}": n for name, n in counts if n}
 
 
-def log_troubles(batch: Batch, step: Step) -> None:
+@dataclass(slots=True)
+class Notices:
+    """Logs what was refused, what is missing and what contradicts itself.
+
+    The first refusal of a topic for a reason, and the first contradiction of a kind in a stream, are logged in full.
+    Later ones are counted.
+    """
+
+    _told: set[tuple[str, str]] = field(default_factory=set)  # topic and reason, or stream and kind
+
+    def log(self, batch: Batch, step: Step) -> None:
+        """Log one turn."""
+        for message, reason, detail in batch.refused:
+            if self._is_new(message.topic, reason):
+                about = f"{reason} {message.topic}"
+                shown = _topic(message.topic), reason, _sentence(detail), remedy(reason)
+                log.warning("refusal topic=%s reason=%s detail=%s advice=%s", *shown, extra={"about": about})
+        for trouble in step.troubles:
+            if isinstance(trouble, Contradiction) and self._is_new(str(trouble.key), trouble.kind):
+                self._contradiction(trouble.key, trouble.kind, trouble.detail)
+        for block in batch.blocks:
+            if block.unit_sent is not None and self._is_new(str(block.key), "unit_unknown"):
+                self._contradiction(block.key, "unit_unknown", unit_error(block.unit_sent))
+        _log_counts(batch, step)
+
+    def _contradiction(self, key: StreamKey, kind: str, detail: str) -> None:
+        level = logging.INFO if kind == "rate_drift" else logging.WARNING
+        about = f"{kind} {key}"
+        shown = kind, key, _sentence(detail), remedy(kind)
+        log.log(level, "contradiction kind=%s stream=%s detail=%s advice=%s", *shown, extra={"about": about})
+
+    def _is_new(self, of: str, word: str) -> bool:
+        """Whether this is the first time. After MOST_TOLD pairs nothing is new: strangers choose topics."""
+        if (of, word) in self._told or len(self._told) >= MOST_TOLD:
+            return False
+        self._told.add((of, word))
+        return True
+
+
+def unit_error(unit: str) -> str:
+    """Says that a unit is not known."""
+    return f"a known unit expected, found: {unit!r}; kept as `unknown`: severity is not assessable"
+
+
+def _topic(topic: str) -> str:
+    """Strangers choose topics: nothing in one may look like the end of a line or like another key."""
+    return re.sub(r"[^\w/.-]", "?", topic)[:LONGEST_SHOWN]
+
+
+def _sentence(detail: str) -> str:
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029=]", "?", detail)
+
+
+def _log_counts(batch: Batch, step: Step) -> None:
     """One line for what was refused and one for what is missing."""
     reasons = Counter(refusal.reason for refusal in batch.refused)
     gaps = [t for t in step.troubles if isinstance(t, Gap)]
     if reasons:
-        # Strangers choose topics: nothing in one may look like the end of a line or like another key.
-        topics = sorted({re.sub(r"[^\w/.-]", "?", refusal.message.topic)[:LONGEST_SHOWN] for refusal in batch.refused})
+        topics = sorted({_topic(refusal.message.topic) for refusal in batch.refused})
         counted = " ".join(f"{reason}={n}" for reason, n in reasons.items())
         log.warning("quarantined %s topics=%s", counted, few(topics, 3))
     if gaps:
@@ -185,7 +239,7 @@ class Intake:
                 block = self._block(message, key)
                 batch.windows += self.admission(block) if self.admission else 0
             except DecodeError as error:
-                batch.refuse(message, error.reason)
+                batch.refuse(message, error.reason, str(error))
             else:
                 batch.blocks.append(block)
                 batch.origin.append(message)
@@ -202,7 +256,8 @@ class Intake:
 def refuse_strangers(batch: Batch) -> None:
     """Refuse the messages whose topic names no stream and which no companion has claimed."""
     for message in batch.strangers:
-        batch.refuse(message, "topic")
+        detail = "a topic that mqtt.readings_topic describes, with ids of [A-Za-z0-9_.-]{1,64}, expected, found another"
+        batch.refuse(message, "topic", detail)
     batch.strangers = []
 
 
@@ -258,10 +313,10 @@ def step_all(engine: Engine, states: States, batch: Batch) -> Step:
         raise
     except Exception:  # any failure is the block's: it is isolated, named and kept, never swallowed
         step = _step_one_by_one(engine, states, batch)
-    rejected = {id(block) for block in step.rejected}
+    rejected = {id(trouble.block): trouble for trouble in step.troubles if isinstance(trouble, Rejected)}
     for block, message in zip(batch.blocks, batch.origin, strict=True):
-        if id(block) in rejected:
-            batch.refuse(message, "session")
+        if found := rejected.get(id(block)):
+            batch.refuse(message, found.reason, found.detail)
     batch.inference_s = _inferred_s(engine) - inferred_s
     batch.feature_s = time.perf_counter() - began_s - batch.inference_s
     return step
@@ -278,7 +333,7 @@ def _step_one_by_one(engine: Engine, states: States, batch: Batch) -> Step:
         try:
             step = engine.step({**states, **total.states}, [block])
         except Exception as error:
-            batch.refuse(message, f"engine_{type(error).__name__}")
+            batch.refuse(message, f"engine_{type(error).__name__}", f"the engine failed on this block: {error}")
             continue
         good.append((block, message))
         total.states |= step.states

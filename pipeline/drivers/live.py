@@ -48,9 +48,9 @@ from pipeline.drivers.intake import (
     OUTCOMES,
     Account,
     Intake,
+    Notices,
     account,
     acknowledge_alarms,
-    log_troubles,
     refuse_strangers,
     step_all,
 )
@@ -95,6 +95,7 @@ class Live:
     _closed: Span = field(default_factory=Span)  # being committed; empty between commits
     _steps_ahead: bool = True  # while the disk works
     _link_events: Counter[str] = field(default_factory=Counter)  # they go into the journal with the next commit
+    _notices: Notices = field(default_factory=Notices)
     _outgoing: list[Publication] = field(default_factory=list)  # what the companions' work has to publish
     _rolled_s: float = field(default_factory=time.monotonic)  # time.monotonic() of the last attempt to roll
 
@@ -216,7 +217,7 @@ class Live:
         self.committed_s = time.monotonic()
         self.results.committed(span.step, time.monotonic())
         fault_point("turn_published")
-        log_troubles(span.batch, span.step)
+        self._notices.log(span.batch, span.step)
         return True
 
     def _commit(self, span: Span) -> Step | None:

@@ -84,8 +84,8 @@ class Span:
             forecasts=step.forecasts,
             alarms=step.alarms,
             quarantined=[
-                Quarantined(message.topic, batch.received_ns, reason, message.payload, len(message.payload))
-                for message, reason in batch.refused
+                Quarantined(message.topic, batch.received_ns, reason, message.payload, len(message.payload), detail)
+                for message, reason, detail in batch.refused
             ],
             counters=prefixed(account(batch, step).items()) | missing_samples(step),
         )

@@ -103,6 +103,7 @@ class Refusal(NamedTuple):
 
     message: Message
     reason: str  # one of a few fixed words
+    detail: str = ""  # what was expected and found
 
 
 @dataclass(slots=True)
@@ -149,9 +150,9 @@ class Batch:
         self.held += claimed
         return claimed
 
-    def refuse(self, message: Message, reason: str) -> None:
+    def refuse(self, message: Message, reason: str, detail: str = "") -> None:
         """Put a message into quarantine with this commit."""
-        self.refused.append(Refusal(message, reason))
+        self.refused.append(Refusal(message, reason, detail))
 
     def settled(self) -> list[Message]:
         """Messages whose consequences are all in the journal once the batch is committed."""

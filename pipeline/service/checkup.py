@@ -12,15 +12,19 @@ import shutil
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.core import codec
+from pipeline.core.remedies import remedy
+from pipeline.drivers.intake import unit_error
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.edges.mqtt import MqttConnection, TopicTemplate
 from pipeline.edges.mqtt.probe import BrokerFeatures, Delivery, delivery, features
 from pipeline.edges.store.database import JOURNAL_NAME, view_journal
+from pipeline.edges.store.quarantine import refusals
 from pipeline.errors import DecodeError, NotReachable, ThrumcastError
 from pipeline.service.client import ServiceReport, ask
 
@@ -36,6 +40,7 @@ EVERYTHING = "#"
 DROPPED = "$SYS/broker/publish/messages/dropped"  # mosquitto's own count of dropped messages
 CLOCK_S = (-1.0, 10.0)  # how far a sender's clock may be ahead of ours, and behind it
 DECODED = 300  # messages that are decoded while listening
+MOST_REFUSALS = 10  # topics and reasons that are named
 _FSYNCS = 5
 
 
@@ -157,6 +162,36 @@ def look_at_service(config: Config) -> tuple[Finding, ServiceReport | None]:
     return Finding("service:ready", "pass", found.address), found
 
 
+def look_at_senders(service: ServiceReport | None) -> list[Finding]:
+    """Names the streams that contradict themselves, as the running service counts them."""
+    if service is None:
+        return []
+    return [
+        Finding("readings:contradiction", "warn", f"{stream}: {kind}, {n} blocks", remedy(kind))
+        for stream, kinds in service.contradictions.items()
+        for kind, n in kinds.items()
+        if kind != "rate_drift"
+    ]
+
+
+def look_at_quarantine(config: Config) -> list[Finding]:
+    """Names what was refused during the last day, by topic and reason, with the decoder's sentence."""
+    try:
+        found = refusals(config.data.path, since=datetime.now(UTC) - timedelta(days=1))
+    except ThrumcastError:
+        return []  # `data:journal` reports it
+    findings = [
+        Finding(
+            "data:quarantine", "warn", f"{one.count} of {one.topic}: {one.reason}: {one.detail}", remedy(one.reason)
+        )
+        for one in found[:MOST_REFUSALS]
+    ]
+    if len(found) > MOST_REFUSALS:
+        more = f"{len(found) - MOST_REFUSALS} more pairs of topic and reason"
+        findings.append(Finding("data:quarantine", "warn", more, "`thrumcast quarantine ls` lists all of them"))
+    return findings
+
+
 # -- the broker and its readings -------------------------------------------------------------------------------------
 
 
@@ -170,6 +205,8 @@ class Reception:
     streams: set[str] = field(default_factory=set)
     strangers: Counter[str] = field(default_factory=Counter)  # topics that do not match
     refused: Counter[str] = field(default_factory=Counter)  # reasons why payloads were not decoded
+    details: dict[str, str] = field(default_factory=dict)  # reason -> topic of the first such payload, and why
+    units: dict[str, str] = field(default_factory=dict)  # stream -> its unit, if that is unknown
     unknown: set[str] = field(default_factory=set)  # machines that the configuration does not accept
     late_s: list[float] = field(default_factory=list)  # time from the last sample of a block to its arrival
     block_s: list[float] = field(default_factory=list)
@@ -320,7 +357,10 @@ def _hear(config: Config, template: TopicTemplate, message: Message, heard: Rece
         block = codec.decode(message.payload, key, max_payload_bytes=config.mqtt.max_payload_bytes)
     except DecodeError as error:
         heard.refused[error.reason] += 1
+        heard.details.setdefault(error.reason, f"{message.topic}: {error}")
         return
+    if block.unit_sent is not None:
+        heard.units[str(key)] = block.unit_sent
     length_s = block.samples.shape[1] / block.rate_hz
     heard.block_s.append(length_s)
     heard.late_s.append(time.time() - block.t0_ns / 1e9 - length_s)
@@ -347,8 +387,12 @@ def judge(config: Config, heard: Reception) -> list[Finding]:
             Finding("readings:machines", "warn", f"not accepted: {', '.join(sorted(heard.unknown))}", advice)
         )
     if heard.refused:
-        found = ", ".join(f"{reason} {n}" for reason, n in heard.refused.most_common())
-        findings.append(Finding("readings:payload", "warn", found, "docs/connect.md describes the format"))
+        for reason, n in heard.refused.most_common():
+            found = f"{reason} {n}, the first at {heard.details[reason]}"
+            findings.append(Finding("readings:payload", "warn", found, remedy(reason)))
+    for stream, unit in heard.units.items():
+        found = f"{stream}: {unit_error(unit)}"
+        findings.append(Finding("readings:unit", "warn", found, remedy("unit_unknown")))
     if heard.late_s:
         late_s, (low_s, high_s) = median(heard.late_s), CLOCK_S
         advice = "synchronise both clocks with NTP; a replay of old recordings also causes this"

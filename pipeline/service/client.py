@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -23,6 +23,8 @@ class ServiceReport:
     ready: bool
     health: dict[str, Any]  # the document of /readyz
     metrics: dict[str, float]  # those without labels, by name without the prefix
+    contradictions: dict[str, dict[str, int]] = field(default_factory=dict)  # stream -> kind -> blocks
+    refused: dict[str, int] = field(default_factory=dict)  # reason -> messages
 
     @property
     def checks(self) -> dict[str, tuple[str, str]]:
@@ -46,7 +48,7 @@ class ServiceReport:
         """The report for --json."""
         return {
             "ready": self.ready, "address": self.address, "health": self.health, "messages": self.messages,
-            "metrics": self.metrics,
+            "metrics": self.metrics, "contradictions": self.contradictions, "refused": self.refused,
         }  # fmt: skip
 
 
@@ -64,13 +66,14 @@ def ask(bind: str, timeout_s: float) -> ServiceReport:
         health = json.loads(body)
         _, text = _get(host, port, "/metrics", timeout_s)
         metrics = parse_metrics(text.decode("utf-8", "replace"))
+        contradictions, refused = parse_troubles(text.decode("utf-8", "replace"))
     except (OSError, http.client.HTTPException, ValueError) as error:
         msg = f"expected a thrumcast service at {bind}, found: {error or type(error).__name__}"
         raise NotReachable(msg, hint=hint) from error
     if not isinstance(health, dict) or "checks" not in health:
         msg = f"expected a thrumcast service at {bind}, found: another HTTP server (status {status})"
         raise NotReachable(msg, hint=hint)
-    return ServiceReport(bind, status == 200, health, metrics)
+    return ServiceReport(bind, status == 200, health, metrics, contradictions, refused)
 
 
 def parse_metrics(text: str) -> dict[str, float]:
@@ -85,6 +88,21 @@ def parse_metrics(text: str) -> dict[str, float]:
         for sample in family.samples
         if sample.name.startswith("thrumcast_") and not sample.labels
     }
+
+
+def parse_troubles(text: str) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
+    """Contradictions by stream and kind, and refused messages by reason."""
+    contradictions: dict[str, dict[str, int]] = {}
+    refused: dict[str, int] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = sample.labels
+            if sample.name == "thrumcast_contradictions_total":
+                kinds = contradictions.setdefault(f"{labels['machine']}/{labels['point']}", {})
+                kinds[labels["kind"]] = int(sample.value)
+            elif sample.name == "thrumcast_quarantine_reasons_total":
+                refused[labels["reason"]] = int(sample.value)
+    return contradictions, refused
 
 
 def _get(host: str, port: int, path: str, timeout_s: float) -> tuple[int, bytes]:

@@ -49,7 +49,7 @@ class MachineNotes(Onlooker):
         facts: dict[StreamKey, dict[str, Any]] = {}
         for block in batch.blocks:
             if block.key not in self.known or block.about is not None:
-                facts.setdefault(block.key, {}).update(_facts(block))
+                facts.setdefault(block.key, {}).update(facts_of(block))
         self._name_short_records(batch, step, set(facts))
         return partial(self._write, facts) if facts else None
 
@@ -71,8 +71,11 @@ class MachineNotes(Onlooker):
                     log.warning("no_window %s: %d records, none as long as window.length_s", block.key, SHORT_RECORDS)
 
 
-def _facts(block: Block) -> dict[str, Any]:
+def facts_of(block: Block) -> dict[str, Any]:
+    """What a block says about its machine, for machines.jsonl."""
     facts: dict[str, Any] = {**(block.about or {}), "rate_hz": block.rate_hz, "unit": block.unit}
+    if block.unit_sent is not None:
+        facts["unit_sent"] = block.unit_sent
     if block.orders is not None:
         orders = block.orders
         facts["orders"] = {"ftf": orders.ftf, "bpfo": orders.bpfo, "bpfi": orders.bpfi, "bsf": orders.bsf}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.core.engine import Step
-from pipeline.core.records import FeatureRow, Gap, Prediction, Predictor, StreamKey
+from pipeline.core.records import Contradiction, FeatureRow, Gap, Prediction, Predictor, StreamKey
 from pipeline.core.severity import velocity_rms_mm_s
 from pipeline.edges.labels import VERDICTS, LabelFile
 from pipeline.edges.ports import Batch, Connection, LinkEvent, Message, Onlooker, Tally, Work
@@ -136,6 +136,11 @@ class LoopWatch(Onlooker):
         telemetry.set("alarms_active", len(self.open_alarms))
         for reason, n in Counter(refusal.reason for refusal in batch.refused).items():
             telemetry.add("quarantine_reasons_total", n, reason)
+        for found in (trouble for trouble in step.troubles if isinstance(trouble, Contradiction)):
+            telemetry.add("contradictions_total", 1, *found.key, found.kind)
+        for block in batch.blocks:
+            if block.unit_sent is not None:
+                telemetry.add("contradictions_total", 1, *block.key, "unit_unknown")
         for gap in (trouble for trouble in step.troubles if isinstance(trouble, Gap)):
             telemetry.add("gaps_total")
             telemetry.add("gap_samples_total", gap.last - gap.first)

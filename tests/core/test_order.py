@@ -16,9 +16,10 @@ SPEC = specs.order(max_wait_s=1.0)  # 100 samples at 100 Hz
 KEY = StreamKey("fan-01", "de")
 
 
-def block(index: int, n: int = 10, *, session: int = 1, rate_hz: float = 100.0) -> Block:
+def block(index: int, n: int = 10, *, session: int = 1, rate_hz: float = 100.0, later_s: float = 0.0) -> Block:
     samples = np.arange(index, index + n, dtype=np.float32)[None]
-    return Block(KEY, session, index, 10**18 + index * 10**7, rate_hz, ("x",), "g", samples)
+    t0_ns = 10**18 + session * 10**13 + index * 10**7 + round(later_s * 1e9)
+    return Block(KEY, session, index, t0_ns, rate_hz, ("x",), "g", samples)
 
 
 def run(blocks: list[Block], state: OrderState | None = None) -> tuple[list[Block], list[Trouble], OrderState]:
@@ -58,7 +59,8 @@ def test_any_shuffle_within_the_bound_and_any_repetition_gives_every_sample_once
             st.integers(0, 12).map(lambda i: 10 * i),
             st.sampled_from([0, 5, 10, 20]),
             session=st.sampled_from([1, 1, 1, 2]),
-            rate_hz=st.sampled_from([100.0, 100.0, 100.0, 200.0]),
+            rate_hz=st.sampled_from([100.0, 100.0, 100.0, 100.2, 200.0]),
+            later_s=st.sampled_from([0.0, 0.0, 0.0, 0.0, 0.02, -0.1, 0.1, 5.0]),
         ),
         max_size=30,
     )
@@ -69,7 +71,8 @@ def test_several_blocks_at_once_are_what_they_are_one_after_the_other(blocks: li
     assert [(b.index, b.end, b.session) for b in ready_at_once] == [(b.index, b.end, b.session) for b in ready]
     assert troubles_at_once == troubles
     assert (at_once.session, at_once.form, at_once.next_index) == (state.session, state.form, state.next_index)
-    assert (at_once.gaps, at_once.finished) == (state.gaps, state.finished)
+    for name in ("gaps", "finished", "record", "offset", "start_ns", "clock", "rate_seen", "beside_ns", "seen"):
+        assert getattr(at_once, name) == getattr(state, name), name
     assert [b.index for b in at_once.held] == [b.index for b in state.held]
 
 
@@ -98,7 +101,7 @@ def test_a_block_for_a_gap_that_was_given_up_is_late_and_a_repeated_one_is_a_dup
 def test_what_a_block_repeats_is_cut_off() -> None:
     ready, troubles, _ = run([block(0, 10), block(5, 10)])
     assert numbers(ready) == list(range(15))
-    assert ready[1].t0_ns == 10**18 + 10 * 10**7
+    assert ready[1].t0_ns == block(10).t0_ns
     assert troubles == []
 
 
@@ -117,17 +120,19 @@ def test_joining_a_session_under_way_is_no_gap_but_a_lost_beginning_is() -> None
     assert flush(state)[2] == [Gap(KEY, 1, 0, 50)]
 
 
-def test_a_block_that_contradicts_its_session_is_rejected_and_changes_nothing() -> None:
+def test_a_repeated_block_of_another_form_is_rejected_and_changes_nothing() -> None:
     _, _, state = run([block(0)])
-    after, ready, troubles = push(SPEC, state, block(10, rate_hz=200.0))
+    after, ready, troubles = push(SPEC, state, block(0, rate_hz=200.0))
     assert after is state
     assert ready == []
     assert isinstance(troubles[0], Rejected)
+    assert troubles[0].detail == "`rate_hz` 100 expected as before in the session, found: 200"
 
 
 def test_sessions_that_are_counted_up_are_remembered_as_one_range() -> None:
     _, _, state = run([block(0, session=s) for s in range(100, 2000)])
-    assert state.finished == (Finished(100, 1998, 10),)
+    start_ns, end_ns = block(0, session=100).t0_ns, block(10, session=1998).t0_ns
+    assert state.finished == (Finished(100, 1998, 10, start_ns, end_ns),)
 
 
 def test_memory_of_gaps_is_bounded() -> None:

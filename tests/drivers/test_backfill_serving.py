@@ -19,8 +19,9 @@ from pipeline.cli import group
 from pipeline.config.specs import feature_spec, stream_specs
 from pipeline.config.tables import Config, DataConfig, ModelConfig
 from pipeline.drivers.intake import Intake
-from pipeline.drivers.live import Live, Rhythm
+from pipeline.drivers.live import Live
 from pipeline.drivers.results import Results
+from pipeline.drivers.span import Rhythm
 from pipeline.edges.recordings.recording import open_recording, streams, write_recording
 from pipeline.edges.store.read import read_kind, read_predictions
 from pipeline.service import compose

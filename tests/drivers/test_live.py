@@ -13,7 +13,7 @@ from harness.streams import ENGINE, recording
 from pipeline.core.codec import encode
 from pipeline.core.engine import Step
 from pipeline.core.records import Block, StreamKey
-from pipeline.drivers.intake import log_troubles
+from pipeline.drivers.intake import Notices
 from pipeline.drivers.results import Results
 from pipeline.drivers.span import Rhythm
 from pipeline.edges.ports import Batch, Message, Receipt
@@ -99,7 +99,7 @@ def test_bad_messages_are_quarantined_with_a_reason_and_good_ones_beside_them_go
     broker.send(topic, [b"", b"\x81\xa1v", b"{}", encode(BLOCKS[0])[:-3]])
     broker.send("plant/a/../de/vibration", [encode(BLOCKS[0])])
     broker.send("plant/a/stranger/de/vibration", [encode(BLOCKS[0])])
-    broker.send(topic, [encode(replace(BLOCKS[2], rate_hz=2000.0))])  # contradicts its session
+    broker.send(topic, [encode(replace(BLOCKS[0], rate_hz=2000.0))])  # contradicts its session
     send(broker, BLOCKS[2:])
     live.run(stop_when_idle(broker))
     assert live.counts["quarantined"] == 7
@@ -120,11 +120,24 @@ def test_the_log_names_some_topics_of_what_was_refused_and_no_topic_can_forge_a_
     topics = ["plant/a/pump-01/de/vibration", forged, long, "plant/c/1", "plant/c/2", "plant/c/2"]
     batch = Batch([Message(topic, b"", 1, None, False, Receipt(1, 1, n)) for n, topic in enumerate(topics)])
     for message in batch.messages:
-        batch.refuse(message, "topic")
+        batch.refuse(message, "topic", "a topic expected\nlevel=error")
+    notices = Notices()
     with caplog.at_level("WARNING", logger="thrumcast.live"):
-        log_troubles(batch, Step())
+        notices.log(batch, Step())
+    *first, counted = caplog.messages
+    assert [line.partition(" reason=")[0] for line in first] == [
+        "refusal topic=plant/a/pump-01/de/vibration", "refusal topic=plant/a/x?ERROR?commit_failed?err?1/de",
+        f"refusal topic=plant/b/{92 * 'y'}", "refusal topic=plant/c/1", "refusal topic=plant/c/2",
+    ]  # fmt: skip
+    assert all(
+        " detail=a topic expected?level?error advice=publish below mqtt.readings_topic" in line for line in first
+    )
     shown = f"plant/a/pump-01/de/vibration, plant/a/x?ERROR?commit_failed?err?1/de, plant/b/{92 * 'y'} and 2 more"
-    assert caplog.messages == [f"quarantined topic=6 topics={shown}"]
+    assert counted == f"quarantined topic=6 topics={shown}"
+    caplog.clear()
+    with caplog.at_level("WARNING", logger="thrumcast.live"):
+        notices.log(batch, Step())
+    assert caplog.messages == [counted]
 
 
 def test_a_block_on_which_the_engine_fails_is_quarantined_alone(

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import pytest
 import specs
+from fault_points import fault_points
 from harness.live import BLOCKS, Broker, Commits, same_rows, send, service, stop_when_idle, stored, uninterrupted
 from harness.streams import ENGINE, SPEC
 from hypothesis import given, settings
@@ -28,7 +29,6 @@ from pipeline.core.state import to_bytes
 from pipeline.drivers import intake, span
 from pipeline.drivers.live import Live
 from pipeline.drivers.span import Rhythm
-from pipeline.edges.faults import FAULT_POINTS
 from pipeline.edges.ports import Batch, Message
 from pipeline.edges.store import archive, journal
 from pipeline.errors import ArchiveError
@@ -255,7 +255,11 @@ def dying_at(place: str, passes: int) -> Iterator[None]:
         yield
 
 
-PLACES = [name for name in FAULT_POINTS if name.startswith(("turn_", "commit_", "roll_", "after_"))]
+PLACES = [
+    name
+    for name in fault_points("drivers/live.py", "edges/store/journal.py", "edges/store/archive.py")
+    if name.startswith(("turn_", "commit_", "roll_", "after_"))
+]
 ACTIONS = st.one_of(
     st.tuples(st.just("send"), st.integers(1, 5)),
     st.tuples(st.just("repeat"), st.integers(1, 3)),

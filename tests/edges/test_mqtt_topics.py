@@ -59,6 +59,23 @@ def test_a_template_that_cannot_work_is_refused_by_its_key(template: str) -> Non
         TopicTemplate(template)
 
 
+@pytest.mark.parametrize(
+    ("template", "topic"),
+    [("/plant/{area}/{machine}/{point}", "/plant/a/m/p"), ("plant//{machine}/{point}", "plant//m/p"),
+     ("{machine}/{point}/", "m/p/"), ("//{machine}//{point}//", "//m//p//"), ("/{machine}/{point}", "/m/p")],
+)  # fmt: skip
+def test_empty_levels_of_a_template_are_levels(template: str, topic: str) -> None:
+    found = TopicTemplate(template)
+    assert found.parse(topic) == StreamKey("m", "p")
+    assert found.format(machine="m", point="p", area="a") == topic
+    assert found.subscription.count("/") == template.count("/")
+    assert [found.parse(other) for other in (topic.strip("/"), f"/{topic}", f"{topic}/")].count(None) >= 2
+
+
+def test_plain_text_that_looks_like_a_place_is_plain_text() -> None:
+    assert TopicTemplate("xpointx/{machine}/{point}").subscription == "xpointx/+/+"
+
+
 def test_a_topic_is_not_made_of_what_is_no_id() -> None:
     with pytest.raises(ValueError, match=r"expected an id of .* as machine"):
         TopicTemplate("{machine}/{point}").format(machine="a/b", point="p")

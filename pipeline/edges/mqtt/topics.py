@@ -15,6 +15,8 @@ _PLACES = ("area", "machine", "point")
 class TopicTemplate:
     """A topic with the placeholders `{machine}`, `{point}` and, optionally, `{area}`. Each fills a whole level.
 
+    Other levels may be empty, as in `/plant/{machine}/{point}` or `plant//{machine}/{point}/`: MQTT counts them.
+
     Raises:
         ConfigError: the template is no valid subscription or does not identify a stream.
     """
@@ -27,13 +29,13 @@ class TopicTemplate:
         """Checks the template."""
         levels = self.template.split("/")
         places = [level[1:-1] for level in levels if level.startswith("{") and level.endswith("}")]
-        fixed = "".join(level for level in levels if level[1:-1] not in places)
+        fixed = "".join(level for level in levels if level not in {f"{{{place}}}" for place in places})
         if sorted(places) not in (["area", "machine", "point"], ["machine", "point"]) or re.search(r"[{}+#\0]", fixed):
             msg = f"mqtt.readings_topic: expected whole levels {{machine}} and {{point}}, found: {self.template}"
             raise ConfigError(msg, hint="for instance plant/{area}/{machine}/{point}/vibration")
-        object.__setattr__(self, "subscription", "/".join("+" if level[1:-1] in places else level for level in levels))
+        object.__setattr__(self, "subscription", "/".join("+" if level[:1] == "{" else level for level in levels))
         one_id = ID_PATTERN.pattern
-        parts = (f"(?P<{level[1:-1]}>{one_id})" if level[1:-1] in places else re.escape(level) for level in levels)
+        parts = (f"(?P<{level[1:-1]}>{one_id})" if level[:1] == "{" else re.escape(level) for level in levels)
         object.__setattr__(self, "_pattern", re.compile("/".join(parts)))
 
     def parse(self, topic: str) -> StreamKey | None:

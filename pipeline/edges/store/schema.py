@@ -98,8 +98,10 @@ _HEAD: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("reason", pa.string(), ""),
         ("size_bytes", pa.int64(), "byte"),
         ("payload", pa.binary(), ""),
+        ("detail", pa.string(), ""),
     ],
 }
+LATER: dict[str, tuple[str, ...]] = {"quarantine": ("detail",)}  # columns that parts of earlier versions lack
 _TAIL: dict[str, list[tuple[str, pa.DataType, str]]] = {
     "predictions": [
         ("state", pa.string(), ""),
@@ -158,6 +160,7 @@ class Quarantined:
     reason: str  # one of a few fixed words
     payload: bytes  # QUARANTINE_BYTES of it are kept
     size_bytes: int
+    detail: str = ""  # the whole sentence: what was expected and found
 
 
 class Rows(NamedTuple):
@@ -383,6 +386,7 @@ def quarantine_table(rows: Sequence[Quarantined]) -> pa.Table:
             "reason": pa.array([_text(row.reason) for row in rows], pa.string()),
             "size_bytes": pa.array([row.size_bytes for row in rows], pa.int64()),
             "payload": pa.array([row.payload[:QUARANTINE_BYTES] for row in rows], pa.binary()),
+            "detail": pa.array([_text(row.detail) for row in rows], pa.string()),
         }
     )
 
