@@ -17,6 +17,7 @@ FAULT_POINTS = (
     "turn_published",
     "commit_begin",
     "commit_before_end",
+    "commit_unwitnessed",
     "commit_done",
     "roll_begin",
     "after_staging",

@@ -18,7 +18,8 @@ from archive_plant import MIDNIGHT_NS, SCHEMA, Plant, addresses, feature_row, ke
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core.records import AlarmChange, Forecast, Future
+from pipeline.core.forecast import Forecast, Future
+from pipeline.core.records import AlarmChange
 from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.check import verify
 from pipeline.edges.store.compact import compact, prune
