@@ -89,6 +89,7 @@ _SEALED = {
 }
 _NOT_A_SEAL = "{}key NOT LIKE 'seal.%'"  # rows of `meta` that its seal covers
 _SEAL_BITS = 64
+_SMALLEST_PAGE = 512  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ def view_states(directory: Path) -> dict[StreamKey, bytes]:
 def _reading(directory: Path) -> Iterator[sqlite3.Connection | None]:
     """One read transaction on a checked journal; None if there is none."""
     path = directory / JOURNAL_NAME
-    if _is_empty(path):  # see `_checked`
+    if _is_empty(path):
         yield None
         return
     try:
@@ -271,7 +272,7 @@ def begin_epoch(db: sqlite3.Connection) -> Mark:
 def _checked(path: Path) -> int | None:
     """The version of a journal that is intact and not behind its witness; None if there is no journal yet."""
     witness = _read_witness(path)
-    if _is_empty(path):  # SQLite would remove the log of an empty database, also on a read-only connection
+    if _is_empty(path):
         _compare(path, witness, None)
         if path.exists() and any((path.parent / ARCHIVE_NAME).glob("*/date=*/*.parquet")):
             raise damaged(path, ValueError("the file is empty, but the archive is not"))
@@ -296,7 +297,15 @@ def _checked(path: Path) -> int | None:
 
 
 def _is_empty(path: Path) -> bool:
-    return not path.exists() or path.stat().st_size == 0
+    """Whether there is no database. SQLite removes the log of one that is cut short, even on a read-only connection.
+
+    Raises:
+        ArchiveError: the file is shorter than the smallest page of SQLite.
+    """
+    size = path.stat().st_size if path.exists() else 0
+    if path.name == JOURNAL_NAME and 0 < size < _SMALLEST_PAGE:
+        raise damaged(path, ValueError(f"it has {size} bytes"))
+    return size == 0
 
 
 class JournalBehind(ArchiveError):
