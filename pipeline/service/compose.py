@@ -261,6 +261,9 @@ def observed(config: Config, live: Live, connection: MqttConnection) -> Iterator
     telemetry.set("alarms_active", len(watch.open_alarms))
     gauges = StreamGauges(lambda: live.engine.predictor)
     endpoints = Endpoints(live, watch, telemetry, config.data.path, capacity=connection.max_waiting)
+    if isinstance(live.models.watch, RegistryWatch):
+        aliases = live.models.watch
+        endpoints.refused_model = lambda: aliases.refusal
     endpoints.gauges += [
         gauges.show,
         LabelCounts(config.data.path).show,

@@ -111,6 +111,7 @@ class Vitals:
     refusal: str | None = None  # why the disk refuses what the loop writes
     unwritable: str | None = None  # why the data directory cannot be written
     model: str | None = None
+    refused_model: str | None = None  # why another version was wanted and could not be used
     waiting_ratio: float = 0.0
     silent_machines: tuple[str, ...] = ()
 
@@ -146,6 +147,7 @@ def ready_checks(vitals: Vitals) -> list[Check]:
         Check("commit:progress", "fail" if late else "pass", in_hand),
         Check("archive:writable", "fail" if trouble else "pass", trouble or ""),
         Check("model:loaded", "pass" if vitals.model else "fail", vitals.model or "none: features only"),
+        Check("model:wanted", "warn" if vitals.refused_model else "pass", vitals.refused_model or ""),
         Check("mqtt:waiting", "warn" if vitals.waiting_ratio > FULL else "pass", f"{vitals.waiting_ratio:.0%} full"),
         Check("machines:heard", "warn" if silent else "pass", f"silent: {silent}" if silent else ""),
     ]
@@ -174,6 +176,7 @@ class Endpoints:
         self._commit_limit_s = max(4.0, 3 * live.rhythm.commit_interval_s)
         self._probe = Probe(data_dir)
         self._was_ready: bool | None = None
+        self.refused_model: Callable[[], str | None] = lambda: None
         self.gauges: list[Callable[[Telemetry], None]] = []  # called at a scrape, to set gauges of other parts
         telemetry.set("build_info", 1, __version__)
         telemetry.set("mqtt_waiting_capacity_messages", capacity)
@@ -203,6 +206,7 @@ class Endpoints:
             refusal=self._live.refusal,
             unwritable=self._probe.unwritable(wait_s),
             model=self._model,
+            refused_model=self.refused_model(),
             waiting_ratio=watch.waiting / self._capacity,
             silent_machines=self._silent(),
         )
