@@ -111,7 +111,7 @@ def accept_loss(console: Console, yes: bool, data_dir: Path | None) -> None:
             "lost_commits": done.lost.commits,
             "lost_messages": done.lost.messages,
         },
-        f"{done.lost.text}; the loss is recorded, the files as they were are in {done.copy}, and the next start goes on",
+        f"{done.lost.text}; the loss is recorded, the files as they were are in {done.copy}; the next start goes on",
     )
 
 

@@ -125,7 +125,7 @@ class MachinesFile:
 
 
 def _line(key: StreamKey, facts: Mapping[str, Any]) -> str:
-    return json.dumps({"machine": key.machine, "point": key.point} | facts, ensure_ascii=False) + "\n"
+    return json.dumps({"machine": key.machine, "point": key.point, **facts}, ensure_ascii=False) + "\n"
 
 
 def _check(facts: Mapping[str, Any]) -> None:

@@ -314,8 +314,8 @@ class JournalBehind(ArchiveError):
     def __init__(self, path: Path, expected: str, found: str, witness: Mark | None, lost: Lost) -> None:
         super().__init__(
             f"expected in {path} {expected}, found: {found}",
-            hint=f"put back {path.name}, its -wal and {WITNESS_NAME} as they were if you have them; else go on from what "
-            "is left with `thrumcast state accept --yes`, which records the loss, or begin a new journal with "
+            hint=f"put back {path.name}, its -wal and {WITNESS_NAME} as they were if you have them; else go on from "
+            "what is left with `thrumcast state accept --yes`, which records the loss, or begin a new journal with "
             "`thrumcast state set-aside --yes`; neither deletes anything",
         )
         self.witness = witness
