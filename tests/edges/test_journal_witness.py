@@ -130,7 +130,7 @@ def test_an_emptied_or_removed_log_is_refused_with_what_is_missing_and_accepted_
     assert check_witness(directory) is not None
     assert "240 messages received" in verify(directory).problems[0]
     finding = look_at_data(load(None, {"data.dir": directory}, environment={}).config)[0]
-    assert (finding.name, finding.status) == ("data:journal", "fail")
+    assert (finding.check, finding.status) == ("data:journal", "fail")
     assert cli.run(["state", "accept", "--data", str(directory)]) == 2
     assert cli.run(["state", "accept", "--data", str(directory), "--yes", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
