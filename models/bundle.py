@@ -13,12 +13,15 @@ the file at fault. `ModelSpec` is config.json: what goes in and out, and the siz
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
 import re
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -34,6 +37,8 @@ from models.scaling import KINDS, Scaler
 from pipeline.errors import ModelError, SchemaError
 
 FORMAT = 1  # of a version's directory; another number is refused
+LARGEST = 65_536  # of every size in config.json: hidden units, layers, members, decoder units, horizon
+MOST_LAYERS = 4096  # in all members together
 FARTHEST = 32  # horizon of versions that were written before config.json had one
 
 REQUIRED = ("model.safetensors", "config.json", "metrics.json", "data.json", "train.json", "README.md")
@@ -208,6 +213,7 @@ def _problems(spec: ModelSpec, weights: dict[str, NDArray[np.float32]]) -> list[
         (len(set(spec.classes)) == len(spec.classes), "different classes", " ".join(spec.classes)),
         (features >= 1 and len(set(spec.inputs)) == features, "different inputs, at least one", str(features)),
         (spec.hidden >= 1 and spec.layers >= 1, "hidden and layers of at least 1", f"{spec.hidden}, {spec.layers}"),
+        (_is_small(spec), f"sizes of at most {LARGEST}, {MOST_LAYERS} layers in all members", "larger ones"),
         (scaler.kind in KINDS, f"a scaler of kind {', '.join(KINDS)}", scaler.kind),
         (math.isfinite(spec.temperature) and spec.temperature > 0, "a temperature above 0", str(spec.temperature)),
         (scaler.center.shape == (features,), f"scaler centers of {features} inputs", str(scaler.center.shape)),
@@ -221,7 +227,7 @@ def _problems(spec: ModelSpec, weights: dict[str, NDArray[np.float32]]) -> list[
     if spec.target_scaler is not None:
         shape = spec.target_scaler.center.shape
         checks.append((shape == (len(spec.targets),), f"target centers of {len(spec.targets)} targets", str(shape)))
-    shapes = spec.shapes() if spec.layers >= 1 and spec.cell in CELLS else {}
+    shapes = spec.shapes() if spec.layers >= 1 and spec.cell in CELLS and _is_small(spec) else {}
     checks.append((set(weights) == set(shapes), f"weights {' '.join(sorted(shapes))}", " ".join(sorted(weights))))
     for name in sorted(set(shapes) & set(weights)):
         weight = weights[name]
@@ -229,6 +235,11 @@ def _problems(spec: ModelSpec, weights: dict[str, NDArray[np.float32]]) -> list[
         checks.append((weight.dtype == np.float32, f"{name} in float32", str(weight.dtype)))
         checks.append((bool(np.isfinite(weight).all()), f"finite numbers in {name}", "NaN or infinity"))
     return [(expected, found) for fine, expected, found in checks if not fine]
+
+
+def _is_small(spec: ModelSpec) -> bool:
+    sizes = (spec.hidden, spec.layers, spec.members, spec.decoder, spec.horizon)
+    return max(sizes) <= LARGEST and spec.layers * spec.members <= MOST_LAYERS
 
 
 def _scaler_document(scaler: Scaler) -> Document:
@@ -301,6 +312,28 @@ def load(directory: Path) -> Bundle:
     Raises:
         ModelError: a file is missing or damaged, the format is unknown, or weights and sizes do not fit.
     """
+    with refused_by_name(str(directory)):
+        return _load(directory)
+
+
+@contextlib.contextmanager
+def refused_by_name(version: str) -> Iterator[None]:
+    """Turn any failure within the block into a ModelError that names the version.
+
+    Sums do not protect from somebody who writes the files and their sums. Whatever the files hold, it is a problem of
+    this version and no reason for a running service to end.
+    """
+    try:
+        yield
+    except (ModelError, SchemaError):
+        raise
+    except Exception as error:
+        found = f"{type(error).__name__} {error}"[:200]
+        msg = f"{version}: expected a model version that can be used, found: {found}"
+        raise ModelError(msg, hint="restore the version from a copy, or use another one") from error
+
+
+def _load(directory: Path) -> Bundle:
     contents = _verified(directory)
     documents = {name: _document(directory, name, contents[name]) for name in REQUIRED if name.endswith(".json")}
     config = documents["config.json"]
@@ -327,7 +360,7 @@ def load(directory: Path) -> Bundle:
         documents["metrics.json"],
         _with_tables(directory, documents["data.json"], tables),
         documents["train.json"],
-        contents["README.md"].decode(),
+        contents["README.md"].decode(errors="replace"),  # for people only
     )
 
 
@@ -337,9 +370,9 @@ def _verified(directory: Path) -> dict[str, bytes]:
         msg = f"expected a model version in {directory}, found: no such directory"
         raise ModelError(msg, hint="`thrumcast models ls` lists the versions there are")
     try:
-        lines = (directory / SUMS).read_text().splitlines()
+        lines = read_file(directory / SUMS).decode().splitlines()
         listed = {match[2]: match[1] for line in lines if (match := _SUM_LINE.fullmatch(line))}
-        contents = {name: (directory / name).read_bytes() for name in listed}
+        contents = {name: read_file(directory / name) for name in listed}
     except (OSError, UnicodeDecodeError) as error:
         name = Path(error.filename).name if isinstance(error, OSError) and error.filename else SUMS
         msg = f"{directory}: expected {name}, found: {getattr(error, 'strerror', None) or error}"
@@ -356,10 +389,22 @@ def _verified(directory: Path) -> dict[str, bytes]:
     return contents
 
 
+def read_file(path: Path) -> bytes:
+    """Read a regular file. Anything else could block for ever: a named pipe waits for a writer.
+
+    Raises:
+        OSError: it is missing, is no regular file, or cannot be read.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "no regular file", str(path))
+        return file.read()
+
+
 def _document(directory: Path, name: str, content: bytes) -> Document:
     try:
         document = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         msg = f"{directory / name}: expected JSON, found: {error}"
         raise ModelError(msg) from error
     if not isinstance(document, dict):

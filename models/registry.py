@@ -32,6 +32,7 @@ CHALLENGER = "challenger"  # the newest candidate
 
 _RESTORE = "restore it from a backup, or remove it and promote a version again"
 _VERSION = re.compile(r"v[0-9]{4,9}")
+_MOVE = frozenset(("alias", "from", "to"))
 _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
@@ -43,9 +44,13 @@ class Registry:
 
     def versions(self) -> list[str]:
         """All versions, oldest first."""
-        if not self.root.is_dir():
-            return []
-        names = [path.name for path in self.root.iterdir() if path.is_dir() and _VERSION.fullmatch(path.name)]
+        try:
+            if not self.root.is_dir():
+                return []
+            names = [path.name for path in self.root.iterdir() if path.is_dir() and _VERSION.fullmatch(path.name)]
+        except OSError as error:
+            msg = f"expected to read {self.root}, found: {error.strerror}"
+            raise ModelError(msg, hint="check the permissions of the registry") from error
         return sorted(names, key=lambda name: int(name[1:]))
 
     def aliases(self) -> dict[str, str]:
@@ -146,16 +151,20 @@ class Registry:
 
     def _read(self) -> dict[str, Any]:
         path = self.root / "aliases.json"
+        hint = "restore it from a copy, or remove it and promote a version again"
         try:
-            document = json.loads(path.read_text())
+            document = json.loads(bundle.read_file(path))
         except FileNotFoundError:
             return {"history": []}
-        except ValueError as error:
+        except OSError as error:
+            msg = f"{path}: expected a file that can be read, found: {error.strerror}"
+            raise ModelError(msg, hint=hint) from error
+        except (ValueError, RecursionError) as error:
             msg = f"{path}: expected JSON, found: {error}"
-            raise ModelError(msg, hint=_RESTORE) from error
-        if not isinstance(document, dict) or not isinstance(document.setdefault("history", []), list):
+            raise ModelError(msg, hint=hint) from error
+        if not _is_document(document):
             msg = f"{path}: expected an object of aliases with a list `history`, found: another shape"
-            raise ModelError(msg, hint=_RESTORE)
+            raise ModelError(msg, hint=hint)
         return document
 
     def _write(self, document: dict[str, Any]) -> None:
@@ -176,6 +185,14 @@ class Registry:
         with (self.root / ".lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _is_document(document: object) -> bool:
+    """Whether it maps aliases to versions and has a list of moves; adds an empty list where there is none."""
+    if not isinstance(document, dict) or not isinstance(document.setdefault("history", []), list):
+        return False
+    moves = all(isinstance(move, dict) and move.keys() >= _MOVE for move in document["history"])
+    return moves and all(isinstance(to, str) for name, to in document.items() if name != "history")
 
 
 def _sync_directory(path: Path) -> None:

@@ -82,6 +82,10 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("end_to_end_seconds", "histogram", "from a window's last sample to its acknowledgement", (), _SECONDS),
     Metric("last_commit_timestamp_seconds", "gauge", "time of the newest commit"),
+    Metric(
+        "lag_seconds", "gauge", "time from the newest committed sample of the stream that is furthest behind to now"
+    ),
+    Metric("lag_messages", "gauge", "messages of these seconds, over all streams that are heard; an estimate"),
     Metric("uncommitted_seconds", "gauge", "age of the oldest message that is taken and not committed"),
     Metric("loop_beat_timestamp_seconds", "gauge", "time of the processing loop's last sign of life"),
     Metric("mqtt_connected", "gauge", "1 while the broker has accepted us"),
@@ -143,6 +147,7 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "forecast_failed": ("error", "the forecast raised an error; it stays off until a model is loaded"),
     "shadow_failed": ("error", "the shadow model raised an error and was switched off"),
     "labels_unreadable": ("error", "labels.jsonl has an invalid line; new labels are neither published nor counted"),
+    "label_skipped": ("warning", "a label in the file cannot be used; trainings and lists leave it out"),
     "label_waits": ("warning", "a label sent over MQTT was stored, but the archive has no windows of its machine"),
     "ready": ("info", "/readyz turned to 200"),
     "not_ready": ("warning", "/readyz turned to 503; the failing checks"),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import resource
 import shutil
-import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +15,7 @@ from pipeline.chaos.plant import Plant
 from pipeline.core.state import from_bytes
 from pipeline.edges.store.database import JOURNAL_NAME
 from pipeline.edges.store.journal import Journal
+from pipeline.edges.store.witness import WITNESS_NAME
 from pipeline.errors import ArchiveError, ThrumcastError
 
 READY_WITHIN_S = 5.0
@@ -138,7 +138,7 @@ def stalled(
 
 
 def damaged_journal(world: Ground, plant: Plant, *, count: int, seed: int = 3) -> Outcome:
-    """Flipped bits and cut ends of the journal are named, or harmless; the file is left as it is."""
+    """Flipped bits and cut ends of database, log and witness: named and left as they are, or harmless."""
     service = world.service
     service.settings = {
         **service.settings,
@@ -148,40 +148,39 @@ def damaged_journal(world: Ground, plant: Plant, *, count: int, seed: int = 3) -
     service.start_and_listen()
     world.send(plant)
     world.wait_for_messages(plant.messages)
-    service.kill()  # with rows pending
-    whole = world.directory / "whole.db"
-    with sqlite3.connect(world.data_dir / JOURNAL_NAME) as source, sqlite3.connect(whole) as copy:
-        source.backup(copy)
-    source.close()
-    copy.close()
-    content = whole.read_bytes()
+    service.kill()  # with rows pending, and the last commits in the log
+    names = (JOURNAL_NAME, f"{JOURNAL_NAME}-wal", WITNESS_NAME)
+    whole = {name: (world.data_dir / name).read_bytes() for name in names}
     rng = np.random.default_rng(seed)
-    true = _content(world, content)
+    true = _content(world, whole)
     named = harmless = silent = touched = 0
     for number in range(count):
-        damaged = bytearray(content)
+        name = names[number % len(names)]
+        damaged = bytearray(whole[name])
         if number % 10 == 0:
-            damaged = damaged[: int(rng.integers(1, len(content)))]
+            damaged = damaged[: int(rng.integers(len(damaged)))]
         else:
-            damaged[int(rng.integers(len(content)))] ^= 1 << int(rng.integers(8))
-        found = _content(world, bytes(damaged))
+            damaged[int(rng.integers(len(damaged)))] ^= 1 << int(rng.integers(8))
+        files = whole | {name: bytes(damaged)}
+        found = _content(world, files)
         named += found is None
         harmless += found == true
         silent += found is not None and found != true
-        touched += found is None and (world.directory / "damaged" / JOURNAL_NAME).read_bytes() != bytes(damaged)
-    kept = silent == 0 and named > 0 and touched == 0
+        touched += found is None and any((world.directory / "damaged" / n).read_bytes() != files[n] for n in names)
+    kept = true is not None and silent == 0 and named > 0 and touched == 0
     figures = (
         f"{count} damages: {named} refused by name, {harmless} in unused bytes, {silent} unnoticed, {touched} altered"
     )
     return world.outcome(12, "A damaged journal", kept, figures)
 
 
-def _content(world: Ground, content: bytes) -> object:
+def _content(world: Ground, files: Mapping[str, bytes]) -> object:
     """Everything a journal says, or None if it is refused by name."""
     directory = world.directory / "damaged"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
-    (directory / JOURNAL_NAME).write_bytes(content)
+    for name, content in files.items():
+        (directory / name).write_bytes(content)
     try:
         with Journal(directory) as journal:
             states = journal.states()

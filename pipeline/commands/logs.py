@@ -78,7 +78,7 @@ class RepeatFilter(logging.Filter):
     def __init__(self, every_s: float = REPEAT_S) -> None:
         super().__init__()
         self._every_s = every_s
-        # (logger, event, about) -> when it last passed, and how many were suppressed since. There are few kinds of events.
+        # (logger, event, about) -> when it last passed, and how many were suppressed since; there are few
         self._seen: dict[tuple[str, str, str], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:

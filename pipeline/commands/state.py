@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group(name="state")
 def command() -> None:
-    """Show the state of the streams, or set a damaged journal aside."""
+    """Show the state of the streams, or go on after damage to the journal."""
 
 
 @command.command()
@@ -79,6 +79,39 @@ def set_aside(console: Console, yes: bool, data_dir: Path | None) -> None:
     console.result(
         {"data": str(directory), "aside": str(place)},
         f"the journal is in {place}; the next start begins with an empty one",
+    )
+
+
+@command.command(name="accept")
+@click.option("--yes", is_flag=True, help="Confirm; nothing is changed without it.")
+@data_option
+@with_console
+def accept_loss(console: Console, yes: bool, data_dir: Path | None) -> None:
+    """Go on from a journal that holds less than was acknowledged, or from a backup.
+
+    A start refuses such a journal. This command copies it to DIR/aside, records the loss in the counters and in the
+    archive (kind quarantine, reason journal_loss), and lets the next start go on from what is there. What is missing
+    stays missing; streams count it as gaps when they go on. No service may run at the same time.
+    """
+    import time
+    from datetime import UTC, datetime
+
+    from pipeline.edges.store.journal import accept
+
+    if not yes:
+        msg = "expected --yes: what the journal lacks is lost for good once the service goes on from it"
+        raise click.UsageError(msg)
+    directory = console.config(**{"data.dir": data_dir}).data.path
+    done = accept(directory, datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ"), time.time_ns())
+    console.result(
+        {
+            "data": str(directory),
+            "copy": str(done.copy),
+            "reason": done.reason,
+            "lost_commits": done.lost.commits,
+            "lost_messages": done.lost.messages,
+        },
+        f"{done.lost.text}; the loss is recorded, the files as they were are in {done.copy}; the next start goes on",
     )
 
 

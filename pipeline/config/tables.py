@@ -216,6 +216,7 @@ class ArchiveConfig(Table, frozen=True):
     roll_rows: Count = 10_000
     compact_parts: Annotated[int, Meta(ge=0)] = 24
     max_channels: Count = 64
+    max_dates: Annotated[int, Meta(ge=0)] = 400
 
 
 class ModelConfig(Table, frozen=True):

@@ -13,7 +13,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -23,6 +23,7 @@ from pipeline.core.engine import Engine, States, Step
 from pipeline.core.records import Block, Contradiction, Duplicate, Float32, Gap, Late, Predictor, Rejected, StreamKey
 from pipeline.core.remedies import remedy
 from pipeline.core.window import LEAST_SAMPLES, MOST_WINDOWS, WindowSpec, is_too_slow, most_windows
+from pipeline.drivers.dates import Dates
 from pipeline.edges.ports import Batch, Message
 from pipeline.errors import DecodeError
 from pipeline.telemetry import few
@@ -187,12 +188,13 @@ class Admission:
 
     window_of: Callable[[StreamKey], WindowSpec]
     channels: Channels | None = None  # None: no columns are made
+    dates: Dates | None = None  # None: no files are made
 
     def __call__(self, block: Block) -> int:
         """How many windows the block can complete, counted per channel.
 
         Raises:
-            DecodeError: too_slow, too_long or too_many_channels.
+            DecodeError: too_slow, too_long, too_many_dates or too_many_channels.
         """
         spec = self.window_of(block.key)
         windows = most_windows(spec, block)
@@ -202,6 +204,8 @@ class Admission:
             reason, msg = "too_slow", f"a rate of at least {least_hz:g} Hz expected, found: {block.rate_hz:g} Hz"
         elif windows > MOST_WINDOWS:
             reason, msg = "too_long", f"at most {MOST_WINDOWS} windows in a message expected, found: {windows}"
+        elif self.dates is not None and not self.dates.admit(block.t0_ns):
+            reason, msg = "too_many_dates", f"at most {self.dates.most} dates far from today in an hour expected"
         elif self.channels is not None and not self.channels.admit(block.channels):
             names = few(sorted(set(block.channels) - self.channels.known))
             log.warning("channels_full known=%d refused=%s stream=%s", len(self.channels.known), names, block.key)

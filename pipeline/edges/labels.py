@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import getpass
+import logging
 import os
 import uuid
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,10 @@ VERDICTS = ("confirmed", "wrong_mode", "false_alarm", "missed", "unsure")
 STAGES = ("incipient", "developed", "severe", "failed")
 SOURCES = ("inspection", "parts_replaced", "analyst", "ran_to_failure", "operator")
 CERTAINTY = {"sure": 1.0, "likely": 0.6, "guess": 0.3}  # also the weight of a window in training
+YEARS = range(1900, 2262)  # of a label, in UTC
+_SPAN = tuple(datetime(year, 1, 1, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC) for year in (YEARS.start, YEARS.stop))
+
+log = logging.getLogger("thrumcast.labels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +164,20 @@ class LabelFile:
 
 
 def active(events: Sequence[LabelEvent]) -> list[LabelEvent]:
-    """Labels that are not retracted, oldest first."""
+    """Labels that are not retracted, oldest first. A label that cannot be used is left out and named in the log."""
     gone = {event.id for event in events if event.op == "retract"}
-    return [event for event in events if event.op == "add" and event.id not in gone]
+    return [event for event in events if event.op == "add" and event.id not in gone and _is_usable(event)]
+
+
+def _is_usable(event: LabelEvent) -> bool:
+    """Whether `check` would take the event. A file may hold others, written by hand or by an older release."""
+    try:
+        check(event)
+    except ThrumcastError as error:
+        shown = event.id[:64].encode("unicode_escape").decode()
+        log.warning("label_skipped id=%s err=%s", shown, error.message)
+        return False
+    return True
 
 
 def new_id() -> str:
@@ -178,15 +194,18 @@ def to_ns(text: str) -> int:
     """ISO 8601 -> ns since 1970. A time without a zone is UTC.
 
     Raises:
-        ThrumcastError: the text is not a time.
+        ThrumcastError: the text is not a time, or is one outside the years `YEARS`.
     """
     try:
         time = datetime.fromisoformat(text)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         msg = f"expected a time such as 2026-05-01T12:00:00Z, found: {text!r}"
         raise ThrumcastError(msg, hint="ISO 8601, in UTC unless it names another zone") from error
     aware = time.replace(tzinfo=UTC) if time.tzinfo is None else time
     since = aware - datetime(1970, 1, 1, tzinfo=UTC)
+    if not _SPAN[0] <= since < _SPAN[1]:
+        msg = f"expected a time in the years {YEARS.start} to {YEARS.stop - 1}, found: {text}"
+        raise ThrumcastError(msg, hint="times are kept as ns since 1970 in 64 bits, which ends in 2262")
     return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
 
 

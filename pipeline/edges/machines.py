@@ -28,15 +28,34 @@ class MachinesFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._facts: dict[StreamKey, dict[str, Any]] = {}  # of the file as it was at `_seen`
+        self._seen: tuple[int, int, int] | None = None  # inode, size and time of the last change
+        self._whole = 0  # bytes of the file up to its last whole line
 
     def load(self) -> dict[StreamKey, dict[str, Any]]:
-        """The facts of every stream; empty without a file.
+        """The facts of every stream; empty without a file. A file that has not changed is not read again.
 
         Raises:
             ArchiveError: a line other than a torn last one is not what `update` writes.
         """
+        seen = self._signature()
+        if seen is None or seen != self._seen:
+            self._facts, self._whole = self._read()
+            self._seen = seen
+        return {key: dict(facts) for key, facts in self._facts.items()}
+
+    def _signature(self) -> tuple[int, int, int] | None:
+        try:
+            stat = self.path.stat()
+        except OSError:  # `_read` says why
+            return None
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+    def _read(self) -> tuple[dict[StreamKey, dict[str, Any]], int]:
         facts: dict[StreamKey, dict[str, Any]] = {}
-        for number, line in enumerate(self._whole_lines(), 1):
+        content = self._whole_content()
+        # Not splitlines: it also splits at characters that JSON does not escape, such as U+0085.
+        for number, line in enumerate(content.decode("utf-8", "replace").split("\n")[:-1], 1):
             try:
                 entry = json.loads(line)
                 key = StreamKey(entry.pop("machine"), entry.pop("point"))
@@ -49,7 +68,7 @@ class MachinesFile:
                 )
                 raise ArchiveError(msg, hint="correct or remove that line") from error
             facts[key] = entry
-        return facts
+        return facts, len(content)
 
     def update(self, key: StreamKey, facts: Mapping[str, Any]) -> bool:
         """Adds or changes facts of a stream and keeps its other facts. Returns whether anything changed.
@@ -66,41 +85,47 @@ class MachinesFile:
             ValueError: `load` would refuse a fact.
             ArchiveError: the file is not writable.
         """
-        known = self.load()
-        lines = []
+        self.load()
+        changed: dict[StreamKey, dict[str, Any]] = {}
         for key, new in facts.items():
-            old = known.get(key, {})
+            old = self._facts.get(key, {})
             merged = json.loads(json.dumps({**old, **new}, allow_nan=False))  # compare in the form that `load` reads
             _check(merged)
-            if key not in known or merged != old:
-                lines.append(json.dumps({"machine": key.machine, "point": key.point} | merged, ensure_ascii=False))
-        if lines:
-            self._append("".join(f"{line}\n" for line in lines).encode())
-        return len(lines)
+            if key not in self._facts or merged != old:
+                changed[key] = merged
+        if changed:
+            self._append("".join(_line(key, merged) for key, merged in changed.items()).encode())
+            self._facts |= changed
+        return len(changed)
 
-    def _whole_lines(self) -> list[str]:
+    def _whole_content(self) -> bytes:
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
-            return []
+            return b""
         except OSError as error:
             msg = f"expected to read {self.path}, found: {error}"
             raise ArchiveError(msg, hint="check the permissions of the data directory") from error
-        # Not splitlines: it also splits at characters that JSON does not escape, such as U+0085.
-        return content[: content.rfind(b"\n") + 1].decode("utf-8", "replace").split("\n")[:-1]
+        return content[: content.rfind(b"\n") + 1]
 
     def _append(self, content: bytes) -> None:
+        self._seen = None  # until the file is as expected
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab+") as file:
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)  # a torn last line was never acknowledged
+            with self.path.open("ab") as file:
+                file.truncate(self._whole)  # a torn last line was never acknowledged
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             msg = f"expected to write {self.path}, found: {error}"
             raise ArchiveError(msg, hint="check free space and permissions of the data directory") from error
+        self._whole += len(content)
+        self._seen = self._signature()
+
+
+def _line(key: StreamKey, facts: Mapping[str, Any]) -> str:
+    return json.dumps({"machine": key.machine, "point": key.point, **facts}, ensure_ascii=False) + "\n"
 
 
 def _check(facts: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ from pipeline.drivers.intake import unit_error
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.edges.mqtt import MqttConnection, TopicTemplate
 from pipeline.edges.mqtt.probe import BrokerFeatures, Delivery, delivery, features
-from pipeline.edges.store.database import JOURNAL_NAME, view_journal
+from pipeline.edges.store.database import JOURNAL_NAME, check_witness, view_journal
 from pipeline.edges.store.quarantine import refusals
 from pipeline.errors import DecodeError, NotReachable, ThrumcastError
 from pipeline.service.client import ServiceReport, ask
@@ -123,7 +123,11 @@ def look_at_data(config: Config, service: ServiceReport | None = None) -> list[F
             if view is None
             else f"{len(view.parts)} files, {sum(p.rows for p in view.parts)} rows"
         )
-        findings.append(Finding("data:journal", "pass", found))
+        behind = check_witness(directory)
+        if behind is None:
+            findings.append(Finding("data:journal", "pass", found))
+        else:
+            findings.append(Finding("data:journal", "fail", behind.message, behind.hint or ""))
     except ThrumcastError as error:
         findings.append(Finding("data:journal", "fail", error.message, error.hint or ""))
     try:

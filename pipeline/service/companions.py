@@ -36,6 +36,7 @@ class MachineNotes(Onlooker):
 
     machines: MachinesFile
     known: set[StreamKey] = field(default_factory=set)
+    written: dict[StreamKey, dict[str, Any]] = field(default_factory=dict)  # what blocks have said, as it is on disk
     waiting: dict[StreamKey, set[int]] = field(default_factory=dict)  # sessions of streams without any window yet
 
     def stepped(self, batch: Batch, step: Step) -> None:
@@ -50,12 +51,16 @@ class MachineNotes(Onlooker):
         for block in batch.blocks:
             if block.key not in self.known or block.about is not None:
                 facts.setdefault(block.key, {}).update(facts_of(block))
+        # Facts are stored by change: a sender that repeats them in every message costs no disk.
+        facts = {key: new for key, new in facts.items() if not new.items() <= self.written.get(key, {}).items()}
         self._name_short_records(batch, step, set(facts))
         return partial(self._write, facts) if facts else None
 
     def _write(self, facts: dict[StreamKey, dict[str, Any]]) -> Sequence[Publication]:
         self.machines.update_all(facts)
         self.known |= facts.keys()
+        for key, new in facts.items():
+            self.written[key] = self.written.get(key, {}) | new
         return ()
 
     def _name_short_records(self, batch: Batch, step: Step, new: set[StreamKey]) -> None:

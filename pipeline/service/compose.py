@@ -21,6 +21,7 @@ from pipeline.core.quality import Quality
 from pipeline.core.rehearsal import rehearse
 from pipeline.core.severity import floor
 from pipeline.core.state import from_bytes
+from pipeline.drivers.dates import Dates
 from pipeline.drivers.intake import MOST_BYTES, Admission, Channels, Intake
 from pipeline.drivers.switch import ModelSet, ModelSwitch
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
@@ -215,7 +216,11 @@ def service(
                 lambda topic: None if requests.owns(topic) else topics.parse(topic),
                 config.accepts,
                 config.mqtt.max_payload_bytes,
-                Admission(lambda key: live_config.spec_of(key).window, channels_of(config, journal)),
+                Admission(
+                    lambda key: live_config.spec_of(key).window,
+                    channels_of(config, journal),
+                    Dates(config.archive.max_dates),
+                ),
             ),
             journal=journal,
             archive=archive,
@@ -264,6 +269,9 @@ def observed(config: Config, live: Live, connection: MqttConnection) -> Iterator
     telemetry.set("alarms_active", len(watch.open_alarms))
     gauges = StreamGauges(lambda: live.engine.predictor)
     endpoints = Endpoints(live, watch, telemetry, config.data.path, capacity=connection.max_waiting)
+    if isinstance(live.models.watch, RegistryWatch):
+        aliases = live.models.watch
+        endpoints.refused_model = lambda: aliases.refusal
     endpoints.gauges += [
         gauges.show,
         LabelCounts(config.data.path).show,

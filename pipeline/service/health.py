@@ -19,7 +19,7 @@ from typing import Literal
 from pipeline import __version__
 from pipeline.drivers.live import Live
 from pipeline.service.http import Answer, Route
-from pipeline.service.metrics import LoopWatch
+from pipeline.service.metrics import LAG_S, Lag, LoopWatch
 from pipeline.telemetry import Telemetry, few
 
 log = logging.getLogger("thrumcast.health")
@@ -111,8 +111,10 @@ class Vitals:
     refusal: str | None = None  # why the disk refuses what the loop writes
     unwritable: str | None = None  # why the data directory cannot be written
     model: str | None = None
+    refused_model: str | None = None  # why another version was wanted and could not be used
     waiting_ratio: float = 0.0
     silent_machines: tuple[str, ...] = ()
+    lag: Lag | None = None  # None: no stream is heard whose clock can be used
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,13 @@ def ready_checks(vitals: Vitals) -> list[Check]:
         Check("commit:progress", "fail" if late else "pass", in_hand),
         Check("archive:writable", "fail" if trouble else "pass", trouble or ""),
         Check("model:loaded", "pass" if vitals.model else "fail", vitals.model or "none: features only"),
+        Check("model:wanted", "warn" if vitals.refused_model else "pass", vitals.refused_model or ""),
         Check("mqtt:waiting", "warn" if vitals.waiting_ratio > FULL else "pass", f"{vitals.waiting_ratio:.0%} full"),
+        Check(
+            "lag:event_time",
+            "warn" if vitals.lag is not None and vitals.lag.seconds > LAG_S else "pass",
+            "" if vitals.lag is None else vitals.lag.text,
+        ),
         Check("machines:heard", "warn" if silent else "pass", f"silent: {silent}" if silent else ""),
     ]
 
@@ -174,6 +182,7 @@ class Endpoints:
         self._commit_limit_s = max(4.0, 3 * live.rhythm.commit_interval_s)
         self._probe = Probe(data_dir)
         self._was_ready: bool | None = None
+        self.refused_model: Callable[[], str | None] = lambda: None
         self.gauges: list[Callable[[Telemetry], None]] = []  # called at a scrape, to set gauges of other parts
         telemetry.set("build_info", 1, __version__)
         telemetry.set("mqtt_waiting_capacity_messages", capacity)
@@ -203,8 +212,10 @@ class Endpoints:
             refusal=self._live.refusal,
             unwritable=self._probe.unwritable(wait_s),
             model=self._model,
+            refused_model=self.refused_model(),
             waiting_ratio=watch.waiting / self._capacity,
             silent_machines=self._silent(),
+            lag=watch.lag.worst(time.time()),
         )
 
     def ready(self, wait_s: float = PROBE_WAIT_S) -> list[Check]:
@@ -225,10 +236,12 @@ class Endpoints:
         """One line for `systemctl status`."""
         watch, account = self._watch, self._live.account
         link = "connected" if watch.connected else "no broker"
+        lag = watch.lag.worst(time.time())
+        behind = f", {lag.text}" if lag is not None and lag.seconds > LAG_S else ""
         trouble = f", disk refuses: {self._live.refusal}" if self._live.refusal else ""
         return (
             f"{link}, {len(watch.machines)} machines, {account.committed} messages committed, "
-            f"{account.in_flight} in flight, model {self._model or 'none'}{trouble}"
+            f"{account.in_flight} in flight, model {self._model or 'none'}{behind}{trouble}"
         )
 
     def _livez(self) -> Answer:
@@ -243,6 +256,9 @@ class Endpoints:
         self.ready()
         oldest_s = watch.oldest_s
         telemetry.set("uncommitted_seconds", 0.0 if oldest_s is None else time.monotonic() - oldest_s)
+        lag = watch.lag.worst(time.time())
+        telemetry.set("lag_seconds", 0.0 if lag is None else max(0.0, lag.seconds))
+        telemetry.set("lag_messages", 0 if lag is None else lag.messages)
         telemetry.set("loop_beat_timestamp_seconds", time.time() - (time.monotonic() - watch.beat_s))
         telemetry.set_series("model_info", {(self._model or "none",): 1})
         telemetry.set("mqtt_connected", watch.connected)

@@ -11,13 +11,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pipeline.core.engine import Step
-from pipeline.core.records import Contradiction, FeatureRow, Gap, Prediction, Predictor, StreamKey
+from pipeline.core.records import Block, Contradiction, FeatureRow, Gap, Prediction, Predictor, StreamKey
 from pipeline.core.severity import velocity_rms_mm_s
 from pipeline.edges.labels import VERDICTS, LabelFile
 from pipeline.edges.ports import Batch, Connection, LinkEvent, Message, Onlooker, Tally, Work
@@ -25,6 +25,10 @@ from pipeline.errors import ArchiveError
 from pipeline.telemetry import MAX_LABELS, Telemetry
 
 NOTIFY_EVERY_S = 5.0
+LAG_S = 60.0  # behind the plant, after which health warns
+HEARD_S = 60.0  # after which a stream without messages no longer counts as behind
+CLOCK_S = 7 * 86_400.0  # a sender whose clock is further off says nothing about lag
+TREND_S = 30.0
 STATES = ("warming_up", "normal", "warning", "alarm", "unknown", "sensor_fault", "not_running")
 
 log = logging.getLogger("thrumcast.web")
@@ -38,6 +42,68 @@ class BrokerLink(Connection, Protocol):
     @property
     def connected(self) -> bool:
         """Whether the broker has accepted the connection and it has not been lost since."""
+
+
+class Lag(NamedTuple):
+    """How far the service is behind its plant."""
+
+    seconds: float  # of the stream that is furthest behind
+    key: StreamKey
+    messages: int  # of all streams, estimated from the length of their blocks
+    recovery_s: float | None  # until nothing is behind, at the pace of the last half minute; None: it does not shrink
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        if self.seconds <= LAG_S:
+            return f"{self.seconds:.1f} s"
+        left = "not shrinking" if self.recovery_s is None else f"done in about {self.recovery_s:.0f} s"
+        return f"{self.key} is {self.seconds:.0f} s behind, all streams about {self.messages} messages; {left}"
+
+
+@dataclass(slots=True)
+class LagWatch:
+    """How old the newest sample of each stream was when it was committed, by the clock of its sender.
+
+    What waits at the broker cannot be asked for, but the age of what arrives says how much it is. Streams that have not
+    been heard for `HEARD_S` do not count, they are silent. Neither do streams whose clock is off by more than
+    `CLOCK_S`: recordings that are played again, and sensors without a clock.
+    """
+
+    streams: dict[StreamKey, tuple[float, float, float]] = field(default_factory=dict)  # heard at, lag, block; all in s
+    _trend: deque[tuple[float, float]] = field(default_factory=deque)  # time and worst lag of the last half minute
+
+    def committed(self, blocks: Iterable[Block], now_s: float) -> None:
+        """Take blocks that are committed now."""
+        for block in blocks:
+            length_s = block.samples.shape[1] / block.rate_hz
+            self.streams[block.key] = (now_s, now_s - block.t0_ns / 1e9 - length_s, length_s)
+        if self._trend and now_s - self._trend[-1][0] < 1.0:  # looks at all streams: not in every turn
+            return
+        if (worst := self.worst(now_s)) is not None:
+            self._trend.append((now_s, worst.seconds))
+            while now_s - self._trend[0][0] > TREND_S:
+                self._trend.popleft()
+
+    def worst(self, now_s: float) -> Lag | None:
+        """The lag of the stream that is furthest behind; None if no stream is heard whose clock can be used."""
+        heard = [
+            (lag_s, key, length_s)
+            for key, (at_s, lag_s, length_s) in self.streams.copy().items()
+            if now_s - at_s < HEARD_S and abs(lag_s) < CLOCK_S
+        ]
+        if not heard:
+            return None
+        seconds, key, _ = max(heard)
+        messages = sum(int(max(0.0, lag_s) / length_s) for lag_s, _, length_s in heard if length_s > 0)
+        return Lag(seconds, key, messages, self._recovery_s(seconds))
+
+    def _recovery_s(self, lag_s: float) -> float | None:
+        trend = list(self._trend)
+        if len(trend) < 2 or trend[-1][0] <= trend[0][0]:
+            return None
+        shrinks = (trend[0][1] - trend[-1][1]) / (trend[-1][0] - trend[0][0])  # seconds of lag per second
+        return lag_s / shrinks if shrinks > 0 else None
 
 
 @dataclass(slots=True)
@@ -58,6 +124,7 @@ class LoopWatch(Onlooker):
     machines: frozenset[str] = frozenset()  # replaced as a whole: other threads iterate over it
     states: dict[StreamKey, str] = field(default_factory=dict)  # the last state of each stream
     open_alarms: set[str] = field(default_factory=set)  # ids
+    lag: LagWatch = field(default_factory=LagWatch)
     _notified_s: float = 0.0
 
     def take(self, limit: int, timeout_s: float) -> list[Message]:
@@ -111,6 +178,7 @@ class LoopWatch(Onlooker):
         if step.features:
             telemetry.observe("feature_seconds", batch.feature_s)
             telemetry.observe("inference_seconds", batch.inference_s)
+        self.lag.committed(batch.blocks, now_s)
         samples: Counter[str] = Counter()
         for block in batch.blocks:
             samples[block.key.machine] += block.samples.shape[1]

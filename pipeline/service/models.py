@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
+import numpy as np
 
 from pipeline.config.keys import dotted, leaves
 from pipeline.config.specs import feature_spec, stream_specs
@@ -75,18 +76,29 @@ def load_bundle(config: Config, version: str | None = None) -> Bundle | None:
 
 
 def model_set(config: Config, bundle: Bundle) -> ModelSet:
-    """A version with everything it can say: modes, what is unknown to it, and forecasts if they are configured."""
+    """A version with everything it can say: modes, what is unknown to it, and forecasts if they are configured.
+
+    Raises:
+        ModelError: it cannot be used; a version that fails at its first window is refused here.
+    """
+    from models.bundle import refused_by_name
     from models.predictor import NumpyPredictor
     from models.unknown import detector
 
     modes = config.model.forecast_modes
     foretell = None
-    if modes and bundle.spec.decoder:
-        from models.forecast import Forecaster
+    with refused_by_name(bundle.spec.version):
+        if modes and bundle.spec.decoder:
+            from models.forecast import Forecaster
 
-        forecaster = Forecaster(bundle)
-        foretell = GuardedForecast(lambda h: forecaster.beam(h, modes))
-    return ModelSet(NumpyPredictor(bundle), detector(bundle), foretell=foretell)
+            forecaster = Forecaster(bundle)
+            foretell = GuardedForecast(lambda h: forecaster.beam(h, modes))
+        predictor, is_unknown = NumpyPredictor(bundle), detector(bundle)
+        windows = np.zeros((2, len(bundle.spec.inputs)), np.float32)
+        p, _ = predictor.step(windows, predictor.initial(len(windows)))
+        if is_unknown is not None:
+            is_unknown(windows, p)
+    return ModelSet(predictor, is_unknown, foretell=foretell)
 
 
 def load_models(config: Config) -> ModelSet:
@@ -206,6 +218,7 @@ class RegistryWatch:
     _wanted: tuple[str | None, str | None] = (None, None)  # versions of model and shadow
     _seen: tuple[int, int, int] | None = None  # of the file: time, inode, size
     _look_again: bool = False
+    refusal: str | None = None  # why the newest change was refused and the models before it go on serving
     reloads: Counter[str] = field(default_factory=lambda: Counter(loaded=0, refused=0))
 
     @classmethod
@@ -230,15 +243,23 @@ class RegistryWatch:
         try:
             wanted = self._versions()
             if wanted[0] is None or (wanted == self._wanted and not forced):
+                self.refusal = None
                 return None
             loaded = load_models(self.config)
         except ThrumcastError as error:
-            log.error("model_refused alias=%s err=%s", self.config.model.alias, error.message)
-            self.reloads["refused"] += 1
+            self._refuse(error.message)
             return None
-        self._wanted = wanted
+        except Exception as error:  # no file of the registry may end the service
+            self._refuse(f"{type(error).__name__} {error}")
+            return None
+        self._wanted, self.refusal = wanted, None
         self.reloads["loaded"] += 1
         return loaded
+
+    def _refuse(self, why: str) -> None:
+        log.error("model_refused alias=%s err=%s", self.config.model.alias, why)
+        self.refusal = why
+        self.reloads["refused"] += 1
 
     @property
     def config(self) -> Config:

@@ -27,6 +27,7 @@ from pipeline.core.window import (
     push,
 )
 from pipeline.drivers import intake
+from pipeline.drivers.dates import Dates
 from pipeline.drivers.intake import Admission, Channels
 from pipeline.drivers.live import Live
 from pipeline.edges.recordings.recording import write_recording
@@ -162,6 +163,31 @@ def test_a_message_that_is_refused_for_its_names_takes_no_room() -> None:
     with pytest.raises(DecodeError):
         admission(block(300, 1000.0, ("a", "b", "c")))
     assert admission(block(300, 1000.0, ("a", "b"))) > 0
+
+
+def test_far_dates_are_bounded_and_readings_of_today_and_of_admitted_dates_go_on(
+    tmp_path: Path, broker: Broker
+) -> None:
+    now_s, day_ns = 1_700_000_000.0, 86_400 * 10**9
+    live = service(tmp_path, broker)
+    dates = Dates(40, lambda: now_s)
+    live.intake = replace(live.intake, admission=Admission(lambda key: SPEC.window, dates=dates))
+    far = [replace(block(1, 1000.0, machine=f"m-{i % 7}"), index=i, t0_ns=(12_000 + i) * day_ns) for i in range(6000)]
+    near = [replace(block(1, 1000.0, machine=f"near-{i}"), t0_ns=round(now_s * 1e9) + i * day_ns) for i in (-2, 0, 2)]
+    send(broker, [*far, *near, *far[:40]])
+    live.run(stop_when_idle(broker))
+    live.journal.close()
+    assert reasons(tmp_path) == {"too_many_dates": 5960}
+    assert live.counts["duplicate"] == 40
+    assert dates.admit(12_000 * day_ns)
+    assert not dates.admit(18_001 * day_ns)
+    now_s += 3600
+    assert dates.admit(18_001 * day_ns)
+
+
+def test_any_number_of_dates_is_admitted_where_the_limit_is_off() -> None:
+    dates = Dates(0)
+    assert all(dates.admit(day * 86_400 * 10**9) for day in range(-3000, 3000))
 
 
 # -- one commit ------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import pytest
 from journal_rows import KEY, SCHEMA, whole_commit
 
 from pipeline import cli
+from pipeline.core.records import StreamKey
 from pipeline.edges.faults import KILLED
 from pipeline.edges.store import database
 from pipeline.edges.store.database import DirectoryHeld, view_journal, view_states
@@ -103,14 +104,15 @@ def test_a_name_or_a_number_that_is_not_the_one_that_was_written_is_refused(tmp_
 
 
 def test_a_commit_reads_no_list_that_it_has_not_changed(tmp_path, monkeypatch):
-    sealed: list[str] = []
-    seal = database.seal
+    hashed: list[object] = []
+    row_hash = database._row_hash
     with Journal(tmp_path) as journal:
         journal.bind(SCHEMA)
         journal.commit(whole_commit(1))
-        monkeypatch.setattr(database, "seal", lambda db, table: sealed.append(table) or seal(db, table))
-        journal.commit(Commit(counters={"received": 1}))
-    assert sealed == ["counters"]
+        journal.commit(Commit(states={StreamKey(f"m{i}", "p"): b"x" for i in range(500)}))
+        monkeypatch.setattr(database, "_row_hash", lambda row: hashed.append(tuple(row)) or row_hash(row))
+        journal.commit(Commit(states={StreamKey("m7", "p"): b"yy"}, counters={"received": 1}))
+    assert sorted(hashed) == [("m7", "p", 1), ("m7", "p", 2), ("received", 2), ("received", 3)]
 
 
 def test_a_feature_table_that_is_known_is_not_written_again(tmp_path):
@@ -143,7 +145,7 @@ def test_another_journal_version_is_refused_and_left_alone(tmp_path, version):
     db.close()
     content = (tmp_path / "journal.db").read_bytes()
     for open_it in (Journal, view_journal, view_states):
-        with pytest.raises(ArchiveError, match=rf"expected journal version 3, found.*: {version}") as caught:
+        with pytest.raises(ArchiveError, match=rf"expected journal version 4, found.*: {version}") as caught:
             open_it(tmp_path)
         assert "version of thrumcast that wrote this one" in caught.value.hint
     assert (tmp_path / "journal.db").read_bytes() == content

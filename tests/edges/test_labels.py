@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -24,7 +25,7 @@ from pipeline.core.records import StreamKey
 from pipeline.edges.labels import LabelEvent, LabelFile, active, to_ns
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.errors import ThrumcastError
-from pipeline.service.label_rows import never_seen
+from pipeline.service.label_rows import never_seen, write_parquet
 
 
 def truths(labels: list[LabelEvent], windows: int = 20, **more: object) -> list[str | None]:
@@ -75,6 +76,9 @@ def test_a_torn_last_line_is_dropped_and_a_torn_one_before_it_is_an_error(tmp_pa
         ({"mode": None}, "expected a mode with the verdict confirmed"),
         ({"certainty": 0.0}, "expected a certainty"),
         ({"start": "yesterday"}, "expected a time"),
+        ({"start": "0001-01-01T00:00:00+14:00"}, "expected a time in the years 1900 to 2261"),
+        ({"end": "9999-12-31T23:59:59-12:00"}, "expected a time in the years 1900 to 2261"),
+        ({"end": "2262-01-01"}, "expected a time in the years 1900 to 2261"),
         ({"op": "retract", "id": "nobody"}, "expected the id of a label, found: nobody"),
     ],
 )
@@ -85,6 +89,42 @@ def test_a_label_that_could_not_be_used_is_refused_and_nothing_is_written(
     with pytest.raises(ThrumcastError, match=expected):
         file.add([label("good", 0, 1), replace(label("bad", 0, 10), **wrong)])
     assert file.events() == []
+
+
+iso_times = st.one_of(
+    st.datetimes(timezones=st.just(UTC)).map(datetime.isoformat),
+    st.builds("{:%Y-%m-%dT%H:%M:%S}{:+03d}:00".format, st.datetimes(), st.integers(-23, 23)),
+    st.sampled_from(["", "2024-W01", "2024-01-01", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"]),
+    st.text(max_size=12),
+)
+
+
+@given(start=iso_times, end=iso_times, certainty=st.floats(), p_at=st.none() | st.floats(), note=st.text(max_size=8))
+def test_every_label_that_is_accepted_can_be_used(
+    tmp_path_factory: pytest.TempPathFactory, start: str, end: str, certainty: float, p_at: float | None, note: str
+) -> None:
+    directory = tmp_path_factory.mktemp("labels")
+    event = replace(label("a", 0, 10), start=start, end=end, certainty=certainty, p_at=p_at, note=note)
+    try:
+        LabelFile(directory).add([event])
+    except ThrumcastError:
+        return
+    (kept,) = LabelFile(directory).active()
+    assert len(truths([kept])) == 20
+    write_parquet([kept], directory / "labels.parquet")
+
+
+def test_a_label_that_lies_there_and_cannot_be_used_is_skipped_by_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = LabelFile(tmp_path)
+    file.add([label("a", 0, 10)])
+    poison = replace(label("poison\nid", 0, 10), start="0001-01-01T00:00:00+14:00")
+    with file.path.open("ab") as end:
+        end.write(msgspec.json.encode(poison) + b"\n")
+    assert [event.id for event in file.active()] == ["a"]
+    assert "label_skipped id=poison\\nid err=expected a time in the years" in caplog.text
+    assert [event.id for event in file.events()] == ["a", "poison\nid"], "the file is shown as it is"
 
 
 def test_a_window_is_labelled_by_half_its_length_and_touched_windows_lose_their_truth() -> None:

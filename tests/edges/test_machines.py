@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.records import BearingOrders, StreamKey
-from pipeline.edges.machines import MachinesFile, recording_facts, specimen
+from pipeline.edges.machines import MACHINES_NAME, MachinesFile, recording_facts, specimen
 from pipeline.edges.recordings.recording import find_recordings, open_recording
 from pipeline.errors import ArchiveError
 
@@ -153,3 +153,30 @@ def test_real_recordings_fall_into_as_many_specimens_as_there_are_bearings():
     for name, count in (("cwru/12k_drive_end", 9), ("hit_sm", 7), ("femto", 7)):
         found = {specimen(r.metadata, r.machine) for r in map(open_recording, find_recordings([folder / name]))}
         assert len(found) == count, sorted(found)
+
+
+def test_a_file_that_nobody_else_has_changed_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = MachinesFile(tmp_path / MACHINES_NAME)
+    key = StreamKey("pump-01", "de")
+    reads: list[int] = []
+    read = MachinesFile._read
+    monkeypatch.setattr(MachinesFile, "_read", lambda self: reads.append(1) or read(self))
+    for value in range(50):
+        assert file.update(key, {"batch": value})
+    assert len(reads) == 1
+    assert MachinesFile(file.path).load() == {key: {"batch": 49}} == file.load()
+    assert len(file.path.read_text().splitlines()) == 50
+
+
+def test_what_somebody_else_writes_into_the_file_is_seen_and_a_torn_line_goes(tmp_path: Path) -> None:
+    file, other = (MachinesFile(tmp_path / MACHINES_NAME) for _ in range(2))
+    first, second = StreamKey("pump-01", "de"), StreamKey("pump-02", "de")
+    file.update(first, {"a": 1})
+    other.update(second, {"b": 2})
+    assert file.load() == {first: {"a": 1}, second: {"b": 2}}
+    with file.path.open("ab") as end:
+        end.write(b'{"machine": "torn')
+    file.update(first, {"a": 3})
+    assert MachinesFile(file.path).load() == {first: {"a": 3}, second: {"b": 2}}
+    file.load()[first]["a"] = 4
+    assert file.load()[first] == {"a": 3}, "what a caller does with its copy changes nothing"

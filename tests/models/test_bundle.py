@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_world import bundle
 
@@ -216,3 +218,54 @@ def test_a_data_document_that_refers_to_a_table_that_is_not_there_is_refused(rng
     replace(bundle(rng), data={"unknown": {"whitening": {"table": "data.elsewhere"}}}).save(tmp_path)
     with pytest.raises(ModelError, match=r"expected the table data\.elsewhere"):
         bundles.load(tmp_path)
+
+
+@pytest.mark.parametrize("size", [10**9, 10**30, 65_537, -1, 0, "1" * 5000, [], None, float("inf")])
+@pytest.mark.parametrize("key", ["hidden", "layers", "members"])
+def test_a_size_that_no_machine_could_hold_is_refused_before_anything_is_built(saved, key, size):
+    directory, _ = saved
+    config = json.loads((directory / "config.json").read_text())
+    config["network"][key] = size
+    rewrite(directory, "config.json", json.dumps(config).encode())
+    with pytest.raises(ModelError):
+        bundles.load(directory)
+
+
+def test_a_card_in_another_encoding_is_read_as_far_as_it_goes(saved):
+    directory, _ = saved
+    rewrite(directory, "README.md", b"# Modell f\xfcr Pumpen\n")
+    assert bundles.load(directory).card == "# Modell f\ufffdr Pumpen\n"
+
+
+def test_a_pipe_in_the_place_of_a_file_holds_nothing_up(saved):
+    directory, _ = saved
+    (directory / "data.json").unlink()
+    os.mkfifo(directory / "data.json")
+    with pytest.raises(ModelError, match=r"data\.json"):
+        bundles.load(directory)
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers(-(10**30), 10**30) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+def test_whatever_a_document_holds_the_version_is_loaded_or_refused_by_name(tmp_path_factory, data):
+    directory = tmp_path_factory.mktemp("fuzz") / "v0001"
+    bundle(np.random.default_rng(1), layers=2).save(directory)
+    name = data.draw(st.sampled_from(["config.json", "data.json", "metrics.json", "train.json"]))
+    document = json.loads((directory / name).read_text())
+    place = document
+    while isinstance(place, dict) and place:
+        key = data.draw(st.sampled_from(sorted(place)))
+        if not isinstance(place[key], dict) or not place[key] or data.draw(st.booleans()):
+            place[key] = data.draw(anything)
+            break
+        place = place[key]
+    rewrite(directory, name, json.dumps(document).encode())
+    with contextlib.suppress(ModelError):
+        bundles.load(directory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -175,3 +176,33 @@ def test_the_weights_of_two_versions_are_their_own(registry, rng):
     registry.add(first), registry.add(second)
     assert np.array_equal(registry.load("v0001").weights["head.bias"], first.weights["head.bias"])
     assert np.array_equal(registry.load("v0002").weights["head.bias"], second.weights["head.bias"])
+
+
+DEEP = b"[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [DEEP, b'{"a":' * 50_000, b"\xff\xfe{}", b"[]", b'{"champion": 1}', b'{"champion": ["v0001"]}', b'{"history": {}}',
+     b'{"history": [1]}', b'{"history": [{}]}', b"", b"1" * 6000],
+)  # fmt: skip
+def test_aliases_that_are_none_are_refused_by_name(registry, content):
+    registry.root.mkdir()
+    (registry.root / "aliases.json").write_bytes(content)
+    for read in (registry.aliases, registry.history, lambda: registry.resolve("champion"), registry.rollback_target):
+        with pytest.raises(ModelError, match=r"aliases\.json"):
+            read()
+
+
+@pytest.mark.parametrize("kind", ["directory", "pipe", "loop"])
+def test_something_else_in_the_place_of_the_aliases_is_refused_and_holds_nothing_up(registry, kind):
+    registry.root.mkdir()
+    path = registry.root / "aliases.json"
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(path)
+    with pytest.raises(ModelError, match=r"aliases\.json"):
+        registry.aliases()

@@ -21,7 +21,8 @@ from pipeline.drivers.intake import TimedPredictor
 from pipeline.edges.labels import LabelFile
 from pipeline.edges.ports import Batch
 from pipeline.edges.store.read import read_predictions
-from pipeline.service.metrics import STATES, LabelCounts, LoopWatch, StreamGauges
+from pipeline.service.health import Vitals, ready_checks
+from pipeline.service.metrics import STATES, LabelCounts, Lag, LagWatch, LoopWatch, StreamGauges
 from pipeline.telemetry import MAX_LABELS, Telemetry
 
 
@@ -103,3 +104,37 @@ def test_labels_are_counted_by_verdict_as_they_come(tmp_path: Path) -> None:
     counts.show(telemetry)
     assert telemetry.value("labels_total", "confirmed") == 2
     assert telemetry.value("labels_total", "missed") == 1
+
+
+def block(key: StreamKey, end_s: float, length_s: float = 0.5) -> Block:
+    samples = np.zeros((1, round(1000 * length_s)), np.float32)
+    return Block(key, 1, 0, round((end_s - length_s) * 1e9), 1000.0, ("x",), "g", samples)
+
+
+def test_lag_is_that_of_the_stream_furthest_behind_and_counts_the_messages_of_all() -> None:
+    watch, now_s = LagWatch(), 1_700_000_000.0
+    assert watch.worst(now_s) is None
+    fine, behind, replayed = (StreamKey(name, "de") for name in ("fine", "behind", "replayed"))
+    watch.committed([block(fine, now_s - 1), block(behind, now_s - 600), block(replayed, now_s - 30 * 86_400)], now_s)
+    lag = watch.worst(now_s)
+    assert lag is not None
+    assert (lag.key, round(lag.seconds), lag.recovery_s) == (behind, 600, None)
+    assert 1200 <= lag.messages <= 1203
+    assert "behind/de is 600 s behind" in lag.text
+    assert "not shrinking" in lag.text
+    for second in range(1, 21):  # three seconds of the plant in every second
+        watch.committed([block(behind, now_s - 600 + 3 * second)], now_s + second)
+    lag = watch.worst(now_s + 20)
+    assert lag is not None
+    assert round(lag.seconds) == 560
+    assert lag.recovery_s == pytest.approx(560 / 2, rel=0.05)
+    assert watch.worst(now_s + 90) is None, "a silent stream is silent, not behind"
+
+
+def test_health_warns_of_lag_and_never_fails_for_it() -> None:
+    key = StreamKey("pump-01", "de")
+    for seconds, status in ((59.0, "pass"), (61.0, "warn"), (1e5, "warn")):
+        (check,) = [c for c in ready_checks(Vitals(lag=Lag(seconds, key, 7, None))) if c.name == "lag:event_time"]
+        assert check.status == status
+    (check,) = [c for c in ready_checks(Vitals()) if c.name == "lag:event_time"]
+    assert check.status == "pass"

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from model_world import bundle
 
+from models.registry import Registry
 from pipeline.config.sources import load
+from pipeline.config.specs import feature_spec
 from pipeline.config.tables import Config
 from pipeline.core.records import StreamKey
-from pipeline.service.models import LiveConfig, different
+from pipeline.service.health import Vitals, ready_checks
+from pipeline.service.models import LiveConfig, RegistryWatch, different
 
 KEY = StreamKey("pump-01", "de")
 MACHINE = '[machines.pump-01]\nspeed_rpm = 1480.0\nlimits_mm_s = [1.0, 2.0, 3.0]\nlimits_source = "maker"\n'
@@ -76,3 +85,55 @@ def test_the_limits_of_a_single_point_follow_too(place: Path) -> None:
     service.reload()
     assert service.spec_of(KEY).limits != before
     assert different(service.config, load(place, environment={}).config) == []
+
+
+def rewrite(directory: Path, name: str, content: bytes) -> None:
+    """Change a file together with its sum."""
+    (directory / name).write_bytes(content)
+    sums = (directory / "SHA256SUMS").read_text().splitlines()
+    kept = [line for line in sums if not line.endswith(f"  {name}")]
+    lines = [*kept, f"{hashlib.sha256(content).hexdigest()}  {name}"]
+    (directory / "SHA256SUMS").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("damage", ["deep", "directory", "config", "sizes", "shape", "gone"])
+def test_whatever_becomes_of_the_registry_the_old_model_goes_on_serving_and_health_says_so(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = Registry(tmp_path)
+    model = bundle(np.random.default_rng(1))
+    model = replace(model, spec=replace(model.spec, feature_schema=feature_spec(Config()).schema))
+    for _ in range(2):
+        registry.add(model)
+    registry.point("champion", "v0001", why="first")
+    config = load(None, {"data.dir": tmp_path}, environment={}).config
+    watch = RegistryWatch.after(LiveConfig(config, {}, lambda: config))
+    assert watch.due() is None
+    registry.point("champion", "v0002", why="second")
+    version, aliases = registry.root / "v0002", registry.root / "aliases.json"
+    if damage == "deep":
+        aliases.write_bytes(b"[" * 100_000)
+    elif damage == "directory":
+        aliases.unlink()
+        aliases.mkdir()
+    elif damage == "config":
+        rewrite(version, "config.json", b'{"a":' * 50_000)
+    elif damage == "sizes":
+        document = json.loads((version / "config.json").read_text())
+        document["network"]["hidden"] = 10**9
+        rewrite(version, "config.json", json.dumps(document).encode())
+    elif damage == "shape":
+        document = json.loads((version / "data.json").read_text())
+        rewrite(version, "data.json", json.dumps(document | {"unknown": [1]}).encode())
+    else:
+        shutil.rmtree(version)
+    assert watch.due() is None
+    assert watch.refusal
+    assert "model_refused alias=champion" in caplog.text
+    (check,) = [c for c in ready_checks(Vitals(refused_model=watch.refusal)) if c.name == "model:wanted"]
+    assert (check.status, check.output) == ("warn", watch.refusal)
+    if aliases.is_dir():
+        aliases.rmdir()
+    registry.root.joinpath("aliases.json").write_text('{"champion": "v0001", "history": []}')
+    assert watch.due() is None
+    assert watch.refusal is None

@@ -127,6 +127,7 @@ def test_a_label_that_is_delivered_twice_is_written_once_and_told(tmp_path: Path
         ("ack", {"id": "../../de/x/1"}, "id of an alarm", True),
         ("ack", {"id": "pump-01/de/unbalance/6"}, "open alarm", False),
         ("label", {"machine": "pump-01"}, "expected a time", True),
+        ("label", LABEL | {"from": "0001-01-01T00:00:00+14:00"}, "in the years 1900 to 2261", True),
         ("label", LABEL | {"mode": "sadness"}, "a mode of", True),
         ("label", LABEL | {"machine": "../x"}, "a machine", True),
         ("label", LABEL | {"to": LABEL["from"]}, "an end after", True),

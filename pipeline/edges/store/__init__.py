@@ -6,6 +6,7 @@ parts and the pending rows together, so they see every row exactly once.
 
     DIR/.lock                                            one process writes a data directory at a time
     DIR/journal.db                                       stream states, pending rows, manifest, alarms, counters
+    DIR/journal.db-commit                                the witness: number and digest of the last commit
     DIR/archive/<kind>/date=YYYY-MM-DD/part-N.parquet    the parts
     DIR/archive/.staging/                                files that are not yet in place
     DIR/snapshots/<name>/                                hard links to the parts of one moment
@@ -14,6 +15,7 @@ Read the modules in this order:
 
     schema      kinds of rows, their columns and keys, and the records that the other modules exchange
     database    the SQLite file: lock, tables, seals, opening, reading, and what an error means
+    witness     the small file that says which commit was the last
     journal     the commit point, and everything else that is ever written into the database
     parts       Parquet files that appear whole or not at all
     archive     pending rows -> parts: roll, and append for rows that come from files

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.edges.store.database import JournalView, view_journal
+from pipeline.edges.store.database import JournalView, check_witness, view_journal
 from pipeline.edges.store.parts import STAGING_NAME, file_about, list_parts
 from pipeline.edges.store.read import Layout, Selection, check_directory, lay_out, read_layout
 from pipeline.edges.store.schema import ARCHIVE_NAME, DATE_COLUMN, KEYS, KINDS, LATER, Part
@@ -96,9 +96,12 @@ def verify(data_dir: Path) -> Report:
         ArchiveError: there is no such directory, or the journal cannot be read.
     """
     check_directory(data_dir)
+    behind = check_witness(data_dir)
     while True:
         view = view_journal(data_dir)
         report = _verify(data_dir, view)
+        if behind is not None:
+            report = replace(report, problems=(behind.message, *report.problems))
         newer = view_journal(data_dir, ()) if report.problems else None
         if view is None or newer is None or {p.relative for p in view.parts} <= {p.relative for p in newer.parts}:
             return report

@@ -4,8 +4,10 @@ The process that writes holds a lock on the data directory and opens the databas
 lock: `view_journal` and `view_states` open the database read-only and take everything in one read transaction. The
 manifest and the pending rows belong together, so a roll in progress neither hides a row nor shows it twice.
 
-Two checks find damage that SQLite would not notice. Pending rows carry a checksum each. Every table has a *seal* in the
-table `meta`: a checksum over its names, counters and lists. A transaction ends by sealing the tables that it changed.
+Three checks find damage that SQLite would not notice. Pending rows carry a checksum each. Every table has a *seal* in
+the table `meta`: the sum of the hashes of its rows, modulo 2^64. Triggers add the rows that a transaction writes and
+subtract those that it removes, so a commit costs what it changes, however many streams there are. The table `chain`
+numbers the commits and chains their seals; `pipeline.edges.store.witness` has the last number outside the database.
 
 Everything that is written after creation is written by `pipeline.edges.store.journal`.
 """
@@ -15,11 +17,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import sqlite3
+import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,10 +43,21 @@ from pipeline.edges.store.schema import (
     gathered,
     unpacked,
 )
+from pipeline.edges.store.witness import (
+    KEPT,
+    WITNESS_NAME,
+    Mark,
+    UnreadableWitness,
+    chained,
+    first_mark,
+    read_witness,
+)
 from pipeline.errors import ArchiveError
 
 JOURNAL_NAME = "journal.db"
-JOURNAL_VERSION = 3
+JOURNAL_VERSION = 4
+OLDER_VERSION = 3  # has no chain, and a CRC-32 of the whole table as its seal; the next start turns it into version 4
+RECEIVED = "messages_received"  # the counter that a mark repeats
 
 _TABLES = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
@@ -57,19 +73,23 @@ _TABLES = (
     "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL)",
     "CREATE TABLE inputs (id TEXT PRIMARY KEY, note TEXT NOT NULL)",
 )
+_CHAIN = "CREATE TABLE chain (slot INTEGER PRIMARY KEY, number INTEGER NOT NULL, digest TEXT NOT NULL)"
 
 # What the seal of a table covers. Blobs are left out: states and pending rows have their own checksums. `NOT INDEXED`
 # reads the table itself, so damage to the table cannot hide behind an intact index.
 _SEALED = {
-    "meta": "SELECT key, value FROM meta NOT INDEXED WHERE key NOT LIKE 'seal.%' ORDER BY key",
-    "states": "SELECT machine, point, length(state) FROM states NOT INDEXED ORDER BY machine, point",
-    "pending": "SELECT id, kind, rows, crc FROM pending NOT INDEXED ORDER BY id",
-    "extras": "SELECT kind, name, position FROM extras NOT INDEXED ORDER BY kind, name",
-    "parts": "SELECT * FROM parts NOT INDEXED ORDER BY kind, date, number",
-    "open_alarms": "SELECT * FROM open_alarms NOT INDEXED ORDER BY id",
-    "counters": "SELECT * FROM counters NOT INDEXED ORDER BY name",
-    "inputs": "SELECT * FROM inputs NOT INDEXED ORDER BY id",
+    "meta": ("key", "value"),
+    "states": ("machine", "point", "length({}state)"),
+    "pending": ("id", "kind", "rows", "crc"),
+    "extras": ("kind", "name", "position"),
+    "parts": ("kind", "date", "number", "rows", "bytes", "sha256", "extras", "first_us", "last_us"),
+    "open_alarms": ("id", "machine", "point", "type", "mode", "p", "at_ns", "since_ns"),
+    "counters": ("name", "value"),
+    "inputs": ("id", "note"),
 }
+_NOT_A_SEAL = "{}key NOT LIKE 'seal.%'"  # rows of `meta` that its seal covers
+_SEAL_BITS = 64
+_SMALLEST_PAGE = 512  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +157,7 @@ def view_states(directory: Path) -> dict[StreamKey, bytes]:
 def _reading(directory: Path) -> Iterator[sqlite3.Connection | None]:
     """One read transaction on a checked journal; None if there is none."""
     path = directory / JOURNAL_NAME
-    if not path.exists():
+    if _is_empty(path):
         yield None
         return
     try:
@@ -194,43 +214,187 @@ class DirectoryLock:
 
 
 def create_or_open(path: Path) -> sqlite3.Connection:
-    """Opens the database for its owner, or creates it with all tables.
+    """Opens the database for its owner, or creates it with all tables. A journal that is refused stays as it is.
+
+    Everything is checked on a read-only connection first: closing a connection that may write would move a damaged log
+    into the database.
 
     Raises:
-        ArchiveError: the file is damaged, belongs to another version or program, or cannot be written.
+        ArchiveError: the file is damaged, is older than its witness, belongs to another version or program, or cannot
+            be written.
     """
-    if path.exists() and path.stat().st_size == 0 and any((path.parent / ARCHIVE_NAME).glob("*/date=*/*.parquet")):
-        raise damaged(path, ValueError("the file is empty, but the archive is not"))
+    version = _checked(path)
     db = None
     try:
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30.0)
-        fresh = not _has_tables(db)
-        if not fresh:
-            _check_version(db, path)  # before the first write: the file may belong to another program
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        if fresh:
+        db = open_to_write(path)
+        if version != JOURNAL_VERSION:
             db.execute("BEGIN IMMEDIATE")
-            for statement in _TABLES:
-                db.execute(statement)
-            facts = [("journal_version", str(JOURNAL_VERSION)), ("part_number", "1")]
-            db.executemany("INSERT INTO meta VALUES (?, ?)", facts)
-            _write_seals(db, _SEALED)
+            if version is None:
+                for statement in _TABLES:
+                    db.execute(statement)
+                db.execute("INSERT INTO meta VALUES ('part_number', '1')")
+            db.execute(_CHAIN)
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('journal_version', ?)", (str(JOURNAL_VERSION),))
+            begin_epoch(db)
             db.execute("COMMIT")
-        found = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
-        if found != "ok":
-            raise damaged(path, ValueError(found))
-        _check_seals(db, path)
-        _note_changes(db)
     except sqlite3.Error as error:
         if db is not None:
             db.close()
         raise storage_error(path, error) from error
-    except ArchiveError:
-        if db is not None:
-            db.close()
+    return db
+
+
+def open_to_write(path: Path) -> sqlite3.Connection:
+    """Opens the database of a directory whose lock is held, without any check."""
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30.0)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA temp_store = MEMORY")
+        db.execute("PRAGMA recursive_triggers = ON")  # INSERT OR REPLACE then counts as a DELETE too
+    except sqlite3.Error:
+        db.close()
         raise
     return db
+
+
+def begin_epoch(db: sqlite3.Connection) -> Mark:
+    """Begins a new chain in the transaction of the caller, with all tables as they are now."""
+    epoch = uuid.uuid4().hex
+    db.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?)", (epoch,))
+    db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [(f"seal.{t}", seal(db, t)) for t in _SEALED])
+    db.execute("DELETE FROM chain")
+    mark = first_mark(epoch, _messages(db))
+    db.execute("INSERT INTO chain VALUES (0, 0, ?)", (mark.digest,))
+    return mark
+
+
+def _checked(path: Path) -> int | None:
+    """The version of a journal that is intact and not behind its witness; None if there is no journal yet."""
+    witness = _read_witness(path)
+    if _is_empty(path):
+        _compare(path, witness, None)
+        if path.exists() and any((path.parent / ARCHIVE_NAME).glob("*/date=*/*.parquet")):
+            raise damaged(path, ValueError("the file is empty, but the archive is not"))
+        if not _is_empty(path.with_name(path.name + "-wal")):
+            raise damaged(path, ValueError("the file is empty, but its log is not"))
+        return None
+    try:
+        with contextlib.closing(open_read_only(path)) as db:
+            if not _has_tables(db):
+                _compare(path, witness, None)
+                return None
+            version = _check_version(db, path)
+            found = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            if found != "ok":
+                raise damaged(path, ValueError(found))
+            _check_seals(db, path)
+            if version == JOURNAL_VERSION or witness is not None:
+                _compare(path, witness, db)
+            return version
+    except sqlite3.Error as error:
+        raise storage_error(path, error) from error
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether there is no database. SQLite removes the log of one that is cut short, even on a read-only connection.
+
+    Raises:
+        ArchiveError: the file is shorter than the smallest page of SQLite.
+    """
+    size = path.stat().st_size if path.exists() else 0
+    if path.name == JOURNAL_NAME and 0 < size < _SMALLEST_PAGE:
+        raise damaged(path, ValueError(f"it has {size} bytes"))
+    return size == 0
+
+
+class JournalBehind(ArchiveError):
+    """The journal is intact and holds less than was acknowledged, or it is not the one that belongs here."""
+
+    def __init__(self, path: Path, expected: str, found: str, witness: Mark | None, lost: Lost) -> None:
+        super().__init__(
+            f"expected in {path} {expected}, found: {found}",
+            hint=f"put back {path.name}, its -wal and {WITNESS_NAME} as they were if you have them; else go on from "
+            "what is left with `thrumcast state accept --yes`, which records the loss, or begin a new journal with "
+            "`thrumcast state set-aside --yes`; neither deletes anything",
+        )
+        self.witness = witness
+        self.lost = lost
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """How much a journal lacks, as far as its witness can say."""
+
+    commits: int | None = None  # None: cannot be told
+    messages: int | None = None
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        if self.commits is None:
+            return "how much is missing cannot be told"
+        return f"{self.commits} commits with {self.messages or 0} messages from a broker are missing"
+
+
+def check_witness(directory: Path) -> JournalBehind | None:
+    """What a start would say about the journal's witness; None if all is well. For readers: takes no lock.
+
+    Raises:
+        ArchiveError: the journal cannot be read.
+    """
+    path = directory / JOURNAL_NAME
+    try:
+        witness = _read_witness(path)  # first: a commit after this only puts the journal further ahead
+        if not path.exists():
+            _compare(path, witness, None)
+            return None
+        with _reading(directory) as db:
+            is_older = db is not None and _version_of(db) == OLDER_VERSION
+            if not (is_older and witness is None):
+                _compare(path, witness, db)
+    except JournalBehind as error:
+        return error
+    return None
+
+
+def _read_witness(path: Path) -> Mark | None:
+    file = path.with_name(WITNESS_NAME)
+    try:
+        return read_witness(file)
+    except UnreadableWitness as error:
+        expected = f"a commit that its witness {WITNESS_NAME} names"
+        raise JournalBehind(path, expected, f"a damaged witness, {error}", None, Lost()) from error
+    except OSError as error:
+        msg = f"expected to read {file}, found: {error}"
+        raise ArchiveError(msg, hint="check the permissions of the data directory") from error
+
+
+def _compare(path: Path, witness: Mark | None, db: sqlite3.Connection | None) -> None:
+    """Refuses a journal that is behind its witness or does not belong to it; `db` is None if there is no journal."""
+    mark = None if db is None or _version_of(db) != JOURNAL_VERSION else read_mark(db)
+    if witness is None:
+        if mark is not None and mark.number > 0:  # 0: the process ended before it could write its first witness
+            expected = f"a witness {WITNESS_NAME} beside it"
+            raise JournalBehind(path, expected, f"none, so commits after {mark.number} may be missing", None, Lost())
+        return
+    expected = f"commit {witness.number}, which was acknowledged ({witness.messages} messages received)"
+    if mark is None:
+        what = "no journal" if db is None else f"a journal of version {OLDER_VERSION}, which is older"
+        lost = Lost(witness.number, witness.messages) if db is None else Lost()
+        raise JournalBehind(path, expected, f"{what}; {lost.text}", witness, lost)
+    assert db is not None
+    if mark.epoch != witness.epoch:
+        lost = Lost()
+        raise JournalBehind(path, expected, f"another journal, or one from before a loss; {lost.text}", witness, lost)
+    if mark.number < witness.number:
+        lost = Lost(witness.number - mark.number, max(0, witness.messages - mark.messages))
+        raise JournalBehind(path, expected, f"commit {mark.number}; {lost.text}", witness, lost)
+    row = db.execute("SELECT digest FROM chain WHERE number = ?", (witness.number,)).fetchone()
+    if row is None or row[0] != witness.digest:
+        lost = Lost()
+        found = f"commit {mark.number} of another history; {lost.text}"
+        raise JournalBehind(path, expected, found, witness, lost)
 
 
 def open_read_only(path: Path) -> sqlite3.Connection:
@@ -263,54 +427,131 @@ def _has_tables(db: sqlite3.Connection) -> bool:
     return bool(db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
 
 
-def _check_version(db: sqlite3.Connection, path: Path) -> None:
-    """Refuses the journal of another version, and the database of another program."""
+def _version_of(db: sqlite3.Connection) -> int:
+    return int(read_meta(db, "journal_version") or 0)
+
+
+def _check_version(db: sqlite3.Connection, path: Path) -> int:
+    """The version; refuses the journal of another release, and the database of another program."""
     tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     found = read_meta(db, "journal_version") if "meta" in tables else None
     if found is None:
         msg = f"expected journal version {JOURNAL_VERSION}, found in {path}: none, not a journal"
         raise ArchiveError(msg, hint=f"this is no data directory of thrumcast: {path.name} belongs to another program")
-    if found != str(JOURNAL_VERSION):
+    if found not in (str(JOURNAL_VERSION), str(OLDER_VERSION)):
         msg = f"expected journal version {JOURNAL_VERSION}, found in {path}: {found}"
         raise ArchiveError(msg, hint="use a new data directory, or the version of thrumcast that wrote this one")
+    return int(found)
 
 
 def seal(db: sqlite3.Connection, table: str) -> str:
-    """The checksum of what a table holds now."""
-    return str(zlib.crc32(repr(db.execute(_SEALED[table]).fetchall()).encode()))
+    """The checksum of what a table holds now. Reads the whole table."""
+    return _seal_text(sum(_row_hash(row) for row in db.execute(_select(table))))
+
+
+def _select(table: str) -> str:
+    columns = ", ".join(_SEALED[table]).format("")
+    where = f" WHERE {_NOT_A_SEAL.format('')}" if table == "meta" else ""
+    return f"SELECT {columns} FROM {table} NOT INDEXED{where}"
+
+
+def _row_hash(row: Sequence[object]) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(tuple(row)).encode(), digest_size=_SEAL_BITS // 8).digest())
+
+
+def _seal_text(value: int) -> str:
+    return f"{value % 2**_SEAL_BITS:016x}"
+
+
+def _older_seal(db: sqlite3.Connection, table: str) -> str:
+    """The seal of version 3: a CRC-32 over all rows in the order of their keys."""
+    order = {"pending": "id", "states": "machine, point", "extras": "kind, name", "parts": "kind, date, number"}
+    by = order.get(table, _SEALED[table][0])
+    return str(zlib.crc32(repr(db.execute(f"{_select(table)} ORDER BY {by}").fetchall()).encode()))
 
 
 def _check_seals(db: sqlite3.Connection, path: Path) -> None:
     """Refuses a journal in which a name, a number or a row differs from what was written."""
+    is_older = _version_of(db) == OLDER_VERSION
     for table in _SEALED:
-        if read_meta(db, f"seal.{table}") != seal(db, table):
+        if read_meta(db, f"seal.{table}") != (_older_seal if is_older else seal)(db, table):
             msg = f"its table {table} has another checksum than the one written with it"
             raise damaged(path, ValueError(msg))
+    if is_older:
+        return
+    mark = read_mark(db)
+    before = db.execute("SELECT digest FROM chain WHERE number = ?", (mark.number - 1,)).fetchone()
+    if mark.number == 0:
+        whole = mark.digest == first_mark(mark.epoch).digest
+    else:
+        whole = before is not None and mark.digest == chained(before[0], mark.number, read_seals(db).values())
+    if not whole:
+        raise damaged(path, ValueError("its last commit has another checksum than the one written with it"))
 
 
-def _note_changes(db: sqlite3.Connection) -> None:
-    """Makes this connection list the tables that a transaction changes. The list lives in memory only."""
-    db.execute("PRAGMA temp_store = MEMORY")
-    db.execute("CREATE TEMP TABLE changed (name TEXT)")
-    for table in _SEALED:
-        for verb, row in (("INSERT", "NEW"), ("UPDATE", "NEW"), ("DELETE", "OLD")):
-            when = f"WHEN {row}.key NOT LIKE 'seal.%'" if table == "meta" else ""
-            db.execute(
-                f"CREATE TEMP TRIGGER {table}_{verb} AFTER {verb} ON main.{table} {when} "
-                f"BEGIN INSERT INTO changed SELECT '{table}' WHERE '{table}' NOT IN (SELECT name FROM changed); END"
-            )
+def read_seals(db: sqlite3.Connection) -> dict[str, str]:
+    """Table -> its seal as it was written."""
+    return {table: read_meta(db, f"seal.{table}") or "" for table in _SEALED}
 
 
-def seal_changes(db: sqlite3.Connection) -> None:
-    """Seals the tables that this transaction has changed. A table that it has not touched costs nothing."""
-    _write_seals(db, [name for (name,) in db.execute("SELECT name FROM temp.changed")])
-    db.execute("DELETE FROM temp.changed")
+def read_mark(db: sqlite3.Connection) -> Mark:
+    """The last commit."""
+    row = db.execute("SELECT number, digest FROM chain ORDER BY number DESC LIMIT 1").fetchone()
+    epoch = read_meta(db, "epoch")
+    if row is None or epoch is None:
+        msg = "it does not say which commit was its last"
+        raise sqlite3.DatabaseError(msg)
+    return Mark(epoch, row[0], row[1], _messages(db))
 
 
-def _write_seals(db: sqlite3.Connection, tables: Iterable[str]) -> None:
-    db.executemany(
-        "INSERT OR REPLACE INTO meta VALUES (?, ?)", [(f"seal.{table}", seal(db, table)) for table in tables]
-    )
+def _messages(db: sqlite3.Connection) -> int:
+    row = db.execute("SELECT value FROM counters WHERE name = ?", (RECEIVED,)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+class Seals:
+    """Keeps the seals of an open journal by what its transactions change. One per connection that writes."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._seals = {table: int(text, 16) for table, text in read_seals(db).items()}
+        self._changes: Counter[str] = Counter()
+        self.mark = read_mark(db)
+        self._next = self.mark
+        self._next_seals = self._seals
+        db.create_function("seal_row", -1, self._note)
+        for table, names in _SEALED.items():
+            for verb, rows in (("INSERT", "+"), ("UPDATE", "-+"), ("DELETE", "-")):
+                for sign in rows:
+                    row = "NEW." if sign == "+" else "OLD."
+                    columns = ", ".join(f"{row}{n}" if "{}" not in n else n.format(row) for n in names)
+                    when = f"WHEN {_NOT_A_SEAL.format(row)}" if table == "meta" else ""
+                    db.execute(
+                        f"CREATE TEMP TRIGGER {table}_{verb}_{row[:3]} AFTER {verb} ON main.{table} {when} "
+                        f"BEGIN SELECT seal_row('{table}', {sign}1, {columns}); END"
+                    )
+
+    def _note(self, table: str, sign: int, *row: object) -> None:
+        self._changes[table] += sign * _row_hash(row)
+
+    def begin(self) -> None:
+        """A transaction begins: nothing has changed yet."""
+        self._changes.clear()
+
+    def write(self, db: sqlite3.Connection) -> None:
+        """Seals the tables that this transaction has changed, and adds it to the chain."""
+        changed = {table: (self._seals[table] + self._changes[table]) % 2**_SEAL_BITS for table in self._changes}
+        db.executemany(
+            "UPDATE meta SET value = ? WHERE key = ?", [(_seal_text(v), f"seal.{t}") for t, v in changed.items()]
+        )
+        self._next_seals = self._seals | changed
+        self._next = self.mark.next(map(_seal_text, self._next_seals.values()), _messages(db))
+        slot = self._next.number % KEPT
+        db.execute("INSERT OR REPLACE INTO chain VALUES (?, ?, ?)", (slot, self._next.number, self._next.digest))
+
+    def committed(self) -> Mark:
+        """What `write` has written is committed."""
+        self._seals, self.mark = self._next_seals, self._next
+        return self.mark
 
 
 def read_view(db: sqlite3.Connection, kinds: Sequence[str]) -> JournalView:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sqlite3
 import threading
 import time
@@ -33,10 +34,16 @@ from pipeline.edges.store import schema
 from pipeline.edges.store.database import (
     JOURNAL_NAME,
     DirectoryLock,
+    JournalBehind,
     JournalView,
+    Lost,
+    Seals,
+    begin_epoch,
+    check_witness,
     close_without_checkpoint,
     create_or_open,
     damaged,
+    open_to_write,
     read_counters,
     read_meta,
     read_open_alarms,
@@ -45,11 +52,12 @@ from pipeline.edges.store.database import (
     read_states,
     read_swap,
     read_view,
-    seal_changes,
     storage_error,
+    view_journal,
 )
-from pipeline.edges.store.parts import sync_directory
-from pipeline.edges.store.schema import UNREADABLE, FeatureSchema, Part, Quarantined, Rows, Swap
+from pipeline.edges.store.parts import adopt, list_parts, sync_directory
+from pipeline.edges.store.schema import ARCHIVE_NAME, UNREADABLE, FeatureSchema, Part, Quarantined, Rows, Swap
+from pipeline.edges.store.witness import WITNESS_NAME, Witness, read_witness
 from pipeline.errors import ArchiveError, SchemaError
 
 SLOW_S = 0.5  # a COMMIT that takes longer marks the disk as slow; writing a part then takes many times as long
@@ -58,6 +66,11 @@ SLOW_S = 0.5  # a COMMIT that takes longer marks the disk as slow; writing a par
 DUPLICATE_ROWS = "archive_duplicate_rows"  # rows that were dropped because their key was already in the archive
 PRUNED_ROWS = "archive_pruned_rows"
 COMPACTED_PARTS = "archive_compacted_parts"
+
+# Counters of what `accept` went on without.
+JOURNALS_ACCEPTED = "journal_losses"
+LOST_COMMITS = "journal_lost_commits"
+LOST_MESSAGES = "journal_lost_messages"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,12 +102,16 @@ class Journal:
         self.path = directory / JOURNAL_NAME
         self.slow = False  # whether the last COMMIT took longer than SLOW_S; a stop then skips what can wait
         self._closed = False
+        self._is_witnessed = True  # False: the disk refused the witness of the last commit
+        self._unwitnessed: Commit | None = None  # committed, and not confirmed to its caller
         self._turn = threading.RLock()
         self._lock = DirectoryLock(directory)
         try:
             self._db = create_or_open(self.path)
             with self._reading() as db:
                 self._schema = read_schema(db)
+                self._seals = Seals(db)
+            self._witness = self._open_witness()
         except BaseException:
             self._lock.release()
             raise
@@ -111,6 +128,7 @@ class Journal:
             if self.slow and not self._closed:
                 close_without_checkpoint(self._db, self.path)
             self._db.close()
+            self._witness.close()
             self._closed = True
             self._lock.release()
 
@@ -142,8 +160,23 @@ class Journal:
             ArchiveError: the disk is full, read-only or broken.
             SchemaError: a row belongs to another feature table, or has another shape.
         """
+        if commit is self._unwitnessed:  # it is committed; only its witness was refused
+            with self._turn:
+                self._testify()
+            self._unwitnessed = None
+            return
         batches = list(self._batches(commit))
         fault_point("commit_begin")
+        before = self._seals.mark
+        try:
+            self._write(commit, batches)
+        except ArchiveError:
+            if self._seals.mark is not before:
+                self._unwitnessed = commit
+            raise
+        fault_point("commit_done")
+
+    def _write(self, commit: Commit, batches: Sequence[Rows]) -> None:
         with self._transaction() as db:
             for batch in batches:
                 _add_pending(db, batch)
@@ -157,7 +190,6 @@ class Journal:
             _add_untold(db, commit.alarms)
             _add_counters(db, commit.counters)
             fault_point("commit_before_end")
-        fault_point("commit_done")
 
     def _batches(self, commit: Commit) -> Iterator[Rows]:
         if commit.features:
@@ -323,28 +355,65 @@ class Journal:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, also if the COMMIT itself fails."""
+        """All or nothing, also if the COMMIT itself fails. It ends when the witness knows of it."""
         with self._turn:
+            if not self._is_witnessed:
+                self._testify()
             try:
+                self._seals.begin()
                 self._db.execute("BEGIN IMMEDIATE")
                 changes = self._db.total_changes
                 yield self._db
-                if self._db.total_changes > changes:
-                    seal_changes(self._db)
+                changed = self._db.total_changes > changes
+                if changed:
+                    self._seals.write(self._db)
                 began_s = time.monotonic()
                 self._db.execute("COMMIT")
-                if self._db.total_changes > changes:  # without changes nothing was synced
-                    self.slow = time.monotonic() - began_s > SLOW_S
             except sqlite3.Error as error:
                 self._roll_back()
                 raise storage_error(self.path, error) from error
             except BaseException:
                 self._roll_back()
                 raise
+            if changed:  # without changes nothing was synced
+                self.slow = time.monotonic() - began_s > SLOW_S
+                self._seals.committed()
+                fault_point("commit_unwitnessed")
+                self._testify()
+
+    def _testify(self) -> None:
+        """Tells the witness of the last commit. On a slow disk it does not wait for the sync of the witness.
+
+        Raises:
+            ArchiveError: the disk refuses; the next transaction tries again before it begins.
+        """
+        self._is_witnessed = False
+        try:
+            self._witness.write(self._seals.mark, sync=not self.slow)
+        except OSError as error:
+            raise storage_error(self.path.with_name(WITNESS_NAME), error) from error
+        self._is_witnessed = True
+
+    def _open_witness(self) -> Witness:
+        """The witness of a journal that was checked against it. It may be one commit behind, or not there yet."""
+        path = self.path.with_name(WITNESS_NAME)
+        try:
+            if not path.exists():
+                return Witness.create(path, self._seals.mark)
+            witness = Witness(path)
+            if read_witness(path) != self._seals.mark:  # a start on a slow disk waits for each sync
+                witness.write(self._seals.mark)
+        except OSError as error:
+            self._db.close()
+            raise storage_error(path, error) from error
+        return witness
 
     def _roll_back(self) -> None:
         if not self._closed and self._db.in_transaction:  # SQLite ends the transaction by itself after some errors
             self._db.execute("ROLLBACK")
+
+
+_FILES = ("", "-wal", "-shm", WITNESS_NAME.removeprefix(JOURNAL_NAME))
 
 
 def set_aside(directory: Path, name: str) -> Path:
@@ -355,9 +424,10 @@ def set_aside(directory: Path, name: str) -> Path:
     """
     lock, path = DirectoryLock(directory), directory / JOURNAL_NAME
     try:
-        # The database goes first: SQLite ignores a log without its database.
-        files = [found for end in ("", "-wal", "-shm") if (found := path.with_name(path.name + end)).exists()]
-        if path not in files:
+        # The database goes first: SQLite ignores a log without its database. The witness goes last: until then a start
+        # that finds no database is refused.
+        files = _there(path)
+        if not files:
             msg = f"expected a journal to set aside, found none: {path}"
             raise ArchiveError(msg)
         place = directory / "aside" / name
@@ -371,6 +441,84 @@ def set_aside(directory: Path, name: str) -> Path:
     finally:
         lock.release()
     return place
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What `accept` did."""
+
+    lost: Lost
+    reason: str
+    copy: Path  # of the files as they were
+
+
+def accept(directory: Path, name: str, now_ns: int) -> Accepted:
+    """Goes on from a journal that a start refuses because of its witness: from a shortened log, or from a backup.
+
+    The files are first copied to `DIR/aside/NAME`. Then the journal gets a new epoch and a new witness. The loss is
+    recorded in the counters `JOURNALS_ACCEPTED`, `LOST_COMMITS` and `LOST_MESSAGES`, and as a row of the kind
+    quarantine with the reason `journal_loss`, which reaches the archive. A manifest that names other parts than the
+    directory holds is made to follow the directory, so no later roll overwrites a part.
+
+    Raises:
+        ArchiveError: another process holds the directory, there is nothing to accept, the journal is damaged or not
+            there, or the disk refuses.
+    """
+    lock, path = DirectoryLock(directory), directory / JOURNAL_NAME
+    try:
+        problem = check_witness(directory)
+        if problem is None:
+            msg = f"expected a journal that differs from its witness, found none to accept in: {directory}"
+            raise ArchiveError(msg)
+        found = view_journal(directory, ())
+        if found is None:
+            msg = f"expected a journal to go on from, found none in: {directory}"
+            raise ArchiveError(msg, hint="begin a new one with `thrumcast state set-aside --yes`")
+        parts = _parts_there(directory / ARCHIVE_NAME, found)
+        copy = directory / "aside" / name
+        copy.mkdir(parents=True)
+        for file in _there(path):
+            shutil.copy2(file, copy / file.name)
+        with contextlib.closing(open_to_write(path)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            _record_loss(db, problem, now_ns)
+            if parts is not None:
+                db.execute("DELETE FROM parts")
+                for part in parts:
+                    _add_extras(db, part.kind, part.extras)
+                _list_parts(db, parts, max((part.number for part in parts), default=0))
+                for key in (_APPEND, _SWAP):
+                    _remove_meta(db, key)
+            mark = begin_epoch(db)
+            db.execute("COMMIT")
+        Witness.create(path.with_name(WITNESS_NAME), mark).close()
+    except sqlite3.Error as error:
+        raise storage_error(path, error) from error
+    except OSError as error:
+        raise storage_error(path, error) from error
+    finally:
+        lock.release()
+    return Accepted(problem.lost, problem.message, copy)
+
+
+def _there(path: Path) -> list[Path]:
+    return [found for end in _FILES if (found := path.with_name(path.name + end)).exists()]
+
+
+def _parts_there(root: Path, view: JournalView) -> list[Part] | None:
+    """The parts that the directory holds; None if the manifest says the same."""
+    listed = {(part.relative, part.bytes) for part in view.parts}
+    there = {(path.relative_to(root).as_posix(), path.stat().st_size) for *_, path in list_parts(root)}
+    return None if view.schema is None or listed == there else adopt(root, view.schema)
+
+
+def _record_loss(db: sqlite3.Connection, problem: JournalBehind, now_ns: int) -> None:
+    lost = problem.lost
+    counts = {JOURNALS_ACCEPTED: 1, LOST_COMMITS: lost.commits or 0, LOST_MESSAGES: lost.messages or 0}
+    _add_counters(db, counts)
+    text = json.dumps({"reason": problem.message, "commits": lost.commits, "messages": lost.messages}).encode()
+    row = Quarantined(JOURNAL_NAME, now_ns, "journal_loss", text, len(text))
+    _add_pending(db, Rows("quarantine", (), schema.quarantine_table([row])))
 
 
 # What the methods above write. Each function works within the transaction of its caller.
