@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 # Compiled Python files are kept even where the environment says otherwise: the tests start hundreds of interpreters.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test explore promises fuzz soak check model results bench compare format clean
+.PHONY: help demo test costs explore promises fuzz soak check model results bench compare format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,8 +16,11 @@ help:  ## this list
 demo: $(STAMP)  ## a simulated plant, a private broker, a model and the pipeline; all under ./demo-data
 	$(BIN)/thrumcast demo
 
-test: $(STAMP)  ## the tests, with a real broker; one worker per processor, the same examples every time
+test: $(STAMP)  ## the tests, with a real broker; a worker per processor and one more, the same examples every time
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
+
+costs: $(STAMP)  ## the tests, and the CPU time of each folder, file and test
+	$(BIN)/python tests/harness/costs.py
 
 explore: $(STAMP)  ## the property tests with new examples for MINUTES=60, in random order
 	$(BIN)/python tests/harness/explore.py --minutes $(MINUTES) $(WHERE)

@@ -4,6 +4,7 @@ CPU time says what a test costs on a machine that does other work meanwhile, whe
 (conftest.py registers it if $THRUMCAST_COSTS names a file), this module appends a line per test to that file; as a
 script it runs the tests with the plugin and prints the sums. A process counts when its parent has waited for it, so a
 fixture that outlives a test is charged to the test that ends it, and a session fixture to the test that first asks.
+What harness/crashes.py forks is not counted: its parent is the fork server.
 """
 
 from __future__ import annotations
