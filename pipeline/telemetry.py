@@ -124,6 +124,7 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "roll_failed": ("error", "the disk refused a Parquet part; its rows stay in the journal and the service goes on"),
     "roll_resumed": ("warning", "the part was written after roll_failed"),
     "quarantined": ("warning", "messages were refused; counts by reason and some topics"),
+    "rebirth_asked": ("info", "a Sparkplug node whose birth has not been heard was asked for it"),
     "channels_full": ("warning", "a message names new channels, but the archive already has archive.max_channels"),
     "gaps": ("warning", "samples of some streams never arrived"),
     "no_window": ("warning", "all records of a stream are shorter than a window"),

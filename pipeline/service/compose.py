@@ -169,7 +169,9 @@ def service(
     from pipeline.drivers.live import Live, Rhythm
     from pipeline.drivers.results import Results
     from pipeline.edges.mqtt import Claim, MqttConnection, TopicTemplate, alone_here, claim_topic
+    from pipeline.edges.payloads import place_of
     from pipeline.service.companions import LabelNews, MachineNotes, SessionNote
+    from pipeline.service.payloads import BIRTHS_NAME, SparkplugNodes, payloads
     from pipeline.service.requests import Requests
 
     models = load_models(config)
@@ -187,9 +189,16 @@ def service(
         switch = ModelSwitch(watch, reader(config))
         switch.shadow_with(core, models)
         former_id = journal.client_id()
+        states = restored(journal, core.spec_of)
+        before = {key: place for key, state in states.items() if (place := place_of(state)) is not None}
+        mapped = payloads(config, before.get)
         connection = MqttConnection(
             settings,
-            subscriptions=[topics.subscription, *([f"{base}/cmd/+"] if config.mqtt.commands else [])],
+            subscriptions=[
+                topics.subscription,
+                *mapped.subscriptions,
+                *([f"{base}/cmd/+"] if config.mqtt.commands else []),
+            ],
             status_topic=f"{base}/status",
             claim=Claim(claim_topic(base, config.mqtt.client_id)),
             former_id=former_id,
@@ -213,6 +222,7 @@ def service(
                 config.accepts,
                 config.mqtt.max_payload_bytes,
                 Admission(lambda key: live_config.spec_of(key).window, channels_of(config, journal)),
+                mapped.decode,
             ),
             journal=journal,
             archive=archive,
@@ -223,8 +233,9 @@ def service(
                 roll_s=config.archive.roll_s,
                 roll_rows=config.archive.roll_rows,
             ),
-            states=restored(journal, core.spec_of),
+            states=states,
             companions=(
+                SparkplugNodes(mapped.nodes, config.data.path / BIRTHS_NAME),
                 MachineNotes(machines, set(known)),
                 requests,
                 LabelNews.of(journal, base),
