@@ -150,11 +150,10 @@ def _payload(config: Config, place: str, table: PayloadTable) -> Iterator[Config
         yield _bad(f"{place}.topic", str(error), table.topic, "for instance sensors/{machine}/{point}/accel")
     else:
         places = pattern.places
-        own = f"{config.mqtt.results_topic}/#"
-        if overlap(pattern.subscription, own):
-            yield _bad(
-                f"{place}.topic", f"a topic outside {own}", table.topic, "results must not come back as readings"
-            )
+        own = next((topic for topic in _own_topics(config) if overlap(pattern.subscription, topic)), None)
+        if own is not None:
+            hint = "results must not come back as readings"
+            yield _bad(f"{place}.topic", f"no topic such as {own}", table.topic, hint)
     binary = table.format == "raw"
     texts = {name: getattr(table, name) for name in (
         "packed", "time", "rate_hz", "unit", "scale", "speed_rpm", "machine", "point", "session", "index",
@@ -185,6 +184,13 @@ def _payload(config: Config, place: str, table: PayloadTable) -> Iterator[Config
         yield _bad(f"{place}.index", "a path, because session is set", "", "or leave both out")
     if isinstance(table.scale, float) and not 0 < abs(table.scale) < float("inf"):
         yield _bad(f"{place}.scale", "a finite number other than 0", table.scale, "value = number x scale")
+
+
+def _own_topics(config: Config) -> list[str]:
+    """What thrumcast itself publishes or takes as a request."""
+    names = [f"machines/+/+/{name}" for name in ("prediction", "state", "alarm", "forecast")]
+    names += ["status", "events/alarms", "events/labels", "cmd/ack", "cmd/label", "cmd/reload", "cmd/+/response"]
+    return [f"{config.mqtt.results_topic}/{name}" for name in names]
 
 
 def _payload_value(key: str, name: str, text: str, places: tuple[str, ...], *, binary: bool) -> Iterator[ConfigError]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pipeline.core.codec_map import UNITS
-from pipeline.core.patterns import described
+from pipeline.core.patterns import Path, described
 from pipeline.edges.payloads import documents
 from pipeline.edges.payloads.mapping import as_number, instant
 from pipeline.edges.payloads.sparkplug import Nodes
@@ -66,7 +66,11 @@ def propose(topic: str, payload: bytes) -> Proposal:
         found = _known_keys(document, kind)
         _samples(document, kind, lines, notes, set(found.values()))
     _time(document, found, lines, notes)
-    lines["rate_hz"] = json.dumps(found["rate_hz"]) if "rate_hz" in found else "1000.0  # Hz: PUT IN the real rate"
+    if "rate_hz" in found:
+        lines["rate_hz"] = json.dumps(found["rate_hz"])
+    else:
+        measured = _measured(document, found.get("time"))
+        lines["rate_hz"] = f"{measured or 1000.0}  # Hz: {'as its times say' if measured else 'PUT IN the real rate'}"
     lines["unit"] = json.dumps(found["unit"]) if "unit" in found else f'"g"  # PUT IN the real one: {", ".join(UNITS)}'
     if "speed_rpm" in found:
         lines["speed_rpm"] = json.dumps(found["speed_rpm"])
@@ -259,6 +263,18 @@ def _time(document: Any, found: dict[str, str], lines: dict[str, str], notes: li
     notes.append(
         "no time was found: arrival is only good to seconds, and counts samples twice that come again after a crash"
     )
+
+
+def _measured(document: Any, time: str | None) -> float | None:
+    """The rate by the times of the samples, to three digits; None where there is one time."""
+    times = None if time is None else Path(time).find(document)
+    if not isinstance(times, list) or len(times) < 2:
+        return None
+    try:
+        span_ns = instant(times[-1], "auto", "")[0] - instant(times[0], "auto", "")[0]
+    except DecodeError:
+        return None
+    return float(f"{(len(times) - 1) * 1e9 / span_ns:.3g}") if span_ns > 0 else None
 
 
 def _raw(payload: bytes, lines: dict[str, str], notes: list[str]) -> None:
