@@ -278,3 +278,11 @@ def test_any_value_at_any_key_is_taken_or_refused_as_a_config_error(value: objec
     except ConfigError:
         return
     assert isinstance(found.config, Config)
+
+
+def test_the_commented_payload_table_of_the_file_in_the_repository_works() -> None:
+    text = DEFAULT_FILE.read_text(encoding="utf-8")
+    lines = text[text.index("# [[payloads]]") : text.index("# Machines.")].splitlines()
+    (table,) = resolved("\n".join(line.removeprefix("# ") for line in lines)).config.payloads
+    assert (table.topic, table.samples["y"], table.rate_hz) == ("sensors/{machine}/accel", "$.data[*][1]", 3200.0)
+    assert {line.split(" = ")[0].removeprefix("# ") for line in lines if " = " in line} == set(table.__struct_fields__)
