@@ -38,6 +38,9 @@ def check(config: Config) -> Iterator[ConfigError]:
     _, colon, port = config.web.bind.rpartition(":")
     if not (colon and port.isascii() and port.isdigit() and int(port) <= 65535):
         yield _bad("web.bind", "ADDRESS:PORT", config.web.bind, "for instance 127.0.0.1:8080")
+    prefix = config.homeassistant.prefix
+    if re.search(r"[{}+#\x00]", prefix) or prefix.startswith("$"):
+        yield _bad("homeassistant.prefix", "a plain topic without wildcards", prefix, "homeassistant is its default")
     for at, payload in enumerate(config.payloads):
         yield from _payload(config, f"payloads[{at}]", payload)
     for machine, table in config.machines.items():

@@ -252,6 +252,13 @@ class WebConfig(Table, frozen=True):
     hosts: tuple[str, ...] = ()
 
 
+class HomeAssistantConfig(Table, frozen=True):
+    """[homeassistant]: machines as devices of Home Assistant."""
+
+    enabled: bool = False
+    prefix: Name = "homeassistant"
+
+
 class ModesConfig(Table, frozen=True):
     """[modes]: the failure modes. Ids never change meaning."""
 
@@ -321,6 +328,7 @@ class Config(Table, frozen=True):
     alarm: AlarmConfig = AlarmConfig()
     web: WebConfig = WebConfig()
     log: LogConfig = LogConfig()
+    homeassistant: HomeAssistantConfig = HomeAssistantConfig()
     modes: ModesConfig = msgspec.field(default_factory=ModesConfig)
     machines: dict[str, MachineTable] = msgspec.field(default_factory=dict)
     payloads: tuple[PayloadTable, ...] = ()

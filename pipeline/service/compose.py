@@ -171,6 +171,7 @@ def service(
     from pipeline.edges.mqtt import Claim, MqttConnection, TopicTemplate, alone_here, claim_topic
     from pipeline.edges.payloads import place_of
     from pipeline.service.companions import LabelNews, MachineNotes, SessionNote
+    from pipeline.service.homeassistant import HomeAssistant
     from pipeline.service.payloads import BIRTHS_NAME, SparkplugNodes, payloads
     from pipeline.service.requests import Requests
 
@@ -240,6 +241,11 @@ def service(
                 requests,
                 LabelNews.of(journal, base),
                 SessionNote(journal, connection, config.mqtt.client_id, former_id),
+                *(
+                    (HomeAssistant(base, config.homeassistant.prefix, config.modes.names),)
+                    if config.homeassistant.enabled
+                    else ()
+                ),
                 *companions,
             ),
             models=switch,
