@@ -41,6 +41,7 @@ def check(config: Config) -> Iterator[ConfigError]:
     prefix = config.homeassistant.prefix
     if re.search(r"[{}+#\x00]", prefix) or prefix.startswith("$"):
         yield _bad("homeassistant.prefix", "a plain topic without wildcards", prefix, "homeassistant is its default")
+    yield from _notify(config)
     for at, payload in enumerate(config.payloads):
         yield from _payload(config, f"payloads[{at}]", payload)
     for machine, table in config.machines.items():
@@ -142,6 +143,23 @@ def _modes(config: Config) -> Iterator[ConfigError]:
             yield _bad(f"modes.aliases.{alias}", "one of modes.names", mode, "[modes.aliases] replaces the usual ones")
         if alias in names:
             yield _bad(f"modes.aliases.{alias}", "an alias that is no mode itself", alias, "remove it")
+
+
+def _notify(config: Config) -> Iterator[ConfigError]:
+    notify = config.notify
+    if notify.webhook_url and not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", notify.webhook_url):
+        yield _bad("notify.webhook_url", "http:// or https:// with a host and no password", "an address that is not",
+                   "a token belongs into webhook_token_file")  # fmt: skip
+    if notify.webhook_token_file and not notify.webhook_url:
+        yield _bad("notify.webhook_url", "an address, as webhook_token_file is set", "", "or remove that key")
+    if notify.mail_to:
+        for key in ("smtp_host", "mail_from"):
+            if not getattr(notify, key):
+                yield _bad(f"notify.{key}", "a value, as mail_to is set", "", "or remove mail_to")
+    if notify.smtp_username and not notify.smtp_password_file:
+        yield _bad("notify.smtp_password_file", "a file, as smtp_username is set", "", "it holds the password alone")
+    if notify.smtp_username and not notify.smtp_starttls:
+        yield _bad("notify.smtp_starttls", "true, as smtp_username is set", False, "a password is not sent in the open")
 
 
 def _payload(config: Config, place: str, table: PayloadTable) -> Iterator[ConfigError]:

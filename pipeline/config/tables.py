@@ -259,6 +259,20 @@ class HomeAssistantConfig(Table, frozen=True):
     prefix: Name = "homeassistant"
 
 
+class NotifyConfig(Table, frozen=True):
+    """[notify]: alarms by webhook and e-mail."""
+
+    webhook_url: str = ""
+    webhook_token_file: str = ""
+    mail_to: tuple[Name, ...] = ()
+    mail_from: str = ""
+    smtp_host: str = ""
+    smtp_port: Port = 587
+    smtp_starttls: bool = True
+    smtp_username: str = ""
+    smtp_password_file: str = ""
+
+
 class ModesConfig(Table, frozen=True):
     """[modes]: the failure modes. Ids never change meaning."""
 
@@ -329,6 +343,7 @@ class Config(Table, frozen=True):
     web: WebConfig = WebConfig()
     log: LogConfig = LogConfig()
     homeassistant: HomeAssistantConfig = HomeAssistantConfig()
+    notify: NotifyConfig = NotifyConfig()
     modes: ModesConfig = msgspec.field(default_factory=ModesConfig)
     machines: dict[str, MachineTable] = msgspec.field(default_factory=dict)
     payloads: tuple[PayloadTable, ...] = ()

@@ -172,6 +172,7 @@ def service(
     from pipeline.edges.payloads import place_of
     from pipeline.service.companions import LabelNews, MachineNotes, SessionNote
     from pipeline.service.homeassistant import HomeAssistant
+    from pipeline.service.notices import Notices
     from pipeline.service.payloads import BIRTHS_NAME, SparkplugNodes, payloads
     from pipeline.service.requests import Requests
 
@@ -215,6 +216,7 @@ def service(
         )
         results.restore(journal.open_alarms().values(), journal.untold_alarms())
         requests = Requests(config, watch.look_again, results.up)
+        notices = Notices.of(config, journal.open_alarms())
         live = Live(
             engine=core,
             source=connection,
@@ -246,6 +248,7 @@ def service(
                     if config.homeassistant.enabled
                     else ()
                 ),
+                *((notices,) if notices is not None else ()),
                 *companions,
             ),
             models=switch,
@@ -253,7 +256,7 @@ def service(
         began_s = time.monotonic()
         rehearse()  # compiles the kernels: up to half a minute at the first start, before the broker waits for us
         log.info("rehearsed duration_s=%.1f", time.monotonic() - began_s)
-        with alone_here(settings), connection:
+        with alone_here(settings), connection, notices or contextlib.nullcontext():
             connection.connect(wait=wait)
             yield live, connection, model
 

@@ -6,9 +6,7 @@ read after a restart, also those that the broker delivers again. A node whose bi
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ from pipeline.edges.payloads import MappingSpec, Nodes, Payloads, Place
 from pipeline.edges.payloads.sparkplug import Births, births_from_json, births_to_json, rebirth_request
 from pipeline.edges.ports import Batch, Onlooker, Publication, Work
 from pipeline.errors import ArchiveError
+from pipeline.service.whole_file import write_whole
 
 if TYPE_CHECKING:
     from pipeline.config.tables import Config, PayloadTable
@@ -88,7 +87,7 @@ class SparkplugNodes(Onlooker):
 
     def _write(self, births: Births, topics: Sequence[str]) -> Sequence[Publication]:
         if births is not self._written:
-            _write(self.path, births_to_json(births))
+            write_whole(self.path, births_to_json(births))
             self._written = births
         for topic in topics:
             log.info("rebirth_asked topic=%s", topic)
@@ -104,24 +103,3 @@ def _read(path: Path) -> Births:
     except (OSError, ValueError) as error:
         msg = f"expected births of Sparkplug nodes in {path}, found: {error}"
         raise ArchiveError(msg, hint="remove the file: the nodes are asked for their births again") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Replace a file as a whole, and have it on the disk."""
-    new = path.with_suffix(".new")
-    try:
-        with new.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        msg = f"expected a writable file {path}, found: {error.strerror}"
-        raise ArchiveError(msg, hint="free space, or correct the permissions of the data directory") from error
