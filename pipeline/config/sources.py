@@ -88,7 +88,8 @@ def load(
     document: dict[str, Any] = {}
     for path, setting in given.items():
         with _kept(errors):
-            if (entry := array_of(leaf_type(path))) is not None:
+            entry = array_of(leaf_type(path)) if len(path) == 1 else None  # arrays of tables stand at the top
+            if entry is not None:
                 errors += _misfits(path, setting, entry)
                 _put(document, path, setting.value)
                 continue

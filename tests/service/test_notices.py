@@ -164,10 +164,11 @@ class MailServer(socketserver.StreamRequestHandler):
             self.said.append(line)
             if in_data and line != ".":
                 continue
-            in_data = line == "DATA"
-            self.wfile.write(b"354 go on\r\n" if in_data else b"250 ok\r\n")
+            in_data = line.upper() == "DATA"
             if line.upper() == "QUIT":
+                self.wfile.write(b"221 bye\r\n")
                 return
+            self.wfile.write(b"354 go on\r\n" if in_data else b"250 ok\r\n")
 
 
 def test_a_mail_names_machine_and_mode_and_has_the_token_as_its_id() -> None:
