@@ -65,7 +65,7 @@ def _topics(config: Config) -> Iterator[ConfigError]:
     if not set(names) <= {"area", "machine", "point"} or len(names) != len(set(names)):
         yield _bad("mqtt.readings_topic", "no placeholder but {area}, {machine}, {point}, each once", template, hint)
     fixed = [level for level in levels if level[1:-1] not in names]
-    if any(re.search(r"[{}+#\x00]", level) or not level for level in fixed):
+    if any(re.search(r"[{}+#\x00]", level) for level in fixed):  # an empty level is a level, as in /plant/...
         yield _bad("mqtt.readings_topic", "levels that are a whole placeholder or plain text", template, hint)
     if template.startswith("$"):  # a shared subscription would spread one machine over several consumers
         yield _bad("mqtt.readings_topic", "a topic that does not begin with $", template, hint)
