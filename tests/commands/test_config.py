@@ -218,7 +218,7 @@ def test_a_number_too_large_to_hold_is_refused_in_one_short_line() -> None:
 @pytest.mark.parametrize(
     "template",
     [
-        "plant/{machine}", "plant/{point}", "plant/x{machine}/{point}", "a//{machine}/{point}", "a/+/{machine}/{point}",
+        "plant/{machine}", "plant/{point}", "plant/x{machine}/{point}", "a/+/{machine}/{point}",
         "{machine}/{machine}/{point}", "{line}/{machine}/{point}", "$share/g/{machine}/{point}", "{machine}/{point}/#",
         "",
     ],
