@@ -41,15 +41,18 @@ def command(
     from pipeline.edges.mqtt import MqttConnection, TopicTemplate
     from pipeline.edges.recordings.readings import READINGS_NAME, ReadingsWriter
     from pipeline.service.compose import folder, mqtt_settings
+    from pipeline.service.payloads import payloads
 
     config = console.config(**{"data.dir": data_dir}, **broker_flags(broker))
     topics = TopicTemplate(config.mqtt.readings_topic)
+    mapped = payloads(config)
     spec_of = stream_specs(config, {})
     intake = Intake(
         topics.parse,
         lambda machine: config.accepts(machine) and (not machines or machine in machines),
         config.mqtt.max_payload_bytes,
         admission=Admission(lambda key: spec_of(key).window),
+        mapped=mapped.decode,
     )
     writer = ReadingsWriter(out or config.data.path / READINGS_NAME)
     spec = order.OrderSpec(config.order.max_wait_s, config.order.rate_tolerance)
@@ -67,7 +70,8 @@ def command(
     settings = mqtt_settings(config, f"{config.mqtt.client_id}-record-{time.time_ns() % 10**9}")
     # No session: the broker would queue messages for days under a client id that is never used again.
     alone = replace(settings, clean_start=True, session_expiry_s=0)
-    connection = MqttConnection(alone, subscriptions=[topics.subscription], max_waiting_bytes=MOST_BYTES)
+    subscriptions = [topics.subscription, *mapped.subscriptions]
+    connection = MqttConnection(alone, subscriptions=subscriptions, max_waiting_bytes=MOST_BYTES)
     with connection.connect():
         console.say(f"recording {config.mqtt.host}:{config.mqtt.port} {topics.subscription} -> {folder(writer.folder)}")
         last = False

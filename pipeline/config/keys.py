@@ -62,10 +62,18 @@ def fields(struct: type[Table]) -> dict[str, Any]:
 def table_of(kind: Any) -> tuple[type[Table] | None, bool]:
     """The struct behind a field's type, if any, and whether it is one of many by id (`dict[str, Struct]`)."""
     by_id = get_origin(kind) is dict
+    if get_origin(kind) is tuple:  # an array of tables is one value, see `array_of`
+        return None, False
     for part in (kind, *get_args(kind)):
         if isinstance(part, type) and issubclass(part, Table):
             return part, by_id
     return None, False
+
+
+def array_of(kind: Any) -> type[Table] | None:
+    """The struct of an array of tables (`tuple[Struct, ...]`); None for any other type."""
+    inner = get_args(kind)[0] if get_origin(kind) is tuple else None
+    return inner if isinstance(inner, type) and issubclass(inner, Table) else None
 
 
 def may_be_a_name(kind: Any) -> bool:
@@ -78,6 +86,8 @@ def known_keys(struct: type[Table] = Config, prefix: KeyPath = (), ids: KeyPath 
     """All keys. Where the user chooses an id, the ids in `ids` are used in turn, then `ID`."""
     for name, kind in fields(struct).items():
         inner, by_id = table_of(kind)
+        if array_of(kind) is not None:
+            continue  # its tables have no names to write
         if inner is None:
             yield (*prefix, name)
         elif by_id:

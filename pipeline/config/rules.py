@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable, Iterator
 
 from pipeline.config.keys import KeyPath, dotted
-from pipeline.config.tables import BearingConfig, Config, PointTable
+from pipeline.config.tables import BearingConfig, Config, PayloadTable, PointTable
 from pipeline.core.bearings import find
+from pipeline.core.patterns import Path, TopicPattern, overlap
 from pipeline.core.records import is_id
 from pipeline.errors import ConfigError, ThrumcastError
 
@@ -35,6 +36,12 @@ def check(config: Config) -> Iterator[ConfigError]:
     _, colon, port = config.web.bind.rpartition(":")
     if not (colon and port.isascii() and port.isdigit() and int(port) <= 65535):
         yield _bad("web.bind", "ADDRESS:PORT", config.web.bind, "for instance 127.0.0.1:8080")
+    prefix = config.homeassistant.prefix
+    if re.search(r"[{}+#\x00]", prefix) or prefix.startswith("$"):
+        yield _bad("homeassistant.prefix", "a plain topic without wildcards", prefix, "homeassistant is its default")
+    yield from _notify(config)
+    for at, payload in enumerate(config.payloads):
+        yield from _payload(config, f"payloads[{at}]", payload)
     for machine, table in config.machines.items():
         yield from _place(("machines", machine), table)
         for point, own in table.points.items():
@@ -155,6 +162,96 @@ def _modes(config: Config) -> Iterator[ConfigError]:
             )
         if alias in names:
             yield _bad(f"modes.aliases.{alias}", "an alias that is not the name of a mode", alias, "remove this alias")
+
+
+def _notify(config: Config) -> Iterator[ConfigError]:
+    notify = config.notify
+    if notify.webhook_url and not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", notify.webhook_url):
+        yield _bad("notify.webhook_url", "http:// or https:// with a host and no password", "an address that is not",
+                   "a token belongs into webhook_token_file")  # fmt: skip
+    if notify.webhook_token_file and not notify.webhook_url:
+        yield _bad("notify.webhook_url", "an address, as webhook_token_file is set", "", "or remove that key")
+    if notify.mail_to:
+        for key in ("smtp_host", "mail_from"):
+            if not getattr(notify, key):
+                yield _bad(f"notify.{key}", "a value, as mail_to is set", "", "or remove mail_to")
+    if notify.smtp_username and not notify.smtp_password_file:
+        yield _bad("notify.smtp_password_file", "a file, as smtp_username is set", "", "it holds the password alone")
+    if notify.smtp_username and not notify.smtp_starttls:
+        yield _bad("notify.smtp_starttls", "true, as smtp_username is set", False, "a password is not sent in the open")
+
+
+def _payload(config: Config, place: str, table: PayloadTable) -> Iterator[ConfigError]:
+    """One [[payloads]] table: patterns that can be read, and everything that a block needs."""
+    places: tuple[str, ...] = ()
+    try:
+        pattern = TopicPattern(table.topic)
+    except ValueError as error:
+        yield _bad(f"{place}.topic", str(error), table.topic, "for instance sensors/{machine}/{point}/accel")
+    else:
+        places = pattern.places
+        own = next((topic for topic in _own_topics(config) if overlap(pattern.subscription, topic)), None)
+        if own is not None:
+            hint = "results must not come back as readings"
+            yield _bad(f"{place}.topic", f"no topic such as {own}", table.topic, hint)
+    binary = table.format == "raw"
+    texts = {name: getattr(table, name) for name in (
+        "packed", "time", "rate_hz", "unit", "scale", "speed_rpm", "machine", "point", "session", "index",
+    )} | {f"samples.{channel}": path for channel, path in table.samples.items()}  # fmt: skip
+    for name, text in texts.items():
+        if isinstance(text, str) and text:
+            yield from _payload_value(f"{place}.{name}", name, text, places, binary=binary)
+    if binary or table.packed:
+        if not table.channels or table.samples:
+            yield _bad(f"{place}.channels", "the channels of the packed samples, and no samples", list(table.channels),
+                       'for instance channels = ["x", "y", "z"]')  # fmt: skip
+        if binary and table.packed:
+            yield _bad(f"{place}.packed", "no path: a raw message is its samples", table.packed, "use skip_bytes")
+    elif not table.samples or table.channels:
+        yield _bad(f"{place}.samples", "a path for each channel", table.samples, 'such as { x = "$.data[*].x" }')
+    for name in (*table.samples, *table.channels):
+        if not is_id(name):
+            yield _bad(f"{place}.samples", "channel names of A-Z a-z 0-9 _ . -", name, "for instance x")
+    if table.format == "sparkplug" and not table.topic.startswith("spBv1.0/"):
+        yield _bad(f"{place}.topic", "a topic that begins with spBv1.0/", table.topic, "spBv1.0/{group}/+/{machine}")
+    if not table.time:
+        yield _bad(f"{place}.time", "a path, or arrival", "", 'for instance "$.timestamp"; arrival is the last resort')
+    if table.rate_hz is None and table.time == "arrival":
+        yield _bad(f"{place}.rate_hz", "a rate, as time is the arrival", None, "in Hz")
+    if not table.unit:
+        yield _bad(f"{place}.unit", "the unit of the samples, or its path", "", "g, m/s2, mm/s, V or 1")
+    if table.session and not table.index:
+        yield _bad(f"{place}.index", "a path, because session is set", "", "or leave both out")
+    if isinstance(table.scale, float) and not 0 < abs(table.scale) < float("inf"):
+        yield _bad(f"{place}.scale", "a finite number other than 0", table.scale, "value = number x scale")
+
+
+def _own_topics(config: Config) -> list[str]:
+    """What thrumcast itself publishes or takes as a request."""
+    names = [f"machines/+/+/{name}" for name in ("prediction", "state", "alarm", "forecast")]
+    names += ["status", "events/alarms", "events/labels", "cmd/ack", "cmd/label", "cmd/reload", "cmd/+/response"]
+    return [f"{config.mqtt.results_topic}/{name}" for name in names]
+
+
+def _payload_value(key: str, name: str, text: str, places: tuple[str, ...], *, binary: bool) -> Iterator[ConfigError]:
+    hint = "a text that begins with $ is a path into the message"
+    if text.startswith("$"):
+        if binary:
+            yield _bad(key, "@OFFSET:TYPE, as a raw message has no paths", text, "for instance @0:<u8")
+            return
+        try:
+            Path(text)
+        except ValueError as error:
+            yield _bad(key, str(error), text, hint)
+    elif text.startswith("@"):
+        if not binary or not re.fullmatch(r"@\d{1,7}:[<>]?[iuf][1248]", text) or text.endswith("f1"):
+            yield _bad(key, "a path, or @OFFSET:TYPE in a raw message", text, "for instance @0:<u8")
+    elif name in ("machine", "point", "unit"):
+        unknown = set(re.findall(r"\{(\w+)\}", text)) - set(places)
+        if unknown:
+            yield _bad(key, "text, a path or placeholders of the topic", text, 'for instance machine = "press-1"')
+    elif not (name == "time" and text == "arrival"):
+        yield _bad(key, "a number or a path" if name != "time" else "a path, or arrival", text, hint)
 
 
 def _place(path: KeyPath, table: PointTable) -> Iterator[ConfigError]:

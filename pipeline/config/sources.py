@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import math
 import os
 import re
@@ -23,6 +24,7 @@ import msgspec
 
 from pipeline.config.keys import (
     KeyPath,
+    array_of,
     check_id,
     dotted,
     fields,
@@ -86,6 +88,11 @@ def load(
     document: dict[str, Any] = {}
     for path, setting in given.items():
         with _kept(errors):
+            entry = array_of(leaf_type(path)) if len(path) == 1 else None  # arrays of tables stand at the top
+            if entry is not None:
+                errors += _misfits(path, setting, entry)
+                _put(document, path, setting.value)
+                continue
             value = _converted(path, setting)
             given[path] = Setting(value, setting.source, setting.place)
             _put(document, path, value)
@@ -223,6 +230,30 @@ def _converted(path: KeyPath, setting: Setting) -> Any:
             expected = _expected(kind, str(error))
     msg = f"{dotted(path)}: expected {expected}, found: {reprlib.repr(value)}"
     raise ConfigError(msg, hint=f"set in {setting.place}")
+
+
+def _misfits(path: KeyPath, setting: Setting, entry: type[Table]) -> Iterator[ConfigError]:
+    """What is wrong in an array of tables: unknown keys and values of another type, each with its place."""
+    tables = setting.value
+    if not isinstance(tables, list):
+        msg = f"{dotted(path)}: expected tables [[{dotted(path)}]], found: {reprlib.repr(tables)}"
+        yield ConfigError(msg, hint=f"set in {setting.place}")
+        return
+    types = fields(entry)
+    for at, table in enumerate(tables):
+        place = f"{dotted(path)}[{at}]"
+        for key in table.keys() - types.keys() if isinstance(table, dict) else ():
+            alike = difflib.get_close_matches(key, types, n=1, cutoff=0.0)
+            yield ConfigError(f"{place}.{key}: unknown key", hint=f"nearest known key: {place}.{alike[0]}")
+        known = {key: value for key, value in table.items() if key in types} if isinstance(table, dict) else table
+        try:
+            msgspec.convert(known, entry)
+        except msgspec.ValidationError as error:
+            key = "".join(re.findall(r" - at `\$([^`]*)`$", str(error)))
+            kind = types.get(key.removeprefix("."), object)
+            found = known.get(key.removeprefix(".")) if isinstance(known, dict) else known
+            msg = f"{place}{key}: expected {_expected(kind, str(error))}, found: {reprlib.repr(found)}"
+            yield ConfigError(msg, hint=f"set in {setting.place}")
 
 
 def _expected(kind: Any, message: str) -> str:

@@ -256,6 +256,27 @@ class WebConfig(Table, frozen=True):
     hosts: tuple[str, ...] = ()
 
 
+class HomeAssistantConfig(Table, frozen=True):
+    """[homeassistant]: machines as devices of Home Assistant."""
+
+    enabled: bool = False
+    prefix: Name = "homeassistant"
+
+
+class NotifyConfig(Table, frozen=True):
+    """[notify]: alarms by webhook and e-mail."""
+
+    webhook_url: str = ""
+    webhook_token_file: str = ""
+    mail_to: tuple[Name, ...] = ()
+    mail_from: str = ""
+    smtp_host: str = ""
+    smtp_port: Port = 587
+    smtp_starttls: bool = True
+    smtp_username: str = ""
+    smtp_password_file: str = ""
+
+
 class ModesConfig(Table, frozen=True):
     """[modes]: the failure modes. Ids never change meaning."""
 
@@ -280,6 +301,37 @@ class ModesConfig(Table, frozen=True):
         return self.aliases.get(name, name)
 
 
+class PayloadTable(Table, frozen=True):
+    """[[payloads]]: how messages of another sender are read.
+
+    A text that begins with `$` is a path into the message, `@8:<u8` a number in a raw one. Any other text stands for
+    itself, with the {placeholders} of the topic filled in.
+    """
+
+    topic: Name
+    format: Literal["json", "msgpack", "csv", "line", "raw", "sparkplug"] = "json"
+    samples: dict[str, str] = msgspec.field(default_factory=dict)  # channel = path of its samples
+    packed: str = ""  # path of samples as base64 text or bytes, of all channels
+    channels: tuple[str, ...] = ()  # of packed and raw samples
+    dtype: Literal["i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8", ">i2", ">u2", ">i4", ">u4", ">f4", ">f8"] = "i2"
+    layout: Literal["interleaved", "planar"] = "interleaved"  # xyzxyz or xxyyzz
+    skip_bytes: Annotated[int, Meta(ge=0)] = 0  # before the samples
+    time: str = ""  # path, or "arrival"
+    time_unit: Literal["auto", "s", "ms", "us", "ns", "iso"] = "auto"
+    time_of: Literal["first", "last"] = "first"  # sample
+    rate_hz: Positive | str | None = None  # None: from the times of the samples
+    unit: str = ""
+    scale: float | str = 1.0  # value = number x scale
+    speed_rpm: NotNegative | str | None = None
+    machine: str = "{machine}"
+    point: str = "{point}"
+    session: str = ""  # path; empty: from time
+    index: str = ""  # path of the number of the first sample; empty: from time
+    index_counts: Literal["samples", "messages"] = "samples"
+    measurement: str = ""  # of line protocol; empty: all
+    separator: str = ""  # of CSV; empty: the one that its first line has
+
+
 class Config(Table, frozen=True):
     """All of config.toml."""
 
@@ -294,8 +346,11 @@ class Config(Table, frozen=True):
     alarm: AlarmConfig = AlarmConfig()
     web: WebConfig = WebConfig()
     log: LogConfig = LogConfig()
+    homeassistant: HomeAssistantConfig = HomeAssistantConfig()
+    notify: NotifyConfig = NotifyConfig()
     modes: ModesConfig = msgspec.field(default_factory=ModesConfig)
     machines: dict[str, MachineTable] = msgspec.field(default_factory=dict)
+    payloads: tuple[PayloadTable, ...] = ()
 
     def accepts(self, machine: str) -> bool:
         """Whether readings of this machine are wanted."""

@@ -67,14 +67,33 @@ class Account:
 
 def account(batch: Batch, step: Step) -> Counter[str]:
     """How many messages a batch has, and how they ended."""
+    repeated = [trouble for trouble in step.troubles if isinstance(trouble, Duplicate | Late)]
+    if len(batch.origin) != len({id(message) for message in batch.origin}):
+        repeated = _of_messages(batch, repeated)
     counts = Counter(
         received=len(batch.messages),
-        duplicate=sum(isinstance(t, Duplicate) for t in step.troubles),
-        late=sum(isinstance(t, Late) for t in step.troubles),
+        duplicate=sum(isinstance(t, Duplicate) for t in repeated),
+        late=sum(isinstance(t, Late) for t in repeated),
         quarantined=len(batch.refused),
     )
     counts["committed"] = counts["received"] - counts["duplicate"] - counts["late"] - counts["quarantined"]
     return counts
+
+
+def _of_messages(batch: Batch, repeated: Sequence[Duplicate | Late]) -> list[Duplicate | Late]:
+    """One trouble per message all of whose blocks are repeated: a message may have several, and ends in one place."""
+    left: dict[tuple[StreamKey, int, int], list[Duplicate | Late]] = {}
+    for trouble in repeated:
+        left.setdefault((trouble.key, trouble.session, trouble.index), []).append(trouble)
+    refused = {id(refusal.message) for refusal in batch.refused}
+    troubles: dict[int, list[Duplicate | Late | None]] = {}
+    for block, message in zip(reversed(batch.blocks), reversed(batch.origin), strict=True):  # the later is the repeat
+        found = left.get((block.key, block.session, block.index))
+        troubles.setdefault(id(message), []).append(found.pop() if found else None)
+    whole = {
+        message: [one for one in found if one is not None] for message, found in troubles.items() if None not in found
+    }
+    return [found[-1] for message, found in whole.items() if message not in refused]
 
 
 def missing_samples(step: Step) -> Counter[str]:
@@ -223,6 +242,8 @@ class Intake:
     accepts: Callable[[str], bool]  # whether readings of this machine are wanted
     max_payload_bytes: int
     admission: Admission | None = None  # None: no limits
+    # The decoder of other people's messages: their blocks, none for one that only says something, None: not theirs.
+    mapped: Callable[[Message, int], list[Block] | None] | None = None
 
     def read(self, messages: Sequence[Message], now_ns: int, *, windows: int = 0, size: int = 0) -> Batch:
         """Decode as many messages as one commit may cover; what is not a block is a stranger or refused.
@@ -235,24 +256,36 @@ class Intake:
                 break
             batch.messages.append(message)
             batch.size += len(message.payload)
-            key = self.key_of(message.topic)
-            if key is None:
-                batch.strangers.append(message)
-                continue
             try:
-                block = self._block(message, key)
-                batch.windows += self.admission(block) if self.admission else 0
+                blocks = self._blocks(message, now_ns)
+                batch.windows += sum(map(self.admission, blocks or ())) if self.admission else 0
             except DecodeError as error:
                 batch.refuse(message, error.reason, str(error))
-            else:
-                batch.blocks.append(block)
-                batch.origin.append(message)
+                continue
+            if blocks is None:
+                batch.strangers.append(message)
+                continue
+            batch.blocks += blocks
+            batch.origin += [message] * len(blocks)
         return batch
 
-    def _block(self, message: Message, key: StreamKey) -> Block:
+    def _blocks(self, message: Message, now_ns: int) -> list[Block] | None:
+        """The blocks of a message; None for a stranger."""
+        mapped = None if self.mapped is None else self.mapped(message, now_ns)
+        if mapped is not None:
+            for block in mapped:
+                self._check_machine(block.key)
+            return mapped
+        key = self.key_of(message.topic)
+        return None if key is None else [self._block(message, key)]
+
+    def _check_machine(self, key: StreamKey) -> None:
         if not self.accepts(key.machine):
             reason = "unknown_machine"
             raise DecodeError(reason, f"a configured machine expected, found: {key.machine}")
+
+    def _block(self, message: Message, key: StreamKey) -> Block:
+        self._check_machine(key)
         limit = self.max_payload_bytes
         return codec.decode(message.payload, key, max_payload_bytes=limit, content_type=message.content_type)
 
@@ -319,7 +352,8 @@ def step_all(engine: Engine, states: States, batch: Batch) -> Step:
         step = _step_one_by_one(engine, states, batch)
     rejected = {id(trouble.block): trouble for trouble in step.troubles if isinstance(trouble, Rejected)}
     for block, message in zip(batch.blocks, batch.origin, strict=True):
-        if found := rejected.get(id(block)):
+        found = rejected.get(id(block))
+        if found and not (batch.refused and batch.refused[-1].message is message):
             batch.refuse(message, found.reason, found.detail)
     batch.inference_s = _inferred_s(engine) - inferred_s
     batch.feature_s = time.perf_counter() - began_s - batch.inference_s
@@ -337,7 +371,8 @@ def _step_one_by_one(engine: Engine, states: States, batch: Batch) -> Step:
         try:
             step = engine.step({**states, **total.states}, [block])
         except Exception as error:
-            batch.refuse(message, f"engine_{type(error).__name__}", f"the engine failed on this block: {error}")
+            if not (batch.refused and batch.refused[-1].message is message):
+                batch.refuse(message, f"engine_{type(error).__name__}", f"the engine failed on this block: {error}")
             continue
         good.append((block, message))
         total.states |= step.states

@@ -173,7 +173,11 @@ def service(
     from pipeline.drivers.results import Results
     from pipeline.drivers.span import Rhythm
     from pipeline.edges.mqtt import Claim, MqttConnection, TopicTemplate, alone_here, claim_topic
+    from pipeline.edges.payloads import place_of
     from pipeline.service.companions import LabelNews, MachineNotes, SessionNote
+    from pipeline.service.homeassistant import HomeAssistant
+    from pipeline.service.notices import Notices
+    from pipeline.service.payloads import BIRTHS_NAME, SparkplugNodes, payloads
     from pipeline.service.requests import Requests
 
     models = load_models(config)
@@ -191,9 +195,16 @@ def service(
         switch = ModelSwitch(watch, reader(config))
         switch.shadow_with(core, models)
         former_id = journal.client_id()
+        states = restored(journal, core.spec_of)
+        before = {key: place for key, state in states.items() if (place := place_of(state)) is not None}
+        mapped = payloads(config, before.get)
         connection = MqttConnection(
             settings,
-            subscriptions=[topics.subscription, *([f"{base}/cmd/+"] if config.mqtt.commands else [])],
+            subscriptions=[
+                topics.subscription,
+                *mapped.subscriptions,
+                *([f"{base}/cmd/+"] if config.mqtt.commands else []),
+            ],
             status_topic=f"{base}/status",
             claim=Claim(claim_topic(base, config.mqtt.client_id)),
             former_id=former_id,
@@ -209,6 +220,7 @@ def service(
         )
         results.restore(journal.open_alarms().values(), journal.untold_alarms())
         requests = Requests(config, watch.look_again, results.up)
+        notices = Notices.of(config, journal.open_alarms())
         live = Live(
             engine=core,
             source=connection,
@@ -221,6 +233,7 @@ def service(
                     channels_of(config, journal),
                     Dates(config.archive.max_dates),
                 ),
+                mapped.decode,
             ),
             journal=journal,
             archive=archive,
@@ -231,12 +244,19 @@ def service(
                 roll_s=config.archive.roll_s,
                 roll_rows=config.archive.roll_rows,
             ),
-            states=restored(journal, core.spec_of),
+            states=states,
             companions=(
+                SparkplugNodes(mapped.nodes, config.data.path / BIRTHS_NAME),
                 MachineNotes(machines, set(known)),
                 requests,
                 LabelNews.of(journal, base),
                 SessionNote(journal, connection, config.mqtt.client_id, former_id),
+                *(
+                    (HomeAssistant(base, config.homeassistant.prefix, config.modes.names),)
+                    if config.homeassistant.enabled
+                    else ()
+                ),
+                *((notices,) if notices is not None else ()),
                 *companions,
             ),
             models=switch,
@@ -244,7 +264,7 @@ def service(
         began_s = time.monotonic()
         rehearse()  # compiles the kernels: up to half a minute at the first start, before the broker waits for us
         log.info("rehearsed duration_s=%.1f", time.monotonic() - began_s)
-        with alone_here(settings), connection:
+        with alone_here(settings), connection, notices or contextlib.nullcontext():
             connection.connect(wait=wait)
             yield live, connection, model
 

@@ -17,6 +17,7 @@ from pipeline.config.keys import dotted, known_keys
 from pipeline.config.sources import load
 from pipeline.config.tables import BearingConfig, Config
 from pipeline.core.severity import Limits
+from pipeline.edges.mqtt import TopicTemplate
 from pipeline.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -278,3 +279,24 @@ def test_any_value_at_any_key_is_taken_or_refused_as_a_config_error(value: objec
     except ConfigError:
         return
     assert isinstance(found.config, Config)
+
+
+def test_the_commented_payload_table_of_the_file_in_the_repository_works() -> None:
+    text = DEFAULT_FILE.read_text(encoding="utf-8")
+    lines = text[text.index("# [[payloads]]") : text.index("# Machines.")].splitlines()
+    (table,) = resolved("\n".join(line.removeprefix("# ") for line in lines)).config.payloads
+    assert (table.topic, table.samples["y"], table.rate_hz) == ("sensors/{machine}/accel", "$.data[*][1]", 3200.0)
+    assert {line.split(" = ")[0].removeprefix("# ") for line in lines if " = " in line} == set(table.__struct_fields__)
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["/plant/{machine}/{point}", "plant//{machine}/{point}", "plant/{machine}/{point}/", "//{machine}/{point}"],
+)
+def test_a_topic_may_have_empty_levels(template: str) -> None:
+    config = resolved(f'[mqtt]\nreadings_topic = "{template}"\n').config
+    topics = TopicTemplate(config.mqtt.readings_topic)
+    topic = topics.format(machine="m", point="p")
+    assert topics.parse(topic) == ("m", "p")
+    assert topics.subscription == template.replace("{machine}", "+").replace("{point}", "+")
+    assert topics.parse(f"x{topic}") is None

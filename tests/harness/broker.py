@@ -40,10 +40,11 @@ class Site:
         """A connected subscriber; keywords of MqttSettings and of MqttConnection alike."""
         own = {
             key: changes.pop(key)
-            for key in ("max_waiting", "max_waiting_bytes", "status_topic", "claim")
+            for key in ("max_waiting", "max_waiting_bytes", "status_topic", "claim", "subscriptions")
             if key in changes
         }
-        own.setdefault("subscriptions", [changes.pop("subscription", SUBSCRIPTION)])
+        subscription = changes.pop("subscription", SUBSCRIPTION)
+        own.setdefault("subscriptions", [subscription])
         if port is not None:
             changes["port"] = port
         return self._stack.enter_context(MqttConnection(settings(self.broker, client_id, **changes), **own)).connect()
