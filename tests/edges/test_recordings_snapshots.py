@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.edges.recordings.formats import snapshot_times
+from pipeline.edges.recordings.snapshots import snapshot_times
 from pipeline.edges.recordings.recording import NOMINAL_START_NS, open_recording, parse_channels, streams
 
 
