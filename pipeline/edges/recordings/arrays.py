@@ -25,7 +25,18 @@ _RATES = {
     "fs", "sr", "fsamp", "fsample", "fsampling", "samplerate", "samplingrate", "sampfreq", "samplefreq", "samplefrequency",
     "samplingfreq", "samplingfrequency", "sfreq", "sampleratehz", "samplingratehz", "fshz", "srate", "ratehz", "samplespersecond",
 }  # fmt: skip
-_STEPS = {"dt", "deltat", "tstep", "timestep", "samplingperiod", "sampleperiod", "samplinginterval", "sampleinterval", "increment", "wfincrement"}
+_STEPS = {
+    "dt",
+    "deltat",
+    "tstep",
+    "timestep",
+    "samplingperiod",
+    "sampleperiod",
+    "samplinginterval",
+    "sampleinterval",
+    "increment",
+    "wfincrement",
+}
 _CWRU = re.compile(r"X(\d+)_?(\w*?)_?(?:time|RPM)$", re.IGNORECASE)
 _CWRU_NAMES = {"DE": "drive_end", "FE": "fan_end", "BA": "base"}
 _MOST_CHANNELS = 256  # a matrix with two longer sides is a picture
@@ -97,9 +108,9 @@ def assemble(path: Path, leaves: Sequence[Leaf], options: Options, unread: Seque
                 metadata[leaf.name] = value
             continue
         array = np.asarray(value)
-        number = _number(array)
-        if number is not None:
-            scalars.setdefault(leaf.parent, {})[leaf.name] = number
+        scalar = _number(array)
+        if scalar is not None:
+            scalars.setdefault(leaf.parent, {})[leaf.name] = scalar
             continue
         if array.dtype.kind not in "iuf" or array.ndim > 2 or array.size < LEAST_SAMPLES:
             if array.size:
@@ -183,7 +194,9 @@ def _group(
         notes.append(f"{', '.join(sorted(about))} is time, not a channel")
     if time.chosen:
         stated, by = (rate, f"{rate_from},") if rate else (options.rate_hz, "--rate")
-        timing = clock.judge(path, time.chosen[0], arrays[time.chosen[0]], stated_hz=stated, stated_by=by, uneven=options.uneven)
+        timing = clock.judge(
+            path, time.chosen[0], arrays[time.chosen[0]], stated_hz=stated, stated_by=by, uneven=options.uneven
+        )
         if timing.rate_hz is not None:
             rate, rate_from = timing.rate_hz, f"the time column {time.chosen[0]}"
     speed = {name: value for name, value in near.items() if name.upper().endswith("RPM")}

@@ -57,7 +57,9 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _DATE_ORDERS = ("%d.%m.%Y", "%Y/%m/%d", "%Y.%m.%d", "%Y%m%d", "%d-%m-%Y", "%d.%m.%y")
 _ISO = re.compile(r"^\s*\d{4}-\d\d?-\d\d?([T ]|$)")
 _DATE = re.compile(r"^\s*(\d{1,4}[-./]\d{1,2}[-./]\d{1,4}|\d{8}(?=[T ]))([T ,]+|$)")
-_CLOCK = re.compile(r"^\s*(\d{1,3}):(\d{2})(?::(\d{2})(?:[.,:](\d{1,9}))?)?\s*([AaPp]\.?[Mm]\.?)?\s*(Z|[+-]\d\d:?\d\d)?\s*$")
+_CLOCK = re.compile(
+    r"^\s*(\d{1,3}):(\d{2})(?::(\d{2})(?:[.,:](\d{1,9}))?)?\s*([AaPp]\.?[Mm]\.?)?\s*(Z|[+-]\d\d:?\d\d)?\s*$"
+)
 
 
 def split_unit(name: str) -> tuple[str, str | None]:
@@ -130,23 +132,32 @@ def find_time(head: Mapping[str, NDArray[Any] | Sequence[str]], *, trusted: bool
             (counters if _is_counter(known, name) else named).append(name)
         elif counts and rises and bool((step > 0).all()):
             counters.append(name)
-        elif not trusted and not _AXIS.match(name.strip()) and len(known) >= _LEAST_ROWS and len(known) == len(values) and _rises_evenly(known):
+        elif (
+            not trusted
+            and not _AXIS.match(name.strip())
+            and len(known) >= _LEAST_ROWS
+            and len(known) == len(values)
+            and _rises_evenly(known)
+        ):
             (counters if _is_counter(known, name) else shaped).append(name)
     chosen: tuple[str, ...] = ()
     if texts:
         dates = [name for name in texts if _DATE.match(_first(head[name]))]
         clocks = [name for name in texts if name not in dates]
         whole = [name for name in dates if not _is_bare_date(_first(head[name]))]
-        chosen = (whole[0],) if whole else (dates[0], clocks[0]) if dates and clocks else (clocks or dates)[:1] and (
-            (clocks or dates)[0],
-        )
+        if whole:
+            chosen = (whole[0],)
+        elif dates and clocks:
+            chosen = (dates[0], clocks[0])
+        else:
+            chosen = ((clocks or dates)[0],)
     elif named or shaped or counters:
         with_unit = [name for name in named if name_says(name)[2]]
         chosen = ((with_unit or named or shaped or counters)[0],)
     if len(chosen) == 1 and texts and _is_bare_date(_first(head[chosen[0]])):
-        more = with_numbers = named or shaped or counters  # a date alone says nothing about the rate
-        if more:
-            chosen = (with_numbers[0],)
+        numbers = named or shaped or counters
+        if numbers:  # a date alone says nothing about the rate
+            chosen = (numbers[0],)
     every = [*texts, *named, *shaped, *counters]
     channels = [name for name, values in head.items() if isinstance(values, np.ndarray) and name not in every]
     if not channels and not texts:  # a signal that happens to rise: something has to be the channel
@@ -353,7 +364,11 @@ def _meaning(
             ns = int(values[0]) * round(factor * 1e9) if values.dtype.kind in "iu" else round(first * factor * 1e9)
             return factor, f"{known} since 1970", ns, False
     slowest = abs(last - first) / max(1, len(values) - 1)
-    if unit is None and 25_569 <= first <= 73_050 and (slowest < 1.2e-6 or re.search("date|excel|serial|datum", name, re.I)):
+    if (
+        unit is None
+        and 25_569 <= first <= 73_050
+        and (slowest < 1.2e-6 or re.search("date|excel|serial|datum", name, re.I))
+    ):
         return _DAY_S, "days of a spreadsheet", round((first - _EXCEL_DAYS) * _DAY_S * 1e9), False
     if unit == "d" and first >= 25_569:
         return _DAY_S, "days of a spreadsheet", round((first - _EXCEL_DAYS) * _DAY_S * 1e9), False
@@ -371,7 +386,9 @@ def _meaning(
         return fit[1], fit[0], None, False
     if stated_hz is None:
         msg = f"expected a unit of the time column {name} of {path}, found none: steps of {usual:g}"
-        hint = f"give the rate in Hz (--rate {1e6 / usual:g} if they are us), or name the unit in the header: {name} [us]"
+        hint = (
+            f"give the rate in Hz (--rate {1e6 / usual:g} if they are us), or name the unit in the header: {name} [us]"
+        )
         raise RecordingError(msg, hint=hint)
     return 1.0, "s", None, False
 
@@ -411,7 +428,11 @@ def _even(path: Path, name: str, times: Float64, uneven: str, stated_hz: float |
     off = np.abs(times - np.arange(len(times)) / overall)
     coarse = bool((steps == 0).any()) or quantum * overall < 0.25
     coarse = coarse or (stated_hz is not None and abs(overall - stated_hz) <= TOLERANCE * stated_hz)
-    if coarse and float(off.max()) <= max(0.75 / overall, 1.01 * quantum) and float(off.max()) < 0.02 * length + 1 / overall:
+    if (
+        coarse
+        and float(off.max()) <= max(0.75 / overall, 1.01 * quantum)
+        and float(off.max()) < 0.02 * length + 1 / overall
+    ):
         jitter = float(np.std(steps) * overall)
         jitter = jitter if quantum <= 0 or quantum * overall < 0.05 else max(0.0, jitter - quantum * overall)
         return _Even(overall, min(0.5, 1.01 * quantum / length + 1e-9), (), None, jitter, ())
@@ -441,9 +462,13 @@ def _even(path: Path, name: str, times: Float64, uneven: str, stated_hz: float |
     else:
         what = f"steps from {steps.min():.6g} to {steps.max():.6g} s, {overall:.6g} Hz on average"
         if uneven == "resample":
-            return _Even(overall, 1e-9, (), times, float(np.std(steps) * overall), (f"{name} is uneven ({what}); resampled",))
+            return _Even(
+                overall, 1e-9, (), times, float(np.std(steps) * overall), (f"{name} is uneven ({what}); resampled",)
+            )
     msg = f"expected an even time column {name} in {path}, found {what}"
-    raise RecordingError(msg, hint="--uneven resample interpolates, --uneven ignore with --rate takes the rows as they are")
+    raise RecordingError(
+        msg, hint="--uneven resample interpolates, --uneven ignore with --rate takes the rows as they are"
+    )
 
 
 def _round_within(rate: float, spread: float) -> float:

@@ -13,10 +13,13 @@ import lzma
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.core.records import Float32
 from pipeline.edges.recordings import lvm, parquet, text, wav
@@ -179,8 +182,6 @@ def _stream(path: Path, packing: str) -> Iterator[tuple[Any, str | None]]:
         with lzma.open(path) as file:
             yield file, None
     elif packing == "zstd":
-        import pyarrow as pa
-
         with pa.OSFile(str(path)) as raw, pa.CompressedInputStream(raw, "zstd") as file:
             yield file, None
     else:
@@ -230,11 +231,11 @@ def read_chunks(
 ) -> Iterator[Float32]:
     """Samples of some channels as (C, n) arrays, in order; n is about `rows`, if the format allows it."""
 
-    def read() -> Iterator[Float32]:
+    def read() -> Generator[Float32, None, None]:
         with unpacked(path) as plain:
             yield from format_of(plain).chunks(plain, part, channels, rows, options or Options())
 
-    chunks = read()
+    chunks: Generator[Float32, None, None] = read()
     try:
         while (chunk := guarded(path, lambda: next(chunks, None))) is not None:
             yield chunk
@@ -244,8 +245,6 @@ def read_chunks(
 
 def why_passed_over(path: Path) -> str | None:
     """Why a file in a folder is no recording; None if it is to be read, or is damaged and to be reported."""
-    import pyarrow as pa
-
     suffix = path.suffix.lower()
     if suffix in _NEVER:
         return f"no format of recordings ({suffix})"
@@ -258,7 +257,7 @@ def why_passed_over(path: Path) -> str | None:
                 return f"no format of recordings ({suffix or 'no suffix'})"
             if found.name == "text" and (suffix != ".csv" or plain.stat().st_size):
                 return text.is_table_of_text(plain)
-            if found.name == "parquet" and b"thrumcast" in (parquet.pq.read_schema(plain).metadata or {}):
+            if found.name == "parquet" and b"thrumcast" in (pq.read_schema(plain).metadata or {}):
                 return "a part of an archive of thrumcast"
         return None
 

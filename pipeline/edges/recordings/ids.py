@@ -64,7 +64,9 @@ def place(path: Path, root: Path | None = None, machine_from: str = "recording",
         name = stem(path)
         return Place(readable_id(name), name, readable_id(name), "")
     inner = folder.relative_to(root.absolute()).parts if root is not None else ()
-    more = folder.parts[max(1, len(folder.parts) - len(inner) - apart) : len(folder.parts) - len(inner)] if apart else ()
+    more = (
+        folder.parts[max(1, len(folder.parts) - len(inner) - apart) : len(folder.parts) - len(inner)] if apart else ()
+    )
     name = "/".join((*more, *inner, stem(path)))
     return Place(_joined(name), name, specimen, str(folder))
 
@@ -102,7 +104,9 @@ def places(
     for path, one in result.items():
         earlier = (taken or {}).get(one.machine)
         if path in clash or (earlier is not None and earlier != one.folder):
-            result[path] = Place(f"{one.machine[: _MOST - 9]}-{_digest(str(path.absolute()))}", one.name, one.specimen, one.folder)
+            result[path] = Place(
+                f"{one.machine[: _MOST - 9]}-{_digest(str(path.absolute()))}", one.name, one.specimen, one.folder
+            )
     return result
 
 

@@ -29,7 +29,9 @@ def load(path: Path, options: Options) -> list[Held]:
     segments: list[_Segment] = []
     at = 0
     while at < len(lines) and not lines[at].startswith(_END):  # the header of the file
-        name, _, value = lines[at].replace(",", "\t", 1).partition("\t") if "\t" not in lines[at] else lines[at].partition("\t")
+        name, _, value = (
+            lines[at].replace(",", "\t", 1).partition("\t") if "\t" not in lines[at] else lines[at].partition("\t")
+        )
         head[name.strip()] = value.strip()
         at += 1
     separator = "," if head.get("Separator", "Tab").strip().lower() == "comma" else "\t"
@@ -100,7 +102,9 @@ class _Segment:
         names = unique([titles[i] for i in y])
         rate = 1 / step if step else None
         rate = float(f"{rate:.9g}") if rate else None
-        contents = Contents(tuple(names), len(self.rows), rate, metadata, rate_from="Delta_X of the header" if rate else "")
+        contents = Contents(
+            tuple(names), len(self.rows), rate, metadata, rate_from="Delta_X of the header" if rate else ""
+        )
         return contents, dict(zip(names, table, strict=True))
 
 

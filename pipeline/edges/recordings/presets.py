@@ -76,12 +76,17 @@ def completed(path: Path, contents: list[Contents], name: str) -> list[Contents]
         if stated is not None and abs(stated - preset.rate_hz) > 0.01 * preset.rate_hz:  # type: ignore[operator]
             msg = f"expected {preset.rate_hz:g} Hz in a file of {preset.name}, found in {path}: {stated:g} Hz"
             raise RecordingError(msg, hint="leave --preset away for other recordings")
-        result.append(replace(one, rate_hz=rate, metadata=facts, rate_from=f"preset {name}" if preset.rate_hz else one.rate_from))
+        result.append(
+            replace(one, rate_hz=rate, metadata=facts, rate_from=f"preset {name}" if preset.rate_hz else one.rate_from)
+        )
     return result
 
 
 def _misfit(path: Path, what: str) -> RecordingError:
-    return RecordingError(f"expected {what}, found: {path}", hint="keep the names of files and folders as published, or leave --preset away")
+    return RecordingError(
+        f"expected {what}, found: {path}",
+        hint="keep the names of files and folders as published, or leave --preset away",
+    )
 
 
 def _folder(path: Path, pattern: str, what: str) -> re.Match[str]:
@@ -110,8 +115,21 @@ def _ims(path: Path, contents: list[Contents]) -> list[Contents]:
         raise _misfit(path, "a file named YYYY.MM.DD.HH.MM.SS")
     start = round(datetime(*map(int, moment.groups()), tzinfo=UTC).timestamp()) * 10**9  # type: ignore[misc, arg-type]
     (whole,) = contents
-    digit = next((found[1] for part in reversed(path.absolute().parts) if (found := re.match(r"([1-4])(?:st|nd|rd|th)_test", part))), None)
-    test = _IMS_NAMES[digit] if digit else {8: "1st_test"}.get(len(whole.channels), "2nd_test" if moment[1] == "2004" and moment[2] == "02" else "3rd_test")
+    digit = next(
+        (
+            named[1]
+            for part in reversed(path.absolute().parts)
+            if (named := re.match(r"([1-4])(?:st|nd|rd|th)_test", part))
+        ),
+        None,
+    )
+    test = (
+        _IMS_NAMES[digit]
+        if digit
+        else {8: "1st_test"}.get(
+            len(whole.channels), "2nd_test" if moment[1] == "2004" and moment[2] == "02" else "3rd_test"
+        )
+    )
     per = len(whole.channels) // 4
     found = []
     for number in range(1, 5):
@@ -201,9 +219,11 @@ def _cwru(path: Path, contents: list[Contents]) -> list[Contents]:
         part = re.fullmatch(r"X(\d+)", one.part)
         stem = re.search(r"(?:^|_)(\d{2,4})$", path.stem)
         number = int(part[1]) if part else int(stem[1]) if stem else None
-        entry = None
+        entry: tuple[int, str, str | None, int | None] | None = None
         if number is not None:
-            entry = next(((48_000, kind, "drive_end", size) for a, b, kind, size in _CWRU_48K if a <= number <= b), None)
+            entry = next(
+                ((48_000, kind, "drive_end", size) for a, b, kind, size in _CWRU_48K if a <= number <= b), None
+            )
             entry = entry or next((one[2:] for one in _CWRU if one[0] <= number <= one[1]), None)
         if number is None or entry is None:
             raise _misfit(path, "a file named by its number in the data center, such as 105.mat")
@@ -214,14 +234,23 @@ def _cwru(path: Path, contents: list[Contents]) -> list[Contents]:
                 "drive_end": asdict(bearings.find("6205").geometry.orders()), "fan_end": asdict(bearings.find("6203").geometry.orders()),
             },
         }  # fmt: skip
-        facts |= {key: value for key, value in (("fault_location", where), ("fault_size_mil", size)) if value is not None}
+        facts |= {
+            key: value for key, value in (("fault_location", where), ("fault_size_mil", size)) if value is not None
+        }
         found.append(replace(one, rate_hz=float(rate), rate_from="preset cwru", metadata=one.metadata | facts))
     return found
 
 
 def _mfpt(path: Path, contents: list[Contents]) -> list[Contents]:
     lower = path.stem.lower()
-    kind = next((kind for word, kind in (("baseline", "normal"), ("outer", "outer_race"), ("inner", "inner_race")) if word in lower), None)
+    kind = next(
+        (
+            kind
+            for word, kind in (("baseline", "normal"), ("outer", "outer_race"), ("inner", "inner_race"))
+            if word in lower
+        ),
+        None,
+    )
     if kind is None:
         raise _misfit(path, "a file named baseline..., OuterRace... or InnerRace...")
     rate = contents[0].rate_hz or (48_828.0 if "vload" in lower else 97_656.0)
@@ -229,9 +258,11 @@ def _mfpt(path: Path, contents: list[Contents]) -> list[Contents]:
         "recording": path.stem, "fault_class": kind, "rpm": 1500.0, "units": "g",
         "bearing_id": f"MFPT/{kind}", **_bearing("mfpt-nice"),
     }  # fmt: skip
-    return [replace(one, rate_hz=rate, metadata=one.metadata | facts) for one in contents if any("gs" in name for name in one.channels)] or [
-        replace(one, rate_hz=rate, metadata=one.metadata | facts) for one in contents
-    ]
+    return [
+        replace(one, rate_hz=rate, metadata=one.metadata | facts)
+        for one in contents
+        if any("gs" in name for name in one.channels)
+    ] or [replace(one, rate_hz=rate, metadata=one.metadata | facts) for one in contents]
 
 
 _PADERBORN_BOTH = {"KB23", "KB24", "KB27"}
@@ -253,8 +284,11 @@ def _paderborn(path: Path, contents: list[Contents]) -> list[Contents]:
     for one in contents:
         channels = tuple(name for name in one.channels if "vibration" in name.lower())
         if channels:
-            found.append(replace(one, channels=channels, part="", metadata=one.metadata | facts, timing=None) if one.part == "" else
-                         replace(one, channels=channels, metadata=one.metadata | facts, timing=None))
+            found.append(
+                replace(one, channels=channels, part="", metadata=one.metadata | facts, timing=None)
+                if one.part == ""
+                else replace(one, channels=channels, metadata=one.metadata | facts, timing=None)
+            )
     if not found:
         raise _misfit(path, "a signal named vibration_1")
     return found

@@ -56,6 +56,7 @@ __all__ = [
     "places",
     "search",
     "streams",
+    "understood",
     "write_recording",
 ]
 
@@ -481,6 +482,37 @@ def default_session(recording: Recording, start_ns: int) -> int:
     """
     known = recording.metadata.get("recording") is not None
     return start_ns if known else start_ns + int(input_id(recording.path)[:7], 16)
+
+
+def understood(recording: Recording, channel_map: ChannelMap | None = None) -> dict[str, Any]:
+    """What was understood of a recording, as plain values: the answer of `backfill --dry-run`."""
+    found = streams(recording, channel_map)
+    start_ns, timing = recording.start_ns(), recording.timing
+    return {
+        "input": str(recording.path),
+        "format": recording.format,
+        "machine": recording.machine,
+        "original_name": recording.metadata.get("original_name"),
+        "specimen": recording.specimen,
+        "streams": [
+            {"point": one.key.point, "channels": dict(zip(one.originals, one.channels, strict=True))} for one in found
+        ],
+        "unit": recording.unit,
+        "scale": recording.scale,
+        "rate_hz": recording.rate_hz,
+        "rate_from": recording.rate_from,
+        "start": str(np.datetime64(start_ns, "ns").astype("datetime64[ms]")) + "Z",
+        "start_from": recording.start_from,
+        "samples": recording.samples,
+        "length_s": round(recording.samples / recording.rate_hz, 6),
+        "missing_samples": 0 if timing is None else timing.missing,
+        "jitter": 0.0 if timing is None else round(timing.jitter, 6),
+        "truth": recording.truth,
+        "speed_rpm": recording.speed_rpm,
+        "left_out": list(recording.left_out),
+        "dialect": dict(recording.dialect) or None,
+        "warnings": list(recording.notes),
+    }
 
 
 def _positive(value: object) -> bool:

@@ -41,10 +41,27 @@ _NUMBER = {
     ".": re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eEdD][+-]?\d+)?$"),
     ",": re.compile(r"[+-]?(?:\d+(?:,\d+)?|,\d+)(?:[eEdD][+-]?\d+)?$"),
 }
-_NOT_FINITE = {"nan", "inf", "-inf", "+inf", "na", "null", "none", "n/a", "#n/a", "-nan", "nan(ind)", "-nan(ind)", "infinity", "-"}
+_NOT_FINITE = {
+    "nan",
+    "inf",
+    "-inf",
+    "+inf",
+    "na",
+    "null",
+    "none",
+    "n/a",
+    "#n/a",
+    "-nan",
+    "nan(ind)",
+    "-nan(ind)",
+    "infinity",
+    "-",
+}
 _PADDED = re.compile(r"0\d+$")  # `0123`: the part behind a decimal comma, not an integer
 # Arrow's message about a bad cell: it counts columns from 0, and rows as lines of what it reads from 1.
-_BAD_CELL = re.compile(r"In CSV column #(?P<column>\d+): (?:Row #(?P<row>\d+): )?.* invalid value (?P<cell>.*)", re.DOTALL)
+_BAD_CELL = re.compile(
+    r"In CSV column #(?P<column>\d+): (?:Row #(?P<row>\d+): )?.* invalid value (?P<cell>.*)", re.DOTALL
+)
 _VALUE = r"[\s:=;,\t\"]*\s*(?P<value>[+-]?\d+(?:[.,]\d+)?(?:[eE][+-]?\d+)?)\s*(?P<after>[a-zA-Z/]*)"
 _RATE = re.compile(
     r"(?:sampl\w*[\s_.-]*(?:rate|freq\w*)|(?:abtast|mess)(?:rate|frequenz)|\bfs\b|\bf_s\b|^\W*rate\b|\bdata[\s_]*rate\b|"
@@ -61,8 +78,21 @@ _DATE_LINE = re.compile(
     r"\b(?:start|date|datum|begin|recorded|acquired|created)[^\d\n]*(?P<date>\d{1,4}[-./]\d{1,2}[-./]\d{1,4})(?:[T ,;\t]+(?:time\W*)?(?P<clock>\d\d?:\d\d(?::\d\d(?:[.,]\d+)?)?))?",
     re.IGNORECASE,
 )
-_CLOCK_LINE = re.compile(r"^\W*(?:start[\s_]*)?(?:time|zeit)\W*[:=;,\t ]\s*(?P<clock>\d\d?:\d\d(?::\d\d(?:[.,]\d+)?)?)", re.I)
-_HZ = {"": 1.0, "hz": 1.0, "khz": 1e3, "mhz": 1e6, "sps": 1.0, "ksps": 1e3, "s/s": 1.0, "samples/s": 1.0, "sa/s": 1.0, "samples": 1.0}
+_CLOCK_LINE = re.compile(
+    r"^\W*(?:start[\s_]*)?(?:time|zeit)\W*[:=;,\t ]\s*(?P<clock>\d\d?:\d\d(?::\d\d(?:[.,]\d+)?)?)", re.I
+)
+_HZ = {
+    "": 1.0,
+    "hz": 1.0,
+    "khz": 1e3,
+    "mhz": 1e6,
+    "sps": 1.0,
+    "ksps": 1e3,
+    "s/s": 1.0,
+    "samples/s": 1.0,
+    "sa/s": 1.0,
+    "samples": 1.0,
+}
 _STEP_S = {"": 1.0, "s": 1.0, "sec": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
 
 
@@ -79,6 +109,7 @@ class Dialect:
     units: tuple[str | None, ...]
     headless: bool
     width: int  # columns of a row, without an empty one at its end
+    ending: bool = False  # whether rows end with a separator
     preamble: tuple[str, ...] = ()
 
 
@@ -183,6 +214,7 @@ def _ends(path: Path, dialect: Dialect) -> tuple[int, list[str]]:
     for line in reversed(lines[first:]):
         text = line.decode("utf-8", "replace")
         cells = _cells(text, dialect.separator if dialect.separator != _SPACE else "\t")
+        cells = _without_end(cells) if dialect.ending else cells
         kinds = "".join(_kind(cell, dialect.decimal) for cell in cells)
         fits = len(cells) == dialect.width and ("n" in kinds or not text.strip())
         bare = not text.strip() or text.strip() in ("\x1a", "\x00")
@@ -200,22 +232,25 @@ def _ends(path: Path, dialect: Dialect) -> tuple[int, list[str]]:
 
 
 def _cells(line: str, separator: str) -> list[str]:
-    """The cells of a line; a separator at its end makes no further cell."""
+    """The cells of a line."""
     line = line.strip("\r\n").lstrip("\ufeff")
     if separator == _SPACE:
         return line.split()
     if '"' in line:
-        cells = [cell.strip() for cell in re.split(f"{re.escape(separator)}(?=(?:[^\"]*\"[^\"]*\")*[^\"]*$)", line)]
+        cells = [cell.strip() for cell in re.split(f'{re.escape(separator)}(?=(?:[^"]*"[^"]*")*[^"]*$)', line)]
         cells = [cell[1:-1].strip() if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell for cell in cells]
     else:
         cells = [cell.strip() for cell in line.split(separator)]
-    if len(cells) > 1 and not cells[-1]:
-        cells.pop()
     return cells
 
 
+def _without_end(cells: list[str]) -> list[str]:
+    """The cells without an empty one at the end."""
+    return cells[:-1] if len(cells) > 1 and not cells[-1] else cells
+
+
 def _kind(cell: str, decimal: str) -> str:
-    """n number, d date or time of day, e empty, t text."""
+    """N number, d date or time of day, e empty, t text."""
     if not cell:
         return "e"
     if _NUMBER[decimal].match(cell):
@@ -231,8 +266,8 @@ class _Shape:
     separator: str
     decimal: str
     start: int
-    kinds: list[str]
     width: int
+    ending: bool  # whether rows end with a separator
 
 
 def _shape(lines: Sequence[str], separator: str, decimal: str) -> _Shape | None:
@@ -243,10 +278,15 @@ def _shape(lines: Sequence[str], separator: str, decimal: str) -> _Shape | None:
         padded = sum(1 for row in rows for cell in row if _PADDED.match(cell))
         if padded > 0.05 * sum(len(row) for row in rows):
             return None
+    full = [row for row, kind in zip(rows, kinds, strict=True) if "n" in kind]
+    ending = bool(full) and sum(len(row) > 1 and not row[-1] for row in full) > 0.95 * len(full)
+    if ending:  # a separator at the end of each row makes no further cell
+        rows = [_without_end(row) for row in rows]
+        kinds = ["".join(_kind(cell, decimal) for cell in row) for row in rows]
     widths = Counter(len(row) for row, kind in zip(rows, kinds, strict=True) if "n" in kind)
     if not widths:
         return None
-    (width, count), *_ = sorted(widths.items(), key=lambda item: (-item[1], -item[0]))
+    (width, _), *_ = sorted(widths.items(), key=lambda item: (-item[1], -item[0]))
     if width > _MOST_COLUMNS:
         return None
     shaped = [kind for kind in kinds if len(kind) == width and "n" in kind]
@@ -264,8 +304,14 @@ def _shape(lines: Sequence[str], separator: str, decimal: str) -> _Shape | None:
     texts = width - len(numeric)
     good = sum(len(kind) == width and all(kind[c] in "ndex" for c in numeric) for kind in block)
     quality = len(numeric) / width
-    score = (round(good / max(1, sum(1 for kind in block if kind)), 1), quality, float(good), float(width), -float(texts))
-    return _Shape(score, separator, decimal, start, kinds, width)
+    score = (
+        round(good / max(1, sum(1 for kind in block if kind)), 1),
+        quality,
+        float(good),
+        float(width),
+        -float(texts),
+    )
+    return _Shape(score, separator, decimal, start, width, ending)
 
 
 def _best(lines: Sequence[str], separators: Sequence[str], decimals: Sequence[str]) -> _Shape | None:
@@ -300,7 +346,7 @@ def _start(kinds: Sequence[str], width: int, numeric: Sequence[int]) -> int | No
     for at in range(len(kinds)):
         if not whole(at):
             continue
-        after = [i for i in range(at + 1, len(kinds)) if kinds[i]][:4]
+        after = [i for i in range(at + 1, min(len(kinds), at + 9)) if kinds[i]][:4]
         if len(after) and sum(whole(i) for i in after) < min(2, len(after)):
             continue
         above = [i for i in range(at) if kinds[i]][-2:]
@@ -351,7 +397,9 @@ def dialect_of(path: Path, options: Options) -> Dialect:
     shown = names if names is not None else [f"ch{i + 1}" for i in range(best.width)]
     plain = [clock.split_unit(name) for name in shown]
     given = [
-        units[i] if i < len(units) and units[i] else (unit if unit and (is_unit(unit) or clock.name_says(name)[2]) else None)
+        units[i]
+        if i < len(units) and units[i]
+        else (unit if unit and (is_unit(unit) or clock.name_says(name)[2]) else None)
         for i, ((_, unit), name) in enumerate(zip(plain, shown, strict=True))
     ]
     begin = len("".join(lines[:start]).encode())
@@ -359,12 +407,15 @@ def dialect_of(path: Path, options: Options) -> Dialect:
         begin = len("".join(lines[:start]).lstrip("\ufeff").encode())
     return Dialect(
         encoding, separator, best.decimal, start, begin, tuple(unique(shown)), tuple(given), headless and names is None,
-        best.width, preamble,
+        best.width, best.ending, preamble,
     )  # fmt: skip
 
 
 def _without_numbers(path: Path, options: Options, encoding: str, lines: Sequence[str]) -> Dialect:
     seen = next((line.strip() for line in lines if line.strip()), "")
+    if not seen:
+        msg = "the file is empty"
+        raise ValueError(msg)
     msg = f"expected rows of numbers, one column per channel and one row per sample, found none: {path}"
     if seen:
         msg += f" (it begins with {seen[:40]!r})"
@@ -402,6 +453,7 @@ def _names(
                 bare = bare[len(sign) :].strip() if separator == _SPACE else bare.lstrip(sign).strip()
                 break
         cells = _cells(bare if bare != stripped else line, separator)
+        cells = cells if len(cells) == width else _without_end(cells)
         kinds = "".join(_kind(cell, decimal) for cell in cells)
         fits = len(cells) == width or (len(cells) == width + 1 and cells[-1].lower() in ("comment", "comments", "note"))
         row_names = len(cells) == width - 1 and width > 2  # R writes no name over the row numbers
@@ -422,8 +474,10 @@ def _names(
         names = candidates[1]
     elif len(candidates) > 2 and _is_units_row(candidates[1]):
         units, names = [cell.strip("[]() ") or None for cell in candidates[1]], candidates[2]
-    elif _is_units_row(candidates[0]) and not any(clock.name_says(cell)[0] for cell in candidates[0][1:]) and any(
-        is_unit(cell.strip("[]() ")) and len(cell) > 1 for cell in candidates[0]
+    elif (
+        _is_units_row(candidates[0])
+        and not any(clock.name_says(cell)[0] for cell in candidates[0][1:])
+        and any(is_unit(cell.strip("[]() ")) and len(cell) > 1 for cell in candidates[0])
     ):
         return None, [cell.strip("[]() ") or None for cell in candidates[0]], True
     else:
@@ -511,9 +565,7 @@ class _Cut(io.RawIOBase):
         super().close()
 
 
-def _batches(
-    path: Path, dialect: Dialect, types: dict[str, pa.DataType], length: int
-) -> Iterator[pa.RecordBatch]:
+def _batches(path: Path, dialect: Dialect, types: dict[str, pa.DataType], length: int) -> Iterator[pa.RecordBatch]:
     """The columns of `types`, block by block."""
     names = list(dialect.names)
     space = dialect.separator == _SPACE
@@ -526,17 +578,33 @@ def _batches(
         odd.append((row.number, row.text[:60]))
         return "error"
 
-    ending = [*names, "\0end"] if _has_ending(path, dialect) else names
+    ending = [*names, "\0end"] if dialect.ending else names
     read = pa_csv.ReadOptions(column_names=ending, use_threads=False, block_size=_BLOCK)
     parse = pa_csv.ParseOptions(delimiter="\t" if space else dialect.separator, invalid_row_handler=handler)
-    nulls = ["", "nan", "NaN", "NAN", "NA", "N/A", "#N/A", "null", "NULL", "None", "-NaN", "-nan", "nan(ind)", "-nan(ind)", "-"]
+    nulls = [
+        "",
+        "nan",
+        "NaN",
+        "NAN",
+        "NA",
+        "N/A",
+        "#N/A",
+        "null",
+        "NULL",
+        "None",
+        "-NaN",
+        "-nan",
+        "nan(ind)",
+        "-nan(ind)",
+        "-",
+    ]
     convert = pa_csv.ConvertOptions(
         decimal_point=dialect.decimal, include_columns=list(types), column_types=types, null_values=nulls,
         strings_can_be_null=False,
     )  # fmt: skip
     try:
         with _open(path, dialect) as file:
-            source = pa.PythonFile(_Cut(file, length), mode="r")  # type: ignore[arg-type]
+            source = pa.PythonFile(_Cut(file, length), mode="r")
             with pa_csv.open_csv(source, read, parse, convert) as reader:
                 yield from reader
     except pa.ArrowInvalid as error:
@@ -545,7 +613,9 @@ def _batches(
             number, seen = odd[0]
             where = f"row {number + dialect.skipped}" if number else "a row"
             msg = f"expected {dialect.width} columns in every row of {path}, found in {where}: {seen!r}"
-            raise RecordingError(msg, hint="correct that row; --separator and --decimal say how rows are cut") from error
+            raise RecordingError(
+                msg, hint="correct that row; --separator and --decimal say how rows are cut"
+            ) from error
         if bad is None:
             raise
         where = f"row {int(bad['row']) + dialect.skipped}" if bad["row"] else "a row"
@@ -553,13 +623,6 @@ def _batches(
         msg = f"expected numbers in column {name} of {path}, found in {where}: {bad['cell']}"
         hint = "correct that cell or leave it empty, or take other channels with --channels"
         raise RecordingError(msg, hint=hint) from error
-
-
-def _has_ending(path: Path, dialect: Dialect) -> bool:
-    with _open(path, dialect) as file:
-        line = file.readline().decode("utf-8", "replace").rstrip("\r\n")
-    sign = "\t" if dialect.separator == _SPACE else dialect.separator
-    return line.count(sign) >= dialect.width and line.endswith(sign)
 
 
 def describe(path: Path, options: Options) -> list[Contents]:
@@ -603,7 +666,9 @@ def describe(path: Path, options: Options) -> list[Contents]:
     rate, rate_from = said.rate_hz, f"the line {said.rate_line!r}" if said.rate_hz else ""
     metadata: dict[str, Any] = {}
     if values is not None:
-        stated, by = (said.rate_hz, f"the line {said.rate_line!r} says") if said.rate_hz else (options.rate_hz, "--rate")
+        stated, by = (
+            (said.rate_hz, f"the line {said.rate_line!r} says") if said.rate_hz else (options.rate_hz, "--rate")
+        )
         timing = clock.judge(
             path, " + ".join(time.chosen), values, text=time.dated, dated=has_date, stated_hz=stated, stated_by=by,
             uneven=options.uneven,
@@ -642,7 +707,9 @@ def by_unit(whole: Contents, units: dict[str, str | None]) -> list[Contents]:
         unit = next(iter(groups), None)
         return [replace(whole, metadata=whole.metadata | ({} if unit is None else {"units": unit}))]
     return [
-        replace(whole, channels=tuple(names), part=unit or "", metadata=whole.metadata | ({"units": unit} if unit else {}))
+        replace(
+            whole, channels=tuple(names), part=unit or "", metadata=whole.metadata | ({"units": unit} if unit else {})
+        )
         for unit, names in groups.items()
     ]
 

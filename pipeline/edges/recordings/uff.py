@@ -25,7 +25,9 @@ def load(path: Path, options: Options) -> list[Held]:
         sets = [file.read_sets(i) for i, kind in enumerate(kinds) if kind == 58]
     found = [one for one in sets if int(one.get("func_type", 0)) in _TIME_RESPONSE and not np.iscomplexobj(one["data"])]
     if not found:
-        msg = f"expected time responses (data set 58) in {path}, found data sets: {', '.join(map(str, kinds)) or 'none'}"
+        msg = (
+            f"expected time responses (data set 58) in {path}, found data sets: {', '.join(map(str, kinds)) or 'none'}"
+        )
         raise RecordingError(msg, hint="export the time signals")
     names = unique([_name(one, number) for number, one in enumerate(found, 1)])
     leaves = []
@@ -45,5 +47,7 @@ def load(path: Path, options: Options) -> list[Held]:
 def _name(one: dict[str, object], number: int) -> str:
     title = str(one.get("id1") or "").strip()
     node = f"{one.get('rsp_ent_name', '')}".strip()
-    spare = f"{node if node and node.upper() != 'NONE' else 'node'}_{one.get('rsp_node', number)}_{one.get('rsp_dir', 0)}"
+    spare = (
+        f"{node if node and node.upper() != 'NONE' else 'node'}_{one.get('rsp_node', number)}_{one.get('rsp_dir', 0)}"
+    )
     return title if title and title.upper() != "NONE" else spare

@@ -23,7 +23,31 @@ _FORMS = {
     "kv": ("V", 1e3), "millivolt": ("V", 1e-3), "millivolts": ("V", 1e-3),
     "1": ("1", 1.0),
 }  # fmt: skip
-_KNOWN_BUT_NOT_OURS = {"um", "mm", "mil", "mils", "pa", "n", "nm", "a", "°c", "degc", "c", "rpm", "db", "counts", "count", "lsb", "raw", "%", "k", "hz", "bar", "kpa", "deg"}
+_KNOWN_BUT_NOT_OURS = {
+    "um",
+    "mm",
+    "mil",
+    "mils",
+    "pa",
+    "n",
+    "nm",
+    "a",
+    "°c",
+    "degc",
+    "c",
+    "rpm",
+    "db",
+    "counts",
+    "count",
+    "lsb",
+    "raw",
+    "%",
+    "k",
+    "hz",
+    "bar",
+    "kpa",
+    "deg",
+}
 
 
 def _plain(text: str) -> str:

@@ -39,11 +39,22 @@ def load(path: Path, options: Options) -> list[Held]:
                 except RecordingError as error:
                     if "found none" in error.message and len(book.worksheets) > 1:
                         continue
-                    raise RecordingError(error.message.replace(str(plain), f"{path} ({sheet.title})"), hint=error.hint) from error
+                    raise RecordingError(
+                        error.message.replace(str(plain), f"{path} ({sheet.title})"), hint=error.hint
+                    ) from error
                 for one in found:
-                    pieces = list(text.chunks(plain, one.part, one.channels, CHUNK_ROWS, replace(options, separator="tab", decimal=".")))
+                    pieces = list(
+                        text.chunks(
+                            plain, one.part, one.channels, CHUNK_ROWS, replace(options, separator="tab", decimal=".")
+                        )
+                    )
                     arrays = np.concatenate(pieces, axis=1) if pieces else np.zeros((len(one.channels), 0), np.float32)
-                    held.append((replace(one, part=f"{sheet.title}{'_' if one.part else ''}{one.part}"), dict(zip(one.channels, arrays, strict=True))))
+                    held.append(
+                        (
+                            replace(one, part=f"{sheet.title}{'_' if one.part else ''}{one.part}"),
+                            dict(zip(one.channels, arrays, strict=True)),
+                        )
+                    )
     finally:
         book.close()
     if not held:
