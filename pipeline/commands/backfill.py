@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.commands.common import Console, by_reason, data_option, recording_warnings, table, with_console
-from pipeline.commands.recordings import reading_options
+from pipeline.commands.recordings import reading_options, say_passed_over
 
 if TYPE_CHECKING:
     from pipeline.edges.recordings.contents import Options
-
-SHOWN = 8  # files that are named when more were passed over
 
 
 @click.command(name="backfill")
@@ -106,7 +104,7 @@ def command(
     seconds = time.monotonic() - began_s
     for remark in by_reason("read", notes):
         console.warn(remark)
-    _say_passed_over(console, found.passed_over)
+    say_passed_over(console, found.passed_over)
     if report.empty:
         length_s = config.window.length_s
         samples = " or ".join(f"{length_s * rate:g} samples at {rate:g} Hz" for rate in sorted(report.empty_rates_hz))
@@ -161,18 +159,6 @@ def _taken(data_dir: Path) -> dict[str, str]:
     return {key.machine: str(known["folder"]) for key, known in facts.items() if known.get("folder")}
 
 
-def _say_passed_over(console: Console, passed_over: Mapping[str, str]) -> None:
-    """Names the files of folders that were not read, by their reasons."""
-    if not passed_over:
-        return
-    reasons: dict[str, list[str]] = {}
-    for path, why in passed_over.items():
-        reasons.setdefault(why, []).append(path)
-    for why, paths in reasons.items():
-        more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
-        console.warn(f"passed over: {len(paths)} files ({why}): {', '.join(paths[:SHOWN])}{more}")
-
-
 def _dry_run(console: Console, inputs: tuple[Path, ...], channels: str | None, reading: Options) -> None:
     """Says what is understood of each recording."""
     from pipeline.edges.recordings.recording import open_recordings, parse_channels, places, search, understood
@@ -191,7 +177,7 @@ def _dry_run(console: Console, inputs: tuple[Path, ...], channels: str | None, r
             bar.advance()
     for remark in by_reason("skipped", skipped):
         console.warn(remark)
-    _say_passed_over(console, found.passed_over)
+    say_passed_over(console, found.passed_over)
     for remark in by_reason("read", {one["input"]: "; ".join(one["warnings"]) for one in documents if one["warnings"]}):
         console.warn(remark)
     rows = [

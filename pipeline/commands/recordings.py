@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
+if TYPE_CHECKING:
+    from pipeline.commands.common import Console
+
 P = ParamSpec("P")
 R = TypeVar("R")
+SHOWN = 8  # files that are named when more were passed over
 # Written out, because importing the readers would make `--help` slow; a test compares them.
 UNEVEN = ("refuse", "resample", "ignore")
 PRESETS = ("cwru", "femto", "hust", "ims", "mfpt", "paderborn", "uored", "xjtu")
@@ -50,3 +54,13 @@ def reading_options(function: Callable[P, R]) -> Callable[P, R]:
     for option in reversed(options):
         wrapper = option(wrapper)
     return wrapper
+
+
+def say_passed_over(console: Console, passed_over: Mapping[str, str]) -> None:
+    """Names the files of folders that were not read, by their reasons."""
+    reasons: dict[str, list[str]] = {}
+    for path, why in passed_over.items():
+        reasons.setdefault(why, []).append(path)
+    for why, paths in reasons.items():
+        more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+        console.say(f"passed over: {len(paths)} files ({why}): {', '.join(paths[:SHOWN])}{more}")

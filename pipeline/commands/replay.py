@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.commands.common import Console, broker_flags, broker_option, by_reason, recording_warnings, with_console
-from pipeline.commands.recordings import reading_options
+from pipeline.commands.recordings import reading_options, say_passed_over
 
 if TYPE_CHECKING:
     from pipeline.config.tables import Config
@@ -104,8 +104,7 @@ def command(
     seconds = time.monotonic() - began_s
     for remark in by_reason("read", notes):
         console.detail(remark)
-    for name, why in files.passed_over.items():
-        console.warn(f"passed over: {name} ({why})")
+    say_passed_over(console, files.passed_over)
     document = {
         "inputs": len(paths),
         "streams": sent_streams,

@@ -202,7 +202,7 @@ def _resolution(step: Float64) -> float:
     """The smallest difference between two different steps, which is the resolution of the stamps."""
     tidy = np.unique(np.round(step[step > 0], 12))
     if len(tidy) < 2:
-        return 0.0
+        return float(tidy[0]) if len(tidy) and bool((step == 0).any()) else 0.0
     between = np.diff(tidy)
     coarse = between[between > 1e-6 * float(np.median(tidy))]
     return float(min(tidy[0], coarse.min())) if len(coarse) else 0.0

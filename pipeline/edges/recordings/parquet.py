@@ -79,7 +79,7 @@ def _time(file: pq.ParquetFile, names: Sequence[str], own: bool) -> clock.TimeCo
     for name in names:
         column = batch.column(batch.schema.get_field_index(name))
         if pa.types.is_timestamp(column.type):
-            head[name] = ["2000-01-01 00:00:00"]
+            head[name] = ["2000-01-01 00:00:00"] * 4
         else:
             head[name] = column.to_numpy(zero_copy_only=False)
     return clock.find_time(head, trusted=own)

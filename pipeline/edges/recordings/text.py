@@ -393,6 +393,8 @@ def dialect_of(path: Path, options: Options) -> Dialect:
             msg = f"expected --columns for {best.width} columns of {path}, found: {len(options.columns)}"
             raise RecordingError(msg, hint="name every column, the time too")
         names = list(options.columns)
+    if names and not names[0]:
+        names[0] = "index"  # what pandas and R write
     preamble = tuple(line.strip() for line in lines[:start] if line.strip())
     shown = names if names is not None else [f"ch{i + 1}" for i in range(best.width)]
     plain = [clock.split_unit(name) for name in shown]
