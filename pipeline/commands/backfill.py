@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -183,7 +183,8 @@ def _dry_run(console: Console, inputs: tuple[Path, ...], channels: str | None, r
     rows = [
         [
             one["input"], one["format"], f"{one['machine']}/{stream['point']}", " ".join(stream["channels"].values()),
-            one["unit"], f"{one['rate_hz']:g}", one["rate_from"], one["start"], one["start_from"], f"{one['length_s']:g} s",
+            one["unit"], f"{one['rate_hz']:g}", one["rate_from"], one["start"], one["start_from"],
+            f"{one['length_s']:g} s",
         ]
         for one in documents
         for stream in one["streams"]

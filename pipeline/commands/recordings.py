@@ -22,22 +22,45 @@ PRESETS = ("cwru", "femto", "hust", "ims", "mfpt", "paderborn", "uored", "xjtu")
 def reading_options(function: Callable[P, R]) -> Callable[P, R]:
     """Adds the options of a reading, which the command takes as `reading`: Options."""
     options = (
-        click.option("--rate", "rate_hz", type=float, default=None, help="Sampling rate in Hz of recordings that do not state it."),
-        click.option("--unit", default=None, help="Unit of recordings that do not state it: g, mg, m/s2, mm/s, in/s, V, ..."),
-        click.option("--preset", type=click.Choice(PRESETS), default=None, help="A public data set, read by its own layout."),
-        click.option("--separator", default=None, metavar="SIGN", help="Separator of a text: tab, comma, semicolon, space, or a sign."),
+        click.option(
+            "--rate",
+            "rate_hz",
+            type=float,
+            default=None,
+            help="Sampling rate in Hz of recordings that do not state it.",
+        ),
+        click.option(
+            "--unit", default=None, help="Unit of recordings that do not state it: g, mg, m/s2, mm/s, in/s, V, ..."
+        ),
+        click.option(
+            "--preset", type=click.Choice(PRESETS), default=None, help="A public data set, read by its own layout."
+        ),
+        click.option(
+            "--separator",
+            default=None,
+            metavar="SIGN",
+            help="Separator of a text: tab, comma, semicolon, space, or a sign.",
+        ),
         click.option("--decimal", type=click.Choice([".", ","]), default=None, help="Decimal sign of a text."),
-        click.option("--skip", type=click.IntRange(min=0), default=None, help="Lines of a text above the first row of numbers."),
+        click.option(
+            "--skip", type=click.IntRange(min=0), default=None, help="Lines of a text above the first row of numbers."
+        ),
         click.option("--columns", default=None, metavar="NAME,...", help="Names of all columns of a text."),
         click.option(
-            "--uneven", type=click.Choice(UNEVEN), default="refuse", show_default=True,
+            "--uneven",
+            type=click.Choice(UNEVEN),
+            default="refuse",
+            show_default=True,
             help="What to do with a time column that is irregular: refuse the file, interpolate, or ignore the column.",
         ),
         click.option(
-            "--machine-from", type=click.Choice(["recording", "file", "folder"]), default="recording", show_default=True,
+            "--machine-from",
+            type=click.Choice(["recording", "file", "folder"]),
+            default="recording",
+            show_default=True,
             help="Machine ids: from metadata, else folder and file name; from file names; or from folders.",
         ),
-    )  # fmt: skip
+    )
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -36,10 +36,32 @@ def opened(path: Path, **options: object) -> Recording:
 @pytest.mark.parametrize(
     "name",
     [
-        "time", "Time", "TIME", "Timestamp", "Time [s]", "Time (s)", "time_s", "#time", "Zeit", "Zeit [s]", "t", "T [s]", "elapsed",
-        "Elapsed Time", "X_Value", "Tiempo", "Temps", "время", "时间", "seconds", "time (sec)", "Relative time", "recordingTime", None,
+        "time",
+        "Time",
+        "TIME",
+        "Timestamp",
+        "Time [s]",
+        "Time (s)",
+        "time_s",
+        "#time",
+        "Zeit",
+        "Zeit [s]",
+        "t",
+        "T [s]",
+        "elapsed",
+        "Elapsed Time",
+        "X_Value",
+        "Tiempo",
+        "Temps",
+        "время",
+        "时间",
+        "seconds",
+        "time (sec)",
+        "Relative time",
+        "recordingTime",
+        None,
     ],
-)  # fmt: skip
+)
 def test_seconds_under_any_name_and_under_none_are_time(tmp_path: Path, name: str | None) -> None:
     recording = opened(table(tmp_path / "a.csv", name, lambda i: f"{i / 1000:.4f}"))
     assert (recording.rate_hz, len(recording.channels)) == (1000.0, 1)
@@ -66,7 +88,7 @@ def test_seconds_under_any_name_and_under_none_are_time(tmp_path: Path, name: st
         (None, lambda i: (START + timedelta(milliseconds=2 * i)).isoformat(), START_NS),
         ("date", lambda i: f"{START_NS / 86400e9 + 25569 + i * 0.002 / 86400:.12f}", START_NS),
     ],
-)  # fmt: skip
+)
 def test_every_form_of_time_gives_rate_and_start(
     tmp_path: Path, name: str | None, stamp: Callable[[int], object], start_ns: int | None
 ) -> None:

@@ -92,9 +92,14 @@ def test_what_a_folder_does_not_read_is_named_with_its_reason(tmp_path):
     (tmp_path / "iso.csv").write_text("".join(f"2026-05-01 10:00:00.{i:03d},{i % 7}.5\n" for i in range(64)))
     (tmp_path / "preamble.csv").write_text("Title\tRig\nFs\t1000\n\nData\n" + "0.5\t\n1.25\t\n" * 20)
     unread = {
-        "notes.txt": "text without rows", "photo.png": "no format", "manifest.csv": "a table of text", ".hidden.csv": "hidden",
-        "script.py": "no format", "LICENSE": "text without rows", "blob.bin": "no format",
-    }  # fmt: skip
+        "notes.txt": "text without rows",
+        "photo.png": "no format",
+        "manifest.csv": "a table of text",
+        ".hidden.csv": "hidden",
+        "script.py": "no format",
+        "LICENSE": "text without rows",
+        "blob.bin": "no format",
+    }
     for name in unread:
         (tmp_path / name).write_text("just words\nand more words\n")
     (tmp_path / "manifest.csv").write_text("file,class,rpm\nb/1.parquet,ball,1796\nb/2.parquet,ball,1797\n")
@@ -150,8 +155,11 @@ def test_the_same_file_name_in_different_folders_is_another_machine_and_the_fold
         table(tmp_path / "in" / f"{name}.csv", k)
     found = places(search([tmp_path / "in"]).recordings)
     assert sorted(one.machine for one in found.values()) == [
-        "35Hz-Bearing1_1-1", "35Hz-Bearing1_1-2", "35Hz-Bearing1_2-1", "37Hz-Bearing1_1-1",
-    ]  # fmt: skip
+        "35Hz-Bearing1_1-1",
+        "35Hz-Bearing1_1-2",
+        "35Hz-Bearing1_2-1",
+        "37Hz-Bearing1_1-1",
+    ]
     assert {one.specimen for one in found.values()} == {"35Hz/Bearing1_1", "35Hz/Bearing1_2", "37Hz/Bearing1_1"}
     files = [path for path in found if path.name == "1.csv"]
     assert len({one.machine for one in places(search(files).recordings).values()}) == 3
@@ -169,11 +177,24 @@ def test_the_same_file_name_in_different_folders_is_another_machine_and_the_fold
 @pytest.mark.parametrize(
     ("spelling", "unit", "scale"),
     [
-        ("mg", "g", 1e-3), ("gn", "g", 1), ("G", "g", 1), ("m/s²", "m/s2", 1), ("m/s/s", "m/s2", 1), ("m s^-2", "m/s2", 1),
-        ("mm/s^2", "m/s2", 1e-3), ("mm/s²", "m/s2", 1e-3), ("mm/s rms", "mm/s", 1), ("in/s", "mm/s", 25.4), ("ips", "mm/s", 25.4),
-        ("m/s", "mm/s", 1e3), ("mV", "V", 1e-3), ("[g]", "g", 1), ("ft/s^2", "m/s2", 0.3048), ("m/sec^2", "m/s2", 1),
+        ("mg", "g", 1e-3),
+        ("gn", "g", 1),
+        ("G", "g", 1),
+        ("m/s²", "m/s2", 1),
+        ("m/s/s", "m/s2", 1),
+        ("m s^-2", "m/s2", 1),
+        ("mm/s^2", "m/s2", 1e-3),
+        ("mm/s²", "m/s2", 1e-3),
+        ("mm/s rms", "mm/s", 1),
+        ("in/s", "mm/s", 25.4),
+        ("ips", "mm/s", 25.4),
+        ("m/s", "mm/s", 1e3),
+        ("mV", "V", 1e-3),
+        ("[g]", "g", 1),
+        ("ft/s^2", "m/s2", 0.3048),
+        ("m/sec^2", "m/s2", 1),
     ],
-)  # fmt: skip
+)
 def test_units_are_converted_at_the_door(tmp_path, spelling, unit, scale):
     write_recording(tmp_path / "a.parquet", np.ones((1, 64)), ["x"], METADATA | {"units": spelling})
     recording = open_recording(tmp_path / "a.parquet")

@@ -45,8 +45,9 @@ def test_every_length_of_a_matlab_file_is_a_stream_of_its_own_and_is_found_by_na
     savemat(tmp_path / "a.mat", {"vib": signal(600), "tacho": signal(6000), "vib_fs": 600.0, "tacho_fs": 6000.0})
     found = open_recordings(tmp_path / "a.mat")
     assert {(one.channels, one.samples, one.rate_hz) for one in found} == {
-        (("tacho",), 6000, 6000.0), (("vib",), 600, 600.0),
-    }  # fmt: skip
+        (("tacho",), 6000, 6000.0),
+        (("vib",), 600, 600.0),
+    }
     chosen = [s for one in found for s in streams(one, parse_channels("vib=x"))]
     assert [(s.channels, s.recording.samples) for s in chosen] == [(("x",), 600)]
     with pytest.raises(RecordingError, match="found: vibr"):
@@ -130,14 +131,19 @@ def test_tdms(tmp_path: Path) -> None:
     start = np.datetime64("2026-05-01T10:00:00")
     with nptdms.TdmsWriter(tmp_path / "a.tdms") as writer:
         common = {"wf_start_time": start, "wf_start_offset": 0.0}
-        writer.write_segment([
-            nptdms.ChannelObject("g", "acc", x, properties=common | {"wf_increment": 1 / 2000, "unit_string": "g"}),
-            nptdms.ChannelObject("g", "tacho", tacho, properties=common | {"wf_increment": 1 / 1000, "unit_string": "V"}),
-        ])  # fmt: skip
+        writer.write_segment(
+            [
+                nptdms.ChannelObject("g", "acc", x, properties=common | {"wf_increment": 1 / 2000, "unit_string": "g"}),
+                nptdms.ChannelObject(
+                    "g", "tacho", tacho, properties=common | {"wf_increment": 1 / 1000, "unit_string": "V"}
+                ),
+            ]
+        )
     found = {one.channels: (one.rate_hz, one.unit) for one in open_recordings(tmp_path / "a.tdms")}
     assert {name: (pytest.approx(rate), unit) for name, (rate, unit) in found.items()} == {
-        ("acc",): (2000.0, "g"), ("tacho",): (1000.0, "V"),
-    }  # fmt: skip
+        ("acc",): (2000.0, "g"),
+        ("tacho",): (1000.0, "V"),
+    }
     assert open_recordings(tmp_path / "a.tdms")[0].start_ns() == 1_777_629_600 * 10**9
 
 
@@ -145,11 +151,20 @@ def test_uff58(tmp_path: Path) -> None:
     pyuff = pytest.importorskip("pyuff")
     x = signal()
     given = pyuff.prepare_58(
-        binary=0, func_type=1, data=x.astype(float), x=np.arange(N) / 1000, id1="acc", abscissa_spacing=1, abscissa_inc=0.001,
-        ordinate_axis_units_lab="m/s2", return_full_dict=True,
-    )  # fmt: skip
-    texts = ("id", "name", "lab")
-    one = {k: v if v is not None else "NONE" if k[:2] == "id" or k.endswith(texts) else 0 for k, v in given.items()}
+        binary=0,
+        func_type=1,
+        data=x.astype(float),
+        x=np.arange(N) / 1000,
+        id1="acc",
+        abscissa_spacing=1,
+        abscissa_inc=0.001,
+        ordinate_axis_units_lab="m/s2",
+        return_full_dict=True,
+    )
+    one = {
+        k: v if v is not None else "NONE" if k[:2] == "id" or k.endswith(("name", "lab")) else 0
+        for k, v in given.items()
+    }
     pyuff.UFF(str(tmp_path / "a.uff")).write_sets([one], mode="overwrite")
     (recording,) = open_recordings(tmp_path / "a.uff")
     assert (recording.rate_hz, recording.unit) == (1000.0, "m/s2")
@@ -179,11 +194,13 @@ def test_xlsx_with_a_preamble_and_dates(tmp_path: Path) -> None:
 
 def lvm(sign: str, decimal: str, starts: tuple[str, ...], n: int = 100) -> tuple[str, np.ndarray]:
     x = np.round(RNG.standard_normal(n * len(starts)), 6)
-    text = f"LabVIEW Measurement\t\nSeparator\t{'Tab' if sign == chr(9) else 'Comma'}\nDecimal_Separator\t{decimal}\nX_Columns\tOne\nDate\t2026/05/01\n"
+    text = f"LabVIEW Measurement\t\nSeparator\t{'Tab' if sign == chr(9) else 'Comma'}\n"
+    text += f"Decimal_Separator\t{decimal}\nX_Columns\tOne\nDate\t2026/05/01\n"
     text = text.replace("\t", sign) + f"***End_of_Header***{sign}\n\n"
     for k, start in enumerate(starts):
         rows = "".join(f"{i / 1000:.6f}{sign}{x[k * n + i]:.6f}\n".replace(".", decimal) for i in range(n))
-        head = f"Channels\t1\nSamples\t{n}\nDate\t2026/05/01\nTime\t{start}\nY_Unit_Label\tg\nX_Dimension\tTime\nX0\t0.0\nDelta_X\t0.001\n"
+        head = f"Channels\t1\nSamples\t{n}\nDate\t2026/05/01\nTime\t{start}\n"
+        head += "Y_Unit_Label\tg\nX_Dimension\tTime\nX0\t0.0\nDelta_X\t0.001\n"
         text += (
             head.replace("\t", sign).replace(".", decimal)
             + f"***End_of_Header***{sign}\nX_Value{sign}acc{sign}Comment\n{rows}\n"
@@ -344,4 +361,7 @@ def test_damaged_files_of_every_format_are_recordings_or_errors_with_the_path(
                 for block in stream.blocks():
                     assert block.samples.dtype == np.float32
     except RecordingError as error:
-        assert str(damaged) in str(error)
+        said = str(error)
+    else:
+        return
+    assert str(damaged) in said

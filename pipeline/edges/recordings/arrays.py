@@ -22,9 +22,26 @@ from pipeline.errors import RecordingError
 Held = tuple[Contents, dict[str, NDArray[Any]]]
 _Key = tuple[str, str, int, float | None, str | None]  # container, CWRU number, length, rate, unit
 _RATES = {
-    "fs", "sr", "fsamp", "fsample", "fsampling", "samplerate", "samplingrate", "sampfreq", "samplefreq", "samplefrequency",
-    "samplingfreq", "samplingfrequency", "sfreq", "sampleratehz", "samplingratehz", "fshz", "srate", "ratehz", "samplespersecond",
-}  # fmt: skip
+    "fs",
+    "sr",
+    "fsamp",
+    "fsample",
+    "fsampling",
+    "samplerate",
+    "samplingrate",
+    "sampfreq",
+    "samplefreq",
+    "samplefrequency",
+    "samplingfreq",
+    "samplingfrequency",
+    "sfreq",
+    "sampleratehz",
+    "samplingratehz",
+    "fshz",
+    "srate",
+    "ratehz",
+    "samplespersecond",
+}
 _STEPS = {
     "dt",
     "deltat",

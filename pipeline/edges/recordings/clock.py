@@ -36,7 +36,8 @@ _UNIT_WORDS = {
 }  # fmt: skip
 _TIME_WORDS = {
     "time", "times", "timestamp", "timestamps", "datetime", "date", "clock", "elapsed", "epoch", "t", "ts", "tstamp",
-    "zeit", "datum", "uhrzeit", "zeitstempel", "temps", "tiempo", "tempo", "hora", "fecha", "heure", "tijd", "czas", "tid", "aika", "utc",
+    "zeit", "datum", "uhrzeit", "zeitstempel", "temps", "tiempo", "tempo", "hora", "fecha", "heure", "tijd", "czas", "tid", "aika",
+    "utc",
     "время", "дата", "时间", "時間", "시간", "x_value", "xvalue",
     "seconds", "second", "sec", "secs", "millis", "milliseconds", "micros", "microseconds", "nanos", "nanoseconds",
     "ms", "us", "µs", "ns", "msec", "usec",
@@ -333,7 +334,8 @@ def judge(
     rate, spread = even.rate_hz, even.spread
     if stated_hz is not None:
         if abs(rate - stated_hz) > max(TOLERANCE, spread) * stated_hz:
-            msg = f"expected the rate of the time column {name} of {path}, {rate:.6g} Hz, found: {stated_by} {stated_hz:.6g} Hz"
+            msg = f"expected the rate of the time column {name} of {path}, {rate:.6g} Hz, "
+            msg += f"found: {stated_by} {stated_hz:.6g} Hz"
             raise RecordingError(msg, hint=f"leave the rate away, or --uneven ignore if the column is wrong ({unit})")
         rate = stated_hz
     else:
@@ -353,7 +355,7 @@ def _meaning(
     path: Path, name: str, values: NDArray[Any], relative: Float64, stated_hz: float | None
 ) -> tuple[float, str, int | None, bool]:
     """Seconds per unit, the unit, the start if the numbers count from 1970, and whether they only count samples."""
-    means, _, unit = name_says(name)
+    unit = name_says(name)[2]
     first, last = float(values[0]), float(values[-1])
     steps = np.diff(relative)
     usual = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
@@ -457,7 +459,8 @@ def _even(path: Path, name: str, times: Float64, uneven: str, stated_hz: float |
             said = (f"{note}; resampled",) if resampled is not None else (note,) if sudden else ()
             kept = () if resampled is not None else gaps
             return _Even(rate, min(0.5, quantum / length + 1e-9), kept, resampled, jitter, said)
-        what = f"{missing} of {len(times) + missing} samples missing in {sudden} gaps at {_round_within(rate, 1e-6):.6g} Hz"
+        what = f"{missing} of {len(times) + missing} samples missing in {sudden} gaps "
+        what += f"at {_round_within(rate, 1e-6):.6g} Hz"
         what += f" ({overall:.6g} Hz on average: give this as --rate if only the stamps are coarse)"
     else:
         what = f"steps from {steps.min():.6g} to {steps.max():.6g} s, {overall:.6g} Hz on average"

@@ -158,7 +158,8 @@ def check_memory(path: Path, size: int) -> None:
     """
     if size > MOST_BYTES:
         msg = f"expected at most {MOST_BYTES >> 30} GiB of samples in one file of this format, found in {path}: "
-        raise RecordingError(f"{msg}{size / 2**30:.1f} GiB", hint="convert it to Parquet or WAV, or cut it")
+        msg += f"{size / 2**30:.1f} GiB"
+        raise RecordingError(msg, hint="convert it to Parquet or WAV, or cut it")
 
 
 def stacked(columns: Sequence[NDArray[Any]]) -> Float32:

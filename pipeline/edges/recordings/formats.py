@@ -83,7 +83,8 @@ _PACKED_MAGIC = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"PK\x03
 # Suffixes of files that are surely none, so that a folder need not open them.
 _NEVER = {
     ".py", ".md", ".rst", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".ini", ".xml", ".html", ".pdf", ".png", ".jpg",
-    ".jpeg", ".gif", ".svg", ".doc", ".docx", ".ppt", ".pptx", ".xls", ".m", ".ipynb", ".pkl", ".pickle", ".sh", ".exe", ".dll", ".so",
+    ".jpeg", ".gif", ".svg", ".doc", ".docx", ".ppt", ".pptx", ".xls", ".m", ".ipynb", ".pkl", ".pickle",
+    ".sh", ".exe", ".dll", ".so",
     ".safetensors", ".db", ".sqlite", ".mp4", ".avi", ".tex", ".log", ".lock", ".rar", ".7z", ".tar", ".tgz",
 }  # fmt: skip
 

@@ -361,7 +361,8 @@ def _recording(
         notes.append(f"the file says {rate:g} Hz ({rate_from}), which counts, and not --rate {how.rate_hz:g}")
     if rate is None and timing is not None:
         hint = f"{timing.column} only counts samples; give the rate in Hz: --rate 12000"
-        raise RecordingError(f"expected a sampling rate, found none in: {path}", hint=hint)
+        msg = f"expected a sampling rate, found none in: {path}"
+        raise RecordingError(msg, hint=hint)
     if rate is None:
         msg = f"expected a sampling rate, found none in: {path}"
         raise RecordingError(msg, hint="give it in Hz: --rate 12000")

@@ -75,7 +75,8 @@ _STEP = re.compile(
 )
 _UNIT_LINE = re.compile(r"^\W*(?:y[\s_-]*)?units?(?:[\s_-]*labels?)?\b\W*[:=;,\t ]\s*(?P<rest>\S.*)$", re.IGNORECASE)
 _DATE_LINE = re.compile(
-    r"\b(?:start|date|datum|begin|recorded|acquired|created)[^\d\n]*(?P<date>\d{1,4}[-./]\d{1,2}[-./]\d{1,4})(?:[T ,;\t]+(?:time\W*)?(?P<clock>\d\d?:\d\d(?::\d\d(?:[.,]\d+)?)?))?",
+    r"\b(?:start|date|datum|begin|recorded|acquired|created)[^\d\n]*(?P<date>\d{1,4}[-./]\d{1,2}[-./]\d{1,4})"
+    r"(?:[T ,;\t]+(?:time\W*)?(?P<clock>\d\d?:\d\d(?::\d\d(?:[.,]\d+)?)?))?",
     re.IGNORECASE,
 )
 _CLOCK_LINE = re.compile(
