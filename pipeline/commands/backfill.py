@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.commands.common import Console, by_reason, data_option, recording_warnings, table, with_console
-from pipeline.commands.recordings import reading_options, say_passed_over
+from pipeline.commands.recordings import by_note, reading_options, say_passed_over
 
 if TYPE_CHECKING:
     from pipeline.edges.recordings.contents import Options
@@ -76,12 +76,12 @@ def command(
     ]
     console.say(f"{len(jobs)} recordings -> {folder(config.data.path)}, model: {serves or 'none yet'}")
 
-    notes: dict[str, str] = {}
+    notes: dict[str, Sequence[str]] = {}
 
     def show(done: Outcome) -> None:
         bar.advance()
         if done.notes:
-            notes[str(done.path)] = "; ".join(done.notes)
+            notes[str(done.path)] = done.notes
         if done.left_out:
             in_part[str(done.path)] = f"columns without numbers are ignored: {', '.join(done.left_out)}"
         if done.error is not None:
@@ -102,7 +102,7 @@ def command(
             on_done=show,
         )
     seconds = time.monotonic() - began_s
-    for remark in by_reason("read", notes):
+    for remark in by_note(notes):
         console.warn(remark)
     say_passed_over(console, found.passed_over)
     if report.empty:
@@ -129,7 +129,7 @@ def command(
         "without_windows": report.empty,
         "skipped": [{"input": path, "reason": why} for path, why in report.skipped.items()],
         "passed_over": [{"input": path, "reason": why} for path, why in found.passed_over.items()],
-        "notes": [{"input": path, "note": note} for path, note in notes.items()],
+        "notes": [{"input": path, "note": note} for path, said in notes.items() for note in said],
     }
     text = (
         f"{report.windows} windows of {len(report.streams)} streams in {seconds:.1f} s, "
@@ -178,7 +178,7 @@ def _dry_run(console: Console, inputs: tuple[Path, ...], channels: str | None, r
     for remark in by_reason("skipped", skipped):
         console.warn(remark)
     say_passed_over(console, found.passed_over)
-    for remark in by_reason("read", {one["input"]: "; ".join(one["warnings"]) for one in documents if one["warnings"]}):
+    for remark in by_note({one["input"]: one["warnings"] for one in documents}):
         console.warn(remark)
     rows = [
         [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
@@ -87,3 +87,13 @@ def say_passed_over(console: Console, passed_over: Mapping[str, str]) -> None:
     for why, paths in reasons.items():
         more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
         console.say(f"passed over: {len(paths)} files ({why}): {', '.join(paths[:SHOWN])}{more}")
+
+
+def by_note(notes: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """One remark per note, with its files: `no unit is stated: 4 files, the first one: a.csv`."""
+    files: dict[str, list[str]] = {}
+    for path, said in notes.items():
+        for note in said:
+            files.setdefault(note, []).append(path)
+    for note, paths in files.items():
+        yield f"{paths[0]}: {note}" if len(paths) == 1 else f"{len(paths)} files, the first one: {paths[0]}: {note}"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.commands.common import Console, broker_flags, broker_option, by_reason, recording_warnings, with_console
-from pipeline.commands.recordings import reading_options, say_passed_over
+from pipeline.commands.common import Console, broker_flags, broker_option, recording_warnings, with_console
+from pipeline.commands.recordings import by_note, reading_options, say_passed_over
 
 if TYPE_CHECKING:
     from pipeline.config.tables import Config
@@ -66,7 +66,7 @@ def command(
     topics = TopicTemplate(config.mqtt.readings_topic)
     files = search(inputs, reading.preset)
     paths, where = files.paths, places(files.recordings, reading.machine_from)
-    notes: dict[str, str] = {}
+    notes: dict[str, list[str]] = {}
     sent_messages = sent_bytes = sent_streams = 0
     began_s = time.monotonic()
     settings = mqtt_settings(config, f"{config.mqtt.client_id}-replay-{time.time_ns() % 10**9}")
@@ -82,7 +82,7 @@ def command(
                     if recording.left_out and channel_map is None:
                         in_part[str(path)] = f"columns without numbers are ignored: {', '.join(recording.left_out)}"
                     if recording.notes:
-                        notes[str(path)] = "; ".join(recording.notes)
+                        notes[str(path)] = [*notes.get(str(path), []), *recording.notes]
                     found += streams(recording, channel_map)
                 for stream in found:
                     longest_s = min(block_s, _longest_s(config, stream))
@@ -102,7 +102,7 @@ def command(
         publisher.drain()
         acknowledged = publisher.acknowledged
     seconds = time.monotonic() - began_s
-    for remark in by_reason("read", notes):
+    for remark in by_note(notes):
         console.detail(remark)
     say_passed_over(console, files.passed_over)
     document = {
@@ -115,7 +115,7 @@ def command(
         "messages_per_s": round(sent_messages / seconds, 1),
         "skipped": [{"input": name, "reason": why} for name, why in skipped.items()],
         "passed_over": [{"input": name, "reason": why} for name, why in files.passed_over.items()],
-        "notes": [{"input": name, "note": note} for name, note in notes.items()],
+        "notes": [{"input": name, "note": note} for name, said in notes.items() for note in said],
     }
     console.result(
         document,

@@ -36,7 +36,8 @@ _UNIT_WORDS = {
 }  # fmt: skip
 _TIME_WORDS = {
     "time", "times", "timestamp", "timestamps", "datetime", "date", "clock", "elapsed", "epoch", "t", "ts", "tstamp",
-    "zeit", "datum", "uhrzeit", "zeitstempel", "temps", "tiempo", "tempo", "hora", "fecha", "heure", "tijd", "czas", "tid", "aika",
+    "zeit", "datum", "uhrzeit", "zeitstempel", "temps", "tiempo", "tempo", "hora", "fecha", "heure",
+    "tijd", "czas", "tid", "aika",
     "utc",
     "время", "дата", "时间", "時間", "시간", "x_value", "xvalue",
     "seconds", "second", "sec", "secs", "millis", "milliseconds", "micros", "microseconds", "nanos", "nanoseconds",
