@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.commands.common import PATH, Console, data_option, recording_warnings, with_console
+from pipeline.commands.common import PATH, Console, by_reason, data_option, recording_warnings, table, with_console
+from pipeline.commands.recordings import by_note, reading_options, say_passed_over
+
+if TYPE_CHECKING:
+    from pipeline.edges.recordings.contents import Options
 
 
 @click.command(name="backfill")
 @click.argument("inputs", nargs=-1, required=True, type=PATH)
 @data_option
 @click.option("--channels", metavar="NAME[=AS],...", help="Channels to use, and their new names.")
-@click.option("--rate", "rate_hz", type=float, help="Sampling rate in Hz of recordings that do not state it.")
+@reading_options
+@click.option("--dry-run", is_flag=True, help="Show what is understood of each recording, and store nothing.")
 @click.option("--model", "version", help="Model version or alias [default: model.alias, if it exists].")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes [default: one per core].")
 @with_console
@@ -23,13 +29,21 @@ def command(
     inputs: tuple[Path, ...],
     data_dir: Path | None,
     channels: str | None,
-    rate_hz: float | None,
+    reading: Options,
+    dry_run: bool,
     version: str | None,
     workers: int | None,
 ) -> None:
-    """Compute the features of recordings (files or folders), and predictions if there is a model."""
+    """Compute the features of recordings (files or folders), and predictions if there is a model.
+
+    Formats, dialects of text and presets of public data sets: docs/recordings.md. Begin with --dry-run.
+    """
     import os
     import time
+
+    if dry_run:
+        _dry_run(console, inputs, channels, reading)
+        return
 
     from pipeline.drivers.backfill_pool import prepare
 
@@ -39,7 +53,7 @@ def command(
 
     from pipeline.config.specs import feature_spec
     from pipeline.drivers.backfill import Job, Outcome, backfill
-    from pipeline.edges.recordings.recording import find_recordings, parse_channels
+    from pipeline.edges.recordings.recording import parse_channels, places, search
     from pipeline.errors import RecordingError
     from pipeline.service.compose import MakeWorker, channels_of, folder, opened
     from pipeline.service.models import load_bundle
@@ -54,11 +68,20 @@ def command(
             context += " forecast"
         else:
             console.warn(f"no forecasts: {serves} was trained without them; train with --set forecast={wanted}")
-    jobs = [Job(path, channel_map, rate_hz, context, str(config.window)) for path in find_recordings(inputs)]
+    found = search(inputs, reading.preset)
+    where = places(found.recordings, reading.machine_from, _taken(config.data.path))
+    jobs = [
+        Job(path, channel_map, reading.rate_hz, context, str(config.window), reading, where[path])
+        for path in found.paths
+    ]
     console.say(f"{len(jobs)} recordings -> {folder(config.data.path)}, model: {serves or 'none yet'}")
+
+    notes: dict[str, Sequence[str]] = {}
 
     def show(done: Outcome) -> None:
         bar.advance()
+        if done.notes:
+            notes[str(done.path)] = done.notes
         if done.left_out:
             in_part[str(done.path)] = f"columns without numbers are ignored: {', '.join(done.left_out)}"
         if done.error is not None:
@@ -79,6 +102,9 @@ def command(
             on_done=show,
         )
     seconds = time.monotonic() - began_s
+    for remark in by_note(notes):
+        console.warn(remark)
+    say_passed_over(console, found.passed_over)
     if report.empty:
         length_s = config.window.length_s
         samples = " or ".join(f"{length_s * rate:g} samples at {rate:g} Hz" for rate in sorted(report.empty_rates_hz))
@@ -102,11 +128,14 @@ def command(
         "model": serves,
         "without_windows": report.empty,
         "skipped": [{"input": path, "reason": why} for path, why in report.skipped.items()],
+        "passed_over": [{"input": path, "reason": why} for path, why in found.passed_over.items()],
+        "notes": [{"input": path, "note": note} for path, said in notes.items() for note in said],
     }
     text = (
         f"{report.windows} windows of {len(report.streams)} streams in {seconds:.1f} s, "
         f"{report.kept['predictions']} predictions; {report.known} recordings were processed before, "
         f"{len(report.skipped)} skipped"
+        + f", {len(found.passed_over)} files passed over" * bool(found.passed_over)
         + (f"; {known} windows were in the archive already and are unchanged" * bool(known))
     )
     if known and report.kept.total() == 0:
@@ -120,6 +149,60 @@ def command(
         raise RecordingError(msg, hint="see the reasons above", reported=True)
     if report.made or report.known:
         console.say(_next(config.data.path, folder(config.data.path), {key.machine for key in report.streams}))
+
+
+def _taken(data_dir: Path) -> dict[str, str]:
+    """Machines of earlier backfills that were named by their files, and the folders of these."""
+    from pipeline.edges.machines import MACHINES_NAME, MachinesFile
+
+    facts = MachinesFile(data_dir / MACHINES_NAME).load()
+    return {key.machine: str(known["folder"]) for key, known in facts.items() if known.get("folder")}
+
+
+def _dry_run(console: Console, inputs: tuple[Path, ...], channels: str | None, reading: Options) -> None:
+    """Says what is understood of each recording."""
+    from pipeline.edges.recordings.recording import open_recordings, parse_channels, places, search, understood
+    from pipeline.errors import RecordingError
+
+    channel_map = parse_channels(channels) if channels else None
+    found = search(inputs, reading.preset)
+    where = places(found.recordings, reading.machine_from)
+    documents, skipped = [], dict[str, str]()
+    with console.progress(len(found.paths), "recordings") as bar:
+        for path in found.paths:
+            try:
+                documents += [understood(one, channel_map) for one in open_recordings(path, reading, where[path])]
+            except RecordingError as error:
+                skipped[str(path)] = str(error)
+            bar.advance()
+    for remark in by_reason("skipped", skipped):
+        console.warn(remark)
+    say_passed_over(console, found.passed_over)
+    for remark in by_note({one["input"]: one["warnings"] for one in documents}):
+        console.warn(remark)
+    rows = [
+        [
+            one["input"], one["format"], f"{one['machine']}/{stream['point']}", " ".join(stream["channels"].values()),
+            one["unit"], f"{one['rate_hz']:g}", one["rate_from"], one["start"], one["start_from"],
+            f"{one['length_s']:g} s",
+        ]
+        for one in documents
+        for stream in one["streams"]
+    ]  # fmt: skip
+    head = ["file", "format", "stream", "channels", "unit", "Hz", "rate from", "start", "start from", "length"]
+    console.result(
+        {
+            "dry_run": True,
+            "inputs": len(found.paths),
+            "understood": documents,
+            "skipped": [{"input": path, "reason": why} for path, why in skipped.items()],
+            "passed_over": [{"input": path, "reason": why} for path, why in found.passed_over.items()],
+        },
+        table(head, rows) + "\nnothing was stored",
+    )
+    if not documents:
+        msg = f"expected at least one readable recording, found: {len(skipped)} that cannot be read"
+        raise RecordingError(msg, hint="see the reasons above", reported=True)
 
 
 def _next(data_dir: Path, shown: str, machines: Set[str]) -> str:

@@ -221,11 +221,11 @@ def recording_warnings(console: Console) -> Iterator[tuple[dict[str, str], dict[
     try:
         yield in_part, skipped
     finally:
-        for remark in (*_by_reason("read only in part", in_part), *_by_reason("skipped", skipped)):
+        for remark in (*by_reason("read only in part", in_part), *by_reason("skipped", skipped)):
             console.warn(remark)
 
 
-def _by_reason(what: str, reasons: Mapping[str, str]) -> Iterator[str]:
+def by_reason(what: str, reasons: Mapping[str, str]) -> Iterator[str]:
     """One remark per reason, with the first file as the example: `skipped 21 files, the first one: ...`."""
     alike: dict[str, list[str]] = {}
     for path, why in reasons.items():

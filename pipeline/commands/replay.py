@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.commands.common import PATH, Console, broker_flags, broker_option, recording_warnings, with_console
+from pipeline.commands.recordings import by_note, reading_options, say_passed_over
 
 if TYPE_CHECKING:
     from pipeline.config.tables import Config
     from pipeline.core.records import Block
+    from pipeline.edges.recordings.contents import Options
     from pipeline.edges.recordings.recording import RecordedStream
 
 
 @click.command(name="replay")
 @click.argument("inputs", nargs=-1, required=True, type=PATH)
 @click.option("--channels", metavar="NAME[=AS],...", help="Channels to use, and their new names.")
-@click.option("--rate", "rate_hz", type=float, help="Sampling rate in Hz of recordings that do not state it.")
+@reading_options
 @click.option(
     "--speed", type=click.FloatRange(min=0), default=1.0, help="Times real time; 0 = as fast as the broker accepts."
 )
@@ -30,23 +32,16 @@ if TYPE_CHECKING:
     default=0.25,
     help="Length of a message in s; shorter if the service would refuse it.",
 )
-@click.option(
-    "--machine-from",
-    type=click.Choice(["recording", "file"]),
-    default="recording",
-    help="Machine ids: from the metadata of the recordings, or from the file names.",
-)
 @click.option("--area", default="replay", help="Area in the topic.")
 @with_console
 def command(
     console: Console,
     inputs: tuple[Path, ...],
     channels: str | None,
-    rate_hz: float | None,
+    reading: Options,
     speed: float,
     broker: str | None,
     block_s: float,
-    machine_from: str,
     area: str,
 ) -> None:
     """Publish recordings (files or folders) to the broker one by one, each as a session that starts now.
@@ -57,14 +52,16 @@ def command(
 
     from pipeline.core.codec import encode
     from pipeline.edges.mqtt import MqttPublisher, TopicTemplate
-    from pipeline.edges.recordings.recording import find_recordings, open_recording, parse_channels, streams
+    from pipeline.edges.recordings.recording import open_recordings, parse_channels, places, search, streams
     from pipeline.errors import RecordingError, ThrumcastError
     from pipeline.service.compose import mqtt_settings
 
     config = console.config(**broker_flags(broker))
     channel_map = parse_channels(channels) if channels else None
     topics = TopicTemplate(config.mqtt.readings_topic)
-    paths = find_recordings(inputs)
+    files = search(inputs, reading.preset)
+    paths, where = files.paths, places(files.recordings, reading.machine_from)
+    notes: dict[str, list[str]] = {}
     sent_messages = sent_bytes = sent_streams = 0
     began_s = time.monotonic()
     settings = mqtt_settings(config, f"{config.mqtt.client_id}-replay-{time.time_ns() % 10**9}")
@@ -75,16 +72,17 @@ def command(
     ):
         for path in paths:
             try:
-                recording = open_recording(path, rate_hz)
-                if recording.left_out and channel_map is None:
-                    in_part[str(path)] = f"columns without numbers are ignored: {', '.join(recording.left_out)}"
-                found = streams(recording, channel_map)
+                found = []
+                for recording in open_recordings(path, reading, where[path]):
+                    if recording.left_out and channel_map is None:
+                        in_part[str(path)] = f"columns without numbers are ignored: {', '.join(recording.left_out)}"
+                    if recording.notes:
+                        notes[str(path)] = [*notes.get(str(path), []), *recording.notes]
+                    found += streams(recording, channel_map)
                 for stream in found:
                     longest_s = min(block_s, _longest_s(config, stream))
                     at_s = time.monotonic()
-                    for block, due_s in _timed(
-                        config, stream, longest_s, path.stem if machine_from == "file" else None
-                    ):
+                    for block, due_s in _timed(config, stream, longest_s):
                         if speed > 0:
                             publisher.rest(max(0.0, at_s + due_s / speed - time.monotonic()))
                         payload = encode(block)
@@ -99,6 +97,9 @@ def command(
         publisher.drain()
         acknowledged = publisher.acknowledged
     seconds = time.monotonic() - began_s
+    for remark in by_note(notes):
+        console.detail(remark)
+    say_passed_over(console, files.passed_over)
     document = {
         "inputs": len(paths),
         "streams": sent_streams,
@@ -108,11 +109,15 @@ def command(
         "seconds": round(seconds, 3),
         "messages_per_s": round(sent_messages / seconds, 1),
         "skipped": [{"input": name, "reason": why} for name, why in skipped.items()],
+        "passed_over": [{"input": name, "reason": why} for name, why in files.passed_over.items()],
+        "notes": [{"input": name, "note": note} for name, said in notes.items() for note in said],
     }
     console.result(
         document,
         f"{sent_messages} messages of {sent_streams} streams, {acknowledged} acknowledged, "
-        f"in {seconds:.1f} s; {len(skipped)} skipped",
+        f"in {seconds:.1f} s; {len(skipped)} skipped"
+        + f", {len(files.passed_over)} files passed over"
+        * bool(files.passed_over),
     )
     if paths and len(skipped) == len(paths):
         msg = f"expected at least one readable recording, found: {len(skipped)} that cannot be read"
@@ -135,26 +140,21 @@ def _longest_s(config: Config, stream: RecordedStream) -> float:
     return min(longest_block_s(window, rate_hz, channels), samples / rate_hz)
 
 
-def _timed(
-    config: Config, stream: RecordedStream, block_s: float, machine: str | None
-) -> Iterator[tuple[Block, float]]:
+def _timed(config: Config, stream: RecordedStream, block_s: float) -> Iterator[tuple[Block, float]]:
     """Blocks of a stream in a session that starts now, and when each is complete, in s after its first sample."""
     import time
     from dataclasses import replace
     from itertools import islice
 
     from pipeline.core.codec_map import MAX_FACTS, is_fact
-    from pipeline.core.records import StreamKey
     from pipeline.edges.machines import recording_facts
-    from pipeline.edges.recordings.recording import id_text
 
     now_ns = time.time_ns()
     recording = stream.recording
     facts = recording_facts(recording.metadata, recording.machine, rate_hz=recording.rate_hz, unit=recording.unit)
     about = dict(islice(filter(is_fact, facts.items()), MAX_FACTS))
-    key = stream.key if machine is None else StreamKey(id_text(machine)[:64], stream.key.point)
     for block in stream.blocks(block_s, session=now_ns, t0_ns=now_ns):
         truth = None if block.truth is None else config.modes.resolve(block.truth)
         due_s = (block.t0_ns - now_ns) / 1e9 + block.samples.shape[1] / block.rate_hz
         first = block.session == now_ns and block.index == 0
-        yield replace(block, key=key, truth=truth, about=about if first else None), due_s
+        yield replace(block, truth=truth, about=about if first else None), due_s

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import re
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import islice
@@ -31,7 +33,7 @@ from pipeline.drivers.backfill_pool import pool
 from pipeline.drivers.intake import Channels
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile, recording_facts
 from pipeline.edges.recordings import recording as recordings
-from pipeline.edges.recordings.recording import ChannelMap, RecordedStream
+from pipeline.edges.recordings.recording import ChannelMap, Options, Place, RecordedStream
 from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.schema import (
     FeatureSchema,
@@ -63,6 +65,8 @@ class Job:
     rate_hz: float | None  # for recordings that do not say
     context: str  # what else would make it another input: feature schema and model
     cut: str = ""  # how it is cut into windows; a data directory holds only one cut of a recording
+    options: Options = field(default_factory=Options)  # how its format is to be read
+    where: Place | None = None  # what file and folder say about the machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,7 @@ class Outcome:
     known: bool = False  # finished in an earlier run
     error: str | None = None
     left_out: tuple[str, ...] = ()  # columns without numbers, if no channels were chosen
+    notes: tuple[str, ...] = ()  # what a person should know about the reading
     windows: int = 0
     predictions: int = 0
     incomplete: int = 0  # windows that lack the samples or the quality to be judged
@@ -120,6 +125,8 @@ def read(worker: Worker, jobs: Sequence[Job]) -> Share:
             found = _rows(worker, job, one)
         except ThrumcastError as error:
             one.error = str(error)
+        except Exception as error:  # one file never ends the others
+            one.error = _unexpected(job.path, error)
         else:
             features += found.features
             predictions += found.predictions
@@ -134,10 +141,20 @@ def read(worker: Worker, jobs: Sequence[Job]) -> Share:
     return Share(done, [(kind, extras, packed(table)) for kind, extras, table in tables])
 
 
+def _unexpected(path: Path, error: Exception) -> str:
+    """A failure that no reader expected, with the place in the code."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    reason = (str(error).strip() or "no message").splitlines()[0][:200]
+    where = f"{Path(last.filename).name}, line {last.lineno}"
+    return f"expected a recording that gives windows, found {path}: {type(error).__name__}: {reason} ({where})"
+
+
 def _rows(worker: Worker, job: Job, done: Outcome) -> Step:
     """All rows of one recording; everything else about it goes into `done`."""
     found = Step()
-    how = (job.channels, job.rate_hz)
+    options = replace(job.options, rate_hz=job.rate_hz)
+    how: tuple[object, ...] = (job.channels, job.rate_hz)
+    how += (options.words(),) if options.words() else ()  # ids of plain readings stay as they are
     content, whole = recordings.input_ids(job.path, how, (*how, job.context))
     content = f"cut-{content}"
     before = worker.finished.get(content, job.cut)
@@ -147,33 +164,43 @@ def _rows(worker: Worker, job: Job, done: Outcome) -> Step:
     if whole in worker.finished:
         done.known = True
         return found
-    recording = recordings.open_recording(job.path, job.rate_hz)
-    if job.channels is None:
-        done.left_out = recording.left_out
-    for stream in recordings.streams(recording, job.channels):
-        window = worker.engine.spec_of(stream.key).window
-        if is_too_slow(window, recording.rate_hz):
-            msg = (
-                f"expected at least {LEAST_SAMPLES} samples in a window of {window.length_s:g} s, found in {job.path}: "
-            )
-            msg += f"a rate of {recording.rate_hz:g} Hz"
-            raise RecordingError(msg, hint="make window.length_s longer, or correct the rate")
-        for step in run_stream(worker.engine, stream, worker.resolve):
-            found.features += step.features
-            found.predictions += step.predictions
-            found.forecasts += step.forecasts
-        done.facts[stream.key] = recording_facts(
-            recording.metadata,
-            recording.machine,
-            rate_hz=recording.rate_hz,
-            unit=recording.unit,
-            speed_rpm=recording.speed_rpm,
-            orders=stream.orders,
-        )
+    for recording in recordings.open_recordings(job.path, options, job.where):
+        if job.channels is None:
+            done.left_out += recording.left_out
+        done.notes += tuple(note for note in recording.notes if note not in done.notes)
+        for stream in recordings.streams(recording, job.channels):
+            _add(worker, job, stream, found, done)
     done.windows, done.predictions = len(found.features), len(found.predictions)
     done.incomplete = sum(row.quality & _STOPS != 0 for row in found.features)
     done.inputs = {whole: str(job.path), content: job.cut}
     return found
+
+
+def _add(worker: Worker, job: Job, stream: RecordedStream, found: Step, done: Outcome) -> None:
+    """Adds the rows and facts of one stream."""
+    recording = stream.recording
+    window = worker.engine.spec_of(stream.key).window
+    if is_too_slow(window, recording.rate_hz):
+        msg = f"expected at least {LEAST_SAMPLES} samples in a window of {window.length_s:g} s, found in {job.path}: "
+        msg += f"a rate of {recording.rate_hz:g} Hz"
+        raise RecordingError(msg, hint="make window.length_s longer, or correct the rate")
+    for step in run_stream(worker.engine, stream, worker.resolve):
+        found.features += step.features
+        found.predictions += step.predictions
+        found.forecasts += step.forecasts
+    facts = recording_facts(
+        recording.metadata,
+        recording.machine,
+        rate_hz=recording.rate_hz,
+        unit=recording.unit,
+        speed_rpm=recording.speed_rpm,
+        orders=stream.orders,
+    )
+    if recording.specimen is not None:
+        facts["specimen"] = recording.specimen
+    if recording.specimen is not None and job.where is not None:
+        facts["folder"] = job.where.folder
+    done.facts[stream.key] = facts
 
 
 def _in_words(cut: str) -> str:
@@ -315,15 +342,46 @@ def _run(jobs: Sequence[Job], make_worker: Callable[[], Worker], workers: int) -
         worker = make_worker()
         yield from (read(worker, share) for share in shares)
         return
+    lost: list[Job] = []
     processes = pool(workers, partial(_start, make_worker))
     try:
-        running: set[Future[Share]] = {processes.submit(_work, share) for share in islice(shares, 2 * workers)}
+        running: dict[Future[Share], list[Job]] = {}
+        for share in islice(shares, 2 * workers):
+            running[processes.submit(_work, share)] = share
         while running:
-            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
-                running |= {processes.submit(_work, share) for share in islice(shares, 1)}
-                yield future.result()
+                taken = running.pop(future)
+                try:
+                    result = future.result()
+                except BrokenProcessPool:  # a worker was killed: by a library that crashed, or for want of memory
+                    lost += taken
+                    continue
+                if not lost:
+                    for share in islice(shares, 1):
+                        running[processes.submit(_work, share)] = share
+                yield result
+    except BrokenProcessPool:  # while a share was handed over
+        lost += [job for taken in running.values() for job in taken] + share
     finally:
+        processes.shutdown(wait=True, cancel_futures=True)
+    if lost:
+        yield from _alone([*lost, *(job for share in shares for job in share)], make_worker)
+
+
+def _alone(jobs: Sequence[Job], make_worker: Callable[[], Worker]) -> Iterator[Share]:
+    """Jobs one by one, in a process that may die with any of them."""
+    processes = None
+    for job in jobs:
+        processes = processes or pool(1, partial(_start, make_worker))
+        try:
+            yield processes.submit(_work, [job]).result()
+        except BrokenProcessPool:
+            processes.shutdown(wait=True, cancel_futures=True)
+            processes = None
+            why = f"expected a recording, found {job.path}: it ends the process that reads it (a crash, or no memory)"
+            yield Share([Outcome(job.path, error=why)], [])
+    if processes is not None:
         processes.shutdown(wait=True, cancel_futures=True)
 
 

@@ -61,7 +61,7 @@ def test_a_replay_tells_of_a_recording_only_what_a_message_may_say(tmp_path: Pat
     samples = rng.standard_normal((1, 2048)).astype(np.float32)
     write_recording(tmp_path / "a.parquet", samples, ("x",), known | {f"k{i}": i for i in range(100)})
     stream = streams(open_recording(tmp_path / "a.parquet"))[0]
-    block, _ = next(_timed(load(None, {}, environment={}).config, stream, 0.5, None))
+    block, _ = next(_timed(load(None, {}, environment={}).config, stream, 0.5))
     assert block.about is not None
     assert block.about["load_hp"] == 2
     again = decode(encode(block), block.key, max_payload_bytes=2**20)

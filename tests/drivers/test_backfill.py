@@ -304,3 +304,133 @@ def test_another_cut_is_refused_in_words(recordings: Path, tmp_path: Path) -> No
 def test_records_shorter_than_a_window_are_named(recordings: Path, tmp_path: Path) -> None:
     document = thrumcast("backfill", str(recordings), "--data", str(tmp_path / "data"), THRUMCAST_WINDOW__LENGTH_S="60")
     assert len(document["without_windows"]) == 3
+
+
+def text(path: Path, head: str = "x\n", rows: int = 4096) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(len(str(path))).standard_normal(rows)
+    path.write_text(head + "".join(f"{value:.4f}\n" for value in values))
+    return path
+
+
+def test_bad_files_of_every_kind_end_nothing_and_the_good_ones_are_archived(recordings: Path, tmp_path: Path) -> None:
+    import pickle
+    import struct
+
+    os.mkfifo(tmp_path / "pipe.csv")
+    bad = {
+        "a.mat": pickle.dumps({"x": 1}),
+        "b.mat": b"M",
+        "c.npy": b"\x93NUMPY",
+        "e.h5": b"\x89HDF\r\n\x1a\n",
+        "f.xlsx": b"PK\x03\x04",
+    }
+    bad["d.wav"] = struct.pack(
+        "<4sI4s4sIHHIIHH4sI", b"RIFF", 36, b"WAVE", b"fmt ", 16, 1, 0, 8000, 0, 0, 16, b"data", 0
+    )
+    for name, content in bad.items():
+        (tmp_path / name).write_bytes(content)
+    for workers in ("1", "2"):
+        given = [str(tmp_path / name) for name in (*bad, "pipe.csv")]
+        data = str(tmp_path / f"data{workers}")
+        document = thrumcast("backfill", str(recordings), *given, "--data", data, "--workers", workers)
+        assert document["streams"] == 3
+        assert {Path(entry["input"]).name for entry in document["skipped"]} == {*bad, "pipe.csv"}
+        assert all(entry["input"] in entry["reason"] for entry in document["skipped"])
+
+
+def test_a_file_that_kills_its_worker_is_named_and_the_others_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from concurrent.futures import Future
+    from concurrent.futures.process import BrokenProcessPool
+
+    from pipeline.drivers import backfill as driver
+
+    class Pool:
+        """Dies with every share that holds the deadly file."""
+
+        dead = False
+
+        def submit(self, work: Callable[..., Any], share: list[driver.Job]) -> Future[driver.Share]:
+            if self.dead:
+                raise BrokenProcessPool
+            future: Future[driver.Share] = Future()
+            if any(job.path.name == "deadly" for job in share):
+                self.dead = True
+                future.set_exception(BrokenProcessPool())
+            else:
+                future.set_result(driver.Share([driver.Outcome(job.path) for job in share], []))
+            return future
+
+        def shutdown(self, **_: object) -> None: ...
+
+    monkeypatch.setattr(driver, "pool", lambda workers, start: Pool())
+    monkeypatch.setattr(driver, "LEAST_BYTES", 1)
+    monkeypatch.setattr(driver, "MOST_BYTES", 1)
+    jobs = []
+    for name in ("a", "deadly", "b", "c", "d", "e", "f"):
+        (tmp_path / name).write_bytes(b"x")
+        jobs.append(driver.Job(tmp_path / name, None, None, ""))
+    done = [one for share in driver._run(jobs, lambda: None, 2) for one in share.done]  # type: ignore[arg-type, return-value]
+    assert sorted(one.path.name for one in done) == sorted(job.path.name for job in jobs)
+    assert [one.path.name for one in done if one.error] == ["deadly"]
+
+
+def test_files_passed_over_are_named_in_text_and_in_json(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    text(folder / "a.csv")
+    (folder / "notes.txt").write_text("words only\n")
+    command = ("backfill", str(folder), "--rate", "1024", "--workers", "1", "--data", str(tmp_path / "data"))
+    out, err = said(*command, rc=None)
+    passed = json.loads(out)["passed_over"]
+    assert [(Path(one["input"]).name, one["reason"]) for one in passed] == [
+        ("notes.txt", "text without rows of numbers")
+    ]
+    assert f"passed over: 1 files (text without rows of numbers): {folder / 'notes.txt'}" in err
+
+
+def test_equal_file_names_and_names_outside_ascii_are_machines_of_their_own(tmp_path: Path) -> None:
+    data = str(tmp_path / "data")
+    for name in ("one/1.csv", "two/1.csv", "насос.csv", "пресс.csv"):
+        text(tmp_path / "in" / name)
+    thrumcast("backfill", str(tmp_path / "in"), "--rate", "1024", "--data", data)
+    facts = MachinesFile(tmp_path / "data" / MACHINES_NAME).load()
+    assert len(facts) == 4
+    assert {known["original_name"] for known in facts.values()} == {"one/1", "two/1", "насос", "пресс"}
+    assert {known["specimen"] for known in facts.values()} == {"in/one", "in/two", f"{tmp_path.name}/in"}
+    assert all(key.machine.isascii() for key in facts)
+    text(tmp_path / "other" / "насос.csv", rows=5000)  # another run, another folder
+    thrumcast("backfill", str(tmp_path / "other"), "--rate", "1024", "--data", data)
+    assert len(MachinesFile(tmp_path / "data" / MACHINES_NAME).load()) == 5
+
+
+def test_a_dry_run_says_what_is_understood_and_stores_nothing(tmp_path: Path) -> None:
+    path = text(tmp_path / "a.csv", "Sampling Frequency: 1024\nUnits;mg\n\nacc\n")
+    data = tmp_path / "data"
+    document = thrumcast("backfill", str(path), "--dry-run", "--data", str(data))
+    (one,) = document["understood"]
+    assert (one["format"], one["unit"], one["scale"], one["rate_hz"]) == ("text", "g", 0.001, 1024.0)
+    assert "Sampling Frequency" in one["rate_from"]
+    assert one["streams"] == [{"point": "acc", "channels": {"acc": "acc"}}]
+    assert (one["start"], one["start_from"], one["length_s"]) == ("2000-01-01T00:00:00.000Z", "nominal", 4.0)
+    assert not data.exists()
+    (tmp_path / "b.mat").write_bytes(b"M")
+    refused = thrumcast("backfill", str(tmp_path / "b.mat"), "--dry-run", rc=1)
+    assert "b.mat" in refused["skipped"][0]["reason"]
+
+
+def test_a_folder_of_a_public_set_just_works(tmp_path: Path) -> None:
+    for name in ("35Hz12kN/Bearing1_1/1.csv", "35Hz12kN/Bearing1_1/2.csv", "35Hz12kN/Bearing1_2/1.csv"):
+        path = tmp_path / "set" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = np.random.default_rng(len(name)).standard_normal((32_768, 2))
+        values[0, 0] = float(path.stem) + len(path.parent.name)
+        np.savetxt(
+            path, values, "%.4f", ",", header="Horizontal_vibration_signals,Vertical_vibration_signals", comments=""
+        )
+    document = thrumcast("backfill", str(tmp_path / "set"), "--preset", "xjtu", "--data", str(tmp_path / "data"))
+    assert document["skipped"] == []
+    facts = MachinesFile(tmp_path / "data" / MACHINES_NAME).load()
+    assert {key.machine for key in facts} == {"XJTU-Bearing1_1", "XJTU-Bearing1_2"}
+    assert all(known["specimen"].startswith("XJTU/Bearing1_") and known["run_to_failure"] for known in facts.values())

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.edges.recordings.formats import snapshot_times
 from pipeline.edges.recordings.recording import NOMINAL_START_NS, open_recording, parse_channels, streams
+from pipeline.edges.recordings.snapshots import snapshot_times
 
 
 def write_snapshots(path: Path, numbers: list[int], times: list[float] | None, length: int = 10, **metadata) -> None:

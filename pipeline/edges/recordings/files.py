@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,70 +18,93 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
 from pipeline.core.records import Float32
-from pipeline.edges.recordings.formats import FORMATS, guarded
+from pipeline.edges.recordings.contents import guarded
+from pipeline.edges.recordings.formats import FORMATS, why_passed_over
 from pipeline.errors import RecordingError
 
 _GROUP_ROWS = 262_144  # rows per Parquet row group: a few seconds of a fast channel
 
 
-def find_recordings(paths: Iterable[Path]) -> list[Path]:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The recordings among files and folders, and what was passed over."""
+
+    recordings: tuple[tuple[Path, Path | None], ...]  # path, and the folder in which it was found
+    passed_over: dict[str, str] = field(default_factory=dict)  # path -> why
+
+    @property
+    def paths(self) -> list[Path]:
+        """The recordings without their folders."""
+        return [path for path, _ in self.recordings]
+
+
+def search(paths: Iterable[Path], preset: str | None = None) -> Found:
     """The given files, and the recordings in the given folders, sorted within a folder; each file once.
 
-    In a folder, hidden files, parts of the archive and tables of text (a manifest.csv) are ignored. A file that is
-    given by its path is always used.
+    In a folder, hidden files, parts of the archive, tables of text (a manifest.csv) and files of no format are passed
+    over, each with its reason. A file that is given by its path is always used.
 
     Raises:
         RecordingError: a path does not exist, or a folder contains no recording.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path | None] = {}
+    passed: dict[str, str] = {}
     for path in paths:
         if path.is_dir():
-            inside = [each for each in sorted(path.rglob("*")) if _looks_recorded(each, path)]
+            inside = []
+            for each in sorted(path.rglob("*"), key=_natural):
+                reason = _why_not(each, path, preset)
+                if reason is None:
+                    inside.append(each)
+                elif reason:
+                    passed[str(each)] = reason
             if not inside:
                 msg = f"expected recordings ({', '.join(sorted(FORMATS))}) in the folder, found none: {path}"
-                raise RecordingError(msg, hint="check the path")
-            found |= dict.fromkeys(inside)
+                if passed:
+                    first, why = next(iter(passed.items()))
+                    msg += f" ({len(passed)} files passed over, the first one {first}: {why})"
+                raise RecordingError(msg, hint="check the path; a file that is named itself is always tried")
+            for each in inside:
+                found.setdefault(each, path)
         elif path.exists():
-            found[path] = None
+            found.setdefault(path, None)
         else:
             msg = f"expected a recording or a folder of recordings, found nothing: {path}"
             raise RecordingError(msg, hint="check the path")
     by_place = {path.resolve(): path for path in reversed(found)}
-    return [path for path in found if by_place[path.resolve()] == path]
+    return Found(
+        tuple((path, root) for path, root in found.items() if by_place[path.resolve()] == path),
+        {path: why for path, why in passed.items() if Path(path).resolve() not in by_place},
+    )
 
 
-def _looks_recorded(path: Path, folder: Path) -> bool:
-    suffix = path.suffix.lower()
-    if suffix not in FORMATS or not path.is_file():
-        return False
+def find_recordings(paths: Iterable[Path]) -> list[Path]:
+    """The paths of `search`.
+
+    Raises:
+        RecordingError: a path does not exist, or a folder contains no recording.
+    """
+    return search(paths).paths
+
+
+def _natural(path: Path) -> tuple[list[str], str]:
+    """Order of file names: 2.csv before 10.csv."""
+    return [re.sub(r"\d+", lambda digits: digits[0].zfill(20), part) for part in path.parts], path.name
+
+
+def _why_not(path: Path, folder: Path, preset: str | None) -> str | None:
+    """Why an entry of a folder is passed over; None if it is a recording, empty if it is a folder."""
+    if path.is_dir():
+        return ""
+    if not path.is_file():
+        return "no regular file"
     if any(part.startswith((".", "_")) for part in path.relative_to(folder).parts):
-        return False
-    try:
-        if suffix == ".csv":
-            return _is_numeric_table(path)
-        if suffix == ".parquet":
-            return b"thrumcast" not in (pq.read_schema(path).metadata or {})
-    except (OSError, pa.ArrowException):
-        return True  # do not ignore a damaged recording: it is reported when it is opened
-    return True
+        return "hidden: the name of the file or of a folder begins with . or _"
+    if preset is not None:
+        from pipeline.edges.recordings.presets import unfit
 
-
-def _is_numeric_table(path: Path) -> bool:
-    """Whether the second line of a text file is mostly numbers."""
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        _, second = file.readline(), file.readline()
-    separator = max(";\t,", key=second.count)
-    fields = [field.strip().strip('"') for field in second.split(separator)]
-    texts = sum(1 for field in fields if field and not _is_number(field))
-    return 2 * texts < len(fields) or not second.strip()
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text.replace(",", "."))
-    except ValueError:
-        return False
-    return True
+        return unfit(path, preset)
+    return why_passed_over(path)
 
 
 def input_id(path: Path, *context: object) -> str:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.records import BearingOrders, Block, StreamKey
-from pipeline.edges.recordings.formats import guarded
+from pipeline.edges.recordings.contents import guarded
 from pipeline.errors import RecordingError
 
 READINGS_NAME = "archive/readings"
