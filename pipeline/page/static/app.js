@@ -14,7 +14,7 @@ let view = null;
 let route = "";
 
 export const rank = (s) => RANK.indexOf(s.state);
-export const sorted = () => [...store.streams.values()].sort((a, b) => rank(a) - rank(b) || (b.p || 0) - (a.p || 0) || nameOf(a).localeCompare(nameOf(b)));
+export const sorted = () => [...store.streams.values()].sort((a, b) => rank(a) - rank(b) || (rank(a) < 2 ? (b.p || 0) - (a.p || 0) : 0) || nameOf(a).localeCompare(nameOf(b)));
 const byName = () => [...store.streams.values()].sort((a, b) => (a.area || "~").localeCompare(b.area || "~") || nameOf(a).localeCompare(nameOf(b)));
 
 // Several points of one machine are told apart; one point is called by its machine.

@@ -18,7 +18,7 @@ export function whatOf(s) {
 function spark(s) {
   const values = s.spark || [];
   const known = values.filter((v) => v !== null);
-  const top = Math.max(...known, 1e-9);
+  const top = 1.3 * Math.max(...known, 1e-9);
   const points = values.map((v, i) => (v === null ? null : `${(100 * i) / Math.max(1, values.length - 1)},${25 - (23 * v) / top}`)).filter(Boolean).join(" ");
   return svg("svg", { class: "spark", viewBox: "0 0 100 26", preserveAspectRatio: "none", "aria-hidden": "true" }, svg("polyline", { points }));
 }

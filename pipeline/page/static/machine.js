@@ -11,16 +11,22 @@ const RANGES = { "10 min": 600, "1 h": 3600, "6 h": 21600, "24 h": 86400, "7 d":
 const BUCKETS = 600;
 const TREND_MS = 3000; // between two looks at the archive
 const MARKED_HARMONICS = 12;
+const SHOWN_ORDERS = 16; // of the spectrum at first; a double click shows all of it
 const COLOURS = { shaft: "shaft", BPFO: "bpfo", BPFI: "bpfi", "2BSF": "bsf", FTF: "ftf" };
 
 const toggle = (text, pressed, onclick, title) => h("button", { class: "small", "aria-pressed": String(pressed), title, onclick: (event) => event.currentTarget.setAttribute("aria-pressed", String(onclick())) }, text);
 const choice = (name, values, chosen, onchange) => h("select", { class: "small", "aria-label": name, onchange: (event) => onchange(event.target.value) }, values.map((v) => h("option", { value: v, selected: v === chosen }, v)));
 
+function median(power) {
+  const found = Float32Array.from(power).sort()[power.length >> 1];
+  return found > 0 ? amplitude(found) : 1;
+}
+
 export function machineView(main, key, query) {
   const name = nameOf(key);
   const path = `streams/${encodeURIComponent(key.machine)}/${encodeURIComponent(key.point)}`;
   const me = { facts: null, shown: null, live: null, axis: "Hz", unit: "", db: false, max: false, avg: false, base: true, harmonics: 0, sidebands: false, closed: false };
-  const opts = { feature: query.get("feature") || "velocity_rms", range: query.get("range") || "1 h", channel: query.get("channel") };
+  const opts = { feature: query.get("feature") || "velocity_rms", range: query.get("range") || "10 min", channel: query.get("channel") };
   const hold = { key: "", power: null, envelope: null, n: 0, sums: null };
   let trendShown = null;
   let labels = [];
@@ -85,10 +91,13 @@ export function machineView(main, key, query) {
   });
 
   // -- units and places ---------------------------------------------------------------------------------------------
-  const now = () => me.shown;
-  const shaftHz = () => (now() && now().header.speed_rpm ? now().header.speed_rpm / 60 : null);
-  const scale = () => (me.axis === "CPM" ? 60 : me.axis === "orders" && shaftHz() ? 1 / shaftHz() : 1);
-  const unitName = () => me.unit || (now() ? now().header.unit : "");
+  function now() { return me.shown; }
+  function shaftHz() { return now() && now().header.speed_rpm ? now().header.speed_rpm / 60 : null; }
+  function scale() {
+    if (me.axis === "CPM") return 60;
+    return me.axis === "orders" && shaftHz() ? 1 / shaftHz() : 1;
+  }
+  function unitName() { return me.unit || (now() ? now().header.unit : ""); }
   // The factor from the unit of the samples to the chosen one, at a frequency.
   function factor(hz) {
     const have = now().header.unit;
@@ -99,11 +108,11 @@ export function machineView(main, key, query) {
     if (want === "g") return ms2 / G;
     return hz > 0 ? (1000 * ms2) / (2 * Math.PI * hz) : NaN; // mm/s: integrated once
   }
-  const level = (value) => (me.db ? 20 * Math.log10(Math.max(value, 1e-12)) : value);
+  function level(value) { return me.db ? 20 * Math.log10(Math.max(value, 1e-12)) : value; }
 
   function marked(which) {
     if (!now()) return [];
-    return now().header.lines.filter(which).map((line) => ({ x: line.hz * scale(), label: line.near ? `${line.label} ≈ ${line.near}` : line.label, family: COLOURS[line.family] || "shaft" }));
+    return now().header.lines.filter(which).map((line) => ({ x: line.hz * scale(), label: line.near ? `${line.label} ≈ ${line.near.split(" ")[0]}` : line.label, family: COLOURS[line.family] || "shaft" }));
   }
 
   function cursors() {
@@ -139,7 +148,7 @@ export function machineView(main, key, query) {
     if (k < 0 || k >= power.length) return "";
     const parts = [`${number(hz, 5)} Hz`];
     if (shaftHz()) parts.push(`${number(hz / shaftHz(), 4)}x`);
-    parts.push(what === "power" ? `${number(amplitude(power[k]) * factor(hz), 4)} ${unitName()} peak` : number(amplitude(power[k]), 4));
+    parts.push(what === "power" ? `${number(amplitude(power[k]) * factor(hz), 4)} ${unitName()} peak` : `${number(amplitude(power[k]) / median(power), 3)} × floor`);
     let nearest = null;
     for (const line of header.lines) if (what === "envelope" || line.family === "shaft") if (!nearest || Math.abs(line.hz - hz) < Math.abs(nearest.hz - hz)) nearest = line;
     const resolution = Math.max(2 * header.delta_f_hz, header.slip * hz);
@@ -201,19 +210,21 @@ export function machineView(main, key, query) {
     const { header, power, envelope } = entry;
     const step = header.delta_f_hz * scale();
     const unit = (a) => (a ? Array.from(a, (p, k) => (k < 2 ? null : level(amplitude(p) * factor(k * header.delta_f_hz)))) : []);
-    const plain = (a) => (a ? Array.from(a, (p, k) => (k < 2 ? null : level(amplitude(p)))) : []);
+    const floor = median(envelope); // the envelope is whitened: its floor is the measure
+    const plain = (a) => (a ? Array.from(a, (p, k) => (k < 2 ? null : level(amplitude(p) / floor))) : []);
     const base = me.base ? baseline() : null;
-    const first = !spec.u.data[0].length;
-    const zoomed = (u) => !first && !rescale && (u.scales.x.min > u.data[0][0] || u.scales.x.max < u.data[0][u.data[0].length - 1]);
-    const fill = (made, values, convert, j, baseValues) => {
+    const anew = rescale || !spec.u.data[0].length;
+    if (!spec.u.data[0].length) { spec.remake(); env.remake(); }
+    const fill = (made, values, convert, j, baseValues, usualHz) => {
       const x = Array.from(values, (_, k) => k * step);
       const pad = (a) => (a.length ? a : x.map(() => null));
-      const kept = zoomed(made.u) ? { min: made.u.scales.x.min, max: made.u.scales.x.max } : null;
+      const { min, max } = made.u.scales.x;
       made.set([x, convert(values), pad(convert(holdOf(j))), pad(convert(baseValues))], false);
-      if (kept) made.u.setScale("x", kept);
+      made.u.setScale("x", anew ? { min: 0, max: Math.min(usualHz * scale(), x.length ? x[x.length - 1] : 1) } : { min, max });
     };
-    fill(spec, power, unit, 0, base && base.power);
-    fill(env, envelope, plain, 1, base && base.envelope);
+    const highest = Math.max(0, ...header.lines.map((line) => line.hz));
+    fill(spec, power, unit, 0, base && base.power, shaftHz() ? SHOWN_ORDERS * shaftHz() : Infinity);
+    fill(env, envelope, plain, 1, base && base.envelope, highest ? 1.1 * highest : Infinity);
     const rate = header.rate_hz;
     wave.set([Array.from(entry.waveform, (_, i) => (1000 * i) / rate), entry.waveform], false);
     waveHint.textContent = `${header.unit}, ${number(1000 * entry.waveform.length / rate, 4)} ms, ${clock(header.end)} UTC`;
@@ -233,7 +244,9 @@ export function machineView(main, key, query) {
     const [a, b, c] = limits.mm_s;
     return [["A", 0, a], ["B", a, b], ["C", b, c], ["D", c, Infinity]].map(([z, from, to]) => ({ zone: z, from, to }));
   }
-  const labelBands = () => labels.map((l) => ({ from: l.start_ms / 1000, to: l.end_ms / 1000, text: modeWord(l.mode) || T.label.verdicts[l.verdict] }));
+  function labelBands() {
+    return labels.map((l) => ({ from: l.start_ms / 1000, to: l.end_ms / 1000, text: modeWord(l.mode) || T.label.verdicts[l.verdict] }));
+  }
 
   function openLabel(given) {
     const alarm = store.alarms.find((a) => nameOf(a) === name);

@@ -54,7 +54,7 @@ export function plot(box, height, options, data) {
 }
 
 export function waveform(box) {
-  return plot(box, 150, () => ({
+  return plot(box, 250, () => ({
     scales: { x: { time: false } }, cursor: { y: false }, axes: axes("ms", null),
     series: [{}, { stroke: colour("trace"), width: 1, points: { show: false } }],
   }), [[], []]);

@@ -38,7 +38,7 @@ export const T = {
     noMatch: (label, d) => `no line · ${label} is ${d} away`, match: (label) => `on ${label}`,
     near: (text) => `cannot be told from ${text}`, floor: (db) => `${db} dB over floor`, noEnvelope: "The sampling rate does not carry the envelope band.",
     rows: (n) => `${n} windows`, slow: "Click a place in the spectrum to put the first harmonic there, then drag it.",
-    speedUnknown: "speed not known", relative: "relative to the whitened band",
+    speedUnknown: "speed not known", relative: "× floor",
   },
   label: {
     title: (name) => `Label ${name}`, interval: "Interval (UTC)", verdict: "Prediction was", mode: "Failure mode", stage: "Stage",
