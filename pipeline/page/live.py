@@ -263,7 +263,7 @@ class Plant:
         """The open alarms, newest first."""
         with self._lock:
             found = []
-            for change in sorted(self.alarms.values(), key=lambda c: -c.since_ns):
+            for change in sorted(self.alarms.values(), key=lambda c: -c.at_ns):
                 known = self.streams.get(change.key)
                 statements, confirmed, shown = self.reasons.get(change.id, ([], None, change.mode))
                 if not statements and known is not None and known.row is not None:

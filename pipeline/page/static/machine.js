@@ -17,6 +17,12 @@ const COLOURS = { shaft: "shaft", BPFO: "bpfo", BPFI: "bpfi", "2BSF": "bsf", FTF
 const toggle = (text, pressed, onclick, title) => h("button", { class: "small", "aria-pressed": String(pressed), title, onclick: (event) => event.currentTarget.setAttribute("aria-pressed", String(onclick())) }, text);
 const choice = (name, values, chosen, onchange) => h("select", { class: "small", "aria-label": name, onchange: (event) => onchange(event.target.value) }, values.map((v) => h("option", { value: v, selected: v === chosen }, v)));
 
+// How far the envelope is shown at first: a little beyond the highest line that is marked.
+function envelopeHz(header) {
+  const highest = Math.max(0, ...header.lines.map((line) => line.hz));
+  return highest ? 1.1 * highest : 1e9;
+}
+
 function median(power) {
   const found = Float32Array.from(power).sort()[power.length >> 1];
   return found > 0 ? amplitude(found) : 1;
@@ -48,7 +54,7 @@ export function machineView(main, key, query) {
   const fallRead = h("p", { class: "readout" });
   const held = h("span", {});
   const fall = waterfall((entry) => { me.shown = entry; store.paused = true; held.replaceChildren(T.machine.held(`${clock(entry.header.end)} UTC `), h("button", { class: "small", onclick: resume }, T.machine.live)); drawWindow(); },
-    (share, entry) => { if (!entry) return; const hz = share * entry.envelope.length * entry.header.delta_f_hz; fallRead.textContent = `${clock(entry.header.end)} UTC · ${number(hz, 4)} Hz`; });
+    (share, entry) => { if (!entry) return; const hz = share * Math.min(envelopeHz(entry.header), entry.envelope.length * entry.header.delta_f_hz); fallRead.textContent = `${clock(entry.header.end)} UTC · ${number(hz, 4)} Hz`; });
   const channels = h("span", {});
   const featureBox = h("input", { class: "small", value: opts.feature, "aria-label": T.machine.feature, size: 18, onchange: (e) => { opts.feature = e.target.value.trim(); address(); loadTrend(true); } });
   featureBox.setAttribute("list", "features");
@@ -112,7 +118,7 @@ export function machineView(main, key, query) {
 
   function marked(which) {
     if (!now()) return [];
-    return now().header.lines.filter(which).map((line) => ({ x: line.hz * scale(), label: line.near ? `${line.label} ≈ ${line.near.split(" ")[0]}` : line.label, family: COLOURS[line.family] || "shaft" }));
+    return now().header.lines.filter((line) => which(line) && (line.family !== "FTF" || line.label === "FTF")).map((line) => ({ x: line.hz * scale(), label: line.near ? `${line.label} ≈ ${line.near.split(" ")[0]}` : line.label, family: COLOURS[line.family] || "shaft" }));
   }
 
   function cursors() {
@@ -222,9 +228,8 @@ export function machineView(main, key, query) {
       made.set([x, convert(values), pad(convert(holdOf(j))), pad(convert(baseValues))], false);
       made.u.setScale("x", anew ? { min: 0, max: Math.min(usualHz * scale(), x.length ? x[x.length - 1] : 1) } : { min, max });
     };
-    const highest = Math.max(0, ...header.lines.map((line) => line.hz));
     fill(spec, power, unit, 0, base && base.power, shaftHz() ? SHOWN_ORDERS * shaftHz() : Infinity);
-    fill(env, envelope, plain, 1, base && base.envelope, highest ? 1.1 * highest : Infinity);
+    fill(env, envelope, plain, 1, base && base.envelope, envelopeHz(header));
     const rate = header.rate_hz;
     wave.set([Array.from(entry.waveform, (_, i) => (1000 * i) / rate), entry.waveform], false);
     waveHint.textContent = `${header.unit}, ${number(1000 * entry.waveform.length / rate, 4)} ms, ${clock(header.end)} UTC`;
@@ -297,7 +302,7 @@ export function machineView(main, key, query) {
     if (last && last.window === entry.header.window && last.session === entry.header.session && last.channel === entry.header.channel) return;
     me.live = entry;
     keep(entry);
-    fall.add(entry);
+    fall.add(entry, Math.ceil(envelopeHz(entry.header) / entry.header.delta_f_hz));
     if (!store.paused) { me.shown = entry; drawWindow(); }
   }
   async function loadFacts() {

@@ -196,20 +196,20 @@ const PALETTE = Array.from({ length: 256 }, (_, i) => {
   return [Math.round(5 + 250 * ramp(0.45, 0.8)), Math.round(10 + 220 * ramp(0.2, 0.6) - 130 * ramp(0.8, 1)), Math.round(48 + 110 * ramp(0, 0.3) - 130 * ramp(0.4, 0.7))];
 });
 const KEPT = 160; // lines, one pixel row each
-const RANGE_DB = 30;
+const RANGE_DB = 22;
 
 // One new line at the top, the others move down by drawImage. A ring of the same length keeps the spectra.
 export function waterfall(clicked, hovered) {
   const canvas = h("canvas", { class: "waterfall", width: 1, height: KEPT, tabIndex: 0, role: "img", "aria-label": "Envelope waterfall" });
   const ctx = canvas.getContext("2d");
   const ring = [];
-  function add(entry) {
-    const power = entry.envelope;
+  function add(entry, bins) {
+    const power = entry.envelope.subarray(0, Math.min(bins, entry.envelope.length));
     if (!power.length) return;
     if (canvas.width !== power.length) { canvas.width = power.length; ring.length = 0; ctx.fillStyle = "#050a30"; ctx.fillRect(0, 0, canvas.width, KEPT); }
     ring.unshift(entry);
     if (ring.length > KEPT) ring.pop();
-    const sorted = Float32Array.from(power).sort();
+    const sorted = Float32Array.from(entry.envelope).sort();
     const floor = 10 * Math.log10(sorted[sorted.length >> 1] || 1e-30);
     ctx.drawImage(canvas, 0, 0, canvas.width, KEPT - 1, 0, 1, canvas.width, KEPT - 1);
     const line = ctx.createImageData(power.length, 1);

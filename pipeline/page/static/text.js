@@ -56,7 +56,7 @@ export const T = {
     saved: (n) => `Label saved: ${n} windows.`, retract: "Retract", retracted: "Label retracted.",
   },
   labels: {
-    title: "Labels", none: "No label yet. Drag over a trend to make one.", waiting: (n) => `${n} labels are not yet in a model`,
+    title: "Labels", none: "No label yet. Drag over a trend to make one.", waiting: (n) => (n === 1 ? "1 label is not yet in a model" : `${n} labels are not yet in a model`),
     head: ["Machine", "Start (UTC)", "End (UTC)", "Verdict", "Mode", "Certainty", "Evidence", "By", "Note", ""], inModel: "in a model",
   },
   models: {
