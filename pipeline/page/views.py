@@ -171,14 +171,14 @@ def window(service: Service, key: StreamKey, channel: str | None) -> bytes | Non
     Raises:
         NotFound: no such stream or channel.
     """
-    _known(service, key)
-    seen = service.plant.window(key, FIRST_WINDOW_S)
-    if seen is None or seen.samples is None:
-        return None
-    name = channel or seen.channels[0]
-    if name not in seen.channels:
-        msg = f"expected a channel of {key} ({', '.join(seen.channels)}), found: {name}"
+    row = _known(service, key).row
+    if row is not None and channel is not None and channel not in row.channels:
+        msg = f"expected a channel of {key} ({', '.join(row.channels)}), found: {channel}"
         raise NotFound(msg)
+    seen = service.plant.window(key, FIRST_WINDOW_S)
+    name = channel or (seen.channels[0] if seen is not None else "")
+    if seen is None or seen.samples is None or name not in seen.channels:  # none, or of a session before
+        return None
     spec = service.live.engine.spec_of(key)
     found = spectra(spec.features, seen, seen.channels.index(name))
     speed_rpm = float(found.values[COLUMN["speed_used"]])

@@ -166,7 +166,13 @@ class WebServer:
         self._socket.close()
 
     def _run(self) -> None:
-        asyncio.run(self._server.serve(sockets=[self._socket]))
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        await self._server.serve(sockets=[self._socket])
+        for connection in list(self._server.server_state.connections):  # of clients that do not read
+            connection.transport.abort()
+        await asyncio.sleep(0)
 
 
 class _Protocol(H11Protocol):

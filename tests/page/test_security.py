@@ -126,7 +126,8 @@ def test_another_host_a_slow_body_and_a_client_that_stops_reading_hold_nobody_up
     monkeypatch.setattr(guard, "BODY_S", 0.3)
     health = {"/livez": lambda: Answer(b"{}")}
     with paged(tmp_path) as served:
-        with WebServer("127.0.0.1:0", health, (), served.page.app, served.page.stop) as server:
+        server = WebServer("127.0.0.1:0", health, (), served.page.app, served.page.stop)
+        with server:
             assert answer(server.port, "/", Host="evil.example")[0] == 421
             assert answer(server.port, "/")[1].startswith(b"<!doctype html>")
             with socket.create_connection(("127.0.0.1", server.port), timeout=20) as slow:
@@ -158,9 +159,11 @@ def test_a_bug_in_a_view_is_a_problem_and_an_event(
         raise ZeroDivisionError
 
     monkeypatch.setattr("pipeline.page.views.fleet", broken)
-    with paged(tmp_path) as served:
-        with TestClient(served.page.app, base_url="http://localhost", raise_server_exceptions=False) as client:
-            found = client.get("/api/v1/fleet")
+    with (
+        paged(tmp_path) as served,
+        TestClient(served.page.app, base_url="http://localhost", raise_server_exceptions=False) as client,
+    ):
+        found = client.get("/api/v1/fleet")
     assert found.status_code == 500
     assert found.json()["hint"] == "see the log"
     assert any(record.getMessage().startswith("route_failed") for record in caplog.records)
