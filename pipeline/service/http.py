@@ -7,8 +7,8 @@ application is doing.
 A page in a browser can make that browser send requests to us under another name (DNS rebinding). So the Host of a
 request must be an address, `localhost`, this machine's name, or one of `web.hosts`.
 
-A client has `CLIENT_TIMEOUT_S` to send the head of a request. When there are too many clients, the one that has kept us
-waiting longest is closed. So clients that send slowly, or nothing, keep nobody out.
+What it allows a client is in `pipeline.service.protocol`. uvicorn is loaded by the first `WebServer`, so commands that
+only ask a service, and a service without a page, do not load it.
 """
 
 from __future__ import annotations
@@ -19,20 +19,16 @@ import ipaddress
 import logging
 import socket
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 log = logging.getLogger("thrumcast.web")
 
-MAX_CLIENTS = 128  # open connections at once
-CLIENT_TIMEOUT_S = 5.0  # how long a client may take to send the head of its request
 MAX_HEAD_BYTES = 16_384
 KEEP_ALIVE_S = 5
 STOP_S = 1  # how long a stop waits for answers that are being sent
@@ -129,6 +125,10 @@ class WebServer:
         Raises:
             OSError: the address cannot be used.
         """
+        import uvicorn
+
+        from pipeline.service.protocol import MAX_CLIENTS, BoundedProtocol
+
         host, port = split_bind(bind)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, port), family=family, backlog=MAX_CLIENTS)
@@ -138,7 +138,7 @@ class WebServer:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 _Front(routes, {*hosts, socket.gethostname()}, app),
-                http=_Protocol,
+                http=BoundedProtocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -173,51 +173,6 @@ class WebServer:
         for connection in list(self._server.server_state.connections):  # of clients that do not read
             connection.transport.abort()
         await asyncio.sleep(0)
-
-
-class _Protocol(H11Protocol):
-    """uvicorn's protocol with a time limit for the head of each request and a limit of open connections."""
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self._deadline: asyncio.TimerHandle | None = None
-        self.waits_since_s = 0.0  # for the head of a request; 0: a request is being answered, or none has begun
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a request; make room if there are too many connections."""
-        super().connection_made(transport)
-        self._wait()
-        if len(self.connections) > MAX_CLIENTS:
-            waiting = [c for c in self.connections if isinstance(c, _Protocol) and c.waits_since_s]
-            min(waiting, key=lambda c: c.waits_since_s, default=self).transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop to wait."""
-        self._answer_begins()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Take what came; stop to wait when the head is complete."""
-        super().data_received(data)
-        if self.cycle is None or self.cycle.response_complete:
-            self._wait()
-        else:
-            self._answer_begins()
-
-    def _wait(self) -> None:
-        if self._deadline is None:
-            self.waits_since_s = time.monotonic()
-            self._deadline = self.loop.call_later(CLIENT_TIMEOUT_S, self._give_up)
-
-    def _answer_begins(self) -> None:
-        self.waits_since_s = 0.0
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _give_up(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.abort()
 
 
 class _Front:

@@ -25,7 +25,7 @@ from pipeline.cli import run
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PATIENCE_MS = 120_000
-LIFE_S = 150
+LIFE_S = 240
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install thrumcast[e2e]")
@@ -43,7 +43,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """A running demo of three machines, two of which fail: where its page is, and its data directory."""
+    """A running demo of four machines, some of which fail: where its page is, and its data directory."""
     folder = tmp_path_factory.mktemp("demo")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "THRUMCAST_WEB__BIND": "127.0.0.1:0"}
     command = [sys.executable, "-m", "pipeline", "demo", "--no-browser", "--machines", "4", "--seconds", str(LIFE_S)]
@@ -103,7 +103,6 @@ def test_the_fleet_loads_and_a_failing_machine_turns_red(watched: Watched, demo:
     assert tile.locator("svg.mark.alarm rect").count() == 1  # shape
     assert tile.evaluate("node => getComputedStyle(node).borderTopColor") == "rgb(200, 50, 43)"  # colour
     assert re.search(r"\d+ %", tile.inner_text())  # word
-    assert "unacknowledged" in page.locator("#header").inner_text()
 
 
 def test_a_label_by_drag_and_ctrl_enter_is_printed_by_the_command(
@@ -162,9 +161,10 @@ def test_a_cursor_on_the_first_shaft_line_reads_the_feature(watched: Watched, de
 def test_acknowledging_survives_a_reload(watched: Watched, demo: tuple[str, Path]) -> None:
     page, (url, _) = watched.page, demo
     alarmed(page, url)
+    assert "unacknowledged" in page.locator("#header").inner_text()
     page.goto(f"{url}#alarms")
     page.click("main button:has-text('Acknowledge') >> nth=0")
-    page.wait_for_selector("td:has-text('acknowledged 2'), td:text-matches('^acknowledged \\\\d')")
+    page.wait_for_selector("td:text-matches('^acknowledged \\\\d')")
     page.reload()
     page.wait_for_selector("td:text-matches('^acknowledged \\\\d')")
 

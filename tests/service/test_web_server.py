@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import NotReachable
-from pipeline.service import http as http_server
+from pipeline.service import protocol
 from pipeline.service.client import ask
 from pipeline.service.http import Answer, WebServer, host_is_known, split_bind
 
@@ -74,7 +74,7 @@ def test_a_route_with_a_bug_is_an_answer_and_an_event(caplog: pytest.LogCaptureF
 
 @pytest.mark.parametrize("said", [b"", b"GET /livez HTTP/1.1\r\nX-Slow: "])
 def test_clients_that_say_nothing_or_trickle_do_not_keep_others_out(server: WebServer, said: bytes) -> None:
-    idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(http_server.MAX_CLIENTS + 20)]
+    idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(protocol.MAX_CLIENTS + 20)]
     try:
         for number, sock in enumerate(idle):
             with contextlib.suppress(OSError):  # there is no room for all: the first ones are closed
@@ -88,7 +88,7 @@ def test_clients_that_say_nothing_or_trickle_do_not_keep_others_out(server: WebS
 
 
 def test_a_head_that_takes_too_long_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_server, "CLIENT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(protocol, "CLIENT_TIMEOUT_S", 0.3)
     with (
         WebServer("127.0.0.1:0", {"/livez": lambda: Answer(b"{}")}) as made,
         socket.create_connection(("127.0.0.1", made.port), timeout=5.0) as slow,
