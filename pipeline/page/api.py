@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 TICK_S = 0.5
 HEARTBEAT_S = 10.0
 QUEUED = 8  # ticks that may wait for a client
+FEW = 200  # streams that are told of every tick; of more, only every fourth, and their small trends every 20th
+MANY_EVERY = 4
+SPARKS_EVERY = 20
 MOST_STREAMS = 32  # event streams at once
 READERS = 2  # answers that read the archive at once
 STATIC = Path(__file__).parent / "static"
@@ -158,6 +161,8 @@ class LivePage:
         self._token = token
         self._readers = asyncio.Semaphore(READERS)
         self.app: ASGIApp = Guard(self._application(), token=token, open_to_all=open_to_all)
+        self._ticks = 0
+        self._alarms = False  # whether an alarm has changed since the clients were told
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="page", daemon=True)
 
@@ -179,17 +184,22 @@ class LivePage:
     def tick(self) -> None:
         """Take over what is new and tell the clients."""
         _, alarms = self.plant.take()
-        if not self.events.watched:
+        self._alarms |= alarms
+        self._ticks += 1
+        everyone = self.plant.fleet()
+        many = len(everyone) > FEW
+        if not self.events.watched or (many and not self._alarms and self._ticks % MANY_EVERY):
             return
         now_s = time.time()
-        everyone = self.plant.fleet()
+        sparks = not many or self._ticks % SPARKS_EVERY == 0  # they are most of the bytes
         changed = self.plant.changed(everyone, now_s)  # a stream becomes stale without any message
         content: dict[str, Any] = {
             "header": views.header(self._service),
-            "streams": [self.plant.document(key, now_s) for key in changed],
+            "streams": [self.plant.document(key, now_s, sparks=sparks) for key in changed],
         }
-        if alarms:
+        if self._alarms:
             content["alarms"] = self.plant.alarm_documents()
+            self._alarms = False
         self.events.publish(event("tick", content))
 
     def snapshot(self) -> bytes:

@@ -32,6 +32,7 @@ STALE_S = 60.0  # without a message, after which a stream is stale
 SPARKS = 48  # buckets of the small trend on a tile
 SPARK_S = 5.0  # the first width of a bucket; it doubles until SPARKS buckets are a day
 DAY_S = 86_400.0
+EXPLAINED = ("warning", "alarm", "unknown")  # states that a tile explains
 ENDED_KEPT = 200  # alarms that have ended and are still listed
 
 
@@ -228,8 +229,15 @@ class Plant:
         with self._lock:
             return dict(self.streams)
 
-    def document(self, key: StreamKey, now_s: float) -> dict[str, Any]:
-        """A stream as the fleet shows it."""
+    def document(self, key: StreamKey, now_s: float, *, whole: bool = False, sparks: bool = True) -> dict[str, Any]:
+        """A stream as the fleet shows it.
+
+        Args:
+            key: Which.
+            now_s: time.time().
+            whole: With evidence also for a state that is nothing to worry about; evidence costs most of a document.
+            sparks: With the small trend.
+        """
         known = self.streams.get(key) or Known()
         row, prediction = known.row, known.prediction
         found: dict[str, Any] = {
@@ -247,11 +255,12 @@ class Plant:
             "confirmed": None,
             "quality": [],
             "heard": known.heard_s or None,
-            "spark": [None if v != v else round(v, 3) for v in known.sparks.values],
-            "spark_s": known.sparks.width_s * len(known.sparks.values),
         }
+        if sparks:
+            found["spark"] = [None if v != v else round(v, 3) for v in known.sparks.values]
+            found["spark_s"] = known.sparks.width_s * len(known.sparks.values)
         if row is not None:
-            found |= self._physics(key, row, prediction)
+            found |= self._physics(key, row, prediction, explained=whole or found["state"] in EXPLAINED)
         if prediction is not None and prediction.mode is not None:
             mode = prediction.mode
             found |= {"mode": mode, "shown": shown_mode(mode, row), "p": round(float(prediction.p), 4)}
@@ -375,15 +384,17 @@ class Plant:
             self._watched = {key: w for key, w in self._watched.items() if w.until_s >= now_s}
             self.hand_over.watched = frozenset(self._watched)
 
-    def _physics(self, key: StreamKey, row: FeatureRow, prediction: Prediction | None) -> Mapping[str, Any]:
+    def _physics(
+        self, key: StreamKey, row: FeatureRow, prediction: Prediction | None, *, explained: bool
+    ) -> Mapping[str, Any]:
         found = severity(row, self.spec_of(key).limits)
         mode = None if prediction is None else prediction.mode
         return {
             "velocity_rms_mm_s": velocity_rms_mm_s(row),
             "zone": found.zone,
             "zone_note": found.note,
-            "evidence": [statement.text for statement in evidence(row)],
-            "confirmed": None if mode is None else confirms(mode, row),
+            "evidence": [statement.text for statement in evidence(row)] if explained else [],
+            "confirmed": confirms(mode, row) if explained and mode is not None else None,
             "quality": Quality(row.quality).words(),
         }
 

@@ -124,7 +124,7 @@ def machine(service: Service, key: StreamKey) -> dict[str, Any]:
     spec = service.live.engine.spec_of(key)
     table = service.config.machine(key.machine, key.point)
     predictor = service.live.engine.predictor
-    found = service.plant.document(key, time.time())
+    found = service.plant.document(key, time.time(), whole=True)
     probabilities: dict[str, float] = {}
     if prediction is not None and prediction.mode is not None and predictor and predictor.version == prediction.model:
         probabilities = {

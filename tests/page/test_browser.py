@@ -90,6 +90,11 @@ def alarmed(page: Any, url: str) -> str:
     return name.removeprefix("#")
 
 
+def says(page: Any, selector: str, pattern: str) -> None:
+    """Wait until an element says this. (A function as a string would be refused: the page forbids `eval`.)"""
+    sync_api.expect(page.locator(selector)).to_contain_text(re.compile(pattern), timeout=PATIENCE_MS)
+
+
 def test_the_fleet_loads_and_a_failing_machine_turns_red(watched: Watched, demo: tuple[str, Path]) -> None:
     page, (url, _) = watched.page, demo
     began_s = time.monotonic()
@@ -111,7 +116,7 @@ def test_a_label_by_drag_and_ctrl_enter_is_printed_by_the_command(
     page, (url, data) = watched.page, demo
     name = alarmed(page, url)
     page.goto(f"{url}#{name}")
-    page.wait_for_function("document.querySelector('#trend').closest('section').innerText.match(/[1-9]\\d* windows/)")
+    says(page, "section:has(#trend) header", r"[1-9]\d* windows")
     over = page.locator("#trend .u-over").bounding_box()
     middle = over["y"] + over["height"] / 2
     page.mouse.move(over["x"] + over["width"] * 0.90, middle)
@@ -120,7 +125,7 @@ def test_a_label_by_drag_and_ctrl_enter_is_printed_by_the_command(
     page.mouse.up()
     page.wait_for_selector("dialog[open]")
     page.fill("textarea[name=note]", "<img src=x onerror=alert(1)>")
-    page.wait_for_function("document.querySelector('dialog .note').innerText.includes('Covers')")
+    says(page, "dialog .note", "Covers")
     page.keyboard.press("Control+Enter")
     page.wait_for_selector("dialog", state="detached")
     assert run(["labels", "ls", "--data", str(data), "--json"]) == 0
@@ -136,9 +141,9 @@ def test_a_cursor_on_the_first_shaft_line_reads_the_feature(watched: Watched, de
     page, (url, _) = watched.page, demo
     name = alarmed(page, url)
     page.goto(f"{url}#{name}")
-    page.wait_for_function("document.querySelector('#spectrum-hint').innerText.includes('1x =')")
+    says(page, "#spectrum-hint", "1x =")
     page.keyboard.press(" ")  # hold the picture
-    page.wait_for_function("document.querySelector('#header').innerText.includes('paused')")
+    says(page, "#header", "paused")
     read = page.evaluate(
         """async (path) => {
           const { frame } = await import('/static/api.js');

@@ -101,7 +101,7 @@ function took(content, whole) {
   store.heard = Date.now();
   store.header = content.header;
   if (whole) store.streams = new Map();
-  for (const s of content.streams) store.streams.set(nameOf(s), s);
+  for (const s of content.streams) store.streams.set(nameOf(s), { ...store.streams.get(nameOf(s)), ...s });
   if (content.alarms) store.alarms = content.alarms;
   drawHeader();
   drawTree();

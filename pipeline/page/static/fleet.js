@@ -61,7 +61,8 @@ export function fleetView(main) {
   }
 
   function update(content) {
-    for (const s of content.streams) {
+    for (const { machine, point } of content.streams) {
+      const s = store.streams.get(nameOf({ machine, point }));
       const old = tiles.get(nameOf(s));
       const made = tile(s);
       if (old) {
