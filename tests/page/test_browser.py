@@ -91,7 +91,7 @@ def alarmed(page: Any, url: str) -> str:
 
 
 def says(page: Any, selector: str, pattern: str) -> None:
-    """Wait until an element says this. (A function as a string would be refused: the page forbids `eval`.)"""
+    """Wait until an element says this; a function in a string would be refused, because the page forbids `eval`."""
     sync_api.expect(page.locator(selector)).to_contain_text(re.compile(pattern), timeout=PATIENCE_MS)
 
 

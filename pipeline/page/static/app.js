@@ -53,6 +53,7 @@ function show() {
   route = next;
   const main = document.getElementById("main");
   main.replaceChildren();
+  scrollTo(0, 0);
   view = parts.length === 2 ? machineView(main, { machine: parts[0], point: parts[1] }, query) : (VIEWS[parts[0]] || fleetView)(main, query);
   document.title = `${parts.length === 2 ? parts[0] : T.nav[parts[0]] || T.nav.fleet} · ${T.brand}`;
   drawHeader();

@@ -54,7 +54,7 @@ export function machineView(main, key, query) {
   const fallRead = h("p", { class: "readout" });
   const held = h("span", {});
   const fall = waterfall((entry) => { me.shown = entry; store.paused = true; held.replaceChildren(T.machine.held(`${clock(entry.header.end)} UTC `), h("button", { class: "small", onclick: resume }, T.machine.live)); drawWindow(); },
-    (share, entry) => { if (!entry) return; const hz = share * Math.min(envelopeHz(entry.header), entry.envelope.length * entry.header.delta_f_hz); fallRead.textContent = `${clock(entry.header.end)} UTC · ${number(hz, 4)} Hz`; });
+    (share, entry, bins) => { if (!entry) return; const hz = share * bins * entry.header.delta_f_hz; fallRead.textContent = `${clock(entry.header.end)} UTC · ${number(hz, 4)} Hz`; });
   const channels = h("span", {});
   const featureBox = h("input", { class: "small", value: opts.feature, "aria-label": T.machine.feature, size: 18, onchange: (e) => { opts.feature = e.target.value.trim(); address(); loadTrend(true); } });
   featureBox.setAttribute("list", "features");

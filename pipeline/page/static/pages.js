@@ -7,7 +7,7 @@ import { T } from "./text.js";
 
 function evidenceOf(alarm) {
   const text = alarm.evidence.length ? alarm.evidence.join("; ") : T.alarms.noEvidence;
-  return alarm.confirmed === false ? h("span", {}, text, " ", h("b", {}, `(${T.alarms.unconfirmed})`)) : text;
+  return h("div", { class: "evidence" }, text, alarm.confirmed === false ? h("b", {}, ` (${T.alarms.unconfirmed})`) : null);
 }
 
 function statusOf(alarm) {

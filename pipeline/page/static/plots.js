@@ -203,10 +203,14 @@ export function waterfall(clicked, hovered) {
   const canvas = h("canvas", { class: "waterfall", width: 1, height: KEPT, tabIndex: 0, role: "img", "aria-label": "Envelope waterfall" });
   const ctx = canvas.getContext("2d");
   const ring = [];
+  let like = ""; // what the lines have in common; the speed may change, their frequencies do not
+  let shown = 0; // bins
   function add(entry, bins) {
-    const power = entry.envelope.subarray(0, Math.min(bins, entry.envelope.length));
+    const now = `${entry.header.channel} ${entry.envelope.length} ${entry.header.delta_f_hz}`;
+    if (now !== like) { like = now; shown = Math.min(bins, entry.envelope.length); ring.length = 0; }
+    const power = entry.envelope.subarray(0, shown);
     if (!power.length) return;
-    if (canvas.width !== power.length) { canvas.width = power.length; ring.length = 0; ctx.fillStyle = "#050a30"; ctx.fillRect(0, 0, canvas.width, KEPT); }
+    if (!ring.length) { canvas.width = power.length; ring.length = 0; ctx.fillStyle = "#050a30"; ctx.fillRect(0, 0, canvas.width, KEPT); }
     ring.unshift(entry);
     if (ring.length > KEPT) ring.pop();
     const sorted = Float32Array.from(entry.envelope).sort();
@@ -222,6 +226,6 @@ export function waterfall(clicked, hovered) {
   }
   const rowOf = (event) => { const box = canvas.getBoundingClientRect(); return Math.floor(((event.clientY - box.top) / box.height) * KEPT); };
   canvas.addEventListener("click", (event) => { const entry = ring[rowOf(event)]; if (entry) clicked(entry); });
-  canvas.addEventListener("mousemove", (event) => { const box = canvas.getBoundingClientRect(); hovered((event.clientX - box.left) / box.width, ring[rowOf(event)]); });
+  canvas.addEventListener("mousemove", (event) => { const box = canvas.getBoundingClientRect(); hovered((event.clientX - box.left) / box.width, ring[rowOf(event)], shown); });
   return { canvas, add, ring, clear: () => { ring.length = 0; ctx.fillStyle = "#050a30"; ctx.fillRect(0, 0, canvas.width, KEPT); } };
 }
