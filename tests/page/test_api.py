@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -198,7 +199,7 @@ def test_an_alarm_is_acknowledged_with_a_commit_like_a_request_over_mqtt(served:
     asking = threading.Thread(target=lambda: answers.append(served.post("alarms/acknowledge", {"id": UP_ID}).json()))
     asking.start()
     while not served.page.companion._asked:
-        pass
+        time.sleep(0.01)
     send(served.broker, BLOCKS[4:6])
     served.live.run(lambda: not served.broker.waiting)
     asking.join(10.0)
