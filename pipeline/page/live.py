@@ -238,7 +238,9 @@ class Plant:
             whole: With evidence also for a state that is nothing to worry about; evidence costs most of a document.
             sparks: With the small trend.
         """
-        known = self.streams.get(key) or Known()
+        with self._lock:
+            known = self.streams.get(key) or Known()
+            up = [change.mode for change in self.alarms.values() if change.key == key]
         row, prediction = known.row, known.prediction
         found: dict[str, Any] = {
             "machine": key.machine,
@@ -247,6 +249,7 @@ class Plant:
             "state": state_of(known, now_s),
             "mode": None,
             "shown": None,
+            "alarm": up[-1] if up else None,
             "p": None,
             "velocity_rms_mm_s": None,
             "zone": None,

@@ -195,6 +195,7 @@ def test_an_alarm_is_acknowledged_with_a_commit_like_a_request_over_mqtt(served:
     served.feed(BLOCKS[:4])
     raise_alarm(served)
     assert served.get("alarms")["open"][0]["acknowledged"] is None
+    assert [s["alarm"] for s in served.get("fleet")["streams"]] == [None, "unbalance"]
     answers: list[dict[str, object]] = []
     asking = threading.Thread(target=lambda: answers.append(served.post("alarms/acknowledge", {"id": UP_ID}).json()))
     asking.start()

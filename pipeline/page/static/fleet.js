@@ -9,6 +9,10 @@ export function zone(s) {
 }
 
 export function whatOf(s) {
+  if (s.state === "alarm" && s.alarm) {
+    if (s.alarm !== s.mode) return modeWord(s.alarm); // the alarm stands, the newest window says something else
+    return `${modeWord(s.shown)} ${percent(s.p)}${s.confirmed === false && s.shown === s.mode ? ` · ${T.alarms.unconfirmed}` : ""}`;
+  }
   if (["alarm", "warning"].includes(s.state) && s.shown && s.shown !== "healthy") {
     return `${modeWord(s.shown)} ${percent(s.p)}${s.confirmed === false ? ` · ${T.alarms.unconfirmed}` : ""}`;
   }

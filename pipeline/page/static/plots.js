@@ -195,7 +195,7 @@ const PALETTE = Array.from({ length: 256 }, (_, i) => {
   const ramp = (a, b) => Math.max(0, Math.min(1, (t - a) / (b - a)));
   return [Math.round(5 + 250 * ramp(0.45, 0.8)), Math.round(10 + 220 * ramp(0.2, 0.6) - 130 * ramp(0.8, 1)), Math.round(48 + 110 * ramp(0, 0.3) - 130 * ramp(0.4, 0.7))];
 });
-const KEPT = 160; // lines, one pixel row each
+const KEPT = 80; // lines
 const RANGE_DB = 22;
 
 // One new line at the top, the others move down by drawImage. A ring of the same length keeps the spectra.
