@@ -240,7 +240,8 @@ class Plant:
         """
         with self._lock:
             known = self.streams.get(key) or Known()
-            up = [change.mode for change in self.alarms.values() if change.key == key]
+            up = [change for change in self.alarms.values() if change.key == key]
+            alarm = up[-1] if up else None
         row, prediction = known.row, known.prediction
         found: dict[str, Any] = {
             "machine": key.machine,
@@ -249,7 +250,8 @@ class Plant:
             "state": state_of(known, now_s),
             "mode": None,
             "shown": None,
-            "alarm": up[-1] if up else None,
+            "alarm": alarm and alarm.mode,
+            "alarm_shown": alarm and self.reasons.get(alarm.id, ([], None, alarm.mode))[2],
             "p": None,
             "velocity_rms_mm_s": None,
             "zone": None,

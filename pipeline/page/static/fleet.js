@@ -10,7 +10,7 @@ export function zone(s) {
 
 export function whatOf(s) {
   if (s.state === "alarm" && s.alarm) {
-    if (s.alarm !== s.mode) return modeWord(s.alarm); // the alarm stands, the newest window says something else
+    if (s.alarm !== s.mode) return modeWord(s.alarm_shown); // the alarm stands, the newest window says something else
     return `${modeWord(s.shown)} ${percent(s.p)}${s.confirmed === false && s.shown === s.mode ? ` · ${T.alarms.unconfirmed}` : ""}`;
   }
   if (["alarm", "warning"].includes(s.state) && s.shown && s.shown !== "healthy") {
