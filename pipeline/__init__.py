@@ -9,7 +9,7 @@
 * `pipeline.core` is the pure step over a small, visible state: no clock, file, socket, thread or log.
 * `pipeline.edges` is the outside world: one system per module or folder.
 * `pipeline.drivers` are loops: they own time, the order of commits and parallelism.
-* `pipeline.service` is the running service; `pipeline.commands` is its command line.
+* `pipeline.service` is the running service, `pipeline.page` its live page, `pipeline.commands` its command line.
 * `models` contains the network, its training and its registry; `sim` is the simulated plant.
 
 Importing this package does not load torch, pyarrow, an MQTT client or numpy.

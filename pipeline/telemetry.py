@@ -158,7 +158,7 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "web_listening": ("info", "the web server is listening"),
     "web_unavailable": ("warning", "the address web.bind is unusable; the service runs without a web server"),
     "route_failed": ("error", "a request handler raised an error: a bug"),
-    "client_failed": ("debug", "an HTTP client disconnected during the response"),
+    "page_changed": ("info", "somebody changed labels or alarms over HTTP: what, who, from where"),
     "compacted": ("info", "parts were merged"),
     "pruned": ("info", "rows were removed because of their age"),
     "upkeep_failed": ("error", "a request for archive upkeep, or the compaction of the service itself, failed"),

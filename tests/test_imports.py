@@ -31,6 +31,16 @@ RULES: dict[str, tuple[str, ...]] = {
     "sim": ("pipeline.core", "pipeline.edges"),
     "pipeline.service": (
         "models", "pipeline.core", "pipeline.config", "pipeline.edges", "pipeline.drivers", "pipeline.telemetry",
+        "pipeline.service",
+    ),
+    # The page stands above the service; only the composition, which puts both together, knows it.
+    "pipeline.page": (
+        "models", "pipeline.core", "pipeline.config", "pipeline.edges", "pipeline.drivers", "pipeline.service",
+        "pipeline.telemetry",
+    ),
+    "pipeline.service.compose": (
+        "models", "pipeline.core", "pipeline.config", "pipeline.edges", "pipeline.drivers", "pipeline.telemetry",
+        "pipeline.service", "pipeline.page",
     ),
     "pipeline.chaos": (
         "models", "sim", "pipeline.core", "pipeline.config", "pipeline.edges", "pipeline.drivers", "pipeline.service",
@@ -136,6 +146,8 @@ def test_the_core_knows_no_clock_file_socket_thread_or_log(name: str) -> None:
         ("models.jobs.train", "pipeline.drivers.live"),
         ("pipeline.service.compose", "pipeline.commands.common"),
         ("pipeline.drivers.live", "pipeline.service.compose"),
+        ("pipeline.service.health", "pipeline.page.api"),
+        ("pipeline.page.api", "pipeline.commands.common"),
         ("pipeline.edges.store.archive", "pipeline.config.tables"),
         ("sim.fleet", "models.network"),
         ("sim.machine", "pipeline.service.compose"),

@@ -28,7 +28,7 @@ PRINT_EVERY_S = 10.0  # if the output is not a terminal
 @click.option("--machines", type=click.IntRange(min=1), default=8, help="Number of machines.")
 @click.option("--seed", type=click.IntRange(min=0), default=7, help="The same seed gives the same plant.")
 @click.option(
-    "--no-browser", is_flag=True, help="Do not open the page. (This version shows its table in the terminal only.)"
+    "--no-browser", is_flag=True, help="Do not open the page in a browser; its address is printed either way."
 )
 @click.option(
     "--data",
@@ -52,7 +52,7 @@ def command(
 
     from pipeline.commands.board import Board
     from pipeline.edges.broker import PrivateBroker
-    from pipeline.service.compose import service
+    from pipeline.service.compose import observed, service
 
     _fresh(data_dir)
     board = Board()
@@ -64,19 +64,25 @@ def command(
         stopping = True
 
     with PrivateBroker(data_dir / "broker") as broker:
-        address = {"mqtt.host": broker.host, "mqtt.port": broker.port}
-        config = console.config(**{"data.dir": data_dir}, **address)
+        address = {"mqtt.host": broker.host, "mqtt.port": broker.port, "web.bind": _free_bind(console)}
+        resolved = console.resolve({"data.dir": data_dir, **address})
+        config = resolved.config
         console.say(_install_model(config))
         _read_nameplates(machines, seed, data_dir)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop_soon)
-        with service(config, wait=False, companions=(board,)) as (live, _, model):
+        with (
+            service(config, wait=False, companions=(board,)) as (live, connection, model),
+            observed(config, live, connection, resolved.settings) as endpoints,
+        ):
             drawn_s = 0.0
             plant = _plant(broker.port, machines, life_s, seed, data_dir)
             console.say(
                 f"{broker.kind} on port {broker.port}, {machines} machines, model {model.version if model else '-'}; "
                 f"{f'{seconds:g} s' if seconds else 'Ctrl-C ends'}"
             )
+            if endpoints.address is not None:
+                _show_page(console, f"http://{endpoints.address}/", open_it=not no_browser)
             ends_s = time.monotonic() + seconds if seconds else None
             try:
                 while not stopping and (ends_s is None or time.monotonic() < ends_s) and plant.poll() is None:
@@ -120,6 +126,32 @@ def _fresh(data_dir: Path) -> None:
     except OSError as error:
         msg = f"expected a folder that can be written, found: {data_dir}: {error}"
         raise ArchiveError(msg, hint="name another one: thrumcast demo --data DIR") from error
+
+
+def _free_bind(console: Console) -> str:
+    """Where to serve the page: web.bind, or a free port on loopback if that one is taken."""
+    import socket
+
+    from pipeline.service.http import split_bind
+
+    bind = console.config().web.bind
+    host, port = split_bind(bind)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.create_server((host, port), family=family):
+            return bind
+    except OSError:
+        return "127.0.0.1:0"
+
+
+def _show_page(console: Console, url: str, *, open_it: bool) -> None:
+    """Says where the page is, and opens it where somebody sits at a terminal."""
+    import sys
+    import webbrowser
+
+    console.say(f"page: {url}")
+    if open_it and sys.stdout.isatty():
+        webbrowser.open(url)
 
 
 def _install_model(config: Config) -> str:

@@ -49,10 +49,13 @@ def command(
     from pipeline.commands.logs import set_level, start_logging
     from pipeline.service.compose import folder, observed, service
 
-    def read() -> Config:
-        return console.config(**{"data.dir": data_dir}, **broker_flags(broker))
+    flags = {"data.dir": data_dir, **broker_flags(broker)}
 
-    config = read()
+    def read() -> Config:
+        return console.resolve(flags).config
+
+    resolved = console.resolve(flags)
+    config = resolved.config
     start_logging(console, log_format, config.log.level)
     stopping, stopped = threading.Event(), threading.Event()
 
@@ -67,7 +70,12 @@ def command(
     threading.Thread(target=_cut_short, args=(stopping, stopped), name="stop", daemon=True).start()
     reread = (read, lambda level: set_level(console, level))
     gc.freeze()  # what has been loaded so far stays, so the collector need not visit it again
-    with service(config, wait=wait, reread=reread) as (live, connection, model), observed(config, live, connection):
+    with (
+        service(config, wait=wait, reread=reread) as (live, connection, model),
+        observed(config, live, connection, resolved.settings) as endpoints,
+    ):
+        if endpoints.address is not None:
+            console.say(f"page: http://{endpoints.address}/")
         console.say(
             f"listening to {config.mqtt.host}:{config.mqtt.port} {config.mqtt.readings_topic}, "
             f"data in {folder(config.data.path)}, "

@@ -254,6 +254,7 @@ class WebConfig(Table, frozen=True):
     bind: str = "127.0.0.1:8080"
     enabled: bool = True
     hosts: tuple[str, ...] = ()
+    token_file: str = ""
 
 
 class HomeAssistantConfig(Table, frozen=True):

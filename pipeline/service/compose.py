@@ -31,6 +31,8 @@ from pipeline.edges.store.schema import FeatureSchema
 from pipeline.service.models import LiveConfig, RegistryWatch, load_bundle, load_models, model_set, reader
 
 if TYPE_CHECKING:
+    from pipeline.config.keys import KeyPath
+    from pipeline.config.sources import Setting
     from pipeline.config.tables import Config
     from pipeline.core.records import Predictor, StreamKey
     from pipeline.core.state import StreamSpec, StreamState
@@ -270,15 +272,25 @@ def service(
 
 
 @contextlib.contextmanager
-def observed(config: Config, live: Live, connection: MqttConnection) -> Iterator[Endpoints]:
-    """Metrics, health over HTTP, upkeep, and word to the service manager, while a service runs.
+def observed(
+    config: Config, live: Live, connection: MqttConnection, settings: Mapping[KeyPath, Setting] | None = None
+) -> Iterator[Endpoints]:
+    """Metrics, health and the page over HTTP, upkeep, and word to the service manager, while a service runs.
 
     A page that cannot be served does not stop the readings: that is a warning. The loop itself feeds the watchdog of
     systemd, so no thread beside it keeps a loop alive that hangs.
+
+    Args:
+        config: All of it.
+        live: The loop of the service.
+        connection: Its connection.
+        settings: Where each value of the configuration comes from, for the page.
+
+    Raises:
+        ConfigError: web.token_file cannot be read.
     """
     from pipeline.edges.systemd import Notifier
     from pipeline.service.health import Endpoints
-    from pipeline.service.http import WebServer
     from pipeline.service.metrics import NOTIFY_EVERY_S, LabelCounts, LoopWatch, StreamGauges
     from pipeline.service.upkeep import Upkeep
     from pipeline.telemetry import Telemetry
@@ -308,19 +320,36 @@ def observed(config: Config, live: Live, connection: MqttConnection) -> Iterator
     live.companions += (watch, gauges)
     with contextlib.ExitStack() as stack:
         if config.web.enabled:
-            try:
-                server = WebServer(config.web.bind, endpoints.routes(), config.web.hosts)
-            except OSError as error:
-                logging.getLogger("thrumcast.web").warning("web_unavailable address=%s err=%s", config.web.bind, error)
-            else:
-                stack.enter_context(server)
-                logging.getLogger("thrumcast.web").info("web_listening address=%s", server.address)
+            stack.enter_context(_page(config, live, endpoints, settings))
         stack.enter_context(Upkeep(live.archive, config.data.path, telemetry, config.archive.compact_parts))
         notifier.send("READY=1", f"STATUS={endpoints.status_line()}")
         try:
             yield endpoints
         finally:
             notifier.send("STOPPING=1")
+
+
+@contextlib.contextmanager
+def _page(
+    config: Config, live: Live, endpoints: Endpoints, settings: Mapping[KeyPath, Setting] | None
+) -> Iterator[None]:
+    """The web server with the page, which takes part in the turns only where the address can be used."""
+    from pipeline.page.api import LivePage
+    from pipeline.service.http import WebServer
+
+    log = logging.getLogger("thrumcast.web")
+    page = LivePage(config, live, endpoints, settings)
+    try:
+        server = WebServer(config.web.bind, endpoints.routes(), config.web.hosts, page.app, page.stop)
+    except OSError as error:
+        log.warning("web_unavailable address=%s err=%s", config.web.bind, error)
+        yield
+        return
+    live.companions += (page.companion,)
+    with page, server:
+        endpoints.address = server.address
+        log.info("web_listening address=%s", server.address)
+        yield
 
 
 def _show_reloads(live: Live, telemetry: Telemetry) -> None:

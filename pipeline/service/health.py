@@ -183,6 +183,7 @@ class Endpoints:
         self._probe = Probe(data_dir)
         self._was_ready: bool | None = None
         self.refused_model: Callable[[], str | None] = lambda: None
+        self.address: str | None = None  # where the page is served; None: nowhere
         self.gauges: list[Callable[[Telemetry], None]] = []  # called at a scrape, to set gauges of other parts
         telemetry.set("build_info", 1, __version__)
         telemetry.set("mqtt_waiting_capacity_messages", capacity)

@@ -1,27 +1,39 @@
-"""A small HTTP server: a few GET routes for a bounded number of clients.
+"""The HTTP server of the service: health, metrics, and an application such as the live page behind them.
 
-It answers on threads of its own and reads from the live loop only values that are replaced as a whole. A page in a
-browser can make that browser send requests to us under another name (DNS rebinding). So the Host of a request must be
-an address, `localhost`, this machine's name, or one of `web.hosts`.
+uvicorn serves on a thread of its own with its own event loop. It reads from the live loop only values that are
+replaced as a whole. The routes of health come first and need nothing but their own thread, so they answer whatever the
+application is doing.
+
+A page in a browser can make that browser send requests to us under another name (DNS rebinding). So the Host of a
+request must be an address, `localhost`, this machine's name, or one of `web.hosts`.
+
+What it allows a client is in `pipeline.service.protocol`. uvicorn is loaded by the first `WebServer`, so commands that
+only ask a service, and a service without a page, do not load it.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ipaddress
 import logging
 import socket
-import socketserver
 import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 log = logging.getLogger("thrumcast.web")
 
-MAX_CLIENTS = 32  # at once; further connections are closed
-CLIENT_TIMEOUT_S = 5.0  # how long a client may take to send its request
+MAX_HEAD_BYTES = 16_384
+KEEP_ALIVE_S = 5
+STOP_S = 1  # how long a stop waits for answers that are being sent
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +54,15 @@ def split_bind(bind: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def is_loopback(bind: str) -> bool:
+    """Whether only this machine can reach the address."""
+    host, _ = split_bind(bind)
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def host_is_known(header: str | None, names: Collection[str]) -> bool:
     """Whether a Host header names an address, localhost, or one of these names."""
     try:
@@ -60,29 +81,77 @@ def host_of(header: str) -> str:
         return ""
 
 
-class WebServer:
-    """Serves routes on `bind` from `start` until `close`."""
+async def on_thread(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function that may wait for the disk, on a daemon thread: a disk that hangs does not hold up an exit."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
 
-    def __init__(self, bind: str, routes: Mapping[str, Route], hosts: Collection[str] = ()) -> None:
+    def settle(set_: Callable[[Any], None], value: Any) -> None:
+        if not future.done():
+            set_(value)
+
+    def work() -> None:
+        try:
+            outcome: tuple[Callable[[Any], None], Any] = (future.set_result, function(*arguments))
+        except BaseException as error:
+            outcome = (future.set_exception, error)
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=work, name="web-call", daemon=True).start()
+    return await future
+
+
+class WebServer:
+    """Serves routes, and an application for all other paths, on `bind` from `with` to its end."""
+
+    def __init__(
+        self,
+        bind: str,
+        routes: Mapping[str, Route],
+        hosts: Collection[str] = (),
+        app: ASGIApp | None = None,
+        stopping: Callable[[], None] = lambda: None,
+    ) -> None:
         """Open the port.
+
+        Args:
+            bind: ADDRESS:PORT; port 0 takes a free one.
+            routes: Path -> what answers GET and HEAD there, on a thread of its own.
+            hosts: Names that requests may use beside addresses, `localhost` and this machine's name.
+            app: What answers every other path.
+            stopping: Called when the server is about to end, so that the application can end its streams.
 
         Raises:
             OSError: the address cannot be used.
         """
+        import uvicorn
+
+        from pipeline.service.protocol import MAX_CLIENTS, BoundedProtocol
+
         host, port = split_bind(bind)
-        names = {*hosts, socket.gethostname()}
-
-        class Handler(_Handler):
-            known_routes = routes
-            known_names = names
-
-        class Server(_Server):
-            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-
-        self._server = Server((host, port), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="web", daemon=True)
-        self.port = int(self._server.server_address[1])
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.create_server((host, port), family=family, backlog=MAX_CLIENTS)
+        self.port = int(self._socket.getsockname()[1])
         self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        self._stopping = stopping
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                _Front(routes, {*hosts, socket.gethostname()}, app),
+                http=BoundedProtocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=STOP_S,
+                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+            )
+        )
+        logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # what a client does wrong is no event of ours
+        self._thread = threading.Thread(target=self._run, name="web", daemon=True)
 
     def __enter__(self) -> Self:
         """Start to answer."""
@@ -90,83 +159,66 @@ class WebServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End without waiting for requests that are being answered."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(2.0)
+        """End; answers that are being sent have a second."""
+        self._stopping()
+        self._server.should_exit = True
+        self._thread.join(2.0 * STOP_S)
+        self._socket.close()
+
+    def _run(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        await self._server.serve(sockets=[self._socket])
+        for connection in list(self._server.server_state.connections):  # of clients that do not read
+            connection.transport.abort()
+        await asyncio.sleep(0)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    allow_reuse_address = True
+class _Front:
+    """Checks the Host of every request, answers the routes, and hands the rest to the application."""
 
-    def __init__(self, *arguments: Any) -> None:
-        self._free = threading.BoundedSemaphore(MAX_CLIENTS)
-        super().__init__(*arguments)
+    def __init__(self, routes: Mapping[str, Route], names: Collection[str], app: ASGIApp | None) -> None:
+        self._routes, self._names, self._app = routes, names, app
 
-    def server_bind(self) -> None:
-        """Bind without the name lookup of http.server, which can hang for seconds."""
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer on a thread of its own, if there is room for one more client."""
-        if not self._free.acquire(blocking=False):
-            self.shutdown_request(request)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
             return
-        try:
-            super().process_request(request, client_address)
-        except BaseException:
-            self._free.release()
-            raise
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer one client, from its first byte to its last."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._free.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is worth a debug line only."""
-        log.debug("client_failed address=%s", client_address, exc_info=True)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    known_routes: Mapping[str, Route]
-    known_names: Collection[str]
-    timeout = CLIENT_TIMEOUT_S
-    server_version = "thrumcast"
-    sys_version = ""
-
-    def do_GET(self) -> None:
-        """One of the routes, or 404."""
-        self._answer(body=True)
-
-    def do_HEAD(self) -> None:
-        """As GET, without the body."""
-        self._answer(body=False)
-
-    def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002
-        """Requests are not logged."""
-
-    def _answer(self, *, body: bool) -> None:
-        if not host_is_known(self.headers.get("Host"), self.known_names):
-            answer = Answer(b'{"error":"unknown host; see web.hosts"}', status=421)
-        elif (route := self.known_routes.get(self.path.partition("?")[0])) is None:
-            answer = Answer(b'{"error":"not found"}', status=404)
+        header = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), None)
+        route = self._routes.get(scope["path"])
+        if not host_is_known(header, self._names):
+            answer = _problem(421, "unknown host", "see web.hosts")
+        elif route is not None:
+            answer = await self._routed(scope, route)
+        elif self._app is not None:
+            await self._app(scope, receive, send)
+            return
         else:
-            try:
-                answer = route()
-            except Exception as error:  # a bug in a route is answered and logged; the loop is not affected
-                log.error("route_failed path=%s err=%r", self.path, error)
-                answer = Answer(b'{"error":"failed; see the log"}', status=500)
-        self.send_response(answer.status)
-        self.send_header("Content-Type", answer.content_type)
-        self.send_header("Content-Length", str(len(answer.body)))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.end_headers()
-        if body:
-            self.wfile.write(answer.body)
+            answer = _problem(404, "not found", "there are " + ", ".join(self._routes))
+        await _send(answer, scope["method"] != "HEAD", send)
+
+    async def _routed(self, scope: Scope, route: Route) -> Answer:
+        if scope["method"] not in ("GET", "HEAD"):
+            return _problem(405, "method not allowed", "use GET")
+        try:
+            return await on_thread(route)
+        except Exception as error:  # a bug in a route is answered and logged; the loop is not affected
+            log.error("route_failed path=%s err=%r", scope["path"], error)
+            return _problem(500, "failed", "see the log")
+
+
+def _problem(status: int, title: str, hint: str) -> Answer:
+    body = f'{{"title":"{title}","status":{status},"hint":"{hint}"}}'
+    return Answer(body.encode(), "application/problem+json", status)
+
+
+async def _send(answer: Answer, body: bool, send: Send) -> None:
+    headers = {
+        "content-type": answer.content_type,
+        "content-length": str(len(answer.body)),
+        "cache-control": "no-store",
+        "x-content-type-options": "nosniff",
+    }
+    raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": answer.status, "headers": raw})
+    await send({"type": "http.response.body", "body": answer.body if body else b""})

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import http.client
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness.watched import Linked, watched_service
@@ -14,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import NotReachable
+from pipeline.service import protocol
 from pipeline.service.client import ask
 from pipeline.service.http import Answer, WebServer, host_is_known, split_bind
 
@@ -53,7 +58,7 @@ def test_it_answers_under_addresses_and_known_names_only(server: WebServer) -> N
 
 def test_other_paths_and_methods_are_refused(server: WebServer) -> None:
     assert get(server.port, "/../etc/passwd")[0] == 404
-    assert get(server.port, "/livez", method="POST")[0] == 501
+    assert get(server.port, "/livez", method="POST")[0] == 405
     assert get(server.port, "/livez", method="HEAD") == (200, b"")
 
 
@@ -67,11 +72,51 @@ def test_a_route_with_a_bug_is_an_answer_and_an_event(caplog: pytest.LogCaptureF
     assert any(record.getMessage().startswith("route_failed path=/x") for record in caplog.records)
 
 
-def test_clients_that_say_nothing_do_not_keep_others_out(server: WebServer) -> None:
-    idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
-    assert get(server.port, "/livez")[0] == 200
-    for sock in idle:
-        sock.close()
+@pytest.mark.parametrize("said", [b"", b"GET /livez HTTP/1.1\r\nX-Slow: "])
+def test_clients_that_say_nothing_or_trickle_do_not_keep_others_out(server: WebServer, said: bytes) -> None:
+    idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(protocol.MAX_CLIENTS + 20)]
+    try:
+        for number, sock in enumerate(idle):
+            with contextlib.suppress(OSError):  # there is no room for all: the first ones are closed
+                sock.sendall(said)
+            if number % 20 == 0:
+                assert get(server.port, "/livez")[0] == 200
+        assert get(server.port, "/livez")[0] == 200
+    finally:
+        for sock in idle:
+            sock.close()
+
+
+def test_a_head_that_takes_too_long_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "CLIENT_TIMEOUT_S", 0.3)
+    with (
+        WebServer("127.0.0.1:0", {"/livez": lambda: Answer(b"{}")}) as made,
+        socket.create_connection(("127.0.0.1", made.port), timeout=5.0) as slow,
+    ):
+        slow.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert slow.recv(4096).startswith(b"HTTP/1.1 200")
+        began_s = time.monotonic()
+        with contextlib.suppress(OSError):
+            for _ in range(100):  # a second request on the same connection, a byte at a time
+                slow.sendall(b"G")
+                time.sleep(0.05)
+        assert time.monotonic() - began_s < 3.0
+
+
+def test_a_stop_with_a_stream_that_nobody_ends_takes_about_a_second() -> None:
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+            await asyncio.sleep(0.01)
+
+    with WebServer("127.0.0.1:0", {}, app=endless) as made:
+        sock = socket.create_connection(("127.0.0.1", made.port), timeout=5.0)
+        sock.sendall(b"GET /s HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert sock.recv(4096)
+        began_s = time.monotonic()
+    assert time.monotonic() - began_s < 2.5
+    sock.close()
 
 
 @given(st.text(max_size=40))

@@ -1,0 +1,189 @@
+"""The page in a real browser: Debian's chromium, driven by playwright (`pip install thrumcast[e2e]`), over the demo.
+
+One demo runs for all tests of this file. Every page that they open collects errors of the console and requests that
+leave this machine; there must be none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.cli import run
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PATIENCE_MS = 120_000
+LIFE_S = 240
+
+pytestmark = [pytest.mark.slow, pytest.mark.network]
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install thrumcast[e2e]")
+if CHROMIUM is None:
+    pytest.skip("there is no chromium: apt-get install chromium", allow_module_level=True)
+
+
+@dataclass
+class Watched:
+    """A page, and what it did that it should not."""
+
+    page: Any
+    wrong: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A running demo of four machines, some of which fail: where its page is, and its data directory."""
+    folder = tmp_path_factory.mktemp("demo")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "THRUMCAST_WEB__BIND": "127.0.0.1:0"}
+    command = [sys.executable, "-m", "pipeline", "demo", "--no-browser", "--machines", "4", "--seconds", str(LIFE_S)]
+    with subprocess.Popen(command, cwd=folder, env=environment, text=True, stderr=subprocess.PIPE) as process:
+        assert process.stderr
+        said: list[str] = []
+        while not (found := re.search(r"page: (http://\S+)", line := process.stderr.readline())):
+            said.append(line)
+            assert process.poll() is None, said
+        with (folder / "log").open("w") as log:  # read on, or the demo waits for its pipe
+            copier = subprocess.Popen(["cat"], stdin=process.stderr, stdout=log)
+            yield found[1], folder / "demo-data"
+            process.terminate()
+            process.wait(60)
+            copier.wait(60)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def watched(browser: Any, demo: tuple[str, Path]) -> Iterator[Watched]:
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.set_default_timeout(PATIENCE_MS)
+    found = Watched(page)
+    page.on("console", lambda message: message.type == "error" and found.wrong.append(message.text))
+    page.on("pageerror", lambda error: found.wrong.append(str(error)))
+    page.on("request", lambda request: request.url.startswith(demo[0]) or found.wrong.append(request.url))
+    yield found
+    page.close()
+    assert found.wrong == []
+
+
+def alarmed(page: Any, url: str) -> str:
+    """Wait for a machine in alarm; its name."""
+    page.goto(url)
+    page.wait_for_selector("a.tile.alarm")
+    name: str = page.locator("a.tile.alarm").first.get_attribute("href")
+    return name.removeprefix("#")
+
+
+def says(page: Any, selector: str, pattern: str) -> None:
+    """Wait until an element says this; a function in a string would be refused, because the page forbids `eval`."""
+    sync_api.expect(page.locator(selector)).to_contain_text(re.compile(pattern), timeout=PATIENCE_MS)
+
+
+def test_the_fleet_loads_and_a_failing_machine_turns_red(watched: Watched, demo: tuple[str, Path]) -> None:
+    page, (url, _) = watched.page, demo
+    began_s = time.monotonic()
+    page.goto(url)
+    page.wait_for_selector("a.tile")
+    assert time.monotonic() - began_s < 30.0
+    assert page.locator("a.tile").count() == 4
+    assert page.locator("#header").inner_text().find("v0001") > 0
+    alarmed(page, url)
+    tile = page.locator("a.tile.alarm").first
+    assert tile.locator("svg.mark.alarm rect").count() == 1  # shape
+    assert tile.evaluate("node => getComputedStyle(node).borderTopColor") == "rgb(200, 50, 43)"  # colour
+    assert re.search(r"\d+ %", tile.inner_text())  # word
+
+
+def test_a_label_by_drag_and_ctrl_enter_is_printed_by_the_command(
+    watched: Watched, demo: tuple[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, (url, data) = watched.page, demo
+    name = alarmed(page, url)
+    page.goto(f"{url}#{name}")
+    says(page, "section:has(#trend) header", r"[1-9]\d* windows")
+    over = page.locator("#trend .u-over").bounding_box()
+    middle = over["y"] + over["height"] / 2
+    page.mouse.move(over["x"] + over["width"] * 0.90, middle)
+    page.mouse.down()
+    page.mouse.move(over["x"] + over["width"] * 0.99, middle, steps=6)
+    page.mouse.up()
+    page.wait_for_selector("dialog[open]")
+    page.fill("textarea[name=note]", "<img src=x onerror=alert(1)>")
+    says(page, "dialog .note", "Covers")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector("dialog", state="detached")
+    assert run(["labels", "ls", "--data", str(data), "--json"]) == 0
+    (label,) = json.loads(capsys.readouterr().out)["labels"]
+    assert f"{label['machine']}/{label['point']}" == name
+    assert (label["verdict"], label["note"]) == ("confirmed", "<img src=x onerror=alert(1)>")
+    page.goto(f"{url}#labels")
+    page.wait_for_selector("td:has-text('<img src=x')")  # markup is text
+    assert page.locator("main img").count() == 0
+
+
+def test_a_cursor_on_the_first_shaft_line_reads_the_feature(watched: Watched, demo: tuple[str, Path]) -> None:
+    page, (url, _) = watched.page, demo
+    name = alarmed(page, url)
+    page.goto(f"{url}#{name}")
+    says(page, "#spectrum-hint", "1x =")
+    page.keyboard.press(" ")  # hold the picture
+    says(page, "#header", "paused")
+    read = page.evaluate(
+        """async (path) => {
+          const { frame } = await import('/static/api.js');
+          const { lineDb } = await import('/static/plots.js');
+          const { header, arrays } = await frame(`streams/${path}/window`);
+          const line = header.lines.find((l) => l.label === '1x');
+          return [lineDb(arrays.power, line.hz / header.delta_f_hz, header.slip), header.values.ord_1, line.hz];
+        }""",
+        name,
+    )
+    assert read[0] == pytest.approx(read[1], abs=1e-3)
+    over = page.locator("#spectrum .u-over").bounding_box()
+    words = set()
+    for place in range(4, 18):  # somewhere here lies 1x: the spectrum shows sixteen orders
+        page.mouse.move(over["x"] + over["width"] * place / 200, over["y"] + 40)
+        words.add(page.locator("#spectrum-readout").inner_text())
+    assert any("on 1x" in word and "dB over floor" in word for word in words), words
+
+
+def test_acknowledging_survives_a_reload(watched: Watched, demo: tuple[str, Path]) -> None:
+    page, (url, _) = watched.page, demo
+    alarmed(page, url)
+    assert "unacknowledged" in page.locator("#header").inner_text()
+    page.goto(f"{url}#alarms")
+    page.click("main button:has-text('Acknowledge') >> nth=0")
+    page.wait_for_selector("td:text-matches('^acknowledged \\\\d')")
+    page.reload()
+    page.wait_for_selector("td:text-matches('^acknowledged \\\\d')")
+
+
+def test_every_view_opens_light_and_dark_without_a_sound(watched: Watched, demo: tuple[str, Path]) -> None:
+    page, (url, _) = watched.page, demo
+    name = alarmed(page, url)
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for view in ("fleet", "alarms", "labels", "models", "quality", "settings", name):
+            page.goto(f"{url}#{view}")
+            page.wait_for_selector("main .panel")
+    for button in ("dB", "Average", "Max hold", "Save baseline", "Harmonics", "Sidebands"):
+        page.click(f"[role=toolbar] button:has-text('{button}')")
+    for unit in ("mm/s", "m/s²"):
+        page.select_option("[role=toolbar] select >> nth=1", unit)
+    page.select_option("[role=toolbar] select >> nth=0", "orders")
