@@ -36,7 +36,7 @@ fuzz: $(STAMP)  ## a coverage-guided fuzzer on the codec, a million payloads
 MINUTES ?= 60
 soak: $(STAMP)  ## the plain load for MINUTES=60, watched; figures and plot in build/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[plots]'
-	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) --out build
+	$(BIN)/python -m benchmarks.studies.soak --minutes $(MINUTES) --out build
 
 check: $(STAMP)  ## formatting, lint and types
 	$(BIN)/ruff format --check .

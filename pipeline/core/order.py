@@ -305,7 +305,12 @@ def _noted(clock: tuple[Mark, ...], block: Block) -> tuple[Mark, ...]:
 
 
 def _time_ns(mark: Mark, index: int, rate_hz: float) -> int:
-    return mark[1] + round((index - mark[0]) * 1e9 / rate_hz)
+    return _int64(mark[1] + round((index - mark[0]) * 1e9 / rate_hz))
+
+
+def _int64(value: int) -> int:
+    """A sender may count as far as it likes; what is remembered of it has 64 bits."""
+    return min(max(value, -(2**63)), 2**63 - 1)
 
 
 def _tolerance_ns(block: Block) -> int:
@@ -391,7 +396,7 @@ def _shifted(spec: OrderSpec, state: OrderState, block: Block) -> tuple[OrderSta
         "count samples per channel since the session began"
     )
     troubles.append(Contradiction(block.key, "index_contradicts_t0", detail))
-    state = replace(state, offset=state.next_index - block.index)
+    state = replace(state, offset=_int64(state.next_index - block.index))
     fitted, _ = _fitted(spec, state, block)
     assert fitted is not None
     state, more, troubles = _take(spec, state, block, fitted, troubles)
@@ -446,7 +451,7 @@ def _as_of_the_past(
     finished = list(state.finished)
     at = max(i for i, f in enumerate(finished) if f.first <= block.session <= f.last)
     end_ns = block.t0_ns + round(block.samples.shape[1] * 1e9 / block.rate_hz)
-    finished[at] = replace(finished[at], end=block.end, end_ns=end_ns)
+    finished[at] = replace(finished[at], end=_int64(block.end), end_ns=_int64(end_ns))
     state = replace(state, beside_ns=since_ns, finished=tuple(finished))
     return _reject(state, block, detail, [])
 
@@ -462,7 +467,7 @@ def _resumed(spec: OrderSpec, state: OrderState, block: Block) -> tuple[OrderSta
     detail = _beside_error(state, block)
     state, ready, troubles = flush(state)
     intruder = Finished(
-        state.session or 0, state.session or 0, state.next_index - state.offset, state.start_ns, _end_ns(state)
+        state.session or 0, state.session or 0, _int64(state.next_index - state.offset), state.start_ns, _end_ns(state)
     )
     before = replace(before, finished=(*before.finished, intruder)[-REMEMBERED_SESSIONS:])
     troubles.append(Contradiction(block.key, "two_senders", detail))
@@ -509,7 +514,7 @@ def _begin(
         next_index=block.index if joined_late else 0,
         finished=_remember(state),
         record=record,
-        start_ns=block.t0_ns if joined_late else block.t0_ns - round(block.index * 1e9 / block.rate_hz),
+        start_ns=block.t0_ns if joined_late else _int64(block.t0_ns - round(block.index * 1e9 / block.rate_hz)),
     )
     fitted, _ = _fitted(spec, begun, block)
     assert fitted is not None
@@ -521,7 +526,7 @@ def _remember(state: OrderState) -> tuple[Finished, ...]:
     if state.session is None:
         return state.finished
     start_ns = state.start_ns if state.clock else None
-    end = state.next_index - state.offset
+    end = _int64(state.next_index - state.offset)
     shifted = state.offset != 0
     newest = state.finished[-1] if state.finished else None
     if newest is not None and newest.last + 1 == state.session and newest.end == end and state.record is None:

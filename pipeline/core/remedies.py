@@ -35,6 +35,8 @@ REMEDIES: Final[dict[str, str]] = {
     "too_slow": "raise window.length_s, or send a higher rate_hz",
     "too_long": "send shorter blocks",
     "too_many_channels": "use the same channel names on every machine, or raise archive.max_channels",
+    "too_many_dates": "set the clock of the sender, load the past with `thrumcast backfill` or raise archive.max_dates",
+    "alias": "let the Sparkplug node publish its birth again: it defines the names of its metrics",
     "two_senders": "give each sender a topic of its own; the detail names both sessions",
     "request": "see docs/results.md for requests over MQTT",
     # contradictions, whose blocks are kept
@@ -50,4 +52,4 @@ def remedy(reason: str) -> str:
     """What to do about a reason or a contradiction."""
     if reason.startswith("engine_"):
         return "report it with the payload from `thrumcast quarantine show`: thrumcast failed on a valid block"
-    return REMEDIES[reason]
+    return REMEDIES.get(reason, "see docs/quarantine.md")  # a companion may refuse for a reason of its own

@@ -133,10 +133,9 @@ class Notices:
         _log_counts(batch, step)
 
     def _contradiction(self, key: StreamKey, kind: str, detail: str) -> None:
-        level = logging.INFO if kind == "rate_drift" else logging.WARNING
-        about = f"{kind} {key}"
+        say = log.info if kind == "rate_drift" else log.warning
         shown = kind, key, _sentence(detail), remedy(kind)
-        log.log(level, "contradiction kind=%s stream=%s detail=%s advice=%s", *shown, extra={"about": about})
+        say("contradiction kind=%s stream=%s detail=%s advice=%s", *shown, extra={"about": f"{kind} {key}"})
 
     def _is_new(self, of: str, word: str) -> bool:
         """Whether this is the first time. After MOST_TOLD pairs nothing is new: strangers choose topics."""

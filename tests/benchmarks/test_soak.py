@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from benchmarks.soak import Sample, Verdict, judge
+from benchmarks.studies.soak import Sample, Verdict, judge
 
 
 def soaked(rss_mb: Callable[[int], float], anonymous_mb: Callable[[int], float] = lambda i: 90.0) -> Verdict:

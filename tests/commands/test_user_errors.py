@@ -19,8 +19,8 @@ ROW = "pump-01,2026-01-01T00:00:00Z,2026-01-01T01:00:00Z,unbalance"
     ("content", "found", "advice"),
     [
         (f"{HEAD},note\n{ROW},Lager läuft heiß\n".encode("latin-1"), "in line 2 the byte 0xe4", "CSV UTF-8"),
-        (f"{HEAD}\n{ROW}\n".replace(",", ";").encode(), "found no machine", "separated by commas"),
-        (f"{HEAD}\n{ROW}\n".replace(",", "\t").encode(), "found no machine", "separated by commas"),
+        (f"{HEAD}\n{ROW}\n".replace(",", ";").encode(), "found no machine", "separate the columns by commas"),
+        (f"{HEAD}\n{ROW}\n".replace(",", "\t").encode(), "found no machine", "separate the columns by commas"),
         (b"", "found no machine", "the first line names the columns"),
     ],
 )

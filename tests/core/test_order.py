@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.order import REMEMBERED_GAPS, Finished, OrderState, flush, push, push_all
 from pipeline.core.records import Block, Duplicate, Gap, Late, Rejected, StreamKey, Trouble
+from pipeline.core.state import StreamState, to_bytes
 
 SPEC = specs.order(max_wait_s=1.0)  # 100 samples at 100 Hz
 KEY = StreamKey("fan-01", "de")
@@ -158,3 +159,23 @@ def test_blocks_that_overlap_by_all_but_a_sample_are_not_held_without_end() -> N
     assert held <= 2 * 100
     assert troubles == [Gap(KEY, 1, 0, 1)]
     assert numbers(ready) == list(range(1, 100))
+
+
+FAR = st.sampled_from([0, 1, 1000, 2**40, 2**61, 2**62])
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0, 1, 2, 2**63, 2**64 - 1]), FAR, FAR, st.sampled_from([1.0, 1e3, 1e6])), max_size=12
+    )
+)
+def test_however_far_a_sender_counts_what_is_remembered_of_it_can_be_stored(
+    messages: list[tuple[int, int, int, float]],
+) -> None:
+    spec = specs.order()
+    state = OrderState()
+    for session, index, time, rate_hz in messages:
+        t0_ns = 10**18 + time % (2 * 10**18)
+        block = Block(StreamKey("m", "p"), session, index, t0_ns, rate_hz, ("x",), "g", np.zeros((1, 8), np.float32))
+        state, _, _ = push(spec, state, block)
+        to_bytes(specs.stream(), StreamState(order=state))

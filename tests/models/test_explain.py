@@ -185,15 +185,15 @@ def test_an_alarm_is_published_with_what_the_evidence_leaves_of_it() -> None:
     broker = Broker()
     results = Results("thrumcast", broker.publish)
     change = AlarmChange(PUMP, "raised", "a", "bearing_outer", 0.9, 5, 1)
-    results.step(Step(features=[row(env_bpfo=1.0)], alarms=[change]), 0.0)
+    results.committed(Step(features=[row(env_bpfo=1.0)], alarms=[change]), 0.0)
     alarm = msgspec.json.decode(broker.published[0][1])
     assert (alarm["mode"], alarm["shown"]) == ("bearing_outer", UNCONFIRMED)
     other = AlarmChange(PUMP, "raised", "b", "gear_wear", 0.9, 6, 2)
-    results.step(Step(alarms=[other]), 0.0)
-    results.step(Step(alarms=[dataclasses.replace(other, type="revoked")]), 0.0)
+    results.committed(Step(alarms=[other]), 0.0)
+    results.committed(Step(alarms=[dataclasses.replace(other, type="revoked")]), 0.0)
     retained = [payload for topic, payload, _, _ in broker.published if topic.endswith("/alarm")]
     assert msgspec.json.decode(retained[-1])["id"] == "a"  # the one that is still up
-    results.step(Step(alarms=[dataclasses.replace(change, type="cleared")]), 0.0)
+    results.committed(Step(alarms=[dataclasses.replace(change, type="cleared")]), 0.0)
     assert [payload for topic, payload, _, _ in broker.published if topic.endswith("/alarm")][-1] == b""
 
 
@@ -204,7 +204,7 @@ def test_alarms_that_were_up_before_a_restart_are_known_after_it() -> None:
     second = AlarmChange(PUMP, "raised", "b", "gear_wear", 0.9, 6, 2)
     results.restore([first, second])
     assert broker.published == []
-    results.step(Step(alarms=[dataclasses.replace(second, type="cleared")]), 0.0)
+    results.committed(Step(alarms=[dataclasses.replace(second, type="cleared")]), 0.0)
     retained = [payload for topic, payload, _, _ in broker.published if topic.endswith("/alarm")]
     left = msgspec.json.decode(retained[-1])
     assert (left["id"], left["acknowledged"]) == ("a", "1970-01-01T00:00:00.000000Z")

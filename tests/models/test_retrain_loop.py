@@ -142,7 +142,7 @@ def test_drift_says_which_windows_it_compares_and_how_many_it_would_need(
     head, *rest = CliRunner().invoke(group, ["drift", "--data", str(tmp_path)]).stdout.splitlines()
     assert head.startswith("v0001: 20 good windows without a known fault, of 1 machine, since ")
     assert head.endswith(f" UTC; against {trained} training windows")
-    assert "too few windows to say anything: it takes 100 of a machine" in rest
+    assert "too few windows: 100 per machine are needed" in rest
 
 
 def test_drift_says_when_there_is_nothing_after_the_training(plant: Path) -> None:

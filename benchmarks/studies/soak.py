@@ -1,6 +1,6 @@
 """Soak test: a normal load for a long time, with memory, file handles, parts and latency over time.
 
-`python -m benchmarks.soak --minutes 60 --out DIR` writes DIR/soak.csv and, where matplotlib is installed,
+`python -m benchmarks.studies.soak --minutes 60 --out DIR` writes DIR/soak.csv and, where matplotlib is installed,
 DIR/soak.png. Exit code 1: the promise is broken.
 """
 
