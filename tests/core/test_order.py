@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.order import REMEMBERED_GAPS, Finished, OrderState, flush, push, push_all
 from pipeline.core.records import Block, Duplicate, Gap, Late, Rejected, StreamKey, Trouble
-from pipeline.core.state import StreamState, to_bytes
+from pipeline.core.state import StreamState, from_bytes, to_bytes
 
 SPEC = specs.order(max_wait_s=1.0)  # 100 samples at 100 Hz
 KEY = StreamKey("fan-01", "de")
@@ -178,4 +178,5 @@ def test_however_far_a_sender_counts_what_is_remembered_of_it_can_be_stored(
         t0_ns = 10**18 + time % (2 * 10**18)
         block = Block(StreamKey("m", "p"), session, index, t0_ns, rate_hz, ("x",), "g", np.zeros((1, 8), np.float32))
         state, _, _ = push(spec, state, block)
-        to_bytes(specs.stream(), StreamState(order=state))
+        stored = to_bytes(specs.stream(), StreamState(order=state))
+        assert to_bytes(specs.stream(), from_bytes(specs.stream(), stored)) == stored
