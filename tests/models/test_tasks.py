@@ -273,6 +273,7 @@ def test_a_network_that_learned_with_a_baseline_works_with_it_and_without(rng):
     assert right(network, alone) > 0.98
 
 
+@pytest.mark.pictures
 def test_one_mode_per_sequence_has_no_events_in_its_numbers_its_card_its_pictures_and_its_evaluation(tmp_path, rng):
     archive_of_plant(tmp_path, rng)
     quick = TrainSettings(epochs=4, hidden=6, members=1, folds=2, task="sequence")
@@ -282,7 +283,9 @@ def test_one_mode_per_sequence_has_no_events_in_its_numbers_its_card_its_picture
     assert [events[name] for name in ("episodes", "too_short", "healthy_machine_days")] == [0, 0, 0.0]
     assert "no alarm could be judged" in model.card
     assert "detected" not in model.card
-    assert not (tmp_path / "registry" / trained.version / "delay.png").exists()
+    version = tmp_path / "registry" / trained.version
+    assert (version / "curves.png").exists()  # pictures are drawn here, this one is not
+    assert not (version / "delay.png").exists()
     for split in ("none", "specimen"):
         again = evaluate(EvaluateRequest(tmp_path, Config(), split=split), say=quiet, warn=quiet).document
         assert (again["windows"], again["events"]) == (model.metrics["windows"], events)
