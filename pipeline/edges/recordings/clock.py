@@ -358,7 +358,7 @@ def judge(
             raise RecordingError(msg, hint=f"leave the rate away, or --uneven ignore if the column is wrong ({unit})")
         rate = stated_hz
     else:
-        rate = _round_within(rate, spread)
+        rate = roundest(rate, spread)
     notes = list(even.notes)
     if bits:
         notes.append(f"{name} is a counter of {bits} bits that starts again at 0")
@@ -481,7 +481,7 @@ def _even(path: Path, name: str, times: Float64, uneven: str, stated_hz: float |
             kept = () if resampled is not None else gaps
             return _Even(rate, min(0.5, quantum / length + 1e-9), kept, resampled, jitter, said)
         what = f"{missing} of {len(times) + missing} samples missing in {sudden} gaps "
-        what += f"at {_round_within(rate, 1e-6):.6g} Hz"
+        what += f"at {roundest(rate, 1e-6):.6g} Hz"
         what += f" ({overall:.6g} Hz on average: give this as --rate if only the stamps are coarse)"
     else:
         what = f"steps from {steps.min():.6g} to {steps.max():.6g} s, {overall:.6g} Hz on average"
@@ -495,7 +495,7 @@ def _even(path: Path, name: str, times: Float64, uneven: str, stated_hz: float |
     )
 
 
-def _round_within(rate: float, spread: float) -> float:
+def roundest(rate: float, spread: float) -> float:
     """The roundest number within the uncertainty of a rate."""
     if not math.isfinite(rate) or rate <= 0:
         return rate
