@@ -45,12 +45,11 @@ def default_spec() -> StreamSpec:
 
 def stream_specs(config: Config, known: Mapping[StreamKey, Mapping[str, Any]]) -> Callable[[StreamKey], StreamSpec]:
     """Spec of a stream by its key: config.toml first, then what machines.jsonl knows, then the general values."""
-
     order = OrderSpec(config.order.max_wait_s, config.order.rate_tolerance)
     features, alarm = (
         feature_spec(config),
         alarm_spec(config),
-    )  # shared by all streams, so they are compared at a glance
+    )  # shared, so they are compared at a glance
 
     @cache
     def window_spec(length_s: float, hop_s: float) -> WindowSpec:

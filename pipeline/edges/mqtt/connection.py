@@ -192,7 +192,9 @@ class MqttConnection:
     def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
         """See `Publisher.publish`. QoS 1 waits for a connection if there is none.
 
-        QoS 0 is written with what follows, at the latest by the next `take` or `service`. Dropped and counted in `unsent`: QoS 0 while there is no connection or the broker does not read, QoS 1 beyond
+        QoS 0 is written with what follows, at the latest by the next `take` or `service`.
+
+        Dropped and counted in `unsent`: QoS 0 while there is no connection or the broker does not read, QoS 1 beyond
         10,000 unconfirmed, and what is larger than the broker's maximum packet size.
         """
         if qos and self._protocol.unconfirmed >= _MAX_UNCONFIRMED:

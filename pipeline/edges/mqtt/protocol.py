@@ -91,8 +91,8 @@ class Disconnected(NamedTuple):
     taken_over: bool  # another client connected under our id
 
 
-# A message stays unacknowledged at QoS 1 until `Protocol.acknowledge` is told of its receipt. Its topic has U+FFFD where
-# the broker let text pass that is no UTF-8.
+# A message stays unacknowledged at QoS 1 until `Protocol.acknowledge` is told of its receipt. Its topic has U+FFFD
+# where the broker let text pass that is no UTF-8.
 Event = Connected | Refused | Subscribed | Message | Confirmed | Disconnected
 
 
