@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from pipeline.core.bearings import find, orders_from_geometry
+from pipeline.core.bearings import ORDERS, complete, find, orders_from_geometry
 from pipeline.core.records import BearingOrders
 from pipeline.core.severity import Limits, Support, limits_of_class
 from pipeline.errors import ConfigError
@@ -36,7 +36,7 @@ class WindowConfig(Table, frozen=True):
 
 
 class BearingConfig(Table, frozen=True):
-    """A rolling bearing: either its four defect orders or the geometry they follow from."""
+    """A rolling bearing: its defect orders, two of which give the others, or the geometry they follow from."""
 
     ftf: Positive | None = None
     bpfo: Positive | None = None
@@ -48,9 +48,18 @@ class BearingConfig(Table, frozen=True):
     contact_angle_deg: Annotated[float, Meta(ge=0, lt=90)] | None = None
 
     def orders(self) -> BearingOrders | None:
-        """Defect orders, multiples of the shaft speed; None if neither set of values is whole."""
-        if self.ftf and self.bpfo and self.bpfi and self.bsf:
-            return BearingOrders(ftf=self.ftf, bpfo=self.bpfo, bpfi=self.bpfi, bsf=self.bsf)
+        """Defect orders, multiples of the shaft speed; None if no value is given.
+
+        Raises:
+            ConfigError: the values do not determine a bearing.
+        """
+        known = {name: value for name in ORDERS if (value := getattr(self, name)) is not None}
+        if known:
+            found = complete(known, self.elements)
+            if found.contradictions:
+                msg = f"expected orders of one bearing, found: {found.contradictions[0]}"
+                raise ConfigError(msg, hint="leave away what is less certain; two of the values give the others")
+            return found.orders
         if not (self.elements and self.element_diameter_mm and self.pitch_diameter_mm):
             return None
         ratio = self.element_diameter_mm / self.pitch_diameter_mm
