@@ -15,6 +15,7 @@ from pipeline.commands.common import (
     use_one_thread,
     use_system_allocator,
     with_console,
+    without_pandas,
 )
 from pipeline.commands.logs import log_format_option
 
@@ -43,6 +44,7 @@ def command(
     """
     use_system_allocator()
     use_one_thread()
+    without_pandas()
     import gc
     import signal
     import threading

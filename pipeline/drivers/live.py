@@ -94,7 +94,7 @@ class Live:
     _stop: Callable[[], bool] = lambda: False
     _disk: Disk = field(init=False)  # for commits and companions
     _rolls: Disk = field(init=False)  # for rolls
-    _is_rolling: bool = False
+    _rolling_since_s: float | None = None  # time.monotonic() when the roll under way began
     _next_step_s: float = 0.0  # time.monotonic() before which a step would be of too few messages
     _left: list[Message] = field(default_factory=list)  # taken, and beyond the limit of the open span
     _open: Span = field(default_factory=Span)  # stepped, to be committed next
@@ -113,6 +113,12 @@ class Live:
     def refusal(self) -> str | None:
         """Why the disk refuses what it is given; None while it takes everything."""
         return self._disk.refusal or self._rolls.refusal
+
+    @property
+    def rolling_s(self) -> float:
+        """How long the roll under way has taken; 0 without one. For any thread."""
+        since_s = self._rolling_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Turn until `stop()`; then bring into the archive what can be brought there, if the disk is not slow."""
@@ -347,12 +353,12 @@ class Live:
 
     def _roll_if_due(self) -> None:
         """Begin a roll. When too many rows wait, nothing is committed until a roll succeeds."""
-        if self._is_rolling and self.pending_rows >= self.rhythm.most_pending:
+        if self._rolling_since_s is not None and self.pending_rows >= self.rhythm.most_pending:
             self._rolls.finish()
         if not self._rolls.is_idle():
             return
-        if self._is_rolling:
-            self._is_rolling, self._rolled_s = False, time.monotonic()
+        if self._rolling_since_s is not None:
+            self._rolling_since_s, self._rolled_s = None, time.monotonic()
             self._count_pending()
         since_s = time.monotonic() - self._rolled_s
         refused = "roll" in self._rolls.refusals
@@ -364,7 +370,7 @@ class Live:
             self._count_pending()
         else:
             self._rolls.begin(self._roll_once, "roll")
-            self._is_rolling = True
+            self._rolling_since_s = time.monotonic()
 
     def _roll(self) -> None:
         """One attempt, to its end."""

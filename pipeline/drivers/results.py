@@ -41,7 +41,6 @@ class _Shown:
     state: str
     mode: str | None
     at_s: float
-    heard_s: float
     prediction: Prediction  # the newest, and its window
     row: FeatureRow | None
 
@@ -57,6 +56,7 @@ class Results:
     limits_of: Callable[[StreamKey], Limits | None] = lambda key: None
     shown: dict[StreamKey, _Shown] = field(default_factory=dict)
     up: dict[StreamKey, dict[str, dict[str, Any]]] = field(default_factory=dict)  # alarms, oldest first
+    heard: dict[StreamKey, float] = field(default_factory=dict)  # when, by a monotonic clock; the longest ago first
     said: list[AlarmChange] = field(default_factory=list)  # published, and not noted as told in the journal
 
     def online(self, now_ns: int) -> None:
@@ -82,11 +82,13 @@ class Results:
 
     def silence(self, now_s: float) -> None:
         """Publish that streams without a window for a while are stale."""
-        for key, shown in self.shown.items():
-            if shown.state != "stale" and now_s - shown.heard_s > STALE_AFTER_S:
-                shown.state, shown.at_s = "stale", now_s
-                document = self._document(shown.prediction, shown.row) | {"state": "stale"}
-                self._send(f"{_path(key)}/state", document, 1, True)
+        while self.heard and now_s - next(iter(self.heard.values())) > STALE_AFTER_S:
+            key = next(iter(self.heard))
+            del self.heard[key]
+            shown = self.shown[key]
+            shown.state, shown.at_s = "stale", now_s
+            document = self._document(shown.prediction, shown.row) | {"state": "stale"}
+            self._send(f"{_path(key)}/state", document, 1, True)
 
     def told(self) -> tuple[AlarmChange, ...]:
         """Published changes of alarms that are not noted as told; settled means that the broker has them."""
@@ -113,11 +115,13 @@ class Results:
 
     def _state(self, p: Prediction, row: FeatureRow | None, now_s: float) -> None:
         """Publish on a change and every `STATE_EVERY_S`; only then is the evidence worked out."""
+        self.heard.pop(p.key, None)
+        self.heard[p.key] = now_s  # now the last
         shown = self.shown.get(p.key)
         if shown is not None and (shown.state, shown.mode) == (p.state, p.mode) and now_s - shown.at_s < STATE_EVERY_S:
-            shown.heard_s, shown.prediction, shown.row = now_s, p, row
+            shown.prediction, shown.row = p, row
             return
-        self.shown[p.key] = _Shown(p.state, p.mode, now_s, now_s, p, row)
+        self.shown[p.key] = _Shown(p.state, p.mode, now_s, p, row)
         self._send(f"{_path(p.key)}/state", self._document(p, row), 1, True)
 
     def _document(self, p: Prediction, row: FeatureRow | None) -> dict[str, Any]:

@@ -171,6 +171,8 @@ def service(
         reread: How to read the configuration again on SIGHUP, and how to set the level of the log.
         companions: Others beside the service's own.
     """
+    import pyarrow.compute  # noqa: F401  Arrow loads it for its first cast: 0.2 s in the middle of the first commit
+
     from pipeline.drivers.live import Live
     from pipeline.drivers.results import Results
     from pipeline.drivers.span import Rhythm

@@ -106,7 +106,7 @@ class Vitals:
     connected: bool = True
     uncommitted_age_s: float | None = None  # of the oldest message in hand; None: nothing is in hand
     commit_limit_s: float = 5.0
-    turn_age_s: float = 0.0  # since the loop last had nothing in hand
+    turn_age_s: float = 0.0  # since the loop last had nothing in hand, or since the roll under way began
     turn_limit_s: float = 11.0
     refusal: str | None = None  # why the disk refuses what the loop writes
     unwritable: str | None = None  # why the data directory cannot be written
@@ -208,7 +208,7 @@ class Endpoints:
             connected=watch.connected,
             uncommitted_age_s=None if oldest_s is None else now_s - oldest_s,
             commit_limit_s=self._commit_limit_s,
-            turn_age_s=now_s - self._live.committed_s,
+            turn_age_s=max(now_s - self._live.committed_s, self._live.rolling_s),
             turn_limit_s=TURN_S + self._live.rhythm.commit_interval_s,
             refusal=self._live.refusal,
             unwritable=self._probe.unwritable(wait_s),
