@@ -27,6 +27,9 @@ What a crash does:
 What a full disk does: if 3 or 4 fails, nothing that depends on it is acknowledged, and the same write is tried until it
 succeeds. If only 7 fails, commits go on and rows gather in the journal, up to `Rhythm.most_pending`.
 
+With `engines`, step 2 is done by other processes: see `pipeline.drivers.engines`. Up to two batches are then begun and not
+finished, and the states that a commit writes come from the processes just before it.
+
 Whatever else takes part (metrics, requests, labels, another sink) is a `pipeline.edges.ports.Companion`.
 """
 
@@ -42,7 +45,8 @@ from functools import partial
 from pipeline.core.engine import Engine, States, Step
 from pipeline.core.records import AlarmChange, StreamKey
 from pipeline.core.state import StreamState, to_bytes
-from pipeline.drivers.disk import Disk
+from pipeline.drivers.disk import PULSE_S, Disk
+from pipeline.drivers.engines import AHEAD, Engines
 from pipeline.drivers.intake import (
     LOOK_UP_S,
     OUTCOMES,
@@ -58,12 +62,13 @@ from pipeline.drivers.results import Results
 from pipeline.drivers.span import Rhythm, Span
 from pipeline.drivers.switch import ModelSet, ModelSwitch
 from pipeline.edges.faults import fault_point
-from pipeline.edges.ports import Companion, Connection, Message, Publication, Work
+from pipeline.edges.ports import Batch, Companion, Connection, Message, Publication, Work
 from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.journal import Commit, Journal
 
 log = logging.getLogger("thrumcast.live")
 
+POLL_S = 0.002  # how long the loop waits for an engine process before it looks for messages again
 STOP_S = 3.0  # how long a stop keeps taking messages that are still arriving; a plant never stops sending
 
 
@@ -84,6 +89,7 @@ class Live:
     states: dict[StreamKey, StreamState] = field(default_factory=dict)
     companions: tuple[Companion, ...] = ()
     models: ModelSwitch = field(default_factory=ModelSwitch)
+    engines: Engines | None = None  # None: the loop steps its engine itself
     counts: Counter[str] = field(default_factory=Counter)  # messages by outcome since this process began
     account: Account = field(default_factory=Account)  # where every message is, since this process began
     committed_s: float = field(default_factory=time.monotonic)  # time.monotonic() when a turn last ended
@@ -152,7 +158,8 @@ class Live:
             left_s = 0.0 if self._stop() else since_s + self.rhythm.commit_interval_s - time.monotonic()
             self._advance(min(max(left_s, 0.0), LOOK_UP_S))
             if left_s <= 0:
-                return
+                break
+        self._finish_all()
 
     def _meanwhile(self, timeout_s: float) -> None:
         """While the disk works: step ahead; a stop waits for no more messages than it has to."""
@@ -163,32 +170,69 @@ class Live:
 
     def _advance(self, timeout_s: float) -> None:
         """Step what has arrived; wait at most `timeout_s` for the first message."""
+        if begun := self._finish():
+            timeout_s = min(timeout_s, POLL_S)
         room = self._room()
         if self._left or not room:  # these may take minutes, and the broker wants to hear from us
             self._serve(0.0 if room else timeout_s)
         else:
-            self._left = self.source.take(room, timeout_s)
+            self._left = self.source.take(room, 0.0 if begun else timeout_s)
             self._note_link_events()
             self._balance()
         if self._left and room:
             self._step()
+        elif begun:
+            self._finish(timeout_s)
+
+    def _begun(self) -> list[Batch]:
+        """What the engine processes work on."""
+        return [] if self.engines is None else self.engines.batches
 
     def _room(self) -> int:
         """How many messages the open span still takes."""
-        return self._open.room(self.rhythm.most(first=not self.counts))
+        return self._open.room(self.rhythm.most(first=not self.counts), self._begun())
 
     def _step(self) -> None:
         """Step the messages in hand; those beyond the byte or window limit of one commit wait for the next span."""
         fault_point("turn_taken")
-        covered = self._open.batch
-        batch = self.intake.read(self._left, time.time_ns(), windows=covered.windows, size=covered.size)
-        states = self._newest()
-        step = step_all(self.engine, states, batch)
+        covered = [self._open.batch, *self._begun()]
+        batch = self.intake.read(
+            self._left if self.engines is None else self.engines.piece(self._left),
+            time.time_ns(),
+            windows=sum(each.windows for each in covered),
+            size=sum(each.size for each in covered),
+        )
+        while self.engines is not None and len(self.engines.begun) >= AHEAD:
+            self._finish(PULSE_S)
+            self._serve()
+        self._left = self._left[len(batch.messages) :]
+        if self.engines is None:
+            self._stepped(batch, step_all(self.engine, self._newest(), batch))
+        else:
+            self.engines.begin(self.engine, batch)
+
+    def _finish(self, timeout_s: float = 0.0) -> bool:
+        """Take over what the engine processes have done; True if they still work."""
+        if self.engines is None:
+            return False
+        for batch, step in self.engines.finished(timeout_s):
+            self._stepped(batch, step)
+        return bool(self.engines.begun)
+
+    def _finish_all(self) -> None:
+        """Wait until everything that was begun is stepped."""
+        while self._finish(PULSE_S):
+            self._serve()
+
+    def _stepped(self, batch: Batch, step: Step) -> None:
+        """Add to the open span what was stepped, and publish its predictions."""
         for companion in self.companions:
             companion.stepped(batch, step)
         refuse_strangers(batch)
-        acknowledge_alarms(states, batch, step, time.time_ns())
-        self._left = self._left[len(batch.messages) :]
+        if self.engines is None:
+            acknowledge_alarms(self._newest(), batch, step, time.time_ns())
+        elif batch.alarms_seen:
+            step.alarms += self.engines.acknowledge(batch.alarms_seen, time.time_ns())
         self._open.add(batch, step, time.monotonic())
         self.results.computed(step)
         fault_point("turn_stepped")
@@ -201,6 +245,9 @@ class Live:
 
     def _settle(self) -> bool:
         """Close the open span and commit it; False if asked to stop while the disk refused."""
+        self._finish_all()
+        if self.engines is not None:
+            self._open.step.states |= self.engines.saved(self.engine, self._serve)
         span = self._closed = self._open
         self._open = Span()
         shadowed = self._commit(span)
@@ -255,8 +302,10 @@ class Live:
 
     def _give_up(self) -> None:
         """At a stop: what is undecided is not acknowledged, and the broker delivers it again."""
-        self.counts["dropped"] += self._in_hand()
+        self.counts["dropped"] += (dropped := self._in_hand())
         self._left, self._open, self._closed = [], Span(), Span()
+        if dropped and self.engines is not None:
+            self.engines.put(self.engine, self.states, only=True)
         self._balance()
 
     def _let_companions_write(self, span: Span) -> bool:
@@ -310,7 +359,8 @@ class Live:
 
     def _in_hand(self) -> int:
         """Messages that are taken and not decided."""
-        return len(self._left) + len(self._open.batch.messages) + len(self._closed.batch.messages)
+        batches = [self._open.batch, self._closed.batch, *self._begun()]
+        return len(self._left) + sum(len(batch.messages) for batch in batches)
 
     def _balance(self, *, ended: bool = False) -> None:
         """Publish where every message is. Called where no message is between two places."""
@@ -352,6 +402,8 @@ class Live:
         self._steps_ahead = False
         self.pending_rows = self._disk.do(self.journal.pending_rows)
         self._remember(self.engine)
+        if self.engines is not None:
+            self.engines.put(self.engine, self.states, only=True)
         self._steps_ahead = True
 
     def _switch_models_if_due(self) -> None:
@@ -365,6 +417,7 @@ class Live:
         """
         before = self.engine.predictor
         self._steps_ahead = False
+        self._finish_all()
         try:
             is_settled = not self._open.batch.messages or self._settle()
             if not is_settled or not self._remember(models.on(self.engine)):
@@ -390,6 +443,8 @@ class Live:
         self.engine = engine
         if states:
             self.states |= states
+            if self.engines is not None:
+                self.engines.put(engine, states)
             ages = sorted(state.state_age for state in states.values())
             log.info("memory_rebuilt streams=%d windows_median=%d", len(ages), ages[len(ages) // 2])
         return True

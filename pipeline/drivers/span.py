@@ -5,6 +5,7 @@ The loop steps often and commits seldom, so a span grows by many small steps. `R
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pipeline.core.engine import Engine, Step
@@ -64,10 +65,14 @@ class Span:
         total.alarms += step.alarms
         total.troubles += step.troubles
 
-    def room(self, most: int) -> int:
-        """How many more messages the span takes, of `most`; none once it has windows or bytes enough."""
-        full = is_full(self.batch.windows, self.batch.size)
-        return 0 if full else max(0, most - len(self.batch.messages))
+    def room(self, most: int, begun: Sequence[Batch] = ()) -> int:
+        """How many more messages the span takes, of `most`; none once it has windows or bytes enough.
+
+        It will have the batches that are `begun`, too.
+        """
+        batches = [self.batch, *begun]
+        full = is_full(sum(batch.windows for batch in batches), sum(batch.size for batch in batches))
+        return 0 if full else max(0, most - sum(len(batch.messages) for batch in batches))
 
     def commit(self, engine: Engine, models: ModelSwitch, shadowed: Step) -> Commit:
         """What the journal is to write; each changed state is serialised once, however many steps changed it.
