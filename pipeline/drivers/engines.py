@@ -10,18 +10,20 @@ ends the service (`finished` raises), and the next start gives its streams to an
 
 A stream stays with the process that got its first block, the one with the fewest streams. Requests and answers go
 through pipes, in order. While a pipe is full the loop reads answers, so the two sides never wait for each other.
+Samples and states, which are most of the bytes, go through memory that both sides see.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import gc
 import logging
+import math
+import mmap
 import os
 import pickle
 import select
 import signal
+import tempfile
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +34,7 @@ from typing import Any, Final, Self, cast
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.core.engine import Engine, Step
 from pipeline.core.records import AlarmChange, Block, Rejected, StreamKey
@@ -44,7 +47,9 @@ from pipeline.errors import ThrumcastError
 AHEAD: Final = 2  # batches that are begun at most: one is worked on, one waits in the pipe
 MESSAGES: Final = 64  # of a batch, per process: small enough that the loop and the processes work at the same time
 BYTES: Final = 512 * 1024  # of a batch, per process
-PIPE_BYTES: Final = 2**20  # of a pipe; what an unprivileged process may ask for on Linux
+_SLOT_BYTES: Final = 2**21  # of the samples of one batch; beyond, they go through the pipe
+_STATES_BYTES: Final = 2**26  # of the states of one commit; beyond, they go through the pipe
+_ALIGNED: Final = 64  # bytes
 _HEADER: Final = 8  # bytes: the length of what follows
 
 log = logging.getLogger("thrumcast.live")
@@ -87,22 +92,78 @@ class Save(msgspec.Struct, tag=True):
 
 
 Request = Use | Put | Blocks | Acknowledge | Save
+Placed = int | bytes  # where it lies in the shared memory, or itself
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value.shape, np.ascontiguousarray(value, "<f4").tobytes()
-    msg = f"expected a value that can be sent, found: {type(value).__name__}"
-    raise TypeError(msg)
+class Shared:
+    """Memory that the loop and one process see: `AHEAD` slots for samples in turn, then room for the states.
+
+    A slot is free again when its batch is answered, the room for the states when they are read.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._bytes = np.frombuffer(mmap.mmap(fd, AHEAD * _SLOT_BYTES + _STATES_BYTES), np.uint8)
+        self._batches = self._at = self._end = 0
+        self._encoder = msgspec.msgpack.Encoder(enc_hook=self._plain)
+        self._decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request, dec_hook=self._array)
+
+    def encode(self, request: Request) -> bytes:
+        """A request as bytes, its samples in the next slot."""
+        if isinstance(request, Blocks):
+            self._batches += 1
+            self._begin(self._batches % AHEAD * _SLOT_BYTES, _SLOT_BYTES)
+        return self._encoder.encode(request)
+
+    def decode(self, data: memoryview) -> Request:
+        """The request, with copies of its samples."""
+        return self._decoder.decode(data)
+
+    def place_all(self, datas: Sequence[bytes]) -> list[tuple[Placed, int]]:
+        """Where each of these lies in the room for the states, and its size."""
+        self._begin(AHEAD * _SLOT_BYTES, _STATES_BYTES)
+        return [
+            (data if (at := self._place(np.frombuffer(data, np.uint8))) is None else at, len(data)) for data in datas
+        ]
+
+    def take(self, placed: Placed, size: int) -> bytes:
+        """A copy of what was placed."""
+        return placed if isinstance(placed, bytes) else self._bytes[placed : placed + size].tobytes()
+
+    def _begin(self, at: int, size: int) -> None:
+        self._at, self._end = at, at + size
+
+    def _place(self, data: NDArray[np.uint8]) -> int | None:
+        at, end = self._at, self._at + data.size
+        if end > self._end:
+            return None
+        self._bytes[at:end] = data
+        self._at = end + -end % _ALIGNED
+        return at
+
+    def _plain(self, value: Any) -> Any:
+        if not isinstance(value, np.ndarray):
+            msg = f"expected a value that can be sent, found: {type(value).__name__}"
+            raise TypeError(msg)
+        data = np.ascontiguousarray(value, "<f4").reshape(-1).view(np.uint8)
+        at = self._place(data)
+        return value.shape, data.tobytes() if at is None else at
+
+    def _array(self, kind: type, value: Any) -> Any:
+        shape, placed = value
+        if isinstance(placed, bytes):
+            return np.frombuffer(placed, "<f4").reshape(shape)
+        return self._bytes[placed : placed + 4 * math.prod(shape)].copy().view("<f4").reshape(shape)
 
 
-def _array(kind: type, value: Any) -> Any:
-    shape, data = value
-    return np.frombuffer(data, "<f4").reshape(shape)
-
-
-_ENCODER = msgspec.msgpack.Encoder(enc_hook=_plain)
-_DECODER: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request, dec_hook=_array)
+def _memory_file() -> int:
+    """A file descriptor of the size of `Shared`, with no name and no disk where the system can do that."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("thrumcast-engine")
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.ftruncate(fd, AHEAD * _SLOT_BYTES + _STATES_BYTES)
+    return fd
 
 
 # -- the process -----------------------------------------------------------------------------------------------------
@@ -123,6 +184,7 @@ class Stepped:
 class Worker:
     """The working states of some streams, and the engine that steps them."""
 
+    shared: Shared
     engine: Engine | None = None
     states: dict[StreamKey, StreamState] = field(default_factory=dict)
     changed: set[StreamKey] = field(default_factory=set)
@@ -144,10 +206,10 @@ class Worker:
                 self._keep(step)
                 return step.alarms
             case Save():
-                spec_of = self._engine.spec_of
-                saved = [(key, to_bytes(spec_of(key), self.states[key])) for key in self.changed]
+                keys, spec_of = list(self.changed), self._engine.spec_of
                 self.changed = set()
-                return saved
+                placed = self.shared.place_all([to_bytes(spec_of(key), self.states[key]) for key in keys])
+                return [(key, *where) for key, where in zip(keys, placed, strict=True)]
         return None
 
     @property
@@ -172,16 +234,17 @@ class Worker:
         self.changed |= step.states.keys()
 
 
-def serve(requests: PipeEnd, answers: PipeEnd) -> None:
+def serve(requests: PipeEnd, answers: PipeEnd, memory: PipeEnd) -> None:
     """The process: answers requests until the loop's process has gone."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a stop is the loop's business
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    worker = Worker()
+    shared = Shared(memory.fileno())
+    worker = Worker(shared)
     gc.freeze()
     while (data := _read(requests.fileno())) is not None:
         try:
-            answer = worker.answer(_DECODER.decode(data))
+            answer = worker.answer(shared.decode(data))
         except Exception as error:  # the loop's process raises it
             answer = error if isinstance(error, ThrumcastError) else ThrumcastError(f"{type(error).__name__}: {error}")
         try:
@@ -233,6 +296,7 @@ class _Process:
     process: BaseProcess
     requests: PipeEnd
     answers: PipeEnd
+    shared: Shared
     awaited: deque[_Answer] = field(default_factory=deque)  # in the order of the requests
     streams: int = 0
     busy_s: float = 0.0  # what its steps have taken
@@ -242,17 +306,16 @@ class _Process:
         """Start a process and keep the loop's ends of its pipes."""
         there, requests = Pipe(duplex=False)
         answers, back = Pipe(duplex=False)
-        for end in (there, back):
-            with contextlib.suppress(OSError, AttributeError):  # not on every system, nor for every user
-                fcntl.fcntl(end.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        memory = PipeEnd(_memory_file())  # no pipe: but what can be sent to a process as one
         process = get_context("forkserver").Process(
-            target=serve, args=(there, back), name=f"engine-{number}", daemon=True
+            target=serve, args=(there, back, memory), name=f"engine-{number}", daemon=True
         )
         process.start()
-        there.close()
-        back.close()
+        shared = Shared(memory.fileno())
+        for end in (there, back, memory):
+            end.close()
         os.set_blocking(requests.fileno(), False)
-        return cls(process, requests, answers)
+        return cls(process, requests, answers, shared)
 
 
 @dataclass(slots=True, eq=False)
@@ -354,7 +417,8 @@ class Engines:
         return messages[:count]
 
     def begin(self, engine: Engine, batch: Batch) -> None:
-        """Hand a batch over. Call it only while fewer than `AHEAD` batches are begun, or it may wait for them."""
+        """Hand a batch over. Call it only while fewer than `AHEAD` batches are begun."""
+        assert len(self.begun) < AHEAD
         self._use(engine)
         places: dict[_Process, list[int]] = {}
         number_of: dict[int, int] = {}
@@ -379,18 +443,16 @@ class Engines:
             done.append((first.batch, first.step()))
         return done
 
-    def saved(self, engine: Engine, meanwhile: Callable[[], object]) -> dict[StreamKey, StreamState]:
+    def saved(self, meanwhile: Callable[[], object]) -> dict[StreamKey, bytes]:
         """The states that have changed since the last call. No batch may be begun and not finished."""
         assert not self.begun
-        answers = [self._ask(each, Save()) for each in self._processes]
-        self._await(answers, meanwhile)
-        return {key: from_bytes(engine.spec_of(key), data) for answer in answers for key, data in answer.value}
+        answers = [(each, self._ask(each, Save())) for each in self._processes]
+        self._await([answer for _, answer in answers], meanwhile)
+        return {key: each.shared.take(*where) for each, answer in answers for key, *where in answer.value}
 
     def put(self, engine: Engine, states: Mapping[StreamKey, StreamState], *, only: bool = False) -> None:
-        """Let these states be the working states; with `only` there are no others, and no batch is begun any more."""
+        """Let these states be the working states; with `only` there are no others."""
         self._use(engine)
-        if only:
-            self.begun.clear()
         shares: dict[_Process, list[tuple[StreamKey, bytes]]] = {each: [] for each in self._processes if only}
         for key in sorted(states):
             shares.setdefault(self._of(key), []).append((key, to_bytes(engine.spec_of(key), states[key])))
@@ -423,7 +485,7 @@ class Engines:
     # -- pipes -------------------------------------------------------------------------------------------------------
 
     def _ask(self, process: _Process, request: Request) -> _Answer:
-        data = _ENCODER.encode(request)
+        data = process.shared.encode(request)
         answer = _Answer()
         process.awaited.append(answer)
         fd = process.requests.fileno()
@@ -470,4 +532,3 @@ class Engines:
         msg = f"expected {len(self._processes)} engine processes, found {process.process.name} ended with: {code}"
         hint = "start the service again: nothing is lost. Ended with -9, look for the memory killer in dmesg"
         return ThrumcastError(msg, hint=hint)
-

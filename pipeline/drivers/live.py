@@ -27,7 +27,7 @@ What a crash does:
 What a full disk does: if 3 or 4 fails, nothing that depends on it is acknowledged, and the same write is tried until it
 succeeds. If only 7 fails, commits go on and rows gather in the journal, up to `Rhythm.most_pending`.
 
-With `engines`, step 2 is done by other processes: see `pipeline.drivers.engines`. Up to two batches are then begun and not
+With `engines`, other processes do step 2: see `pipeline.drivers.engines`. Up to two batches are then begun and not
 finished, and the states that a commit writes come from the processes just before it.
 
 Whatever else takes part (metrics, requests, labels, another sink) is a `pipeline.edges.ports.Companion`.
@@ -44,7 +44,7 @@ from functools import partial
 
 from pipeline.core.engine import Engine, States, Step
 from pipeline.core.records import AlarmChange, StreamKey
-from pipeline.core.state import StreamState, to_bytes
+from pipeline.core.state import StreamState, from_bytes, to_bytes
 from pipeline.drivers.disk import PULSE_S, Disk
 from pipeline.drivers.engines import AHEAD, Engines
 from pipeline.drivers.intake import (
@@ -86,7 +86,7 @@ class Live:
     archive: Archive
     results: Results
     rhythm: Rhythm = field(default_factory=Rhythm)
-    states: dict[StreamKey, StreamState] = field(default_factory=dict)
+    states: dict[StreamKey, StreamState] = field(default_factory=dict)  # with `engines` only until the loop runs
     companions: tuple[Companion, ...] = ()
     models: ModelSwitch = field(default_factory=ModelSwitch)
     engines: Engines | None = None  # None: the loop steps its engine itself
@@ -247,7 +247,7 @@ class Live:
         """Close the open span and commit it; False if asked to stop while the disk refused."""
         self._finish_all()
         if self.engines is not None:
-            self._open.step.states |= self.engines.saved(self.engine, self._serve)
+            self._open.saved = self.engines.saved(self._serve)
         span = self._closed = self._open
         self._open = Span()
         shadowed = self._commit(span)
@@ -305,7 +305,8 @@ class Live:
         self.counts["dropped"] += (dropped := self._in_hand())
         self._left, self._open, self._closed = [], Span(), Span()
         if dropped and self.engines is not None:
-            self.engines.put(self.engine, self.states, only=True)
+            self.engines.begun.clear()
+            self.engines.put(self.engine, self._committed(), only=True)
         self._balance()
 
     def _let_companions_write(self, span: Span) -> bool:
@@ -401,9 +402,10 @@ class Live:
     def _begin(self) -> None:
         self._steps_ahead = False
         self.pending_rows = self._disk.do(self.journal.pending_rows)
-        self._remember(self.engine)
+        self._remember(self.engine, self.states)
         if self.engines is not None:
             self.engines.put(self.engine, self.states, only=True)
+            self.states = {}
         self._steps_ahead = True
 
     def _switch_models_if_due(self) -> None:
@@ -420,7 +422,7 @@ class Live:
         self._finish_all()
         try:
             is_settled = not self._open.batch.messages or self._settle()
-            if not is_settled or not self._remember(models.on(self.engine)):
+            if not is_settled or not self._remember(models.on(self.engine), self._committed()):
                 return
         finally:
             self._steps_ahead = True
@@ -431,18 +433,24 @@ class Live:
             self.results.model, self.results.classes = after.version, after.classes
             self.results.online(time.time_ns())
 
-    def _remember(self, engine: Engine) -> bool:
+    def _committed(self) -> dict[StreamKey, StreamState]:
+        """The states that are committed; with engine processes the journal alone has them all."""
+        if self.engines is None:
+            return self.states
+        return {key: from_bytes(self.engine.spec_of(key), d) for key, d in self._disk.do(self.journal.states).items()}
+
+    def _remember(self, engine: Engine, committed: dict[StreamKey, StreamState]) -> bool:
         """Step with this engine from now on, once the hidden states of other models are rebuilt and committed.
 
         False if asked to stop before the disk took them.
         """
-        states = self._disk.do(lambda: self.models.memory(engine, self.states))
+        states = self._disk.do(lambda: self.models.memory(engine, committed))
         data = {key: to_bytes(engine.spec_of(key), state) for key, state in states.items()}
         if data and not self._write(Commit(states=data)):
             return False
         self.engine = engine
         if states:
-            self.states |= states
+            committed |= states
             if self.engines is not None:
                 self.engines.put(engine, states)
             ages = sorted(state.state_age for state in states.values())

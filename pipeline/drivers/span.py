@@ -5,10 +5,11 @@ The loop steps often and commits seldom, so a span grows by many small steps. `R
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.core.engine import Engine, Step
+from pipeline.core.records import StreamKey
 from pipeline.core.state import to_bytes
 from pipeline.drivers.disk import RETRY_S
 from pipeline.drivers.intake import account, is_full, missing_samples, prefixed
@@ -50,6 +51,7 @@ class Span:
 
     batch: Batch = field(default_factory=lambda: Batch([]))
     step: Step = field(default_factory=Step)
+    saved: Mapping[StreamKey, bytes] | None = None  # the changed states, where other processes have them
     since_s: float | None = None  # time.monotonic() of the first batch; None: nothing was stepped
 
     def add(self, batch: Batch, step: Step, now_s: float) -> None:
@@ -82,7 +84,9 @@ class Span:
         batch, step = self.batch, self.step
         predictions, classes = models.merged(engine, step, shadowed)
         return Commit(
-            states={key: to_bytes(engine.spec_of(key), state) for key, state in step.states.items()},
+            states={key: to_bytes(engine.spec_of(key), state) for key, state in step.states.items()}
+            if self.saved is None
+            else self.saved,
             features=step.features,
             predictions=predictions,
             classes=classes,
