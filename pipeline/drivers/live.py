@@ -402,9 +402,10 @@ class Live:
     def _begin(self) -> None:
         self._steps_ahead = False
         self.pending_rows = self._disk.do(self.journal.pending_rows)
-        self._remember(self.engine, self.states)
+        states = self.states or self._committed()
+        self._remember(self.engine, states)
         if self.engines is not None:
-            self.engines.put(self.engine, self.states, only=True)
+            self.engines.put(self.engine, states, only=True)
             self.states = {}
         self._steps_ahead = True
 
