@@ -24,6 +24,7 @@ import pickle
 import select
 import signal
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ BYTES: Final = 512 * 1024  # of a batch, per process
 _SLOT_BYTES: Final = 2**21  # of the samples of one batch; beyond, they go through the pipe
 _STATES_BYTES: Final = 2**26  # of the states of one commit; beyond, they go through the pipe
 _ALIGNED: Final = 64  # bytes
+SILENT_S = 60.0  # without an answer to a batch, after which a process counts as hung
 _HEADER: Final = 8  # bytes: the length of what follows
 
 log = logging.getLogger("thrumcast.live")
@@ -324,6 +326,7 @@ class _Begun:
 
     batch: Batch
     shares: list[tuple[_Process, list[int], _Answer]]  # the places of a process's blocks, and what it found
+    since_s: float = field(default_factory=time.monotonic)
 
     @property
     def is_done(self) -> bool:
@@ -385,8 +388,9 @@ class Engines:
         """End the processes. They have nothing to save."""
         for each in self._processes:
             each.requests.close()
+        until_s = time.monotonic() + 2.0
         for each in self._processes:
-            each.process.join(2.0)
+            each.process.join(max(0.0, until_s - time.monotonic()))
             if each.process.is_alive():
                 each.process.kill()
             each.answers.close()
@@ -403,7 +407,7 @@ class Engines:
 
     @property
     def figures(self) -> list[tuple[int, int, float]]:
-        """Process id, number of streams and seconds of work of each process."""
+        """Process id, number of streams and seconds of work of each process. Other threads may ask."""
         return [(each.process.pid or 0, each.streams, each.busy_s) for each in self._processes]
 
     def piece(self, messages: Sequence[Message]) -> Sequence[Message]:
@@ -437,6 +441,10 @@ class Engines:
         The steps have no states: `saved` has them.
         """
         self._pump(timeout_s if self.begun and not self.begun[0].is_done else 0.0)
+        if self.begun and not self.begun[0].is_done and time.monotonic() - self.begun[0].since_s > SILENT_S:
+            silent = next(each.process for each, _, answer in self.begun[0].shares if not answer.has_come)
+            msg = f"expected an answer of {silent.name} (process {silent.pid}) within {SILENT_S:g} s, found: none"
+            raise ThrumcastError(msg, hint="start the service again: nothing is lost")
         done = []
         while self.begun and self.begun[0].is_done:
             first = self.begun.popleft()

@@ -326,7 +326,7 @@ def observed(
         ConfigError: web.token_file cannot be read.
     """
     from pipeline.edges.systemd import Notifier
-    from pipeline.service.health import Endpoints
+    from pipeline.service.health import Endpoints, show_engines
     from pipeline.service.metrics import NOTIFY_EVERY_S, LabelCounts, LoopWatch, StreamGauges
     from pipeline.service.upkeep import Upkeep
     from pipeline.telemetry import Telemetry
@@ -344,6 +344,7 @@ def observed(
         gauges.show,
         LabelCounts(config.data.path).show,
         lambda telemetry: _show_reloads(live, telemetry),
+        lambda telemetry: show_engines(live.engines, telemetry),
     ]
 
     def notify(_: LoopWatch) -> None:

@@ -190,6 +190,18 @@ def test_an_idle_service_ends_when_a_process_has_died(tmp_path: Path) -> None:
             live.run(lambda: False)
 
 
+def test_a_process_that_does_not_answer_ends_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "SILENT_S", 0.3)
+    broker = Broker()
+    with serving(tmp_path, broker, 2) as live:
+        live.run(lambda: True)
+        assert live.engines is not None
+        os.kill(live.engines.figures[0][0], signal.SIGSTOP)
+        send(broker, recording(1))
+        with pytest.raises(ThrumcastError, match="expected an answer of engine-0"):
+            live.turn(lambda: False)
+
+
 def test_what_a_refusing_disk_gave_up_comes_again_to_the_states_that_are_committed(tmp_path: Path) -> None:
     broker, data = Broker(), tmp_path / "data"
     send(broker, PLANT)

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,9 +15,14 @@ import numpy as np
 import pytest
 from harness.promises import check
 
+from models.bundle import load
+from models.registry import Registry
 from pipeline.chaos import trials
 from pipeline.chaos.ground import BACKLOG, Ground, Outcome
 from pipeline.chaos.plant import Plant
+from pipeline.chaos.process import ROOT
+from pipeline.edges.store.database import view_journal
+from pipeline.edges.store.read import read_predictions
 
 pytestmark = pytest.mark.network
 World = Callable[..., AbstractContextManager[Ground]]
@@ -113,3 +119,33 @@ def test_kills_of_a_service_of_two_processes_lose_nothing_and_double_nothing(wor
 def test_exits_of_a_service_of_two_processes_at_the_steps_of_a_turn(world: World) -> None:
     with world(settings={"THRUMCAST_RUN__WORKERS": "2"}) as made:
         check(trials.exits(made, ["turn_taken", "turn_stepped", "turn_committed", "turn_acknowledged"]))
+
+
+def test_a_process_that_hangs_makes_the_service_unready_and_another_model_reaches_every_process(small: Ground) -> None:
+    service, plant = small.service, Plant(messages=1200)
+    service.start_and_listen(THRUMCAST_RUN__WORKERS="2")
+    small.send(plant, numbers=range(400), rate_per_s=400.0)
+    small.wait_for_messages(400)
+    victim = processes(small)[0]
+    os.kill(victim, signal.SIGSTOP)
+    small.send(plant, numbers=range(400, 800), rate_per_s=400.0)
+    service.wait_for(lambda: not service.scrapes.ready[-1][1], "a service that is not ready")
+    os.kill(victim, signal.SIGCONT)
+    service.wait_for(lambda: service.scrapes.ready[-1][1], "a service that is ready again")
+    small.wait_for_messages(800)
+    registry = Registry(small.data_dir)
+    registry.point("champion", registry.add(load(ROOT / "models" / "pretrained")), why="the same again")
+    service.wait_for(lambda: "model_switched" in service.log(), "the other model")
+    small.send(plant, numbers=range(800, 1200), rate_per_s=400.0)
+    expected = small.expected(plant.blocks())
+    small.wait_for_windows(len(expected.features))
+    with urllib.request.urlopen(f"http://{service._web}/metrics", timeout=5) as answer:
+        metrics = answer.read().decode()
+    assert [f'thrumcast_engine_streams{{engine="{i}"}} 4.0' in metrics for i in (0, 1)] == [True, True]
+    assert service.stop()[0] == 0
+    result = small.audit(expected)
+    assert result.clean, result
+    models = read_predictions(small.data_dir).column("model").to_pylist()
+    assert set(models) == {"v0001", "v0002"}
+    assert small.outcome(1, "", True, "").kept  # the account was right at every scrape
+    assert view_journal(small.data_dir).pending["features"].rows == 0
