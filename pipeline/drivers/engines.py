@@ -46,9 +46,9 @@ from pipeline.edges.ports import Batch, Message
 from pipeline.errors import ThrumcastError
 
 AHEAD: Final = 2  # batches that are begun at most: one is worked on, one waits in the pipe
-MESSAGES: Final = 64  # of a batch, per process: small enough that the loop and the processes work at the same time
-BYTES: Final = 512 * 1024  # of a batch, per process
-_SLOT_BYTES: Final = 2**21  # of the samples of one batch; beyond, they go through the pipe
+MESSAGES: Final = 128  # of a batch, per process: small enough that the loop and the processes work at the same time
+BYTES: Final = 3 * 2**20  # of a batch, per process
+_SLOT_BYTES: Final = 2**22  # of the samples of one batch; beyond, they go through the pipe
 _STATES_BYTES: Final = 2**26  # of the states of one commit; beyond, they go through the pipe
 _ALIGNED: Final = 64  # bytes
 SILENT_S = 60.0  # without an answer to a batch, after which a process counts as hung
