@@ -284,7 +284,7 @@ def _write(fd: int, data: bytes) -> None:
 
 
 @dataclass(slots=True, eq=False)
-class _Answer:
+class Answer:
     """What will come back for a request."""
 
     value: Any = None
@@ -299,7 +299,7 @@ class _Process:
     requests: PipeEnd
     answers: PipeEnd
     shared: Shared
-    awaited: deque[_Answer] = field(default_factory=deque)  # in the order of the requests
+    awaited: deque[Answer] = field(default_factory=deque)  # in the order of the requests
     streams: int = 0
     busy_s: float = 0.0  # what its steps have taken
 
@@ -325,7 +325,7 @@ class _Begun:
     """A batch that the processes work on."""
 
     batch: Batch
-    shares: list[tuple[_Process, list[int], _Answer]]  # the places of a process's blocks, and what it found
+    shares: list[tuple[_Process, list[int], Answer]]  # the places of a process's blocks, and what it found
     since_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -436,11 +436,11 @@ class Engines:
         self.begun.append(_Begun(batch, shares))
 
     def finished(self, timeout_s: float = 0.0) -> list[tuple[Batch, Step]]:
-        """The batches that are done, in the order in which they were begun; waits at most `timeout_s` for one.
+        """The batches that are done, in the order in which they were begun; waits at most `timeout_s` for an answer.
 
-        The steps have no states: `saved` has them.
+        The steps have no states: `take_states` has them.
         """
-        self._pump(timeout_s if self.begun and not self.begun[0].is_done else 0.0)
+        self._pump(0.0 if self.begun and self.begun[0].is_done else timeout_s)
         if self.begun and not self.begun[0].is_done and time.monotonic() - self.begun[0].since_s > SILENT_S:
             silent = next(each.process for each, _, answer in self.begun[0].shares if not answer.has_come)
             msg = f"expected an answer of {silent.name} (process {silent.pid}) within {SILENT_S:g} s, found: none"
@@ -451,12 +451,18 @@ class Engines:
             done.append((first.batch, first.step()))
         return done
 
-    def saved(self, meanwhile: Callable[[], object]) -> dict[StreamKey, bytes]:
-        """The states that have changed since the last call. No batch may be begun and not finished."""
-        assert not self.begun
-        answers = [(each, self._ask(each, Save())) for each in self._processes]
-        self._await([answer for _, answer in answers], meanwhile)
-        return {key: each.shared.take(*where) for each, answer in answers for key, *where in answer.value}
+    def ask_states(self) -> list[Answer]:
+        """Ask for the states that have changed since the last call, as they are after the batches that are begun."""
+        return [self._ask(each, Save()) for each in self._processes]
+
+    def have_come(self, answers: Sequence[Answer]) -> bool:
+        """Whether these have come; `finished` reads them."""
+        return all(answer.has_come for answer in answers)
+
+    def take_states(self, answers: Sequence[Answer]) -> dict[StreamKey, bytes]:
+        """The states that were asked for."""
+        pairs = zip(self._processes, answers, strict=True)
+        return {key: each.shared.take(*where) for each, answer in pairs for key, *where in answer.value}
 
     def put(self, engine: Engine, states: Mapping[StreamKey, StreamState], *, only: bool = False) -> None:
         """Let these states be the working states; with `only` there are no others."""
@@ -492,9 +498,9 @@ class Engines:
 
     # -- pipes -------------------------------------------------------------------------------------------------------
 
-    def _ask(self, process: _Process, request: Request) -> _Answer:
+    def _ask(self, process: _Process, request: Request) -> Answer:
         data = process.shared.encode(request)
-        answer = _Answer()
+        answer = Answer()
         process.awaited.append(answer)
         fd = process.requests.fileno()
         for part in (len(data).to_bytes(_HEADER), data):
@@ -508,10 +514,9 @@ class Engines:
                     raise self._lost(process) from error
         return answer
 
-    def _await(self, answers: Sequence[_Answer], meanwhile: Callable[[], object] = lambda: None) -> None:
-        while not all(answer.has_come for answer in answers):
+    def _await(self, answers: Sequence[Answer]) -> None:
+        while not self.have_come(answers):
             self._pump(0.25)
-            meanwhile()
 
     def _pump(self, timeout_s: float | None, *, writing: int | None = None) -> None:
         """Read the answers that have come; wait for one, or for space in a pipe, if there is none."""

@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import ChainMap, Counter
+from collections import ChainMap, Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -99,6 +99,7 @@ class Live:
     _left: list[Message] = field(default_factory=list)  # taken, and beyond the limit of the open span
     _open: Span = field(default_factory=Span)  # stepped, to be committed next
     _closed: Span = field(default_factory=Span)  # being committed; empty between commits
+    _spans: deque[Span] = field(default_factory=deque)  # of the batches that the engine processes work on
     _steps_ahead: bool = True  # while the disk works
     _link_events: Counter[str] = field(default_factory=Counter)  # they go into the journal with the next commit
     _notices: Notices = field(default_factory=Notices)
@@ -137,7 +138,7 @@ class Live:
         self._switch_models_if_due()
         self._do_once([companion.before_turn() for companion in self.companions])
         self._gather()
-        has_messages = bool(self._open.batch.messages)
+        has_messages = self._has_messages()
         is_decided = not has_messages or self._settle()
         self._publish_outgoing()  # also if undecided: what is published now, companions note before the next turn
         if not is_decided:
@@ -158,8 +159,7 @@ class Live:
             left_s = 0.0 if self._stop() else since_s + self.rhythm.commit_interval_s - time.monotonic()
             self._advance(min(max(left_s, 0.0), LOOK_UP_S))
             if left_s <= 0:
-                break
-        self._finish_all()
+                return
 
     def _meanwhile(self, timeout_s: float) -> None:
         """While the disk works: step ahead; a stop waits for no more messages than it has to."""
@@ -185,8 +185,13 @@ class Live:
             self._finish(timeout_s)
 
     def _begun(self) -> list[Batch]:
-        """What the engine processes work on."""
-        return [] if self.engines is None else self.engines.batches
+        """What the engine processes work on for the open span."""
+        batches = [] if self.engines is None else self.engines.batches
+        return [batch for batch, span in zip(batches, self._spans, strict=False) if span is self._open]
+
+    def _has_messages(self) -> bool:
+        """Whether a commit has something to cover."""
+        return bool(self._open.batch.messages or self._begun())
 
     def _room(self) -> int:
         """How many messages the open span still takes."""
@@ -207,25 +212,24 @@ class Live:
             self._serve()
         self._left = self._left[len(batch.messages) :]
         if self.engines is None:
-            self._stepped(batch, step_all(self.engine, self._newest(), batch))
-        else:
-            self.engines.begin(self.engine, batch)
+            self._stepped(batch, step_all(self.engine, self._newest(), batch), self._open)
+            return
+        self.engines.begin(self.engine, batch)
+        self._spans.append(self._open)
+        while batch.strangers and self.engines.begun:  # a request may change states: before they are saved again
+            self._finish(PULSE_S)
+            self._serve()
 
     def _finish(self, timeout_s: float = 0.0) -> bool:
         """Take over what the engine processes have done; True if they still work."""
         if self.engines is None:
             return False
         for batch, step in self.engines.finished(timeout_s):
-            self._stepped(batch, step)
+            self._stepped(batch, step, self._spans.popleft())
         return bool(self.engines.begun)
 
-    def _finish_all(self) -> None:
-        """Wait until everything that was begun is stepped."""
-        while self._finish(PULSE_S):
-            self._serve()
-
-    def _stepped(self, batch: Batch, step: Step) -> None:
-        """Add to the open span what was stepped, and publish its predictions."""
+    def _stepped(self, batch: Batch, step: Step, span: Span) -> None:
+        """Add to its span what was stepped, and publish its predictions."""
         for companion in self.companions:
             companion.stepped(batch, step)
         refuse_strangers(batch)
@@ -233,7 +237,7 @@ class Live:
             acknowledge_alarms(self._newest(), batch, step, time.time_ns())
         elif batch.alarms_seen:
             step.alarms += self.engines.acknowledge(batch.alarms_seen, time.time_ns())
-        self._open.add(batch, step, time.monotonic())
+        span.add(batch, step, time.monotonic())
         self.results.computed(step)
         fault_point("turn_stepped")
 
@@ -245,11 +249,14 @@ class Live:
 
     def _settle(self) -> bool:
         """Close the open span and commit it; False if asked to stop while the disk refused."""
-        self._finish_all()
-        if self.engines is not None:
-            self._open.saved = self.engines.saved(self._serve)
         span = self._closed = self._open
         self._open = Span()
+        if self.engines is not None:
+            answers = self.engines.ask_states()  # after the batches of this span, before those of the next
+            while not self.engines.have_come(answers) or span in self._spans:
+                self._meanwhile(POLL_S)
+                self._finish(POLL_S)
+            span.saved = self.engines.take_states(answers)
         shadowed = self._commit(span)
         if shadowed is None:
             self._give_up()
@@ -306,6 +313,7 @@ class Live:
         self._left, self._open, self._closed = [], Span(), Span()
         if dropped and self.engines is not None:
             self.engines.begun.clear()
+            self._spans.clear()
             self.engines.put(self.engine, self._committed(), only=True)
         self._balance()
 
@@ -360,7 +368,7 @@ class Live:
 
     def _in_hand(self) -> int:
         """Messages that are taken and not decided."""
-        batches = [self._open.batch, self._closed.batch, *self._begun()]
+        batches = [self._open.batch, self._closed.batch, *(self.engines.batches if self.engines else ())]
         return len(self._left) + sum(len(batch.messages) for batch in batches)
 
     def _balance(self, *, ended: bool = False) -> None:
@@ -420,9 +428,8 @@ class Live:
         """
         before = self.engine.predictor
         self._steps_ahead = False
-        self._finish_all()
         try:
-            is_settled = not self._open.batch.messages or self._settle()
+            is_settled = not self._has_messages() or self._settle()
             if not is_settled or not self._remember(models.on(self.engine), self._committed()):
                 return
         finally:

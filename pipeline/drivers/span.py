@@ -45,7 +45,7 @@ class Rhythm:
         return min(self.first_messages, self.commit_messages) if first else self.commit_messages
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Span:
     """The messages of one commit and what became of them: the sum of several batches and their steps."""
 
