@@ -51,7 +51,7 @@ BYTES: Final = 3 * 2**20  # of a batch, per process
 _SLOT_BYTES: Final = 2**22  # of the samples of one batch; beyond, they go through the pipe
 _STATES_BYTES: Final = 2**26  # of the states of one commit; beyond, they go through the pipe
 _ALIGNED: Final = 64  # bytes
-SILENT_S = 60.0  # without an answer to a batch, after which a process counts as hung
+SILENT_S = 60.0  # without an answer, after which a process counts as hung
 _HEADER: Final = 8  # bytes: the length of what follows
 
 log = logging.getLogger("thrumcast.live")
@@ -289,6 +289,7 @@ class Answer:
 
     value: Any = None
     has_come: bool = False
+    since_s: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True, eq=False)
@@ -326,7 +327,6 @@ class _Begun:
 
     batch: Batch
     shares: list[tuple[_Process, list[int], Answer]]  # the places of a process's blocks, and what it found
-    since_s: float = field(default_factory=time.monotonic)
 
     @property
     def is_done(self) -> bool:
@@ -441,10 +441,11 @@ class Engines:
         The steps have no states: `take_states` has them.
         """
         self._pump(0.0 if self.begun and self.begun[0].is_done else timeout_s)
-        if self.begun and not self.begun[0].is_done and time.monotonic() - self.begun[0].since_s > SILENT_S:
-            silent = next(each.process for each, _, answer in self.begun[0].shares if not answer.has_come)
-            msg = f"expected an answer of {silent.name} (process {silent.pid}) within {SILENT_S:g} s, found: none"
-            raise ThrumcastError(msg, hint="start the service again: nothing is lost")
+        for each in self._processes:
+            if each.awaited and time.monotonic() - each.awaited[0].since_s > SILENT_S:
+                name = f"{each.process.name} (process {each.process.pid})"
+                msg = f"expected an answer of {name} within {SILENT_S:g} s, found: none"
+                raise ThrumcastError(msg, hint="start the service again: nothing is lost")
         done = []
         while self.begun and self.begun[0].is_done:
             first = self.begun.popleft()
