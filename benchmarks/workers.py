@@ -154,7 +154,7 @@ def _run(messages: list[Message], count: int) -> Run:
         core = engine(config, load_models(config), live_config.spec_of)
         engines = stack.enter_context(Engines(count, Recipes(live_config))) if count > 1 else None
         if engines is not None:
-            engines.put(core, {}, only=True)  # waits until they are ready
+            engines.use(core)  # waits until they are ready
         topics, queue = TopicTemplate(config.mqtt.readings_topic), Queue(deque(messages))
         admission = Admission(lambda key: core.spec_of(key).window, channels_of(config, journal))
         live = Live(

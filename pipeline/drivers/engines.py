@@ -423,7 +423,7 @@ class Engines:
     def begin(self, engine: Engine, batch: Batch) -> None:
         """Hand a batch over. Call it only while fewer than `AHEAD` batches are begun."""
         assert len(self.begun) < AHEAD
-        self._use(engine)
+        self.use(engine)
         places: dict[_Process, list[int]] = {}
         number_of: dict[int, int] = {}
         numbers = [number_of.setdefault(id(message), place) for place, message in enumerate(batch.origin)]
@@ -467,7 +467,7 @@ class Engines:
 
     def put(self, engine: Engine, states: Mapping[StreamKey, StreamState], *, only: bool = False) -> None:
         """Let these states be the working states; with `only` there are no others."""
-        self._use(engine)
+        self.use(engine)
         shares: dict[_Process, list[tuple[StreamKey, bytes]]] = {each: [] for each in self._processes if only}
         for key in sorted(states):
             shares.setdefault(self._of(key), []).append((key, to_bytes(engine.spec_of(key), states[key])))
@@ -483,7 +483,8 @@ class Engines:
         self._await(answers)
         return [change for answer in answers for change in answer.value]
 
-    def _use(self, engine: Engine) -> None:
+    def use(self, engine: Engine) -> None:
+        """Let the processes step with an engine like this one; waits until they have made it, if it is another."""
         recipe = self._recipe_of(engine)
         if recipe is not self._recipe:
             data = pickle.dumps(recipe)

@@ -301,6 +301,8 @@ def service(
         )
         began_s = time.monotonic()
         rehearse()  # compiles the kernels: up to half a minute at the first start, before the broker waits for us
+        if engines is not None:
+            engines.use(core)
         log.info("rehearsed duration_s=%.1f", time.monotonic() - began_s)
         with alone_here(settings), connection, notices or contextlib.nullcontext():
             connection.connect(wait=wait)
