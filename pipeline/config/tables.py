@@ -212,6 +212,12 @@ class FeaturesConfig(Table, frozen=True):
     speed_confidence: Probability = 0.2
 
 
+class RunConfig(Table, frozen=True):
+    """[run]: the processes of the service."""
+
+    workers: Annotated[int, Meta(ge=1, le=64)] = 1
+
+
 class CommitConfig(Table, frozen=True):
     """[commit]: the rhythm of the service."""
 
@@ -360,6 +366,7 @@ class Config(Table, frozen=True):
     window: WindowConfig = WindowConfig()
     order: OrderConfig = OrderConfig()
     features: FeaturesConfig = FeaturesConfig()
+    run: RunConfig = RunConfig()
     commit: CommitConfig = CommitConfig()
     archive: ArchiveConfig = ArchiveConfig()
     model: ModelConfig = ModelConfig()

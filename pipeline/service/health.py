@@ -5,6 +5,7 @@ The judgement is a pure function of `Vitals`. `Endpoints` collects them from the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline import __version__
+from pipeline.drivers.engines import Engines
 from pipeline.drivers.live import Live
 from pipeline.service.http import Answer, Route
 from pipeline.service.metrics import LAG_S, Lag, LoopWatch
@@ -91,11 +93,28 @@ def disk_figures(directory: Path) -> dict[str, float]:
 def process_figures() -> dict[str, float]:
     """Memory and open files of this process; nothing where there is no /proc."""
     try:
-        resident = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        descriptors = len(os.listdir("/proc/self/fd"))
+        return {"process_resident_memory_bytes": resident_bytes(), "process_open_fds": len(os.listdir("/proc/self/fd"))}
     except OSError:
         return {}
-    return {"process_resident_memory_bytes": resident, "process_open_fds": descriptors}
+
+
+def resident_bytes(pid: int | str = "self") -> int:
+    """Memory of a process.
+
+    Raises:
+        OSError: there is no such process, or no /proc.
+    """
+    return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def show_engines(engines: Engines | None, telemetry: Telemetry) -> None:
+    """Set the gauges of the engine processes; at a scrape."""
+    for number, (pid, streams, busy_s) in enumerate(engines.figures if engines else ()):
+        name = str(number)
+        telemetry.set("engine_streams", streams, name)
+        telemetry.set("engine_busy_seconds_total", busy_s, name)
+        with contextlib.suppress(OSError):
+            telemetry.set("engine_resident_memory_bytes", resident_bytes(pid), name)
 
 
 @dataclass(frozen=True, slots=True)
