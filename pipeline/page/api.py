@@ -1,9 +1,10 @@
 """The HTTP application: the page's files, the API under `/api/v1`, the event stream, and errors as problem+json.
 
 `LivePage` puts the parts together and owns two things: a thread that takes over what the loop handed over, `TICK_S`
-apart, and the event stream. What changed is encoded once per tick, and every client gets the same bytes. A client has a
-queue of `QUEUED` ticks. When it is full, the client is too slow: its queue is emptied, and it gets a whole snapshot
-when it reads again. So a slow client costs one queue, and neither other clients nor the pipeline wait for it.
+apart while somebody watches, and the event stream. What changed is encoded once per tick, and every client gets the
+same bytes. A client has a queue of `QUEUED` ticks. When it is full, the client is too slow: its queue is emptied, and
+it gets a whole snapshot when it reads again. So a slow client costs one queue, and neither other clients nor the
+pipeline wait for it.
 """
 
 from __future__ import annotations
@@ -46,12 +47,14 @@ if TYPE_CHECKING:
     from pipeline.drivers.live import Live
     from pipeline.service.health import Endpoints
 
-TICK_S = 0.5
+TICK_S = 0.1
+IDLE_S = 0.5  # between two ticks that nobody watches
 HEARTBEAT_S = 10.0
-QUEUED = 8  # ticks that may wait for a client
-FEW = 200  # streams that are told of every tick; of more, only every fourth, and their small trends every 20th
-MANY_EVERY = 4
-SPARKS_EVERY = 20
+QUEUED = 20  # ticks that may wait for a client
+FEW = 200  # streams that are told of every tick; of more, only every MANY_EVERY-th
+MANY_EVERY = 20
+SPARKS_EVERY = 20  # ticks between two looks at the small trends of a few streams; they are most of the bytes
+MANY_SPARKS_EVERY = 100
 MOST_STREAMS = 32  # event streams at once
 READERS = 2  # answers that read the archive at once
 STATIC = Path(__file__).parent / "static"
@@ -211,7 +214,7 @@ class LivePage:
         if not self.events.watched or (many and not self._alarms and self._ticks % MANY_EVERY):
             return
         now_s = time.time()
-        sparks = not many or self._ticks % SPARKS_EVERY == 0  # they are most of the bytes
+        sparks = self._ticks % (MANY_SPARKS_EVERY if many else SPARKS_EVERY) == 0
         changed = self.plant.changed(everyone, now_s)  # a stream becomes stale without any message
         content: dict[str, Any] = {
             "header": views.header(self._service),
@@ -227,7 +230,7 @@ class LivePage:
         return event("fleet", views.fleet(self._service))
 
     def _run(self) -> None:
-        while not self._stopping.wait(TICK_S):
+        while not self._stopping.wait(TICK_S if self.events.watched else IDLE_S):
             try:
                 self.tick()
             except Exception as error:  # a bug of the page must not end it, and is none of the loop's business

@@ -23,7 +23,7 @@ from pipeline.core.features.display import line_db
 from pipeline.core.features.table import FEATURES
 from pipeline.core.records import AlarmChange
 from pipeline.edges.store.read import read_features
-from pipeline.page.api import EventStream
+from pipeline.page.api import QUEUED, EventStream
 from pipeline.page.live import SPARKS, TURNS_KEPT, Sparks, Turn
 from pipeline.page.openapi import document
 from pipeline.page.views import bucketed, unframe
@@ -241,7 +241,7 @@ def test_a_slow_client_gets_a_snapshot_instead_of_a_queue() -> None:
         events = EventStream()
         slow = events.listen(lambda: b"snapshot")
         got = [await anext(slow)]
-        for n in range(20):
+        for n in range(2 * QUEUED):
             events.publish(b"tick %d" % n)
         await asyncio.sleep(0)
         for _ in range(4):
