@@ -28,6 +28,7 @@ from starlette.routing import Match, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
+from pipeline.config.bind import is_loopback
 from pipeline.core.records import StreamKey, is_id
 from pipeline.edges.mqtt import TopicTemplate
 from pipeline.errors import ArchiveError, GateRefused, ThrumcastError
@@ -39,7 +40,7 @@ from pipeline.page.openapi import FRAME, document
 from pipeline.page.training import Busy, Training
 from pipeline.page.versions import Versions
 from pipeline.page.views import NotFound, Service
-from pipeline.service.http import is_loopback, on_thread
+from pipeline.service.http import on_thread
 
 if TYPE_CHECKING:
     from pipeline.config.sources import Setting
