@@ -49,8 +49,9 @@ RULES: dict[str, tuple[str, ...]] = {
     "pipeline.cli": ("pipeline.commands",),
     "pipeline.__main__": ("pipeline.cli",),
 }  # fmt: skip
-# The network and what serves it need no archive: only `models.jobs` and commands may enter `models.jobs`.
-CLOSED = {"models.jobs": ("models.jobs", "pipeline.commands")}
+# The network and what serves it need no archive: only `models.jobs`, commands and the page, whose buttons are commands,
+# may enter `models.jobs`.
+CLOSED = {"models.jobs": ("models.jobs", "pipeline.commands", "pipeline.page")}
 
 # Clocks, files, sockets, threads, randomness and logs: what the core must not know.
 WORLD = {

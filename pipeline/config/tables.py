@@ -131,6 +131,7 @@ Probability = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Name = Annotated[str, Meta(min_length=1)]
+TrainingMemory = Annotated[int, Meta(ge=256, le=1_048_576)]
 
 
 class MqttConfig(Table, frozen=True):
@@ -270,6 +271,8 @@ class WebConfig(Table, frozen=True):
     enabled: bool = True
     hosts: tuple[str, ...] = ()
     token_file: str = ""
+    read_token_file: str = ""
+    training_memory_mib: TrainingMemory = 2048
 
 
 class HomeAssistantConfig(Table, frozen=True):
