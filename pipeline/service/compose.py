@@ -219,6 +219,7 @@ def service(
             model.version if model else None,
             model.classes if model else (),
             limits_of=lambda key: core.spec_of(key).limits,
+            spec_of=lambda key: core.spec_of(key),
         )
         results.restore(journal.open_alarms().values(), journal.untold_alarms())
         requests = Requests(config, watch.look_again, results.up)
