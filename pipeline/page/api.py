@@ -31,6 +31,7 @@ from pipeline.core.records import StreamKey, is_id
 from pipeline.edges.mqtt import TopicTemplate
 from pipeline.errors import ArchiveError, ThrumcastError
 from pipeline.page import views
+from pipeline.page.demo import Guide
 from pipeline.page.guard import COOKIE, Guard, problem, read_token
 from pipeline.page.live import HandOver, Plant
 from pipeline.page.openapi import document
@@ -141,6 +142,7 @@ class LivePage:
         live: Live,
         endpoints: Endpoints,
         settings: Mapping[tuple[str, ...], Setting] | None = None,
+        guide: Guide | None = None,
     ) -> None:
         """Put the page together; nothing runs yet.
 
@@ -156,6 +158,7 @@ class LivePage:
             lambda: live.journal.open_alarms().values(),
         )
         self._service = Service(config, live, self.plant, endpoints, settings)
+        self._guide = guide
         self.events = EventStream()
         token, open_to_all = read_token(config.web.token_file), is_loopback(config.web.bind)
         self._token = token
@@ -216,6 +219,7 @@ class LivePage:
     def _application(self) -> Starlette:
         place = "/api/v1/streams/{machine}/{point}"
         routes: list[Any] = [
+            *(self._guide.routes() if self._guide else ()),
             Route("/", _index),
             Route("/api/openapi.json", _openapi),
             Route("/api/stream", self._stream),
