@@ -256,6 +256,8 @@ class AlarmConfig(Table, frozen=True):
     leave_s: NotNegative = 15.0
     cooldown_s: NotNegative = 0.0
     merge_s: NotNegative = 60.0
+    rename_s: NotNegative = 120.0
+    false_alarms_per_machine_year: NotNegative = 1.0
 
 
 class LogConfig(Table, frozen=True):

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pipeline.drivers.live import Live
     from pipeline.edges.mqtt import MqttConnection, MqttSettings
     from pipeline.edges.ports import Companion
+    from pipeline.page.demo import Guide
     from pipeline.service.health import Endpoints
     from pipeline.service.metrics import LoopWatch
     from pipeline.telemetry import Telemetry
@@ -256,6 +257,7 @@ def service(
             model.version if model else None,
             model.classes if model else (),
             limits_of=lambda key: core.spec_of(key).limits,
+            spec_of=lambda key: core.spec_of(key),
         )
         results.restore(journal.open_alarms().values(), journal.untold_alarms())
         requests = Requests(config, watch.look_again, results.up)
@@ -313,7 +315,11 @@ def service(
 
 @contextlib.contextmanager
 def observed(
-    config: Config, live: Live, connection: MqttConnection, settings: Mapping[KeyPath, Setting] | None = None
+    config: Config,
+    live: Live,
+    connection: MqttConnection,
+    settings: Mapping[KeyPath, Setting] | None = None,
+    guide: Guide | None = None,
 ) -> Iterator[Endpoints]:
     """Metrics, health and the page over HTTP, upkeep, and word to the service manager, while a service runs.
 
@@ -325,6 +331,7 @@ def observed(
         live: The loop of the service.
         connection: Its connection.
         settings: Where each value of the configuration comes from, for the page.
+        guide: The guided strip of the page; only the demo has one.
 
     Raises:
         ConfigError: web.token_file cannot be read.
@@ -361,7 +368,7 @@ def observed(
     live.companions += (watch, gauges)
     with contextlib.ExitStack() as stack:
         if config.web.enabled:
-            stack.enter_context(_page(config, live, endpoints, settings))
+            stack.enter_context(_page(config, live, endpoints, settings, guide))
         stack.enter_context(Upkeep(live.archive, config.data.path, telemetry, config.archive.compact_parts))
         notifier.send("READY=1", f"STATUS={endpoints.status_line()}")
         try:
@@ -372,14 +379,14 @@ def observed(
 
 @contextlib.contextmanager
 def _page(
-    config: Config, live: Live, endpoints: Endpoints, settings: Mapping[KeyPath, Setting] | None
+    config: Config, live: Live, endpoints: Endpoints, settings: Mapping[KeyPath, Setting] | None, guide: Guide | None
 ) -> Iterator[None]:
     """The web server with the page, which takes part in the turns only where the address can be used."""
     from pipeline.page.api import LivePage
     from pipeline.service.http import WebServer
 
     log = logging.getLogger("thrumcast.web")
-    page = LivePage(config, live, endpoints, settings)
+    page = LivePage(config, live, endpoints, settings, guide)
     try:
         server = WebServer(config.web.bind, endpoints.routes(), config.web.hosts, page.app, page.stop)
     except OSError as error:

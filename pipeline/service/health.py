@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline import __version__
+from pipeline.core.state import budget_of
 from pipeline.drivers.engines import Engines
 from pipeline.drivers.live import Live
 from pipeline.service.http import Answer, Route
@@ -32,6 +33,13 @@ ALIVE_S = 10.0  # since the last beat; the loop serves its connection every quar
 TURN_S = 10.0  # how long a turn may take with its commit and a roll, in addition to the interval of commits
 SILENT_S = 60.0  # without a message, after which a machine is named as silent
 FULL = 0.8  # share of the connection's capacity for waiting messages
+BUDGET_WORDS = {
+    "met": "met",
+    "collecting": "without enough sound history yet",
+    "exceeded": "not kept",
+    "undeclared": "not declared sound at the beginning",
+    "off": "without a budget",
+}
 PROBE_EVERY_S = 2.0
 PROBE_WAIT_S = 0.5  # how long a caller waits for a try
 PROBE_LIMIT_S = 3.0  # a slower disk counts as one that refuses
@@ -133,6 +141,7 @@ class Vitals:
     refused_model: str | None = None  # why another version was wanted and could not be used
     waiting_ratio: float = 0.0
     silent_machines: tuple[str, ...] = ()
+    budget: str = ""  # how many streams keep their budget of false alarms
     lag: Lag | None = None  # None: no stream is heard whose clock can be used
 
 
@@ -174,6 +183,7 @@ def ready_checks(vitals: Vitals) -> list[Check]:
             "warn" if vitals.lag is not None and vitals.lag.seconds > LAG_S else "pass",
             "" if vitals.lag is None else vitals.lag.text,
         ),
+        *([Check("alarms:budget", "pass", vitals.budget)] if vitals.budget else []),
         Check("machines:heard", "warn" if silent else "pass", f"silent: {silent}" if silent else ""),
     ]
 
@@ -235,6 +245,7 @@ class Endpoints:
             refused_model=self.refused_model(),
             waiting_ratio=watch.waiting / self._capacity,
             silent_machines=self._silent(),
+            budget=self._budget(),
             lag=watch.lag.worst(time.time()),
         )
 
@@ -297,6 +308,14 @@ class Endpoints:
             {f"messages_{name}_total": n for name, n in terms.items()} | {"messages_in_flight": in_flight}
         )
         return Answer(telemetry.text().encode(), "text/plain; version=0.0.4; charset=utf-8")
+
+    def _budget(self) -> str:
+        """How many streams keep their budget of false alarms, for each verdict; empty without a stream."""
+        spec_of, words = self._live.engine.spec_of, dict.fromkeys(("met", "collecting", "exceeded", "undeclared"), 0)
+        for key, state in tuple(self._live.states.items()):
+            found = budget_of(spec_of(key), state).state
+            words[found] = words.get(found, 0) + 1
+        return ", ".join(f"{n} {BUDGET_WORDS[word]}" for word, n in words.items() if n)
 
     def _silent(self) -> tuple[str, ...]:
         before_s = time.time() - SILENT_S
