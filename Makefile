@@ -79,5 +79,5 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "thrumcast needs Python 3.11 or newer, found: $$($(PYTHON) --version 2>&1)." >&2; \
 	  echo "hint: name a newer one, for instance: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test,check,plots,formats,onnx]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test,check,plots,formats,opcua,onnx]'
 	@touch $@

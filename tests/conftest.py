@@ -28,8 +28,10 @@ from pipeline.core.rehearsal import rehearse
 from pipeline.edges.broker import PrivateBroker, is_available
 
 # `fixed` draws the same examples every time, on every machine: a test that fails here fails again where it is mended.
-# `explore` (`make explore`) draws new ones. Neither has a deadline, because machines are shared.
-hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True)
+# `explore` (`make explore`) draws new ones. Neither has a deadline and `fixed` may draw slowly: machines are shared.
+hypothesis.settings.register_profile(
+    "fixed", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=300, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 

@@ -53,6 +53,7 @@ def command(
 
     from pipeline.config.specs import feature_spec
     from pipeline.drivers.backfill import Job, Outcome, backfill
+    from pipeline.edges.recordings.presets import runs
     from pipeline.edges.recordings.recording import parse_channels, places, search
     from pipeline.errors import RecordingError
     from pipeline.service.compose import MakeWorker, channels_of, folder, opened
@@ -71,10 +72,10 @@ def command(
     found = search(inputs, reading.preset)
     where = places(found.recordings, reading.machine_from, _taken(config.data.path))
     jobs = [
-        Job(path, channel_map, reading.rate_hz, context, str(config.window), reading, where[path])
-        for path in found.paths
+        Job(path, channel_map, reading.rate_hz, context, str(config.window), reading, where[path], tuple(more))
+        for path, *more in runs(found.paths, reading.preset)
     ]
-    console.say(f"{len(jobs)} recordings -> {folder(config.data.path)}, model: {serves or 'none yet'}")
+    console.say(f"{len(found.paths)} recordings -> {folder(config.data.path)}, model: {serves or 'none yet'}")
 
     notes: dict[str, Sequence[str]] = {}
 
@@ -90,7 +91,7 @@ def command(
     with (
         recording_warnings(console) as (in_part, skipped),
         opened(config) as (journal, archive),
-        console.progress(len(jobs), "recordings") as bar,
+        console.progress(len(found.paths), "recordings") as bar,
     ):
         make_worker = MakeWorker(config, serves, journal.inputs_done())
         report = backfill(

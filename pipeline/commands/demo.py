@@ -132,7 +132,7 @@ def _free_bind(console: Console) -> str:
     """Where to serve the page: web.bind, or a free port on loopback if that one is taken."""
     import socket
 
-    from pipeline.service.http import split_bind
+    from pipeline.config.bind import split_bind
 
     bind = console.config().web.bind
     host, port = split_bind(bind)

@@ -26,26 +26,18 @@ def reading_options(function: Callable[P, R]) -> Callable[P, R]:
             "--rate",
             "rate_hz",
             type=float,
-            default=None,
             help="Sampling rate in Hz of recordings that do not state it.",
         ),
-        click.option(
-            "--unit", default=None, help="Unit of recordings that do not state it: g, mg, m/s2, mm/s, in/s, V, ..."
-        ),
-        click.option(
-            "--preset", type=click.Choice(PRESETS), default=None, help="A public data set, read by its own layout."
-        ),
+        click.option("--unit", help="Unit of recordings that do not state it: g, mg, m/s2, mm/s, in/s, V, ..."),
+        click.option("--preset", type=click.Choice(PRESETS), help="A public data set, read by its own layout."),
         click.option(
             "--separator",
-            default=None,
             metavar="SIGN",
             help="Separator of a text: tab, comma, semicolon, space, or a sign.",
         ),
-        click.option("--decimal", type=click.Choice([".", ","]), default=None, help="Decimal sign of a text."),
-        click.option(
-            "--skip", type=click.IntRange(min=0), default=None, help="Lines of a text above the first row of numbers."
-        ),
-        click.option("--columns", default=None, metavar="NAME,...", help="Names of all columns of a text."),
+        click.option("--decimal", type=click.Choice([".", ","]), help="Decimal sign of a text."),
+        click.option("--skip", type=click.IntRange(min=0), help="Lines of a text above the first row of numbers."),
+        click.option("--columns", metavar="NAME,...", help="Names of all columns of a text."),
         click.option(
             "--uneven",
             type=click.Choice(UNEVEN),

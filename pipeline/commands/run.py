@@ -12,6 +12,7 @@ from pipeline.commands.common import (
     broker_flags,
     broker_option,
     data_option,
+    use_one_thread,
     use_system_allocator,
     with_console,
 )
@@ -41,6 +42,7 @@ def command(
     stays in the journal, and a stop that the disk holds up is cut short after nine seconds; nothing is lost.
     """
     use_system_allocator()
+    use_one_thread()
     import gc
     import signal
     import threading
@@ -69,7 +71,6 @@ def command(
     until_s = None if seconds is None else time.monotonic() + seconds
     threading.Thread(target=_cut_short, args=(stopping, stopped), name="stop", daemon=True).start()
     reread = (read, lambda level: set_level(console, level))
-    gc.freeze()  # what has been loaded so far stays, so the collector need not visit it again
     with (
         service(config, wait=wait, reread=reread) as (live, connection, model),
         observed(config, live, connection, resolved.settings) as endpoints,
@@ -83,6 +84,7 @@ def command(
         )
         if (watch := live.models.watch) is not None:
             signal.signal(signal.SIGHUP, lambda *_: watch.look_again())
+        gc.freeze()  # what has been loaded so far stays, so the collector need not visit it again
         live.run(lambda: stopping.is_set() or (until_s is not None and time.monotonic() >= until_s))
         model_now = live.engine.predictor
         counts = {name: live.counts[name] for name in ("received", "committed", "duplicate", "late", "quarantined")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
+from pipeline.config.bind import is_loopback
 from pipeline.config.keys import KeyPath, dotted
 from pipeline.config.tables import BearingConfig, Config, PayloadTable, PointTable
 from pipeline.core.bearings import find
@@ -33,9 +34,11 @@ def check(config: Config) -> Iterator[ConfigError]:
         yield _bad("model.alias", "a name of A-Z a-z 0-9 _ . -", config.model.alias, "for instance champion")
     if config.model.shadow and not is_id(config.model.shadow):
         yield _bad("model.shadow", 'a name of A-Z a-z 0-9 _ . -, or ""', config.model.shadow, "for instance challenger")
-    _, colon, port = config.web.bind.rpartition(":")
-    if not (colon and port.isascii() and port.isdigit() and int(port) <= 65535):
-        yield _bad("web.bind", "ADDRESS:PORT", config.web.bind, "for instance 127.0.0.1:8080")
+    for key, bind in (("web.bind", config.web.bind), ("opcua.bind", config.opcua.bind)):
+        _, colon, port = bind.rpartition(":")
+        if not (colon and port.isascii() and port.isdigit() and int(port) <= 65535):
+            yield _bad(key, "ADDRESS:PORT", bind, "for instance 127.0.0.1:8080")
+    yield from _opcua(config)
     prefix = config.homeassistant.prefix
     if re.search(r"[{}+#\x00]", prefix) or prefix.startswith("$"):
         yield _bad("homeassistant.prefix", "a plain topic without wildcards", prefix, "homeassistant is its default")
@@ -179,6 +182,16 @@ def _notify(config: Config) -> Iterator[ConfigError]:
         yield _bad("notify.smtp_password_file", "a file, as smtp_username is set", "", "it holds the password alone")
     if notify.smtp_username and not notify.smtp_starttls:
         yield _bad("notify.smtp_starttls", "true, as smtp_username is set", False, "a password is not sent in the open")
+
+
+def _opcua(config: Config) -> Iterator[ConfigError]:
+    opcua = config.opcua
+    for key, other in (("certificate_file", "key_file"), ("username", "password_file")):
+        if bool(getattr(opcua, key)) != bool(getattr(opcua, other)):
+            yield _bad(f"opcua.{key}", f"it and {other}, or neither", getattr(opcua, key), "they belong together")
+    if not is_loopback(opcua.bind) and not (opcua.certificate_file and opcua.username):
+        yield _bad("opcua.bind", "127.0.0.1 without certificate_file and username", opcua.bind,
+                   "set both, so that other machines see nothing without encryption and a password")  # fmt: skip
 
 
 def _payload(config: Config, place: str, table: PayloadTable) -> Iterator[ConfigError]:

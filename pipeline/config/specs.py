@@ -45,16 +45,25 @@ def default_spec() -> StreamSpec:
 
 def stream_specs(config: Config, known: Mapping[StreamKey, Mapping[str, Any]]) -> Callable[[StreamKey], StreamSpec]:
     """Spec of a stream by its key: config.toml first, then what machines.jsonl knows, then the general values."""
+    order = OrderSpec(config.order.max_wait_s, config.order.rate_tolerance)
+    features, alarm = (
+        feature_spec(config),
+        alarm_spec(config),
+    )  # shared, so they are compared at a glance
+
+    @cache
+    def window_spec(length_s: float, hop_s: float) -> WindowSpec:
+        return WindowSpec(length_s, hop_s, config.order.max_time_step_s)
 
     @cache
     def spec_of(key: StreamKey) -> StreamSpec:
         machine = config.machine(key.machine, key.point)
         facts = known.get(key, {})
         return StreamSpec(
-            order=OrderSpec(config.order.max_wait_s, config.order.rate_tolerance),
-            window=WindowSpec(machine.window.length_s, machine.window.hop_s, config.order.max_time_step_s),
-            features=feature_spec(config),
-            alarm=alarm_spec(config),
+            order=order,
+            window=window_spec(machine.window.length_s, machine.window.hop_s),
+            features=features,
+            alarm=alarm,
             speed_rpm=machine.speed_rpm or facts.get("speed_rpm"),
             orders=machine.orders() or _orders(facts.get("orders")),
             unit=machine.unit,

@@ -264,6 +264,16 @@ class HomeAssistantConfig(Table, frozen=True):
     prefix: Name = "homeassistant"
 
 
+class OpcuaConfig(Table, frozen=True):
+    """[opcua]: the server of `thrumcast opcua`."""
+
+    bind: str = "127.0.0.1:4840"
+    certificate_file: str = ""
+    key_file: str = ""
+    username: str = ""
+    password_file: str = ""
+
+
 class NotifyConfig(Table, frozen=True):
     """[notify]: alarms by webhook and e-mail."""
 
@@ -348,6 +358,7 @@ class Config(Table, frozen=True):
     web: WebConfig = WebConfig()
     log: LogConfig = LogConfig()
     homeassistant: HomeAssistantConfig = HomeAssistantConfig()
+    opcua: OpcuaConfig = OpcuaConfig()
     notify: NotifyConfig = NotifyConfig()
     modes: ModesConfig = msgspec.field(default_factory=ModesConfig)
     machines: dict[str, MachineTable] = msgspec.field(default_factory=dict)

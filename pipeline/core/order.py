@@ -22,8 +22,8 @@ half its own length away from there. What the index calls repeated and the clock
     an earlier record continues beside     the block is `Rejected`: two senders share the topic    two_senders
     this one
 
-Ids and decisions follow from the blocks alone, so a restart, a repetition or a neighbour changes nothing. A clock that
-is stepped (NTP) while the index goes on is no contradiction.
+Ids and decisions follow from the blocks alone, so a restart, a repetition or a neighbour changes nothing. Where the
+index goes on and the clock is stepped, the index counts, as NTP steps clocks, too; `clock_stepped` names the step.
 """
 
 from __future__ import annotations
@@ -162,6 +162,7 @@ def _take(
         filled = any(first < block.end and block.index < last for first, last in state.gaps)
         return state, ready, [*troubles, _repeated(block, state.next_index, known=not filled)]
     held = tuple(sorted((*state.held, block), key=lambda b: (b.index, b.end)))
+    troubles = [*troubles, *_stepped(state, sent, block)]
     state = _drain(replace(state, held=held, seen=_with_seen(state.seen, block)), ready)
     max_wait = round(spec.max_wait_s * block.rate_hz)
     while state.held and _waited_enough(state, max_wait):
@@ -302,6 +303,18 @@ def _noted(clock: tuple[Mark, ...], block: Block) -> tuple[Mark, ...]:
         if off_ns <= _tolerance_ns(block) // 2:
             return (*clock[:-1], (index, t0_ns, off_ns))
     return (*clock, (block.index, block.t0_ns, 0))[-REMEMBERED_MARKS:]
+
+
+def _stepped(state: OrderState, sent: Block, block: Block) -> list[Trouble]:
+    """Names a clock that stands still or was set while the index just went on. Jitter of half a block is none."""
+    if block.index != state.next_index or not state.clock:
+        return []
+    mark = state.clock[-1]
+    off_ns = block.t0_ns - _time_ns(mark, block.index, block.rate_hz)
+    if block.t0_ns != mark[1] and abs(off_ns) <= mark[2] + 3 * _tolerance_ns(block):
+        return []
+    detail = f"`t0` expected as `index` goes on, found: {off_ns / 1e9:+.3f} s off; the samples follow each other"
+    return [Contradiction(sent.key, "clock_stepped", detail)]
 
 
 def _time_ns(mark: Mark, index: int, rate_hz: float) -> int:

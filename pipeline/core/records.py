@@ -188,7 +188,8 @@ class Duplicate:
 class Contradiction:
     """A sender's index, time, rate, unit or channels contradict each other. What came is used; people must be told.
 
-    `kind` is counter_restarted, index_contradicts_t0, form_changed, rate_drift or two_senders, as `order` says.
+    `kind` is counter_restarted, index_contradicts_t0, form_changed, clock_stepped, rate_drift or two_senders: see
+    `order`.
     """
 
     key: StreamKey

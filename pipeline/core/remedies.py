@@ -43,6 +43,7 @@ REMEDIES: Final[dict[str, str]] = {
     "counter_restarted": "send a new `session` at each start: a boot count kept in flash, or the start time in ns",
     "index_contradicts_t0": "let `index` count samples per channel since the session began, in 64 bits, not messages",
     "form_changed": "begin a new `session` when rate_hz, unit or channels change",
+    "clock_stepped": "let `t0` follow a running clock, and begin a new `session` after a pause without samples",
     "rate_drift": "nothing, if this is the measured rate; the first rate of the session is used",
     "unit_unknown": "send one of the units of docs/quarantine.md, or set machines.<id>.unit",
 }

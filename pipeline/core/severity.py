@@ -16,7 +16,7 @@ from typing import Literal
 from pipeline.core.evidence import DEPARTED_SIGMA
 from pipeline.core.faults import CHANGED_SIGMA
 from pipeline.core.features.table import COLUMN
-from pipeline.core.quality import NO_VELOCITY, Quality
+from pipeline.core.quality import NO_VELOCITY
 from pipeline.core.records import FeatureRow
 
 Support = Literal["rigid", "flexible"]
@@ -24,6 +24,7 @@ Zone = Literal["A", "B", "C", "D"]
 
 STANDARD = "ISO 10816-3:2009"
 BAND_HIGH_HZ = 1000.0  # the evaluation band ends here
+_NO_VELOCITY = int(NO_VELOCITY)  # a plain number: flags are slow
 BAND_PER_RATE = 0.475  # a spectrum can be trusted up to this share of the sampling rate: 1 kHz needs 2,106 Hz
 
 
@@ -81,9 +82,9 @@ def assess(velocity_rms_mm_s: float | None, limits: Limits | None, rate_hz: floa
 
 def velocity_rms_mm_s(row: FeatureRow) -> float | None:
     """The velocity RMS of the channel that vibrates most; None if unit, rate or quality do not allow one."""
-    if Quality(row.quality) & NO_VELOCITY:
+    if row.quality & _NO_VELOCITY:
         return None
-    values = [float(v) for v in row.values[:, COLUMN["velocity_rms"]] if math.isfinite(v)]
+    values = [v for v in row.values[:, COLUMN["velocity_rms"]].tolist() if math.isfinite(v)]
     return round(max(values), 4) if values else None
 
 

@@ -10,6 +10,7 @@ rows, as tables that travel cheaply to the process that writes.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 import traceback
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import islice
@@ -24,9 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.engine import Engine, Step
-from pipeline.core.forecast import Forecast
 from pipeline.core.quality import STOPS
-from pipeline.core.records import Block, FeatureRow, Prediction, StreamKey
+from pipeline.core.records import Block, StreamKey
 from pipeline.core.state import StreamState
 from pipeline.core.window import LEAST_SAMPLES, is_too_slow
 from pipeline.drivers.backfill_pool import pool
@@ -58,7 +59,7 @@ _STOPS = int(STOPS)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One recording, and how it is to be read."""
+    """One recording, or the files of one run, and how they are to be read."""
 
     path: Path
     channels: ChannelMap | None
@@ -67,6 +68,12 @@ class Job:
     cut: str = ""  # how it is cut into windows; a data directory holds only one cut of a recording
     options: Options = field(default_factory=Options)  # how its format is to be read
     where: Place | None = None  # what file and folder say about the machine
+    more: tuple[Path, ...] = ()  # the files that follow in time: snapshots of one run, whose state goes on
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All files, in the order of their times."""
+        return (self.path, *self.more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,29 +122,17 @@ class Share:
 
 def read(worker: Worker, jobs: Sequence[Job]) -> Share:
     """Read recordings and compute their rows."""
-    features: list[FeatureRow] = []
-    predictions: list[Prediction] = []
-    forecasts: list[Forecast] = []
-    done = []
+    found, done = Step(), list[Outcome]()
     for job in jobs:
-        one = Outcome(job.path)
-        try:
-            found = _rows(worker, job, one)
-        except ThrumcastError as error:
-            one.error = str(error)
-        except Exception as error:  # one file never ends the others
-            one.error = _unexpected(job.path, error)
-        else:
-            features += found.features
-            predictions += found.predictions
-            forecasts += found.forecasts
-        done.append(one)
-    tables = [("features", channels, table) for channels, table in feature_tables(features, worker.schema)]
-    if predictions and worker.engine.predictor is not None:
+        outcomes, rows = _job(worker, job)
+        done += outcomes
+        _extend(found, rows)
+    tables = [("features", channels, table) for channels, table in feature_tables(found.features, worker.schema)]
+    if found.predictions and worker.engine.predictor is not None:
         classes = worker.engine.predictor.classes
-        tables.append(("predictions", classes, prediction_table(predictions, classes)))
-    if forecasts:
-        tables.append(("forecast", (), forecast_table(forecasts)))
+        tables.append(("predictions", classes, prediction_table(found.predictions, classes)))
+    if found.forecasts:
+        tables.append(("forecast", (), forecast_table(found.forecasts)))
     return Share(done, [(kind, extras, packed(table)) for kind, extras, table in tables])
 
 
@@ -149,45 +144,111 @@ def _unexpected(path: Path, error: Exception) -> str:
     return f"expected a recording that gives windows, found {path}: {type(error).__name__}: {reason} ({where})"
 
 
-def _rows(worker: Worker, job: Job, done: Outcome) -> Step:
-    """All rows of one recording; everything else about it goes into `done`."""
-    found = Step()
+def _job(worker: Worker, job: Job) -> tuple[list[Outcome], Step]:
+    """All rows of a job, and what became of each of its files. One file never ends the others."""
+    found, states = Step(), dict[StreamKey, StreamState]()
+    outcomes = [Outcome(path) for path in job.paths]
+    marks: dict[str, str] = {}
+    for one in outcomes:
+        with _failures(one):
+            marks |= _marks(worker, job, one)
+    if job.more:  # the state of a file follows from all files before it
+        run = hashlib.sha256("".join(marks).encode()).hexdigest()
+        marks = {run: str(job.path.parent)}
+    if marks and marks.keys() <= worker.finished.keys():
+        for one in outcomes:
+            one.known = one.error is None
+        return outcomes, found
+    for one in outcomes:
+        if one.error is None:
+            with _failures(one):
+                _add_rows(worker, job, one, states, found)
+    with _failures(outcomes[-1]):
+        _extend(found, worker.engine.flush(states), outcomes[-1])
+    if not any(one.error for one in outcomes):
+        outcomes[-1].inputs |= marks
+    return outcomes, found
+
+
+@contextmanager
+def _failures(one: Outcome) -> Iterator[None]:
+    """Any failure becomes the reason why a file is left out, with everything that was found in it."""
+    try:
+        yield
+        return
+    except ThrumcastError as error:
+        reason = str(error)
+    except Exception as error:
+        reason = _unexpected(one.path, error)
+    one.error, one.inputs, one.facts = reason, {}, {}
+    one.windows = one.predictions = one.incomplete = 0
+
+
+def _marks(worker: Worker, job: Job, one: Outcome) -> dict[str, str]:
+    """The mark that says that a file is finished. How it is cut is noted in `one.inputs`."""
     options = replace(job.options, rate_hz=job.rate_hz)
     how: tuple[object, ...] = (job.channels, job.rate_hz)
     how += (options.words(),) if options.words() else ()  # ids of plain readings stay as they are
-    content, whole = recordings.input_ids(job.path, how, (*how, job.context))
+    content, whole = recordings.input_ids(one.path, how, (*how, job.context))
     content = f"cut-{content}"
     before = worker.finished.get(content, job.cut)
     if before != job.cut:
-        msg = f"expected windows of {job.path} as before, {_in_words(before)}, found: {_in_words(job.cut)}"
+        msg = f"expected windows of {one.path} as before, {_in_words(before)}, found: {_in_words(job.cut)}"
         raise RecordingError(msg, hint="a data directory holds a recording cut one way only: use another --data")
-    if whole in worker.finished:
-        done.known = True
-        return found
-    for recording in recordings.open_recordings(job.path, options, job.where):
+    one.inputs = {content: job.cut}
+    return {whole: str(one.path)}
+
+
+def _add_rows(worker: Worker, job: Job, one: Outcome, states: dict[StreamKey, StreamState], found: Step) -> None:
+    """Adds the rows and facts of one file. `states` are those of the files before it; a failure changes nothing."""
+    rows, after = Step(), dict(states)
+    options = replace(job.options, rate_hz=job.rate_hz)
+    for recording in recordings.open_recordings(one.path, options, job.where):
         if job.channels is None:
-            done.left_out += recording.left_out
-        done.notes += tuple(note for note in recording.notes if note not in done.notes)
+            one.left_out += recording.left_out
+        one.notes += tuple(note for note in recording.notes if note not in one.notes)
         for stream in recordings.streams(recording, job.channels):
-            _add(worker, job, stream, found, done)
-    done.windows, done.predictions = len(found.features), len(found.predictions)
-    done.incomplete = sum(row.quality & _STOPS != 0 for row in found.features)
-    done.inputs = {whole: str(job.path), content: job.cut}
-    return found
+            _check_rate(worker, one.path, stream)
+            one.notes += _pauses(worker, stream)
+            for step in step_stream(worker.engine, stream, worker.resolve, after):
+                _extend(rows, step, one)
+            one.facts[stream.key] = _facts(job, stream)
+    _extend(found, rows)
+    states |= after
 
 
-def _add(worker: Worker, job: Job, stream: RecordedStream, found: Step, done: Outcome) -> None:
-    """Adds the rows and facts of one stream."""
-    recording = stream.recording
-    window = worker.engine.spec_of(stream.key).window
-    if is_too_slow(window, recording.rate_hz):
-        msg = f"expected at least {LEAST_SAMPLES} samples in a window of {window.length_s:g} s, found in {job.path}: "
-        msg += f"a rate of {recording.rate_hz:g} Hz"
+def _extend(found: Step, step: Step, one: Outcome | None = None) -> None:
+    """Adds the rows of a step, and counts them as those of a file."""
+    found.features += step.features
+    found.predictions += step.predictions
+    found.forecasts += step.forecasts
+    if one is not None:
+        one.windows += len(step.features)
+        one.predictions += len(step.predictions)
+        one.incomplete += sum(row.quality & _STOPS != 0 for row in step.features)
+
+
+def _check_rate(worker: Worker, path: Path, stream: RecordedStream) -> None:
+    window, rate_hz = worker.engine.spec_of(stream.key).window, stream.recording.rate_hz
+    if is_too_slow(window, rate_hz):
+        msg = f"expected at least {LEAST_SAMPLES} samples in a window of {window.length_s:g} s, found in {path}: "
+        msg += f"a rate of {rate_hz:g} Hz"
         raise RecordingError(msg, hint="make window.length_s longer, or correct the rate")
-    for step in run_stream(worker.engine, stream, worker.resolve):
-        found.features += step.features
-        found.predictions += step.predictions
-        found.forecasts += step.forecasts
+
+
+def _pauses(worker: Worker, stream: RecordedStream) -> tuple[str, ...]:
+    """A note if the network forgets a machine between two snapshots of its run."""
+    period_s, most_s = stream.recording.metadata.get("snapshot_period_s"), worker.engine.spec_of(stream.key).max_gap_s
+    if not isinstance(period_s, int | float) or period_s <= most_s:
+        return ()
+    return (
+        f"a snapshot every {period_s:g} s, and model.max_gap_s is {most_s:g}: the network's memory begins anew with "
+        f"each (THRUMCAST_MODEL__MAX_GAP_S={1.5 * period_s:g} keeps it)",
+    )
+
+
+def _facts(job: Job, stream: RecordedStream) -> dict[str, Any]:
+    recording = stream.recording
     facts = recording_facts(
         recording.metadata,
         recording.machine,
@@ -200,7 +261,7 @@ def _add(worker: Worker, job: Job, stream: RecordedStream, found: Step, done: Ou
         facts["specimen"] = recording.specimen
     if recording.specimen is not None and job.where is not None:
         facts["folder"] = job.where.folder
-    done.facts[stream.key] = facts
+    return facts
 
 
 def _in_words(cut: str) -> str:
@@ -208,9 +269,10 @@ def _in_words(cut: str) -> str:
     return ", ".join(f"{name} {float(value):g} s" for name, value in re.findall(r"(\w+)_s=([^,)]+)", cut)) or cut
 
 
-def run_stream(engine: Engine, stream: RecordedStream, resolve: Callable[[str], str]) -> Iterator[Step]:
-    """Step the engine through one recorded stream, to its end."""
-    states: dict[StreamKey, StreamState] = {}
+def step_stream(
+    engine: Engine, stream: RecordedStream, resolve: Callable[[str], str], states: dict[StreamKey, StreamState]
+) -> Iterator[Step]:
+    """Step the engine through one recorded stream. `states` goes along."""
     blocks: list[Block] = []
     samples = 0
     for block in stream.blocks(BLOCK_S):
@@ -225,7 +287,6 @@ def run_stream(engine: Engine, stream: RecordedStream, resolve: Callable[[str], 
     step = engine.step(states, blocks)
     states |= step.states
     yield step
-    yield engine.flush(states)
 
 
 @dataclass(slots=True)
@@ -305,7 +366,7 @@ def backfill(
 
     Recordings for whose `channels` the directory has no room are skipped.
     """
-    report = Report(inputs=len(jobs))
+    report = Report(inputs=sum(len(job.paths) for job in jobs))
     pending = _PendingShares(archive, MachinesFile(archive.journal.directory / MACHINES_NAME), report)
     try:
         for share in _fitting(_run(jobs, make_worker, workers), jobs, make_worker, channels):
@@ -323,7 +384,7 @@ def _shares(jobs: Sequence[Job], workers: int) -> Iterator[list[Job]]:
 
     Files of about the same size stay in order, which keeps the rows of neighbours in one part.
     """
-    sizes = {job: job.path.stat().st_size if job.path.is_file() else 0 for job in jobs}
+    sizes = {job: sum(path.stat().st_size for path in job.paths if path.is_file()) for job in jobs}
     left, share, size = sum(sizes.values()), list[Job](), 0
     for job in sorted(jobs, key=lambda job: -sizes[job].bit_length()):
         share.append(job)
@@ -379,8 +440,8 @@ def _alone(jobs: Sequence[Job], make_worker: Callable[[], Worker]) -> Iterator[S
         except BrokenProcessPool:
             processes.shutdown(wait=True, cancel_futures=True)
             processes = None
-            why = f"expected a recording, found {job.path}: it ends the process that reads it (a crash, or no memory)"
-            yield Share([Outcome(job.path, error=why)], [])
+            why = f"expected a recording, found {job.path}: reading it ended the process (a crash, or no memory)"
+            yield Share([Outcome(path, error=why) for path in job.paths], [])
     if processes is not None:
         processes.shutdown(wait=True, cancel_futures=True)
 
@@ -396,12 +457,12 @@ def _fitting(
             continue
         paths = {done.path for done in share.done}
         for job in (job for job in jobs if job.path in paths):
-            one = share if len(paths) == 1 else read(worker(), [job])
+            one = share if len(paths) == len(job.paths) else read(worker(), [job])
             if not channels.admit(one.channels):
                 names = few(sorted(one.channels - channels.known))
                 error = f"expected at most archive.max_channels = {channels.most} channel names in a data directory, "
                 error += f"found new in {job.path}: {names}; name channels alike (--channels), or raise that key"
-                one = Share([Outcome(job.path, error=error)], [])
+                one = Share([Outcome(path, error=error) for path in job.paths], [])
             yield one
 
 

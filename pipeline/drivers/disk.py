@@ -28,17 +28,49 @@ T = TypeVar("T")
 log = logging.getLogger("thrumcast.live")
 
 
+class Task:
+    """An action that a thread is to run: whether it has ended, and what it raised."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self._action: Callable[[], object] | None = action
+        self._raised: BaseException | None = None
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        """On the thread of the disk. Lets the action go, and with it the rows that it holds."""
+        action, self._action = self._action, None
+        try:
+            assert action is not None
+            action()
+        except BaseException as error:
+            self._raised = error  # raised on the caller's thread
+        finally:
+            del action
+            self.done.set()
+
+    def result(self) -> None:
+        """Raises what the action raised."""
+        if self._raised is not None:
+            raise self._raised
+
+
 class DiskThread:
-    """One thread for all work on the disk, which ends with this object.
+    """One thread for work on the disk, which ends with this object.
 
     It is always the same thread: allocators keep memory per thread, so one roll reuses what the last one freed. With a
     new thread for each roll the process grows.
     """
 
-    def __init__(self) -> None:
-        self._actions: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        threading.Thread(target=_work, args=(self._actions,), name="disk", daemon=True).start()
-        weakref.finalize(self, self._actions.put, None)
+    def __init__(self, name: str = "disk") -> None:
+        self._tasks: SimpleQueue[Task | None] = SimpleQueue()
+        threading.Thread(target=_work, args=(self._tasks,), name=name, daemon=True).start()
+        weakref.finalize(self, self._tasks.put, None)
+
+    def start(self, action: Callable[[], object]) -> Task:
+        """Run `action` after those that were started before, and do not wait for it."""
+        task = Task(action)
+        self._tasks.put(task)
+        return task
 
     def __call__(
         self,
@@ -54,30 +86,24 @@ class DiskThread:
         A write that hangs in the kernel cannot be cancelled: this waits as long as it does. What the action raises is
         raised here.
         """
-        done = threading.Event()
-        raised: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                action()
-            except BaseException as error:
-                raised.append(error)  # raised below, on the caller's thread
-            finally:
-                done.set()
-
-        self._actions.put(work)
-        began_s = time.monotonic()
-        if not done.wait(patience_s):
-            while not done.is_set():
-                meanwhile(min(PULSE_S, PULSE_SHARE * (time.monotonic() - began_s)))
-        if raised:
-            raise raised[0]
+        task = self.start(action)
+        del action
+        wait_for(task, meanwhile, patience_s)
+        task.result()
 
 
-def _work(actions: SimpleQueue[Callable[[], None] | None]) -> None:
-    while (action := actions.get()) is not None:
-        action()
-        del action  # and with it the rows that it holds
+def wait_for(task: Task, meanwhile: Callable[[float], object], patience_s: float = PATIENCE_S) -> None:
+    """Call `meanwhile(seconds)` repeatedly until the task has ended."""
+    began_s = time.monotonic()
+    if not task.done.wait(patience_s):
+        while not task.done.is_set():
+            meanwhile(min(PULSE_S, PULSE_SHARE * (time.monotonic() - began_s)))
+
+
+def _work(tasks: SimpleQueue[Task | None]) -> None:
+    while (task := tasks.get()) is not None:
+        task.run()
+        del task
 
 
 @dataclass(slots=True)
@@ -92,6 +118,7 @@ class Disk:
     refusals: Mapping[str, str] = field(default_factory=dict)  # name of the action -> why; replaced as a whole
     _thread: DiskThread = field(default_factory=DiskThread)
     _failed: Counter[str] = field(default_factory=Counter)  # attempts in a row
+    _begun: tuple[str, Task] | None = None  # the attempt for which nobody waits
 
     @property
     def refusal(self) -> str | None:
@@ -106,8 +133,33 @@ class Disk:
 
     def attempt(self, action: Callable[[], object], name: str) -> bool:
         """Run an action once; False if the disk refused it, that is, if it raised ArchiveError."""
+        return self._is_taken(lambda: self.do(action), name)
+
+    def begin(self, action: Callable[[], object], name: str) -> None:
+        """As `attempt`, but do not wait for it: `is_idle` says when it has ended. One at a time."""
+        self._begun = name, self._thread.start(action)
+
+    def is_idle(self) -> bool:
+        """Whether what was begun has ended. A refusal of the disk counts then; what else it raised is raised here."""
+        if self._begun is not None and self._begun[1].done.is_set():
+            (name, task), self._begun = self._begun, None
+            self._is_taken(task.result, name)
+        return self._begun is None
+
+    def finish(self) -> None:
+        """Wait for the end of what was begun."""
+        if self._begun is not None:
+            wait_for(self._begun[1], self.meanwhile)
+            self.is_idle()
+
+    def wait(self) -> None:
+        """As `finish`, at an end: nothing else is done meanwhile, and nothing is raised."""
+        if self._begun is not None:
+            self._begun[1].done.wait()
+
+    def _is_taken(self, run: Callable[[], object], name: str) -> bool:
         try:
-            self.do(action)
+            run()
         except ArchiveError as error:
             self.refusals = {**self.refusals, name: error.message}
             self._failed[name] += 1

@@ -9,22 +9,23 @@ Every `commit_interval_s`, or at once when an alarm changes or when one commit c
 
 3. ONE journal transaction with everything stepped since the last: states, rows, alarms, quarantined messages, counters
                                                                                                   <- the commit point
-4. let companions write what belongs into other files, such as labels and machines
-5. acknowledge exactly the messages of 3, in arrival order, in their own connection epoch
-6. publish states and alarms: they say what is committed
+4. publish states and alarms: they say what is committed
+5. let companions write what belongs into other files, such as labels and machines
+6. acknowledge exactly the messages of 3, in arrival order, in their own connection epoch
 7. from time to time, roll pending rows from the journal into Parquet parts
 
-The disk does 3, 4 and 7 on its own thread, which never touches the connection. While it works, the loop goes on with 1
-and 2, until one more commit can cover no more. Then it stops reading the socket, and that is the back-pressure.
+The disk does 3 and 5 on a thread of its own, which never touches the connection. While it works, the loop goes on with
+1 and 2, until one more commit can cover no more. Then it stops reading the socket, and that is the back-pressure. A
+roll takes longer than an alarm may wait, so it has another thread: the loop begins it and goes on.
 
 What a crash does:
 
 * before 3, nothing has happened: the broker delivers the messages again, and the same predictions are published again
-* between 3 and 5, the broker delivers them again and every block is a Duplicate
-* before the broker has confirmed the alarms of 6, the next start publishes them again
+* before the broker has confirmed the alarms of 4, the next start publishes them again
+* between 3 and 6, the broker delivers them again and every block is a Duplicate
 * in 7, the same rows are written again under the same file name
 
-What a full disk does: if 3 or 4 fails, nothing that depends on it is acknowledged, and the same write is tried until it
+What a full disk does: if 3 or 5 fails, nothing that depends on it is acknowledged, and the same write is tried until it
 succeeds. If only 7 fails, commits go on and rows gather in the journal, up to `Rhythm.most_pending`.
 
 Whatever else takes part (metrics, requests, labels, another sink) is a `pipeline.edges.ports.Companion`.
@@ -42,7 +43,7 @@ from functools import partial
 from pipeline.core.engine import Engine, States, Step
 from pipeline.core.records import AlarmChange, StreamKey
 from pipeline.core.state import StreamState, to_bytes
-from pipeline.drivers.disk import Disk
+from pipeline.drivers.disk import Disk, DiskThread
 from pipeline.drivers.intake import (
     LOOK_UP_S,
     OUTCOMES,
@@ -64,6 +65,8 @@ from pipeline.edges.store.journal import Commit, Journal
 
 log = logging.getLogger("thrumcast.live")
 
+STEP_EVERY_S = 0.005  # from one step of few messages to the next: many at once cost half as much each
+MANY_MESSAGES = 64  # after a step of so many, the next one waits for nothing
 STOP_S = 3.0  # how long a stop keeps taking messages that are still arriving; a plant never stops sending
 
 
@@ -89,7 +92,10 @@ class Live:
     committed_s: float = field(default_factory=time.monotonic)  # time.monotonic() when a turn last ended
     pending_rows: int = 0  # committed, and not yet in a Parquet part
     _stop: Callable[[], bool] = lambda: False
-    _disk: Disk = field(init=False)
+    _disk: Disk = field(init=False)  # for commits and companions
+    _rolls: Disk = field(init=False)  # for rolls
+    _is_rolling: bool = False
+    _next_step_s: float = 0.0  # time.monotonic() before which a step would be of too few messages
     _left: list[Message] = field(default_factory=list)  # taken, and beyond the limit of the open span
     _open: Span = field(default_factory=Span)  # stepped, to be committed next
     _closed: Span = field(default_factory=Span)  # being committed; empty between commits
@@ -101,21 +107,29 @@ class Live:
 
     def __post_init__(self) -> None:
         self._disk = Disk(self._meanwhile, lambda: self._stop())
+        self._rolls = Disk(self._meanwhile, lambda: self._stop(), _thread=DiskThread("rolls"))
 
     @property
     def refusal(self) -> str | None:
         """Why the disk refuses what it is given; None while it takes everything."""
-        return self._disk.refusal
+        return self._disk.refusal or self._rolls.refusal
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Turn until `stop()`; then bring into the archive what can be brought there, if the disk is not slow."""
         self._stop = stop
+        try:
+            self._run(stop)
+        finally:
+            self._rolls.wait()  # nobody may use the journal after this
+
+    def _run(self, stop: Callable[[], bool]) -> None:
         self._begin()
         while not stop():
             self.turn(stop)
         until_s = time.monotonic() + STOP_S
         while time.monotonic() < until_s and not self._is_hurried() and self.turn(stop):
             pass
+        self._rolls.finish()
         if time.monotonic() < until_s:
             self._roll()
         self._publish_outgoing()
@@ -166,7 +180,11 @@ class Live:
         room = self._room()
         if self._left or not room:  # these may take minutes, and the broker wants to hear from us
             self._serve(0.0 if room else timeout_s)
+        elif (wait_s := self._next_step_s - time.monotonic()) > timeout_s:
+            time.sleep(timeout_s)
         else:
+            if wait_s > 0:
+                time.sleep(wait_s)
             self._left = self.source.take(room, timeout_s)
             self._note_link_events()
             self._balance()
@@ -180,6 +198,7 @@ class Live:
     def _step(self) -> None:
         """Step the messages in hand; those beyond the byte or window limit of one commit wait for the next span."""
         fault_point("turn_taken")
+        self._next_step_s = 0.0 if len(self._left) >= MANY_MESSAGES else time.monotonic() + STEP_EVERY_S
         covered = self._open.batch
         batch = self.intake.read(self._left, time.time_ns(), windows=covered.windows, size=covered.size)
         states = self._newest()
@@ -209,14 +228,14 @@ class Live:
             return False
         self._take_over(span, shadowed)
         fault_point("turn_committed")
+        self.results.committed(span.step, time.monotonic())
+        fault_point("turn_published")
         if not self._let_companions_write(span):
             return False
         fault_point("turn_noted")
         self.source.acknowledge(span.batch.messages)
         fault_point("turn_acknowledged")
         self.committed_s = time.monotonic()
-        self.results.committed(span.step, time.monotonic())
-        fault_point("turn_published")
         self._notices.log(span.batch, span.step)
         return True
 
@@ -327,24 +346,40 @@ class Live:
     # -- step 7: rolling ---------------------------------------------------------------------------------------------
 
     def _roll_if_due(self) -> None:
+        """Begin a roll. When too many rows wait, nothing is committed until a roll succeeds."""
+        if self._is_rolling and self.pending_rows >= self.rhythm.most_pending:
+            self._rolls.finish()
+        if not self._rolls.is_idle():
+            return
+        if self._is_rolling:
+            self._is_rolling, self._rolled_s = False, time.monotonic()
+            self._count_pending()
         since_s = time.monotonic() - self._rolled_s
-        refused = "roll" in self._disk.refusals
-        if self.rhythm.is_due(self.pending_rows, since_s, refused=refused) and not self._stop():
-            self._roll()
+        refused = "roll" in self._rolls.refusals
+        if not self.rhythm.is_due(self.pending_rows, since_s, refused=refused) or self._stop():
+            return
+        if self.pending_rows >= self.rhythm.most_pending:
+            self._rolls.until_done(self._roll_once, "roll")
+            self._rolled_s = time.monotonic()
+            self._count_pending()
+        else:
+            self._rolls.begin(self._roll_once, "roll")
+            self._is_rolling = True
 
     def _roll(self) -> None:
-        """One attempt. When too many rows wait, nothing is committed until a roll succeeds."""
-
-        def roll() -> None:
-            self.archive.roll(self._is_hurried)
-            self.pending_rows = self.journal.pending_rows()  # not 0 if the roll was broken off
-
+        """One attempt, to its end."""
+        self._count_pending()
         if self.pending_rows and not self._is_hurried():
-            if self.pending_rows >= self.rhythm.most_pending:
-                self._disk.until_done(roll, "roll")
-            else:
-                self._disk.attempt(roll, "roll")
-        self._rolled_s = time.monotonic()
+            self._rolls.attempt(self._roll_once, "roll")
+            self._count_pending()
+
+    def _roll_once(self) -> None:
+        """On the thread of rolls."""
+        self.archive.roll(self._is_hurried)
+
+    def _count_pending(self) -> None:
+        """Called while nothing is committed."""
+        self.pending_rows = self._disk.do(self.journal.pending_rows)
 
     # -- models ------------------------------------------------------------------------------------------------------
 

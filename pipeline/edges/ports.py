@@ -24,9 +24,8 @@ class Receipt(NamedTuple):
     number: int  # arrival number, ever growing
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One message as it was delivered."""
+class Message(NamedTuple):
+    """One message as it was delivered. A tuple, because one is made for every message."""
 
     topic: str
     payload: bytes

@@ -27,6 +27,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
+from pipeline.config.bind import is_loopback
 from pipeline.core.records import StreamKey, is_id
 from pipeline.edges.mqtt import TopicTemplate
 from pipeline.errors import ArchiveError, ThrumcastError
@@ -35,7 +36,7 @@ from pipeline.page.guard import COOKIE, Guard, problem, read_token
 from pipeline.page.live import HandOver, Plant
 from pipeline.page.openapi import document
 from pipeline.page.views import NotFound, Service
-from pipeline.service.http import is_loopback, on_thread
+from pipeline.service.http import on_thread
 
 if TYPE_CHECKING:
     from pipeline.config.sources import Setting

@@ -27,10 +27,13 @@ from pipeline.edges.store.database import JOURNAL_NAME, check_witness, view_jour
 from pipeline.edges.store.quarantine import refusals
 from pipeline.errors import DecodeError, NotReachable, ThrumcastError
 from pipeline.service.client import ServiceReport, ask
+from pipeline.service.payloads import payloads
 
 if TYPE_CHECKING:
     from pipeline.config.tables import Config
+    from pipeline.core.records import Block, StreamKey
     from pipeline.edges.mqtt import MqttSettings
+    from pipeline.edges.payloads import Payloads
     from pipeline.edges.ports import Message
 
 Status = Literal["pass", "warn", "fail", "skip"]
@@ -204,7 +207,7 @@ class Reception:
     """The messages that arrived while listening."""
 
     seconds: float = 0.0
-    messages: int = 0  # that match the template
+    messages: int = 0  # that match the template or a [[payloads]] table
     bytes: int = 0
     streams: set[str] = field(default_factory=set)
     strangers: Counter[str] = field(default_factory=Counter)  # topics that do not match
@@ -218,7 +221,7 @@ class Reception:
 
     @property
     def rate_per_s(self) -> float:
-        """Messages/s that match the template."""
+        """Messages/s that match the template or a [[payloads]] table."""
         return self.messages / self.seconds if self.seconds else 0.0
 
 
@@ -230,25 +233,33 @@ def probe_settings(config: Config) -> MqttSettings:
     return replace(settings, clean_start=True)
 
 
+def _reading_topics(config: Config) -> list[str]:
+    """What the service subscribes to for its readings: the template's topics, and those of [[payloads]]."""
+    template = TopicTemplate(config.mqtt.readings_topic)
+    return list(dict.fromkeys([template.subscription, *payloads(config).subscriptions]))
+
+
 def look_at_broker(config: Config, settings: MqttSettings) -> tuple[list[Finding], BrokerFeatures]:
     """Connects and checks the limits and features that the broker announces in its CONNACK.
 
     Raises:
         NotReachable: the broker does not answer or refuses the connection.
     """
-    template = TopicTemplate(config.mqtt.readings_topic)
-    found = features(settings, [template.subscription, EVERYTHING, DROPPED])
-    may_read = found.subscriptions[template.subscription]
+    wanted_topics = _reading_topics(config)
+    found = features(settings, [*wanted_topics, EVERYTHING, DROPPED])
     size = config.mqtt.max_payload_bytes
     granted, wanted = found.session_expiry_s, config.mqtt.session_expiry_s
     local = config.mqtt.host in ("127.0.0.1", "::1", "localhost")
     return [
         Finding("broker:reachable", "pass", f"{settings.address}, MQTT 5"),
-        Finding(
-            "broker:subscribe",
-            "pass" if may_read else "fail",
-            f"{template.subscription} {'allowed' if may_read else 'refused'}",
-            f"allow {config.mqtt.username or 'anonymous clients'} to read it (acl_file)",
+        *(
+            Finding(
+                "broker:subscribe",
+                "pass" if found.subscriptions[topic] else "fail",
+                f"{topic} {'allowed' if found.subscriptions[topic] else 'refused'}",
+                f"allow {config.mqtt.username or 'anonymous clients'} to read it (acl_file)",
+            )
+            for topic in wanted_topics
         ),
         Finding(
             "broker:qos_1",
@@ -323,9 +334,9 @@ def listen(config: Config, settings: MqttSettings, broker: BrokerFeatures, secon
     Raises:
         NotReachable: the connection was lost.
     """
-    template = TopicTemplate(config.mqtt.readings_topic)
+    mapped = payloads(config)
     wide = broker.subscriptions.get(EVERYTHING, False)
-    topics = [EVERYTHING if wide else template.subscription]
+    topics = [EVERYTHING] if wide else _reading_topics(config)
     topics += [DROPPED] if broker.subscriptions.get(DROPPED, False) else []
     heard = Reception()
     ours = replace(settings, session_expiry_s=0)
@@ -335,44 +346,54 @@ def listen(config: Config, settings: MqttSettings, broker: BrokerFeatures, secon
         while (left_s := began_s + seconds - time.monotonic()) > 0:
             messages = connection.take(500, min(left_s, 0.25))
             for message in messages:
-                _hear(config, template, message, heard)
+                _hear(config, mapped, message, heard)
             connection.acknowledge(messages)
         heard.seconds = time.monotonic() - began_s
     return heard
 
 
-def _hear(config: Config, template: TopicTemplate, message: Message, heard: Reception) -> None:
+def _hear(config: Config, mapped: Payloads, message: Message, heard: Reception) -> None:
     if message.topic == DROPPED:
         heard.dropped = int(message.payload) if message.payload.isdigit() else None
         return
-    key = template.parse(message.topic)
-    if key is None:
+    key = TopicTemplate(config.mqtt.readings_topic).parse(message.topic)
+    if key is None and mapped.mapping_of(message.topic) is None:
         if not message.topic.startswith((f"{config.mqtt.results_topic}/", "$")) and len(heard.strangers) < 1000:
             heard.strangers[message.topic] += 1
         return
     heard.messages += 1
     heard.bytes += len(message.payload)
-    heard.streams.add(str(key))
-    if not config.accepts(key.machine):
-        heard.unknown.add(key.machine)
-    if len(heard.late_s) + heard.refused.total() >= DECODED:
-        return
-    try:
-        block = codec.decode(message.payload, key, max_payload_bytes=config.mqtt.max_payload_bytes)
-    except DecodeError as error:
-        heard.refused[error.reason] += 1
-        heard.details.setdefault(error.reason, f"{message.topic}: {error}")
-        return
-    if block.unit_sent is not None:
-        heard.units[str(key)] = block.unit_sent
-    length_s = block.samples.shape[1] / block.rate_hz
-    heard.block_s.append(length_s)
-    heard.late_s.append(time.time() - block.t0_ns / 1e9 - length_s)
+    blocks: list[Block] = []
+    if len(heard.late_s) + heard.refused.total() < DECODED:
+        try:
+            blocks = _decoded(config, mapped, message, key)
+        except DecodeError as error:
+            heard.refused[error.reason] += 1
+            heard.details.setdefault(error.reason, f"{message.topic}: {error}")
+    for stream in {block.key for block in blocks} or ({key} if key is not None else set()):
+        heard.streams.add(str(stream))
+        if not config.accepts(stream.machine):
+            heard.unknown.add(stream.machine)
+    for block in blocks:
+        if block.unit_sent is not None:
+            heard.units[str(block.key)] = block.unit_sent
+        length_s = block.samples.shape[1] / block.rate_hz
+        heard.block_s.append(length_s)
+        heard.late_s.append(time.time() - block.t0_ns / 1e9 - length_s)
+
+
+def _decoded(config: Config, mapped: Payloads, message: Message, key: StreamKey | None) -> list[Block]:
+    """As the service reads it: a table comes before the template."""
+    blocks = mapped.decode(message, time.time_ns())
+    if blocks is not None:
+        return blocks
+    assert key is not None
+    return [codec.decode(message.payload, key, max_payload_bytes=config.mqtt.max_payload_bytes)]
 
 
 def judge(config: Config, heard: Reception) -> list[Finding]:
     """Checks topics, machines, payloads and clocks of the received messages."""
-    template = config.mqtt.readings_topic
+    template = " or ".join([config.mqtt.readings_topic, *(table.topic for table in config.payloads)])
     some = ", ".join(topic for topic, _ in heard.strangers.most_common(5))
     rate = f"{heard.rate_per_s:.3g} messages/s of {len(heard.streams)} streams in {heard.seconds:.1f} s"
     findings = [

@@ -9,8 +9,8 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from pipeline.config.bind import split_bind
 from pipeline.errors import NotReachable
-from pipeline.service.http import split_bind
 
 TERMS = ("received", "committed", "duplicate", "late", "quarantined", "dropped", "in_flight")
 

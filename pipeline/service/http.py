@@ -24,6 +24,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from pipeline.config.bind import split_bind
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -48,21 +50,6 @@ class Answer:
 
 
 Route = Callable[[], Answer]
-
-
-def split_bind(bind: str) -> tuple[str, int]:
-    """`web.bind` as host and port; an IPv6 address stands in brackets."""
-    host, _, port = bind.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def is_loopback(bind: str) -> bool:
-    """Whether only this machine can reach the address."""
-    host, _ = split_bind(bind)
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def host_is_known(header: str | None, names: Collection[str]) -> bool:

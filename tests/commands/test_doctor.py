@@ -19,15 +19,18 @@ from hypothesis import strategies as st
 
 from pipeline import cli
 from pipeline.config.sources import load
+from pipeline.config.tables import Config
 from pipeline.core.codec import encode
 from pipeline.core.records import Block, StreamKey
 from pipeline.edges.broker import PrivateBroker, is_available
 from pipeline.edges.mqtt import MqttPublisher
 from pipeline.edges.mqtt.probe import delivery, features
+from pipeline.edges.ports import Message, Receipt
 from pipeline.service import checkup
 from pipeline.service.checkup import duration
 from pipeline.service.client import ServiceReport
 from pipeline.service.guarantee import Site, guarantee
+from pipeline.service.payloads import payloads
 
 SITE = Site(
     receive_maximum=2000, in_flight=2000, batch_limit=512, commit_interval_s=1.0, disk_s=0.01, per_message_s=0.001,
@@ -243,6 +246,43 @@ def test_a_template_that_fits_nothing_names_the_topics_that_were_seen(talking: P
     finding = checkup.judge(config, heard)[0]
     assert finding.status == "warn"
     assert "factory/pump-03/vibration" in finding.advice
+
+
+def mapped(directory: Path, port: int = 1883) -> Config:
+    path = directory / "config.toml"
+    path.write_text(
+        f"mqtt.port = {port}\n[[payloads]]\n"
+        'topic = "sensors/{machine}/accel"\nformat = "json"\nsamples = { x = "$.x" }\n'
+        'time = "$.t"\nrate_hz = 100.0\npoint = "main"\nunit = "g"\n'
+    )
+    return load(path, {}, environment={}).config
+
+
+def test_messages_of_a_payloads_table_are_heard_as_the_service_reads_them(tmp_path: Path) -> None:
+    config, heard = mapped(tmp_path), checkup.Reception(seconds=1.0)
+    reader = payloads(config)
+    now_s = time.time()
+    for topic, payload in [
+        ("sensors/esp-1/accel", json.dumps({"x": [0.1] * 50, "t": now_s})),
+        ("sensors/esp-2/accel", json.dumps({"x": "broken", "t": now_s})),
+        ("else/where", "{}"),
+    ]:
+        message = Message(topic, payload.encode(), 1, None, False, Receipt(1, 1, 1))
+        checkup._hear(config, reader, message, heard)
+    assert (heard.messages, heard.streams, heard.strangers) == (2, {"esp-1/main"}, {"else/where": 1})
+    assert sum(heard.refused.values()) == 1
+    found = {finding.check: finding for finding in checkup.judge(config, heard)}
+    assert found["readings:match"].status == "pass"
+    assert "sensors/esp-2/accel" in found["readings:payload"].found
+
+
+@pytest.mark.network
+def test_the_topics_of_payloads_tables_are_tried_at_the_broker(tmp_path: Path) -> None:
+    with PrivateBroker(tmp_path / "b", kind="iotcore") as broker:
+        ours = settings(broker, "probe", clean_start=True)
+        findings, _ = checkup.look_at_broker(mapped(tmp_path, broker.port), ours)
+    found = [finding.found for finding in findings if finding.check == "broker:subscribe"]
+    assert found == ["plant/+/+/+/vibration allowed", "sensors/+/accel allowed"]
 
 
 def test_without_a_broker_the_rest_is_still_said(

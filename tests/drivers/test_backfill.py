@@ -6,10 +6,12 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from harness.live import schema
+from harness.streams import ENGINE
 
 from pipeline.cli import run
 from pipeline.core.records import StreamKey
 from pipeline.edges.faults import KILLED
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
-from pipeline.edges.recordings.recording import write_recording
+from pipeline.edges.recordings import presets
+from pipeline.edges.recordings.recording import Options, write_recording
 from pipeline.edges.store.check import verify
 from pipeline.edges.store.read import read_features
 
@@ -434,3 +439,38 @@ def test_a_folder_of_a_public_set_just_works(tmp_path: Path) -> None:
     facts = MachinesFile(tmp_path / "data" / MACHINES_NAME).load()
     assert {key.machine for key in facts} == {"XJTU-Bearing1_1", "XJTU-Bearing1_2"}
     assert all(known["specimen"].startswith("XJTU/Bearing1_") and known["run_to_failure"] for known in facts.values())
+
+
+def test_the_files_of_a_run_are_one_stream_and_a_broken_one_is_left_out_of_it(tmp_path: Path) -> None:
+    from pipeline.drivers import backfill as driver
+
+    folder = tmp_path / "Bearing1_1"
+    folder.mkdir(parents=True)
+    for minute in range(1, 7):
+        values = np.random.default_rng(minute).standard_normal((32_768, 2))
+        np.savetxt(folder / f"{minute}.csv", values, "%.4f", ",", header="horiz,vert", comments="")
+    (folder / "3.csv").write_text("no number\n")
+    files = sorted(folder.iterdir())
+    (together,) = presets.runs(files, "xjtu")
+    assert list(together) == files
+    spec = replace(ENGINE.spec_of(StreamKey("m", "p")), max_gap_s=150.0)  # a minute is missing
+    engine = replace(ENGINE, spec_of=lambda key: spec)
+    worker = driver.Worker(engine, str, {}, schema())
+    job = driver.Job(files[0], None, None, "", options=Options(preset="xjtu"), more=tuple(files[1:]))
+    outcomes, found = driver._job(worker, job)
+    assert [one.path.name for one in outcomes if one.error] == ["3.csv"]
+    ages = [row.state_age for row in found.predictions]
+    assert ages == list(range(ages[0], ages[0] + len(ages))), "the state goes on from file to file"
+    assert sum(one.windows for one in outcomes) == len(found.features) == len(ages)
+    assert len({row.session for row in found.features}) == 5
+    assert not any("max_gap_s" in note for one in outcomes for note in one.notes)
+    forgetful = driver.Worker(ENGINE, str, {}, schema())
+    assert any("max_gap_s is " in note for one in driver._job(forgetful, job)[0] for note in one.notes)
+    marks = {name for one in outcomes for name in one.inputs}
+    shutil.copy(files[0], folder / "3.csv")
+    outcomes, whole = driver._job(driver.Worker(engine, str, dict.fromkeys(marks, ""), schema()), job)
+    assert len(whole.features) > len(found.features), "a run with a new file is computed again"
+    marks = {name: what for one in outcomes for name, what in one.inputs.items()}
+    outcomes, nothing = driver._job(driver.Worker(engine, str, marks, schema()), job)
+    assert all(one.known for one in outcomes)
+    assert not nothing.features

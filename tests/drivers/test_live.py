@@ -269,6 +269,8 @@ def test_while_only_parts_are_refused_turns_go_on_until_too_many_rows_wait(
     send(broker, BLOCKS)
     live.turn(lambda: False)
     assert len(broker.acknowledged) == 4
+    while live.refusal is None:
+        live.turn(lambda: False)
     assert attempts
     assert live.refusal == "expected to write, found: a disk that refuses"
     while len(attempts) <= 50:

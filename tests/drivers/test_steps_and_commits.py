@@ -29,7 +29,7 @@ from pipeline.core.state import to_bytes
 from pipeline.drivers import intake, span
 from pipeline.drivers.live import Live
 from pipeline.drivers.span import Rhythm
-from pipeline.edges.ports import Batch, Message
+from pipeline.edges.ports import Batch, Message, Onlooker, Work
 from pipeline.edges.store import archive, journal
 from pipeline.errors import ArchiveError
 
@@ -111,6 +111,35 @@ def test_an_alarm_brings_its_commit_about_at_once(tmp_path: Path) -> None:
     assert kinds(broker)["alarms"] == 1
     assert 0 < len(broker.acknowledged) < len(BLOCKS)
     assert len(live.journal.open_alarms()) == 1
+
+
+def test_an_alarm_waits_neither_for_a_roll_nor_for_what_companions_write(tmp_path: Path) -> None:
+    broker = OneByOne()
+    live = alarming(tmp_path, broker)
+    live.rhythm = Rhythm(commit_interval_s=0.001, roll_s=0.0)
+    roll = live.archive.roll
+    begun, may_end = threading.Event(), threading.Event()
+    told: list[int] = []
+
+    def hangs(*stop: Callable[[], bool]) -> None:
+        begun.set()
+        assert may_end.wait(PATIENCE_S)
+        roll(*stop)
+
+    class Writes(Onlooker):
+        def committed(self, batch: Batch, step: Step) -> Work:
+            return lambda: told.extend(kinds(broker)["alarms"] for _ in step.alarms) or ()
+
+    live.archive.roll = hangs  # type: ignore[method-assign, assignment]
+    live.companions = (Writes(),)
+    send(broker, BLOCKS)
+    while not told:
+        live.turn(lambda: False)
+    assert begun.is_set()
+    assert told == [len(told)] * len(told)  # all alarms of that commit
+    may_end.set()
+    live.run(lambda: not broker.waiting)
+    assert live.journal.pending_rows() == 0
 
 
 def test_while_the_disk_hangs_predictions_go_on_until_one_more_commit_is_full(tmp_path: Path) -> None:

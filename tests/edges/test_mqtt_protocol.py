@@ -15,7 +15,6 @@ from pipeline.edges.mqtt.protocol import (
     Confirmed,
     Connected,
     ConnectionSilent,
-    Delivery,
     Disconnected,
     Event,
     Protocol,
@@ -23,7 +22,7 @@ from pipeline.edges.mqtt.protocol import (
     Refused,
     Subscribed,
 )
-from pipeline.edges.ports import Receipt
+from pipeline.edges.ports import Message, Receipt
 
 TOPIC = "plant/a/b/c/vibration"
 CLIENT = Client("service", subscriptions=("plant/#",), keepalive_s=10, maximum_packet_bytes=100_000)
@@ -99,8 +98,8 @@ def test_byte_by_byte_the_events_are_the_same_and_in_order() -> None:
     found = played([data[n : n + 1] for n in range(len(data))])
     assert found == played([data])
     kinds = [type(event) for event in found]
-    assert kinds == [Connected, Subscribed, *[Delivery] * 10, Confirmed, Disconnected]
-    assert [event.payload for event in found if isinstance(event, Delivery)][-2:] == [b"zero", b"large" * 10_000]
+    assert kinds == [Connected, Subscribed, *[Message] * 10, Confirmed, Disconnected]
+    assert [event.payload for event in found if isinstance(event, Message)][-2:] == [b"zero", b"large" * 10_000]
 
 
 # -- damaged ---------------------------------------------------------------------------------------------------------
@@ -139,7 +138,7 @@ def test_noise_is_no_mqtt_and_ends_the_connection_or_asks_for_more(noise: bytes)
         found = events(machine, noise)
     except ProtocolError:
         return
-    assert all(isinstance(event, Connected | Refused | Subscribed | Delivery | Disconnected) for event in found)
+    assert all(isinstance(event, Connected | Refused | Subscribed | Message | Disconnected) for event in found)
 
 
 @pytest.mark.parametrize("qos", [0, 1])
@@ -154,7 +153,7 @@ def test_a_message_with_text_that_is_no_utf8_is_delivered_and_can_be_acknowledge
     data = bytearray(packet.write())
     data[data.index(texts[damaged].encode())] = 0xFF
     (delivery,) = events(machine, bytes(data) + publish(b"next", packet_id=8))[:1]
-    assert isinstance(delivery, Delivery)
+    assert isinstance(delivery, Message)
     assert (delivery.payload, delivery.qos) == (b"payload", qos)
     assert delivery.topic == ("\ufffdlant/x" if damaged == "topic" else "plant/x")
     assert delivery.content_type == ("\ufffdind" if damaged == "content type" else "kind")
@@ -208,7 +207,7 @@ def test_a_refusal_says_its_reason() -> None:
 def test_pubacks_go_out_in_order_of_arrival_and_only_for_what_is_safe(order: list[int], count: int) -> None:
     machine = connected()
     found = events(machine, b"".join(publish(b"x", packet_id=10 * n + 7) for n in range(8)))
-    receipts = [event.receipt for event in found if isinstance(event, Delivery)]
+    receipts = [event.receipt for event in found if isinstance(event, Message)]
     safe: set[int] = set()
     sent: list[int] = []
     for n in order[:count]:
@@ -227,8 +226,8 @@ def test_acknowledgements_of_an_older_connection_are_passed_over() -> None:
     machine.data_to_send()
     (_, _, new) = events(machine, ACCEPTED + suback_after(machine) + publish(b"x", packet_id=3))
     machine.data_to_send()
-    assert isinstance(old, Delivery)
-    assert isinstance(new, Delivery)
+    assert isinstance(old, Message)
+    assert isinstance(new, Message)
     machine.acknowledge([old.receipt])
     assert machine.data_to_send() == b""
     assert new.receipt == Receipt(2, 3, 2)
@@ -395,7 +394,7 @@ def test_the_server_s_keep_alive_goes_before_ours() -> None:
 def test_memory_of_a_large_packet_is_given_back() -> None:
     machine = connected(Client("service", maximum_packet_bytes=10_000_000))
     (delivery,) = events(machine, publish(bytes(5_000_000)))
-    assert isinstance(delivery, Delivery)
+    assert isinstance(delivery, Message)
     assert len(delivery.payload) == 5_000_000
     machine.free_space()
     assert len(machine._space) == protocol._SPACE_BYTES

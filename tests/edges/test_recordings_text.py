@@ -174,3 +174,61 @@ def test_any_bytes_are_a_recording_or_an_error_with_the_path(tmp_path_factory, c
     else:
         return
     assert str(path) in said
+
+
+def table(path: Path, rows: list[str], head: str = "", tail: str = "") -> Path:
+    path.write_text(head + "\n".join(rows) + "\n" + tail)
+    return path
+
+
+@pytest.mark.parametrize("word", ["Mean", "Mittelwert", "max:", "Average (all)"])
+def test_a_summary_below_the_numbers_is_no_row(tmp_path: Path, word: str) -> None:
+    samples = signal()
+    path = written(tmp_path / "a.csv", samples, head="x,y\n", tail=f"{word},0.1\n")
+    np.testing.assert_array_equal(opened(path), samples)
+    (one,) = open_recordings(path, Options(rate_hz=RATE_HZ))
+    assert any(word in note for note in one.notes)
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+@pytest.mark.parametrize("name", ["micros", "Time [us]", "timestamp_us"])
+def test_a_counter_that_starts_again_at_zero_is_time_and_not_vibration(tmp_path: Path, bits: int, name: str) -> None:
+    begin = (1 << bits) - 9_000
+    rows = [f"{(begin + 250 * i) % (1 << bits)},{i % 7}.5,{i % 5}.25" for i in range(1000)]
+    (one,) = open_recordings(table(tmp_path / "a.csv", rows, f"{name},x,y\n"), Options())
+    assert (one.channels, one.rate_hz, one.samples) == (("x", "y"), 4000.0, 1000)
+    assert any(f"{bits} bits" in note for note in one.notes)
+
+
+def test_a_clock_that_is_set_back_is_no_counter_that_starts_again(tmp_path: Path) -> None:
+    rows = [f"{(100_000 + 250 * i) if i < 500 else 250 * i},{i % 7}.5" for i in range(1000)]
+    with pytest.raises(RecordingError, match="step back in data row 501"):
+        open_recordings(table(tmp_path / "a.csv", rows, "micros,x\n"), Options())
+
+
+def test_speed_and_temperature_are_no_vibration(tmp_path: Path) -> None:
+    rows = [f"{i % 7}.5,1480,{40 + i / 100},{i % 3}" for i in range(400)]
+    path = table(tmp_path / "a.csv", rows, "acc_mg,rpm,Temp [°C],load_side\n")
+    (one,) = open_recordings(path, Options(rate_hz=RATE_HZ))[:1]
+    found = open_recordings(path, Options(rate_hz=RATE_HZ))
+    assert {name for one in found for name in one.channels} == {"acc_mg", "load_side"}
+    assert {one.unit: one.scale for one in found} == {"g": 0.001, "1": 1.0}
+    assert one.speed_rpm == 1480.0
+    assert any("rpm, Temp [°C]" in note for note in one.notes)
+    varying = [f"{i % 7}.5,{1000 + i}" for i in range(400)]
+    (one,) = open_recordings(table(tmp_path / "b.csv", varying, "x,rpm\n"), Options(rate_hz=RATE_HZ))
+    assert one.speed_rpm is None
+    assert any("varies" in note for note in one.notes)
+    (one,) = open_recordings(
+        table(tmp_path / "c.csv", [str(i % 9) for i in range(400)], "temp\n"), Options(rate_hz=1.0)
+    )
+    assert one.channels == ("temp",), "something has to be the channel"
+
+
+def test_points_between_thousands_are_refused_by_row_and_never_cut_into_columns(tmp_path: Path) -> None:
+    rows = [f"0,{i:05d};1.{i % 999:03d},5" for i in range(400)]
+    path = table(tmp_path / "a.csv", rows, "t;a\n")
+    (one,) = open_recordings(path, Options())
+    assert one.channels == ("a",)
+    with pytest.raises(RecordingError, match=r"column a .* row 2: '1\.000,5'"):
+        joined(streams(one)[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.streams import ENGINE, SPEC, recording
@@ -57,7 +57,7 @@ class Broker:
             message = self.waiting.popleft()
             self.numbers += 1
             mid = self.numbers % 65535 + 1 if message.qos else 0
-            message = replace(message, receipt=Receipt(self.epoch, mid, self.numbers))
+            message = message._replace(receipt=Receipt(self.epoch, mid, self.numbers))
             if message.qos:
                 self.unacknowledged[self.numbers] = message
             taken.append(message)

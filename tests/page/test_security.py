@@ -13,11 +13,12 @@ from harness.live import BLOCKS
 from harness.paged import ORIGIN, paged
 from starlette.testclient import TestClient
 
+from pipeline.config.bind import is_loopback
 from pipeline.config.tables import WebConfig
 from pipeline.errors import ConfigError
 from pipeline.page import guard
 from pipeline.page.guard import read_token
-from pipeline.service.http import Answer, WebServer, is_loopback
+from pipeline.service.http import Answer, WebServer
 
 pytestmark = pytest.mark.usefixtures("compiled")
 

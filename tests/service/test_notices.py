@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import os
+import shutil
 import socketserver
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -158,6 +164,10 @@ class MailServer(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         self.wfile.write(b"220 test\r\n")
+        self.converse(b"250 ok\r\n")
+
+    def converse(self, hello: bytes) -> None:
+        """Up to QUIT, with `hello` as the answer to EHLO."""
         in_data = False
         for raw in self.rfile:
             line = raw.decode().rstrip("\r\n")
@@ -168,7 +178,8 @@ class MailServer(socketserver.StreamRequestHandler):
             if line.upper() == "QUIT":
                 self.wfile.write(b"221 bye\r\n")
                 return
-            self.wfile.write(b"354 go on\r\n" if in_data else b"250 ok\r\n")
+            other = {"EHLO": hello, "AUTH": b"235 welcome\r\n"}.get(line.upper().split()[0], b"250 ok\r\n")
+            self.wfile.write(b"354 go on\r\n" if in_data else other)
 
 
 def test_a_mail_names_machine_and_mode_and_has_the_token_as_its_id() -> None:
@@ -183,6 +194,65 @@ def test_a_mail_names_machine_and_mode_and_has_the_token_as_its_id() -> None:
     assert "Subject: raised: unbalance at pump-01/de" in MailServer.said
     assert "Message-ID: <a-raised@thrumcast>" in MailServer.said
     assert any(line.upper().startswith("RCPT TO:<DUTY@PLANT>") for line in MailServer.said)
+
+
+class SecretMailServer(MailServer):
+    """The same behind STARTTLS, with a login."""
+
+    context: ClassVar[ssl.SSLContext]
+
+    def handle(self) -> None:
+        self.wfile.write(b"220 test\r\n")
+        self.rfile.readline()
+        self.wfile.write(b"250-test\r\n250 STARTTLS\r\n")
+        self.said.append(self.rfile.readline().decode().strip())
+        self.wfile.write(b"220 go on\r\n")
+        with (
+            contextlib.suppress(OSError),  # a client that does not trust us goes away
+            self.context.wrap_socket(self.request, server_side=True) as secret,
+            secret.makefile("rb") as self.rfile,
+            secret.makefile("wb", buffering=0) as self.wfile,
+        ):
+            self.converse(b"250-test\r\n250 AUTH PLAIN\r\n")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_a_password_is_told_only_to_a_mail_server_whose_certificate_is_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+    ]
+    command += ["2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "k", "-out", "c"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    SecretMailServer.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    SecretMailServer.context.load_cert_chain(tmp_path / "c", tmp_path / "k")
+    (tmp_path / "password").write_text("s3cret\n", encoding="utf-8")
+    body = {"token": "a-raised", "type": "raised", "mode": "unbalance", "machine": "pump-01", "point": "de"}
+    login = base64.b64encode(b"\0thrumcast\0s3cret").decode()
+    for trusted in (False, True):
+        MailServer.said.clear()
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "c") if trusted else os.devnull)
+        with socketserver.TCPServer(("127.0.0.1", 0), SecretMailServer) as server:
+            thread = threading.Thread(target=server.handle_request)
+            thread.start()
+            notify = NotifyConfig(mail_to=("duty@plant",), mail_from="thrumcast@plant", smtp_host="127.0.0.1",
+                                  smtp_port=server.server_address[1], smtp_username="thrumcast",
+                                  smtp_password_file=str(tmp_path / "password"))  # fmt: skip
+            with contextlib.nullcontext() if trusted else pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
+                mail(notify, body)
+            thread.join(10)
+        assert MailServer.said[0] == "STARTTLS"
+        assert any(login in line for line in MailServer.said) == trusted
+        assert ("Subject: raised: unbalance at pump-01/de" in MailServer.said) == trusted
 
 
 @pytest.mark.usefixtures("no_configuration")

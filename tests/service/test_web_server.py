@@ -18,10 +18,11 @@ from harness.watched import Linked, watched_service
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.config.bind import split_bind
 from pipeline.errors import NotReachable
 from pipeline.service import protocol
 from pipeline.service.client import ask
-from pipeline.service.http import Answer, WebServer, host_is_known, split_bind
+from pipeline.service.http import Answer, WebServer, host_is_known
 
 
 @pytest.fixture

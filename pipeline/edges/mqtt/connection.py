@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, Self
 
 from pipeline.edges.mqtt import protocol
@@ -21,6 +21,7 @@ from pipeline.errors import ConfigError
 
 OFFLINE: Final = b'{"state":"offline"}'
 _MAX_UNWRITTEN_BYTES: Final = 8 * 2**20  # that the socket does not take; beyond, QoS 0 is dropped and counted
+_WRITTEN_AT_ONCE_BYTES: Final = 64 * 1024  # a call of the system costs more than making a result
 _MAX_UNCONFIRMED: Final = 10_000  # results at QoS 1 without PUBACK; beyond, they are dropped and counted
 _MAX_EVENTS: Final = 1000
 _CONTESTED_LOSSES: Final = 3  # lost connections that end us while a higher claim stands,
@@ -157,7 +158,8 @@ class MqttConnection:
             return self
         deadline_s = time.monotonic() + 2 * self.settings.connect_timeout_s + 1
         while not (self.connected and (self.subscribed or self._waiting)):
-            self._pump(0.05, lambda: not self._waiting)
+            self._wanted = 1
+            self._pump(0.05)
             if self._error is not None or time.monotonic() > deadline_s:
                 self.close()
                 raise not_reachable(self.settings, self._error or _NO_CONNACK)
@@ -170,14 +172,10 @@ class MqttConnection:
             ConfigError: when another client has taken the session over.
         """
         deadline_s = time.monotonic() + timeout_s
-        wanted = min(limit, self.max_waiting) if limit else self.max_waiting
-
-        def room() -> bool:
-            return len(self._waiting) < wanted and self._waiting_bytes < self.max_waiting_bytes
-
-        self._pump(0.0, room)
+        self._wanted = min(limit, self.max_waiting) if limit else self.max_waiting
+        self._pump(0.0)
         while not (limit and self._waiting) and (left_s := deadline_s - time.monotonic()) > 0:
-            self._pump(left_s, room)
+            self._pump(left_s)
         taken = [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
         self._waiting_bytes -= sum(len(message.payload) for message in taken)
         return taken
@@ -188,11 +186,13 @@ class MqttConnection:
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
         """See `Source.acknowledge`; the order of PUBACKs is the protocol's business."""
-        self._protocol.acknowledge(message.receipt for message in messages)
+        self._protocol.acknowledge([message.receipt for message in messages])
         self._flush()
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
         """See `Publisher.publish`. QoS 1 waits for a connection if there is none.
+
+        QoS 0 is written with what follows, at the latest by the next `take` or `service`.
 
         Dropped and counted in `unsent`: QoS 0 while there is no connection or the broker does not read, QoS 1 beyond
         10,000 unconfirmed, and what is larger than the broker's maximum packet size.
@@ -206,7 +206,9 @@ class MqttConnection:
             return
         if not self._protocol.publish(topic, payload, qos=qos, retain=retain):
             self.unsent += 1
-        self._flush()
+        self._unwritten += self._protocol.data_to_send()
+        if qos or len(self._unwritten) >= _WRITTEN_AT_ONCE_BYTES:
+            self._flush()
 
     def close(self, *, timeout_s: float = 2.0) -> None:
         """Publishes "offline", waits at most `timeout_s` until results at QoS 1 are confirmed, and leaves.
@@ -221,7 +223,7 @@ class MqttConnection:
         while self.connected and self._fenced is None and self._protocol.unconfirmed:
             if (left_s := deadline_s - time.monotonic()) <= 0:
                 break
-            self._pump(min(left_s, 0.1), lambda: True)
+            self._pump(min(left_s, 0.1))
         if self._attempt is not None:
             self._attempt.abandon(self.settings.connect_timeout_s)
             self._attempt = None
@@ -238,8 +240,12 @@ class MqttConnection:
 
     # -- one look at the network -------------------------------------------------------------------------------------
 
-    def _pump(self, timeout_s: float, room: Callable[[], bool]) -> None:
-        """Waits at most `timeout_s` for the network and does what there is to do; reads while there is `room()`."""
+    def _has_room(self) -> bool:
+        """Whether to read on. What comes while this closes is not kept."""
+        return self._closing or (len(self._waiting) < self._wanted and self._waiting_bytes < self.max_waiting_bytes)
+
+    def _pump(self, timeout_s: float) -> None:
+        """Does what there is to do, reading while there is room; if that is nothing, waits at most `timeout_s`."""
         if self._fenced is not None:
             name = self.settings.client_id
             msg = f"expected the client id {name!r} for this service alone, found another client: {self._fenced}"
@@ -249,54 +255,64 @@ class MqttConnection:
             self._revive(timeout_s)
             return
         try:
-            self._exchange(self._stream, timeout_s, room)
+            self._exchange(self._stream, timeout_s)
         except ProtocolError as error:
             self._flush()  # the DISCONNECT that says why
             self._lost("disconnected" if self.epoch and self._was_connected else "refused", str(error))
         except (OSError, ConnectionSilent) as error:
             self._lost("disconnected" if self._was_connected else "refused", error)
 
-    def _exchange(self, stream: Stream, timeout_s: float, room: Callable[[], bool]) -> None:
-        read_before = self._handle_events(room)  # packets that came earlier and found no room
-        reading = room() or not self.connected  # CONNACK must come through a full house too
-        unseen = reading and stream.pending
+    def _exchange(self, stream: Stream, timeout_s: float) -> None:
+        self._flush()
+        some = self._handle_events()  # packets that came earlier and found no room
+        reading = self._has_room() or not self.connected  # CONNACK must come through a full house too
         if self._stream is not stream:  # what came ended the connection
             return
-        if read_before or unseen:
-            timeout_s = 0.0
-        timeout_s = min(timeout_s, max(self.settings.keepalive_s / 4, 0.25))
-        writing = bool(self._unwritten) or stream.wants_write
-        readable, writable = self._waiter.wait(stream.sock, reading=reading, writing=writing, timeout_s=timeout_s)
-        if readable or unseen:
-            self._receive(stream, room)
+        if reading:
+            some = self._receive(stream) or some
+        if not some and timeout_s > 0 and self._stream is stream:
+            self._wait(stream, min(timeout_s, max(self.settings.keepalive_s / 4, 0.25)), reading=reading)
         if self._stream is not stream:
             return
-        if writable:
-            self._flush()
         now_s = time.monotonic()
         self._protocol.tick(now_s, reading=reading)
         self._flush()
         if not self.connected and now_s - self._since_s > self.settings.connect_timeout_s:
             self._lost("refused", _NO_CONNACK)
 
-    def _receive(self, stream: Stream, room: Callable[[], bool]) -> None:
-        """Reads until there is no room or nothing more has come."""
-        while self._stream is stream and (room() or not self.connected):
-            count = stream.receive_into(self._protocol.free_space())
+    def _wait(self, stream: Stream, timeout_s: float, *, reading: bool) -> None:
+        """Sleeps until the socket can be read or written, and does so."""
+        writing = bool(self._unwritten) or stream.wants_write
+        readable, writable = self._waiter.wait(stream.sock, reading=reading, writing=writing, timeout_s=timeout_s)
+        if readable:
+            self._receive(stream)
+        if writable:
+            self._flush()
+
+    def _receive(self, stream: Stream) -> bool:
+        """Reads until there is no room or nothing more has come; whether anything had."""
+        some = False
+        while self._stream is stream and (self._has_room() or not self.connected):
+            space = self._protocol.free_space()
+            count = stream.receive_into(space)
             if count is None:
-                return
+                break
             if count == 0:
                 msg = "the broker closed the connection"
                 raise ConnectionError(msg if self.connected else "the connection was closed before CONNACK")
+            some = True
             self._protocol.received(count, time.monotonic())
-            self._handle_events(room)
+            self._handle_events()
+            if count < len(space) and stream.reads_all:
+                break
+        return some
 
-    def _handle_events(self, room: Callable[[], bool]) -> bool:
+    def _handle_events(self) -> bool:
         """Everything that the received bytes say, while there is room; whether they said anything."""
         some = False
-        while (room() or not self.connected) and (event := self._protocol.next_event()) is not None:
+        while (self._has_room() or not self.connected) and (event := self._protocol.next_event()) is not None:
             some = True
-            if isinstance(event, protocol.Delivery):
+            if isinstance(event, Message):
                 self._arrived(event)
             elif isinstance(event, protocol.Confirmed):
                 self.refused += event.refusal is not None
@@ -317,16 +333,13 @@ class MqttConnection:
                 self._lost("disconnected", event.reason)
         return some
 
-    def _arrived(self, delivery: protocol.Delivery) -> None:
-        if self._claim is not None and delivery.topic == self._claim.topic:
+    def _arrived(self, message: Message) -> None:
+        if self._claim is not None and message.topic == self._claim.topic:
             self._notes += 1
-            self._meet_claim(self._claim, delivery.payload)
-        elif self._closing:
-            return
-        else:
-            topic, payload, qos, retained, content_type, receipt = delivery
-            self._waiting.append(Message(topic, payload, qos, content_type, retained, receipt))
-            self._waiting_bytes += len(payload)
+            self._meet_claim(self._claim, message.payload)
+        elif not self._closing:
+            self._waiting.append(message)
+            self._waiting_bytes += len(message.payload)
 
     def _flush(self) -> None:
         """Writes what the socket takes now."""
@@ -347,6 +360,7 @@ class MqttConnection:
 
     # -- connections come and go -------------------------------------------------------------------------------------
 
+    _wanted: int = 0  # messages that may wait here before the socket is read no further
     _notes: int = 0  # messages on the topic of the claim: they are no readings
     _was_connected: bool = False  # the present stream has had its CONNACK
 

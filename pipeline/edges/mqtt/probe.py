@@ -11,6 +11,7 @@ from pipeline.edges.mqtt.connection import MqttConnection
 from pipeline.edges.mqtt.publisher import MqttPublisher
 from pipeline.edges.mqtt.settings import MqttSettings, not_reachable, tls_context
 from pipeline.edges.mqtt.stream import Stream, Waiter, open_stream
+from pipeline.errors import NotReachable
 
 QUIET_S = 0.7  # nothing more comes after so long
 PATIENCE_S = 20.0
@@ -32,12 +33,24 @@ class BrokerFeatures:
 
 
 def features(settings: MqttSettings, subscriptions: Sequence[str]) -> BrokerFeatures:
-    """Connects, subscribes, and leaves.
+    """Connects, subscribes, and leaves. Some brokers close the connection at a topic with $: these are asked alone.
 
     Raises:
         NotReachable: the broker does not answer or refuses.
         ConfigError: the password file or a certificate cannot be used.
     """
+    plain = [topic for topic in subscriptions if not topic.startswith("$")]
+    found = _features(settings, plain)
+    for topic in subscriptions:
+        if topic.startswith("$"):
+            try:
+                found.subscriptions.update(_features(settings, [topic]).subscriptions)
+            except NotReachable:
+                found.subscriptions[topic] = False
+    return found
+
+
+def _features(settings: MqttSettings, subscriptions: Sequence[str]) -> BrokerFeatures:
     password = settings.password()
     client = protocol.Client(
         settings.client_id,

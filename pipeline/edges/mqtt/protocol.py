@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 
 import mqtt5
 
-from pipeline.edges.ports import Receipt
+from pipeline.edges.ports import Message, Receipt
 
 SESSION_TAKEN_OVER: Final = 0x8E
 MALFORMED: Final = mqtt5.DisconnectReasonCode.MALFORMED_PACKET
@@ -40,6 +40,9 @@ _FAILURE: Final = 0x80  # reason codes from here on say no
 _PUBLISH: Final = 3  # packet type
 _LARGEST_HEADER_BYTES: Final = 5  # type and flags, and up to four bytes of remaining length
 _SPACE_BYTES: Final = 256 * 1024
+_QOS_OF_FLAGS: Final = {0x0: 0, 0x1: 0, 0x2: 1, 0x3: 1, 0xA: 1, 0xB: 1}  # of a PUBLISH that may come; bit 0 is retain
+_MOST_TEXTS: Final = 4096  # topics with properties that are remembered
+_LONGEST_KEPT_BYTES: Final = 1024  # of a packet before its payload; longer texts are not remembered
 _MQTT_311_REFUSAL: Final = b"\x20\x02"  # a CONNACK without properties: the broker does not speak MQTT 5
 
 
@@ -74,17 +77,6 @@ class Subscribed(NamedTuple):
     refused: dict[str, str]
 
 
-class Delivery(NamedTuple):
-    """A message for us. At QoS 1 it stays unacknowledged until `Protocol.acknowledge` is told of its receipt."""
-
-    topic: str  # with U+FFFD where the broker let text pass that is no UTF-8
-    payload: bytes
-    qos: int
-    retained: bool
-    content_type: str | None
-    receipt: Receipt
-
-
 class Confirmed(NamedTuple):
     """The server's PUBACK for a publication of ours."""
 
@@ -99,7 +91,9 @@ class Disconnected(NamedTuple):
     taken_over: bool  # another client connected under our id
 
 
-Event = Connected | Refused | Subscribed | Delivery | Confirmed | Disconnected
+# A message stays unacknowledged at QoS 1 until `Protocol.acknowledge` is told of its receipt. Its topic has U+FFFD
+# where the broker let text pass that is no UTF-8.
+Event = Connected | Refused | Subscribed | Message | Confirmed | Disconnected
 
 
 class ProtocolError(Exception):
@@ -150,6 +144,7 @@ class Protocol:
     _unconfirmed: dict[int, mqtt5.PublishPacket] = field(default_factory=dict)  # sent, by packet id
     _queued: deque[mqtt5.PublishPacket] = field(default_factory=deque)  # not sent yet
     _last_id: int = 0
+    _texts: dict[tuple[bytes, bytes], tuple[str, str | None]] = field(default_factory=dict)  # bytes -> as read
     _received_s: float = 0.0
     _sent_s: float = 0.0
     _pinged_s: float | None = None  # when the PINGREQ was sent that has no answer
@@ -239,14 +234,14 @@ class Protocol:
             packet = self._next_packet()
             if packet is None:
                 return None
-            if isinstance(packet, Delivery):
+            if isinstance(packet, Message):
                 return packet
             event = self._answer(packet)
             if event is not None:
                 return event
         return None
 
-    def _next_packet(self) -> mqtt5.Packet | Delivery | None:
+    def _next_packet(self) -> mqtt5.Packet | Message | None:
         view = memoryview(self._space)[self._start : self._end]
         framed = _frame(view)
         if framed is None:
@@ -257,7 +252,7 @@ class Protocol:
         if size > len(view):
             return None
         if view[0] >> 4 == _PUBLISH and self.connected:
-            return self._delivery(view[:size], header, size)
+            return self._message(view[:size], header, size)
         return self._read(view, size)
 
     def _read(self, view: memoryview, size: int) -> mqtt5.Packet:
@@ -280,15 +275,38 @@ class Protocol:
         self._start += size
         return packet
 
-    def _delivery(self, view: memoryview, header: int, size: int) -> Delivery:
-        """A PUBLISH. Somebody's text that is no UTF-8 must not stop us, so such a message is delivered all the same."""
+    def _message(self, view: memoryview, header: int, size: int) -> Message:
+        """A PUBLISH. Topic and properties that came before are not read again: a stream's are always the same."""
+        flags, topic_end = view[0] & 0x0F, header + 2 + int.from_bytes(view[header : header + 2], "big")
+        key = None
+        if flags in _QOS_OF_FLAGS and topic_end + 2 < size:
+            qos = _QOS_OF_FLAGS[flags]
+            at = topic_end + 2 * qos
+            payload_at = at + 1 + view[at]
+            if view[at] < 0x80 and payload_at <= size and payload_at < _LONGEST_KEPT_BYTES:
+                key = bytes(view[header:topic_end]), bytes(view[at:payload_at])
+                packet_id = view[topic_end] << 8 | view[topic_end + 1] if qos else 0
+                if key in self._texts and (packet_id or not qos):
+                    topic, content_type = self._texts[key]
+                    self._start += size
+                    payload = bytes(view[payload_at:])
+                    return Message(topic, payload, qos, content_type, bool(flags & 1), self._receipt(packet_id))
+        message = self._new_message(view, header, size)
+        if key is not None:
+            if len(self._texts) >= _MOST_TEXTS:
+                self._texts.clear()
+            self._texts[key] = message.topic, message.content_type
+        return message
+
+    def _new_message(self, view: memoryview, header: int, size: int) -> Message:
+        """Text of somebody's that is no UTF-8 must not stop us, so such a message is delivered all the same."""
         fields = _PublishFields.of(view, header)
         if fields is None:
             raise self._error(MALFORMED, "a PUBLISH of MQTT 5, found one whose fields do not fit its length")
         if not fields.is_utf8:
             self._start += size
             receipt = self._receipt(fields.packet_id)
-            return Delivery(fields.topic, fields.payload, fields.qos, fields.retained, fields.content_type, receipt)
+            return Message(fields.topic, fields.payload, fields.qos, fields.content_type, fields.retained, receipt)
         packet = self._read(view, size)
         if not isinstance(packet, mqtt5.PublishPacket):
             raise self._error(PROTOCOL_ERROR, "a PUBLISH, found another packet")
@@ -296,7 +314,7 @@ class Protocol:
         if qos == 2 or packet.topic_alias is not None or (packet_id == 0 and qos):
             raise self._error(PROTOCOL_ERROR, "QoS 0 or 1, a packet id and no topic alias, found others")
         receipt = self._receipt(packet_id if packet_id is not None and qos else 0)
-        return Delivery(packet.topic, packet.payload, qos, packet.retain, packet.content_type, receipt)
+        return Message(packet.topic, packet.payload, qos, packet.content_type, packet.retain, receipt)
 
     def _receipt(self, packet_id: int) -> Receipt:
         self.numbers += 1

@@ -29,8 +29,8 @@ class Stream(Protocol):
         """How many bytes were taken."""
 
     @property
-    def pending(self) -> bool:
-        """Whether bytes have arrived that a selector cannot see."""
+    def reads_all(self) -> bool:
+        """Whether a read that leaves space says that nothing more has come; else one that gives None says so."""
 
     @property
     def wants_write(self) -> bool:
@@ -62,9 +62,9 @@ class TcpStream:
             return 0
 
     @property
-    def pending(self) -> bool:
-        """See `Stream`: TLS decrypts whole records."""
-        return isinstance(self.sock, ssl.SSLSocket) and self.sock.pending() > 0
+    def reads_all(self) -> bool:
+        """See `Stream`: TLS gives one record at a time."""
+        return not isinstance(self.sock, ssl.SSLSocket)
 
     @property
     def wants_write(self) -> bool:
@@ -163,9 +163,9 @@ class WebSocketStream:
         return len(data)
 
     @property
-    def pending(self) -> bool:
-        """See `Stream`."""
-        return bool(self._arrived) or (isinstance(self.sock, ssl.SSLSocket) and self.sock.pending() > 0)
+    def reads_all(self) -> bool:
+        """See `Stream`: what the frames hold is less than what was read."""
+        return False
 
     @property
     def wants_write(self) -> bool:

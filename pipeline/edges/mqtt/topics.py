@@ -9,6 +9,7 @@ from pipeline.core.records import ID_PATTERN, StreamKey, is_id
 from pipeline.errors import ConfigError
 
 _PLACES = ("area", "machine", "point")
+_MOST_PARSED = 16_384  # topics that are remembered: a stream says the same one in every message
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class TopicTemplate:
     template: str
     subscription: str = field(init=False)
     _pattern: re.Pattern[str] = field(init=False, repr=False, compare=False)
+    _parsed: dict[str, StreamKey] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Checks the template."""
@@ -40,10 +42,15 @@ class TopicTemplate:
 
     def parse(self, topic: str) -> StreamKey | None:
         """The stream of a topic; None if the topic does not match or contains text that is not an id."""
+        if (known := self._parsed.get(topic)) is not None:
+            return known
         match = self._pattern.fullmatch(topic)
         if match is None or not all(is_id(text) for text in match.groups()):
             return None
-        return StreamKey(match["machine"], match["point"])
+        if len(self._parsed) >= _MOST_PARSED:
+            self._parsed.clear()
+        key = self._parsed[topic] = StreamKey(match["machine"], match["point"])
+        return key
 
     def format(self, *, machine: str, point: str, area: str = "main") -> str:
         """The topic of a stream; the area is ignored if the template has none.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.edges.recordings import clock
+from pipeline.edges.recordings import clock, columns
 from pipeline.edges.recordings.contents import LEAST_SAMPLES, Contents, Options, Timing, unique
 from pipeline.errors import RecordingError
 
@@ -200,7 +200,7 @@ def _group(
     arrays = dict(zip(names, [array for _, array in members], strict=True))
     time = clock.find_time(arrays)
     about = {*time.chosen, *time.others}
-    channels = [name for name in names if name not in about]
+    channels, told_rpm, apart = columns.set_apart([name for name in names if name not in about], arrays)
     near = {**scalars.get("", {}), **scalars.get(parent, {})}
     facts = {name: value for leaf, _ in members for name, value in leaf.facts.items()}
     found = rate_in(facts) or rate_in({**near, **{n.rpartition(".")[2]: v for n, v in near.items()}}, channels)
@@ -209,6 +209,7 @@ def _group(
     notes: list[str] = []
     if about:
         notes.append(f"{', '.join(sorted(about))} is time, not a channel")
+    notes += apart
     if time.chosen:
         stated, by = (rate, f"{rate_from},") if rate else (options.rate_hz, "--rate")
         timing = clock.judge(
@@ -221,6 +222,7 @@ def _group(
     others = {name for name in speed if _CWRU.match(name)} - own.keys()
     rpm = next(iter(own.values() if number and others | own.keys() else speed.values()), None)
     known = {name: value for name, value in metadata.items()}
+    rpm = told_rpm if rpm is None else rpm
     if rpm is not None:
         known["rpm"] = rpm
     if short:
@@ -228,6 +230,9 @@ def _group(
         notes.append(f"too short for a signal: {', '.join(sorted(short)[:8])}")
     if passed:
         notes.append(f"not read: {', '.join(passed[:8])}")
+    shared = {columns.unit_in(name) for name in channels}
+    if unit is None and len(shared) == 1:
+        unit = shared.pop()
     if unit is not None:
         known["units"] = unit
     start = facts.get("start_time_ns")

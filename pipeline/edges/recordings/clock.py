@@ -49,7 +49,7 @@ _COUNTER_WORDS = {
 }  # fmt: skip
 # Names of signals: a ramp under such a name is a signal.
 _AXIS = re.compile(
-    r"(?:[xyz]|[ag]_?[xyz]|acc?\w*|vib\w*|vel\w*|h|v|(?:ch|channel|kanal|canal|sensor|signal|response|data|value|de|fe|ba|drive|fan|horiz|vert|axial|radial|tang)"
+    r"(?:[xyz]|[ag]_?[xyz]|acc?\w*|vib\w*|vel\w*|h|v|(?:ch|channel|kanal|canal|sensor|signal|response|data|value|de|fe|ba|drive|fan|horiz|vert|axial|radial|tang|temp|press|torque|current|load|speed|rpm|level)"
     r"\w*)\b",
     re.IGNORECASE,
 )
@@ -128,6 +128,7 @@ def find_time(head: Mapping[str, NDArray[Any] | Sequence[str]], *, trusted: bool
                 texts.append(name)
             continue
         known = values[np.isfinite(values)].astype(np.float64)
+        known = unwrapped(known)[0] if means or unit is not None else known
         step = np.diff(known)
         rises = len(known) > 1 and bool(np.mean(step >= 0) > 0.9) and known[-1] > known[0]
         if (means or unit is not None) and (rises or len(known) < 2):
@@ -169,6 +170,22 @@ def find_time(head: Mapping[str, NDArray[Any] | Sequence[str]], *, trusted: bool
         chosen = tuple(name for name in chosen if name in every)
     dated = bool(chosen) and not isinstance(head[chosen[0]], np.ndarray)
     return TimeColumns(chosen, tuple(name for name in every if name not in chosen), dated)
+
+
+def unwrapped(values: NDArray[Any]) -> tuple[NDArray[Any], int]:
+    """Values of a counter of 16 or 32 bits that starts again at 0, and the number of its bits; 0 if it does not."""
+    step = np.diff(values)
+    back = np.flatnonzero(step < 0)
+    usual = float(np.median(step[step > 0])) if (step > 0).any() else 0.0
+    if not len(back) or not usual or values.min() < 0:
+        return values, 0
+    for bits in (16, 32):
+        over = step[back] + float(1 << bits)
+        if values.max() < 1 << bits and bool(((over > 0) & (over <= max(100 * usual, 1.0))).all()):
+            turns = np.zeros(len(values), values.dtype)
+            turns[back + 1] = 1 << bits
+            return values + np.cumsum(turns, dtype=values.dtype), bits
+    return values, 0
 
 
 def _first(values: Any) -> str:
@@ -320,6 +337,7 @@ def judge(
         row = int(np.flatnonzero(~np.isfinite(values.astype(np.float64)))[0]) + 1
         msg = f"expected a time in every row of column {name} of {path}, found none in data row {row}"
         raise RecordingError(msg, hint="correct that row, or --uneven ignore with --rate")
+    values, bits = (values, 0) if text else unwrapped(values)
     origin = values[0]
     relative = (values - origin).astype(np.float64)  # exact for integers, also for large ones
     start_ns: int | None = None
@@ -340,8 +358,10 @@ def judge(
             raise RecordingError(msg, hint=f"leave the rate away, or --uneven ignore if the column is wrong ({unit})")
         rate = stated_hz
     else:
-        rate = _round_within(rate, spread)
+        rate = roundest(rate, spread)
     notes = list(even.notes)
+    if bits:
+        notes.append(f"{name} is a counter of {bits} bits that starts again at 0")
     if abs(even.rate_hz - rate) > 1e-6 * rate:
         notes.append(f"{name} runs at {even.rate_hz:.6g} Hz, {rate:.6g} Hz is used")
     if even.jitter > 0.1:
@@ -461,7 +481,7 @@ def _even(path: Path, name: str, times: Float64, uneven: str, stated_hz: float |
             kept = () if resampled is not None else gaps
             return _Even(rate, min(0.5, quantum / length + 1e-9), kept, resampled, jitter, said)
         what = f"{missing} of {len(times) + missing} samples missing in {sudden} gaps "
-        what += f"at {_round_within(rate, 1e-6):.6g} Hz"
+        what += f"at {roundest(rate, 1e-6):.6g} Hz"
         what += f" ({overall:.6g} Hz on average: give this as --rate if only the stamps are coarse)"
     else:
         what = f"steps from {steps.min():.6g} to {steps.max():.6g} s, {overall:.6g} Hz on average"
@@ -475,7 +495,7 @@ def _even(path: Path, name: str, times: Float64, uneven: str, stated_hz: float |
     )
 
 
-def _round_within(rate: float, spread: float) -> float:
+def roundest(rate: float, spread: float) -> float:
     """The roundest number within the uncertainty of a rate."""
     if not math.isfinite(rate) or rate <= 0:
         return rate

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.records import Float32
-from pipeline.edges.recordings import clock
+from pipeline.edges.recordings import clock, columns
 from pipeline.edges.recordings.contents import Contents, Options, Timing, stacked
 from pipeline.edges.recordings.snapshots import SNAPSHOT, TIME_OF_DAY
 from pipeline.edges.recordings.text import by_unit
@@ -42,6 +42,13 @@ def describe(path: Path, options: Options) -> list[Contents]:
         time = _time(file, [*numeric, *moments], own)
         about = {*time.chosen, *time.others, *moments}
         channels = tuple(name for name in numeric if name not in about and name not in NOT_CHANNELS)
+        notes: list[str] = []
+        if not own:
+            head = next(file.iter_batches(_HEAD_ROWS, columns=list(channels), use_threads=False), None)
+            first = {} if head is None else {name: head[name].to_numpy(zero_copy_only=False) for name in channels}
+            kept, speed_rpm, notes = columns.set_apart(channels, first) if first else (channels, None, [])
+            channels = tuple(kept)
+            metadata = metadata if speed_rpm is None else {"rpm": speed_rpm} | metadata
         left_out = () if own else tuple(name for name in schema.names if name not in {*numeric, *about})
         if len(set(schema.names)) < len(schema.names):
             msg = f"expected columns of different names in {path}, found twice: "
@@ -49,7 +56,6 @@ def describe(path: Path, options: Options) -> list[Contents]:
             raise RecordingError(msg, hint="rename one of them")
         timing = _timing(path, file, time, rate, options)
     rate_from = "metadata" if rate is not None else ""
-    notes: list[str] = []
     if about:
         notes.append(f"{', '.join(sorted(about))} is time, not a channel")
     if timing is not None and timing.rate_hz is not None:
@@ -67,7 +73,7 @@ def describe(path: Path, options: Options) -> list[Contents]:
     )
     if "units" in metadata:
         return [whole]
-    return by_unit(whole, {name: clock.split_unit(name)[1] for name in channels})
+    return by_unit(whole, {name: clock.split_unit(name)[1] or columns.unit_in(name) for name in channels})
 
 
 def _time(file: pq.ParquetFile, names: Sequence[str], own: bool) -> clock.TimeColumns:

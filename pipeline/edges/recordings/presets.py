@@ -7,7 +7,7 @@ name, so that no fact is invented.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +33,7 @@ class Preset:
     complete: _Complete  # facts by file
     columns: Mapping[int, tuple[str, ...]]  # names of nameless columns, by their number
     files: str = r".*"  # names of files that are recordings; others of the folder are passed over
+    is_run: bool = False  # whether the files of a folder are snapshots of one run, in the order of their names
 
 
 def of(name: str) -> Preset:
@@ -413,6 +414,7 @@ PRESETS: dict[str, Preset] = {
             _ims,
             {4: ("b1", "b2", "b3", "b4"), 8: ("b1_x", "b1_y", "b2_x", "b2_y", "b3_x", "b3_y", "b4_x", "b4_y")},
             r"\d{4}(\.\d\d){5}(\.txt)?",
+            is_run=True,
         ),
         Preset(
             "xjtu",
@@ -424,6 +426,7 @@ PRESETS: dict[str, Preset] = {
             _xjtu,
             {2: ("horiz", "vert")},
             r"\d+\.csv",
+            is_run=True,
         ),
         Preset(
             "femto",
@@ -435,6 +438,7 @@ PRESETS: dict[str, Preset] = {
             _femto,
             {6: ("hour", "minute", "second", "microsecond", "horiz", "vert")},
             r"acc_\d+\.csv",
+            is_run=True,
         ),
         Preset(
             "cwru",
@@ -491,3 +495,13 @@ def unfit(path: Path, name: str) -> str | None:
     if re.fullmatch(of(name).files, path.name, re.IGNORECASE):
         return None
     return f"no file of the set {name}, by its name"
+
+
+def runs(paths: Sequence[Path], name: str | None) -> list[tuple[Path, ...]]:
+    """The files that belong together: those of one folder in a set of runs to failure, else each alone."""
+    if name is None or not of(name).is_run:
+        return [(path,) for path in paths]
+    folders: dict[Path, list[Path]] = {}
+    for path in paths:
+        folders.setdefault(path.absolute().parent, []).append(path)
+    return [tuple(files) for files in folders.values()]

@@ -42,7 +42,7 @@ class ReadingsWriter:
     def append(self, block: Block) -> None:
         """Adds a block. Writes a part when it is full or when the block does not continue the last one."""
         held = self._held.setdefault(block.key, [])
-        if held and not _continues(held[-1], block):
+        if held and not continues(held[-1], block):
             self._write(block.key)
             held = self._held.setdefault(block.key, [])
         held.append(block)
@@ -83,7 +83,8 @@ class ReadingsWriter:
         self.samples += table.num_rows
 
 
-def _continues(last: Block, block: Block) -> bool:
+def continues(last: Block, block: Block) -> bool:
+    """Whether a block goes on where the last one ended, in the same form."""
     same = (last.session, last.rate_hz, last.channels, last.unit, last.orders, last.truth)
     return block.index == last.end and same == (
         block.session, block.rate_hz, block.channels, block.unit, block.orders, block.truth,

@@ -23,7 +23,7 @@ import pyarrow.csv as pa_csv
 from numpy.typing import NDArray
 
 from pipeline.core.records import Float32
-from pipeline.edges.recordings import clock
+from pipeline.edges.recordings import clock, columns
 from pipeline.edges.recordings.contents import Contents, Options, stacked, unique
 from pipeline.edges.recordings.units import is_unit
 from pipeline.errors import RecordingError
@@ -39,7 +39,8 @@ _NAMES = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "space": _SP
 _COMMENTS = ("#", "%", "//", "!")
 _NUMBER = {
     ".": re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eEdD][+-]?\d+)?$"),
-    ",": re.compile(r"[+-]?(?:\d+(?:,\d+)?|,\d+)(?:[eEdD][+-]?\d+)?$"),
+    # `1.234,5` is recognised and then refused, row and column named: its points could also be decimal ones.
+    ",": re.compile(r"[+-]?(?:\d+(?:,\d+)?|,\d+|\d{1,3}(?:\.\d{3})+,\d+)(?:[eEdD][+-]?\d+)?$"),
 }
 _NOT_FINITE = {
     "nan",
@@ -57,6 +58,10 @@ _NOT_FINITE = {
     "infinity",
     "-",
 }
+_SUMMARY = re.compile(  # how a row below the numbers begins that is none of them
+    r"\W*(?:mean|average|avg|min|max|minimum|maximum|rms|std|stdev|sum|total|count|median|mittel\w*|summe|moyenne|media|"
+    r"promedio|średnia|среднее|平均\w*)\b", re.IGNORECASE,
+)  # fmt: skip
 _PADDED = re.compile(r"0\d+$")  # `0123`: the part behind a decimal comma, not an integer
 # Arrow's message about a bad cell: it counts columns from 0, and rows as lines of what it reads from 1.
 _BAD_CELL = re.compile(
@@ -217,7 +222,7 @@ def _ends(path: Path, dialect: Dialect) -> tuple[int, list[str]]:
         cells = _cells(text, dialect.separator if dialect.separator != _SPACE else "\t")
         cells = _without_end(cells) if dialect.ending else cells
         kinds = "".join(_kind(cell, dialect.decimal) for cell in cells)
-        fits = len(cells) == dialect.width and ("n" in kinds or not text.strip())
+        fits = len(cells) == dialect.width and ("n" in kinds or not text.strip()) and not _SUMMARY.match(cells[0])
         bare = not text.strip() or text.strip() in ("\x1a", "\x00")
         if fits and not bare:
             break
@@ -478,7 +483,7 @@ def _names(
     elif len(candidates) > 2 and _is_units_row(candidates[1]):
         units, names = [cell.strip("[]() ") or None for cell in candidates[1]], candidates[2]
     elif (
-        _is_units_row(candidates[0])
+        _is_units_row(candidates[0], whole=True)
         and not any(clock.name_says(cell)[0] for cell in candidates[0][1:])
         and any(is_unit(cell.strip("[]() ")) and len(cell) > 1 for cell in candidates[0])
     ):
@@ -493,11 +498,13 @@ def _units_between(cells: Sequence[str]) -> list[str | None]:
     return [cell.strip("[]() ") or None for cell in cells]
 
 
-def _is_units_row(cells: Sequence[str]) -> bool:
+def _is_units_row(cells: Sequence[str], *, whole: bool = False) -> bool:
+    """Whether half of the cells are units, or all of them: `x,rpm` are two names."""
     plain = [cell.strip("[]() ").strip() for cell in cells]
     said = [cell for cell in plain if cell and cell not in ("-", "_")]
     known = [cell for cell in said if is_unit(cell) or clock.name_says(f"time [{cell}]")[2]]
-    return bool(said) and len(known) >= (len(said) + 1) // 2 and all(len(cell) < 16 for cell in said)
+    least = len(said) if whole else (len(said) + 1) // 2
+    return bool(said) and len(known) >= least and all(len(cell) < 16 for cell in said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -653,7 +660,7 @@ def describe(path: Path, options: Options) -> list[Contents]:
     left_out += [name for name, values in head.items() if not isinstance(values, np.ndarray) and name not in about_time]
     left_out = [name for name in dialect.names if name in left_out]
     beside = [name for name in channels if name.lower() in ("speed_rpm", "session")]
-    channels = [name for name in channels if name not in beside]
+    channels, speed_rpm, apart = columns.set_apart([name for name in channels if name not in beside], head)
     said = statements(dialect.preamble)
     notes: list[str] = []
     rows, values, has_date = _rows(path, dialect, length, [back[name] for name in time.chosen], channels, time.dated)
@@ -665,9 +672,10 @@ def describe(path: Path, options: Options) -> list[Contents]:
         notes.append(f"{', '.join([words, *others] if words else others)} is time, not a channel")
     if beside:
         notes.append(f"{', '.join(beside)} is no channel")
+    notes += apart
     timing = None
     rate, rate_from = said.rate_hz, f"the line {said.rate_line!r}" if said.rate_hz else ""
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, Any] = {} if speed_rpm is None else {"rpm": speed_rpm}
     if values is not None:
         stated, by = (
             (said.rate_hz, f"the line {said.rate_line!r} says") if said.rate_hz else (options.rate_hz, "--rate")
@@ -686,7 +694,7 @@ def describe(path: Path, options: Options) -> list[Contents]:
     start = start if start is not None else said.start_ns
     if start is not None:
         metadata["start_time_ns"] = start
-    units = {name: dialect.units[dialect.names.index(name)] or said.unit for name in channels}
+    units = {name: dialect.units[dialect.names.index(name)] or columns.unit_in(name) or said.unit for name in channels}
     understood = {
         "separator": {"\t": "tab", _SPACE: "space"}.get(dialect.separator, dialect.separator),
         "decimal": dialect.decimal,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.edges.recordings import clock
 from pipeline.edges.recordings.arrays import Held, Leaf, assemble
 from pipeline.edges.recordings.contents import Options, unique
 from pipeline.errors import RecordingError
@@ -35,7 +36,7 @@ def load(path: Path, options: Options) -> list[Held]:
         step = float(one.get("abscissa_inc") or 0)
         if not step and len(one.get("x", ())) > 1:
             step = float(np.median(np.diff(one["x"])))
-        facts = {"dt": step} if step > 0 else {}
+        facts = {"fs": clock.roundest(1 / step, 6e-6)} if step > 0 else {}  # the format has six digits
         unit = str(one.get("ordinate_axis_units_lab", "")).strip()
         if unit and unit.upper() != "NONE":
             facts["units"] = unit  # type: ignore[assignment]
