@@ -108,7 +108,7 @@ class Raw:
 WILD: tuple[Any, ...] = (
     None, True, False, 0, -1, 2**31, 2**53 + 1, 2**63 - 1, 2**63, -(2**63) - 1, 2**64, Raw("1" * 5000), Raw("1e999"),
     Raw("-1e999"), Raw("NaN"), Raw("Infinity"), Raw("1e-400"), 0.1, -0.0, 1e300, "", " ", "\0", "\n\r", "a\nERROR x=1",
-    Raw('"\\ud800"'), Raw('"\\udfff\\u0000"'), "\u202e", "é" * 3, "x" * 70_000, "../../etc/passwd", "%s%n", "$.a", "{0}",
+    Raw('"\\ud800"'), Raw('"\\udfff\\u0000"'), "\u202e", "é" * 3, "x" * 70_000, "../../etc/passwd", "%s%n", "$.a",
     "9999-12-31T23:59:59+14:00", "0001-01-01T00:00:00+14:00", "2026-02-30", "1e5", "nan", [], {}, [[]], [None] * 50,
     Raw("[" * 3000 + "]" * 3000), Raw('{"a":' * 3000 + "1" + "}" * 3000), {"": {"": ""}}, [1, "a", None, {"b": []}],
 )  # fmt: skip
@@ -126,7 +126,7 @@ def wild_messages(count: int, seed: int) -> Iterator[tuple[str, bytes, bool]]:
         topic = chance.choice(topics)
         other = SEEDS[chance.choice(topics)] if chance.random() < 0.1 else SEEDS[topic]
         if topic.startswith("thrumcast/cmd/") and chance.random() < 0.2:
-            topic = "thrumcast/cmd/" + chance.choice(("label/response", "reload/x", "\u00e9", "x" * 300, "$SYS", "ack/"))
+            topic = "thrumcast/cmd/" + chance.choice(("label/response", "reload/x", "x" * 300, "$SYS", "ack/"))
         yield topic, payload(chance, other), topic.startswith("thrumcast/clients") or chance.random() < 0.1
 
 
@@ -183,7 +183,19 @@ PATHS = (
 def wild_requests(count: int, seed: int) -> Iterator[bytes]:
     """So many requests over HTTP, each on a connection of its own; the same for the same seed."""
     chance = random.Random(seed)
-    values = ("", "x", "1e999", "-1", "9" * 500, "%00", "%ff%fe", "a%0d%0aX:1", "2026-05-01T10:00:00Z", "nan", "..%2f..")
+    values = (
+        "",
+        "x",
+        "1e999",
+        "-1",
+        "9" * 500,
+        "%00",
+        "%ff%fe",
+        "a%0d%0aX:1",
+        "2026-05-01T10:00:00Z",
+        "nan",
+        "..%2f..",
+    )
     names = ("machine", "from", "to", "channel", "feature", "window", "points", "n", "id", "%5b%5d")
     for _ in range(count):
         path = chance.choice(PATHS)

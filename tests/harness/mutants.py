@@ -63,12 +63,8 @@ class Mutant:
     path: str
     operator: str
     line: int
+    diff: str
     code: str
-
-    def diff(self) -> str:
-        """The fault as a patch without context."""
-        before = (ROOT / self.path).read_text().splitlines()
-        return "\n".join([*difflib.unified_diff(before, self.code.splitlines(), lineterm="", n=0)][2:])
 
 
 def drawn(folder: str, each: int, seed: int) -> list[Mutant]:
@@ -108,7 +104,8 @@ def _mutant(path: Path, folder: str, name: str, code: str, source: str) -> Itera
     before = source.splitlines()
     line = next((n for n, (a, b) in enumerate(zip(before, code.splitlines(), strict=False)) if a != b), len(before) - 1)
     if _essence(code) not in (_essence(source), "") and not EQUIVALENT.search(before[line]):
-        yield Mutant(folder, str(path.relative_to(ROOT)), name, line + 1, code)
+        diff = "\n".join([*difflib.unified_diff(before, code.splitlines(), lineterm="", n=0)][2:])
+        yield Mutant(folder, str(path.relative_to(ROOT)), name, line + 1, diff, code)
 
 
 def _shortened(source: str) -> Iterator[str]:
@@ -144,7 +141,7 @@ def _essence(source: str) -> str:
     return ast.dump(tree)
 
 
-def tests_of(mutant: Mutant, root: Path = ROOT) -> list[str]:
+def files_for(mutant: Mutant, root: Path) -> list[str]:
     """Test files that import the module, the folder's own first; then the rest of the folder's tests."""
     package, _, name = mutant.path.removesuffix(".py").replace("/", ".").rpartition(".")
     asked = re.compile(rf"{re.escape(package)}\.{name}\b|from {re.escape(package)} import [^\n]*\b{name}\b")
@@ -163,7 +160,7 @@ def survives(mutant: Mutant, copy: Path) -> bool:
     arguments = ["-x", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "-p", "no:randomly", "-m", "not slow"]
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", *arguments, *tests_of(mutant)],
+            [sys.executable, "-m", "pytest", *arguments, *files_for(mutant, copy)],
             cwd=copy,
             env=environment | {"TMPDIR": str(copy / "tmp")},
             stdout=subprocess.DEVNULL,
@@ -194,6 +191,11 @@ def copied(place: Path) -> Path:
     return place
 
 
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def main() -> int:
     """Try the mutants and print the scores."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -220,21 +222,21 @@ def main() -> int:
                     found.append((mutant, alive))
                     word = "SURVIVED" if alive else "killed"
                     took_s = time.monotonic() - began_s
-                    print(f"{word:8} {mutant.path}:{mutant.line}  {mutant.operator}  {took_s:.0f} s", flush=True)
+                    say(f"{word:8} {mutant.path}:{mutant.line}  {mutant.operator}  {took_s:.0f} s")
                     if alive:
-                        print(mutant.diff(), flush=True)
+                        say(mutant.diff)
             finally:
                 copies.put(copy)
 
         list(pool.map(attempt, [m for folder in asked.folders for m in drawn(folder, asked.each, asked.seed)]))
     kept = True
-    print()
+    say("")
     for folder in asked.folders:
         alive = [survived for mutant, survived in found if mutant.folder == folder]
         share = 1 - sum(alive) / len(alive) if alive else 0.0
         kept &= share >= asked.at_least
-        print(f"{folder:24} {len(alive) - sum(alive):4} of {len(alive):4} killed  {share:6.1%}")
-    report = [{**asdict(m), "code": m.diff(), "survived": survived} for m, survived in found]
+        say(f"{folder:24} {len(alive) - sum(alive):4} of {len(alive):4} killed  {share:6.1%}")
+    report = [{**asdict(m), "code": "", "survived": survived} for m, survived in found]
     (ROOT / "build").mkdir(exist_ok=True)
     (ROOT / "build/mutants.json").write_text(json.dumps(report, indent=1) + "\n")
     return 0 if kept else 1
