@@ -98,6 +98,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("results_unsent_total", "counter", "results that the broker did not take and that were given up"),
     Metric("archive_pending_rows", "gauge", "rows that are committed and not yet in a Parquet part"),
     Metric("archive_parts", "gauge", "Parquet parts in the manifest"),
+    Metric("archive_narrow_parts", "gauge", "Parquet parts that lack a new column and are to be written again"),
     Metric("archive_compacted_parts_total", "counter", "parts that were merged into larger ones"),
     Metric("archive_pruned_rows_total", "counter", "rows that were removed because of their age"),
     Metric("disk_free_bytes", "gauge", "free space where the data directory is"),
