@@ -8,8 +8,7 @@ BIN    := $(VENV)/bin
 # Compiled Python files are kept even where the environment says otherwise: the tests start hundreds of interpreters.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test costs explore promises fuzz pictures soak check model results bench compare format clean
-.PHONY: help demo test costs explore mutants promises fuzz soak check model results bench compare format clean
+.PHONY: help demo test costs explore mutants promises fuzz pictures soak check model results bench compare format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
