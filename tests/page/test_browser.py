@@ -23,7 +23,7 @@ from harness.browsing import DESK, PATIENCE_MS, PHONE, Watched, launched, needs_
 from pipeline.cli import run
 
 ROOT = Path(__file__).resolve().parents[2]
-LIFE_S = 240
+LIFE_S = 420
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 sync_api = needs_browser()
@@ -160,7 +160,7 @@ def picture(page: Any, path: Path) -> None:
         from PIL import Image
 
         with Image.open(path) as full:
-            small = full.convert("RGB").quantize(96, dither=Image.Dither.NONE)
+            small = full.convert("RGB").quantize(200, dither=Image.Dither.NONE)
         small.save(path, optimize=True)
 
 
