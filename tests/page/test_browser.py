@@ -173,6 +173,14 @@ def test_every_view_opens_light_and_dark_on_desk_and_phone(
     name = alarmed(page, url)
     page.goto(f"{url}#{name}")
     says(page, "#spectrum-hint", "1x =")
+    page.keyboard.press("l")
+    page.wait_for_selector("dialog[open]")
+    page.fill("textarea[name=note]", "cable shield replaced, hum is gone")
+    page.fill("input[name=work_order]", "WO-4711")
+    page.fill("input[name=author]", "jo")
+    picture(page, folder / "page_label.png")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector("dialog", state="detached")
     page.wait_for_timeout(8000)  # some lines of the waterfall
     for size, viewport in (("", DESK), ("_phone", PHONE)):
         page.set_viewport_size(viewport)
