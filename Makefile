@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 # Compiled Python files are kept even where the environment says otherwise: the tests start hundreds of interpreters.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test costs explore promises fuzz pictures soak check model results bench compare format clean
+.PHONY: help demo test costs explore mutants promises fuzz pictures soak check model results bench compare format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,11 @@ costs: $(STAMP)  ## the tests, and the CPU time of each folder, file and test
 
 explore: $(STAMP)  ## the property tests with new examples for MINUTES=60, in random order
 	$(BIN)/python tests/harness/explore.py --minutes $(MINUTES) $(WHERE)
+
+EACH ?= 12
+mutants: $(STAMP)  ## small faults in the code: a score per folder of how many the tests notice (EACH=12 of each)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'cosmic-ray>=8.7'
+	nice $(BIN)/python tests/harness/mutants.py --each $(EACH) $(FOLDERS)
 
 promises: $(STAMP)  ## every promise in its long form (half an hour); figures in build/promises.txt
 	@mkdir -p build && rm -f build/promises.txt

@@ -181,6 +181,14 @@ def test_the_help_of_the_command_loads_no_heavy_library() -> None:
     assert loaded_by(code, "torch", "pyarrow", "paho", "pandas", "scipy", "numba") == []
 
 
+def test_the_tables_of_a_service_load_no_pandas() -> None:
+    code = (
+        "from pipeline.commands.common import without_pandas\nwithout_pandas()\nimport pyarrow as pa\n"
+        "assert pa.array(['a', None], pa.string()).null_count == 1"
+    )
+    assert loaded_by(code, "pandas") == []
+
+
 def test_a_start_of_the_service_loads_nothing_that_serving_has_no_use_for() -> None:
     code = (
         "import pipeline.commands.run, pipeline.service.compose, pipeline.drivers.live, pipeline.service.health, "

@@ -76,6 +76,7 @@ class Service:
     settings: Mapping[str, str] = field(default_factory=dict)
     host: str = "127.0.0.1"  # of the broker
     until_s: float = math.inf  # time.monotonic() after which waiting raises OutOfTime
+    directory: Path | None = None  # where it runs and finds its config.toml; None: here
     process: subprocess.Popen[bytes] | None = None
     scrapes: Scrapes = field(default_factory=Scrapes)
     starts: int = 0
@@ -92,8 +93,15 @@ class Service:
         mine = {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "THRUMCAST_WEB__BIND": self._web}
         env = os.environ | mine | dict(self.settings) | environment
         with self._log_path.open("ab") as log, self._result_path.open("wb") as result:
-            self.process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=result, stderr=log)
+            self.process = subprocess.Popen(
+                command, env=env, stdin=subprocess.DEVNULL, stdout=result, stderr=log, cwd=self.directory
+            )
         self.starts += 1
+
+    @property
+    def web(self) -> str:
+        """HOST:PORT of the page, health and metrics."""
+        return self._web
 
     @property
     def running(self) -> bool:

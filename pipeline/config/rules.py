@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator
 from pipeline.config.bind import is_loopback
 from pipeline.config.keys import KeyPath, dotted
 from pipeline.config.tables import BearingConfig, Config, PayloadTable, PointTable
-from pipeline.core.bearings import find
+from pipeline.core.bearings import ORDERS, find
 from pipeline.core.patterns import Path, TopicPattern, overlap
 from pipeline.core.records import is_id
 from pipeline.errors import ConfigError, ThrumcastError
 
 # States of a stream that the service reports. They are no failure modes, so the network has no such classes.
 RESERVED_MODES = ("unknown", "sensor_fault", "not_running")
-ORDERS = ("ftf", "bpfo", "bpfi", "bsf")
 GEOMETRY = ("elements", "element_diameter_mm", "pitch_diameter_mm")
 
 
@@ -298,9 +297,10 @@ def _bearing(key: str, bearing: BearingConfig | str | None) -> Iterator[ConfigEr
         yield from _keyed(key, lambda: find(bearing))
         return
     given = [name for name in bearing.__struct_fields__ if getattr(bearing, name) is not None]
-    allowed = (set(ORDERS), set(GEOMETRY), {*GEOMETRY, "contact_angle_deg"})
-    if set(given) not in allowed:
-        expected = f"either {', '.join(ORDERS)} or {', '.join(GEOMETRY)} (and contact_angle_deg)"
+    is_geometry = set(given) in (set(GEOMETRY), {*GEOMETRY, "contact_angle_deg"})
+    if not is_geometry and not (set(given) <= {*ORDERS, "elements"} and set(given) & set(ORDERS)):
+        expected = f"either {', '.join(ORDERS)} (two of them, or one and elements) or {', '.join(GEOMETRY)} "
+        expected += "(and contact_angle_deg)"
         yield _bad(key, expected, ", ".join(given), "give orders (multiples of the shaft speed) or the geometry")
         return
     element, pitch = bearing.element_diameter_mm, bearing.pitch_diameter_mm

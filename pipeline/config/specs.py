@@ -35,7 +35,9 @@ def feature_spec(config: Config) -> FeatureSpec:
 def alarm_spec(config: Config) -> AlarmSpec:
     """When a run of predictions becomes an alarm, in service and in evaluation alike."""
     alarm = config.alarm
-    return AlarmSpec(alarm.enter_p, alarm.leave_p, alarm.enter_s, alarm.leave_s, alarm.cooldown_s, alarm.merge_s)
+    return AlarmSpec(
+        alarm.enter_p, alarm.leave_p, alarm.enter_s, alarm.leave_s, alarm.cooldown_s, alarm.merge_s, alarm.rename_s
+    )
 
 
 def default_spec() -> StreamSpec:
@@ -74,6 +76,7 @@ def stream_specs(config: Config, known: Mapping[StreamKey, Mapping[str, Any]]) -
             limits=machine.limits,
             max_gap_s=config.model.max_gap_s,
             warm_up_windows=config.model.warm_up_windows,
+            false_alarms_per_year=config.alarm.false_alarms_per_machine_year,
         )
 
     return spec_of

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from pipeline.core.bearings import find, orders_from_geometry
+from pipeline.core.bearings import ORDERS, complete, find, orders_from_geometry
 from pipeline.core.records import BearingOrders
 from pipeline.core.severity import Limits, Support, limits_of_class
 from pipeline.errors import ConfigError
@@ -36,7 +36,7 @@ class WindowConfig(Table, frozen=True):
 
 
 class BearingConfig(Table, frozen=True):
-    """A rolling bearing: either its four defect orders or the geometry they follow from."""
+    """A rolling bearing: its defect orders, two of which give the others, or the geometry they follow from."""
 
     ftf: Positive | None = None
     bpfo: Positive | None = None
@@ -48,9 +48,18 @@ class BearingConfig(Table, frozen=True):
     contact_angle_deg: Annotated[float, Meta(ge=0, lt=90)] | None = None
 
     def orders(self) -> BearingOrders | None:
-        """Defect orders, multiples of the shaft speed; None if neither set of values is whole."""
-        if self.ftf and self.bpfo and self.bpfi and self.bsf:
-            return BearingOrders(ftf=self.ftf, bpfo=self.bpfo, bpfi=self.bpfi, bsf=self.bsf)
+        """Defect orders, multiples of the shaft speed; None if no value is given.
+
+        Raises:
+            ConfigError: the values do not determine a bearing.
+        """
+        known = {name: value for name in ORDERS if (value := getattr(self, name)) is not None}
+        if known:
+            found = complete(known, self.elements)
+            if found.contradictions:
+                msg = f"expected orders of one bearing, found: {found.contradictions[0]}"
+                raise ConfigError(msg, hint="leave away what is less certain; two of the values give the others")
+            return found.orders
         if not (self.elements and self.element_diameter_mm and self.pitch_diameter_mm):
             return None
         ratio = self.element_diameter_mm / self.pitch_diameter_mm
@@ -204,6 +213,12 @@ class FeaturesConfig(Table, frozen=True):
     speed_confidence: Probability = 0.2
 
 
+class RunConfig(Table, frozen=True):
+    """[run]: the processes of the service."""
+
+    workers: Annotated[int, Meta(ge=1, le=64)] = 1
+
+
 class CommitConfig(Table, frozen=True):
     """[commit]: the rhythm of the service."""
 
@@ -241,6 +256,8 @@ class AlarmConfig(Table, frozen=True):
     leave_s: NotNegative = 15.0
     cooldown_s: NotNegative = 0.0
     merge_s: NotNegative = 60.0
+    rename_s: NotNegative = 120.0
+    false_alarms_per_machine_year: NotNegative = 1.0
 
 
 class LogConfig(Table, frozen=True):
@@ -354,6 +371,7 @@ class Config(Table, frozen=True):
     window: WindowConfig = WindowConfig()
     order: OrderConfig = OrderConfig()
     features: FeaturesConfig = FeaturesConfig()
+    run: RunConfig = RunConfig()
     commit: CommitConfig = CommitConfig()
     archive: ArchiveConfig = ArchiveConfig()
     model: ModelConfig = ModelConfig()

@@ -78,18 +78,20 @@ class LabelFile:
         self.path = data_dir / LABELS_NAME
 
     def events(self) -> list[LabelEvent]:
-        """Every event, oldest first; none without a file.
+        """Every event, oldest first; none without a file. A line that is no event is left out and named in the log.
 
         Raises:
-            ArchiveError: a line other than a torn last one is not an event.
+            ArchiveError: the file cannot be read.
         """
         events = []
         for number, line in enumerate(self._whole_lines(), 1):
             try:
                 events.append(_DECODER.decode(line))
-            except msgspec.MsgspecError as error:
-                msg = f"expected a label event as a JSON object in {self.path}, line {number}, found: {error}"
-                raise ArchiveError(msg, hint="correct or remove that line") from error
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                shown = f"{error}"[:200].encode("unicode_escape").decode()
+                log.warning(
+                    "label_skipped file=%s line=%d err=%s: correct or remove that line", self.path, number, shown
+                )
         return events
 
     def active(self) -> list[LabelEvent]:

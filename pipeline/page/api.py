@@ -34,6 +34,7 @@ from pipeline.edges.mqtt import TopicTemplate
 from pipeline.errors import ArchiveError, GateRefused, ThrumcastError
 from pipeline.page import openapi, views
 from pipeline.page.audit import Audit
+from pipeline.page.demo import Guide
 from pipeline.page.guard import COOKIE, Guard, Visitor, problem, read_tokens, visitor_of
 from pipeline.page.live import HandOver, Plant
 from pipeline.page.openapi import FRAME, document
@@ -151,6 +152,7 @@ class LivePage:
         live: Live,
         endpoints: Endpoints,
         settings: Mapping[tuple[str, ...], Setting] | None = None,
+        guide: Guide | None = None,
     ) -> None:
         """Put the page together; nothing runs yet.
 
@@ -166,6 +168,7 @@ class LivePage:
             lambda: live.journal.open_alarms().values(),
         )
         self._service = Service(config, live, self.plant, endpoints, settings)
+        self._guide = guide
         self.events = EventStream()
         self._tokens = read_tokens(config.web)
         self._readers = asyncio.Semaphore(READERS)
@@ -240,6 +243,7 @@ class LivePage:
     def _application(self) -> Starlette:
         place = "/api/v1/streams/{machine}/{point}"
         routes: list[Any] = [
+            *(self._guide.routes() if self._guide else ()),
             Route("/", _index),
             Route("/api/openapi.json", _openapi),
             Route("/api/stream", self._stream),

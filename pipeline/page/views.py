@@ -27,6 +27,7 @@ from pipeline.core.features.display import spectra
 from pipeline.core.features.table import COLUMN, FAMILIES, FEATURES
 from pipeline.core.records import FeatureRow, Float32, StreamKey
 from pipeline.core.severity import Limits
+from pipeline.core.state import budget_of
 from pipeline.core.views import bearing_cursors
 from pipeline.edges.labels import LabelEvent, LabelFile, active, now_iso, to_ns
 from pipeline.errors import ArchiveError, ThrumcastError
@@ -140,6 +141,7 @@ def machine(service: Service, key: StreamKey) -> dict[str, Any]:
     table = service.config.machine(key.machine, key.point)
     predictor = service.live.engine.predictor
     found = service.plant.document(key, time.time(), whole=True)
+    state = service.live.states.get(key)
     probabilities: dict[str, float] = {}
     if prediction is not None and prediction.mode is not None and predictor and predictor.version == prediction.model:
         probabilities = {
@@ -151,6 +153,7 @@ def machine(service: Service, key: StreamKey) -> dict[str, Any]:
     return found | {
         "probabilities": probabilities,
         "state_since": since,
+        "budget": None if state is None else budget_of(spec, state).text,
         "limits": _limits(spec.limits),
         "speed_rpm": None if row is None else _speed(row) or spec.speed_rpm,
         "orders": None if spec.orders is None else asdict(spec.orders),

@@ -124,7 +124,7 @@ class LabelNews(Onlooker):
     topic: str
     told: int
     _seen: tuple[int, int] | None = None  # time and size of the file at the last look
-    _unsaved: int = 0  # events of `told` that the journal does not know yet
+    _noted: int | None = None  # how many the journal knows of; None: it has to be asked
 
     @classmethod
     def of(cls, journal: Journal, base: str) -> Self:
@@ -156,20 +156,22 @@ class LabelNews(Onlooker):
         except ArchiveError as error:
             logging.getLogger("thrumcast.labels").error("labels_unreadable err=%s", error.message)
             return ()
-        before, self.told = self.told, min(self.told, len(events))  # lines may have been removed by hand
+        self.told = min(self.told, len(events))  # lines may have been removed by hand
         new = events[self.told : self.told + AT_ONCE]
         added = {event.id: event for event in events if event.op == "add"}
         self.told += len(new)
         if self.told < len(events):
             self._seen = None  # the others at the next look
-        self._unsaved += self.told - before
         return [Publication(self.topic, msgspec.json.encode(_document(event, added))) for event in new]
 
     def _note(self) -> Sequence[Publication]:
-        if self._unsaved:
-            with contextlib.suppress(ArchiveError):  # the disk refuses: at the next look
-                self.journal.commit(Commit(counters={TOLD: self._unsaved}))
-                self._unsaved = 0
+        if self._noted != self.told:
+            # The disk may refuse after it has taken the commit, so the next look asks what is there and adds the rest.
+            with contextlib.suppress(ArchiveError):
+                noted = self.journal.counters().get(TOLD, 0)
+                if noted != self.told:
+                    self.journal.commit(Commit(counters={TOLD: self.told - noted}))
+                self._noted = self.told
         return ()
 
 

@@ -17,12 +17,12 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import re
 import socket
 import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
-from urllib.parse import urlsplit
 
 from pipeline.config.bind import split_bind
 
@@ -34,6 +34,8 @@ log = logging.getLogger("thrumcast.web")
 MAX_HEAD_BYTES = 16_384
 KEEP_ALIVE_S = 5
 STOP_S = 1  # how long a stop waits for answers that are being sent
+
+_HOST = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[\w.-]+))(?::[0-9]{0,5})?", re.ASCII)
 
 T = TypeVar("T")
 
@@ -52,20 +54,18 @@ Route = Callable[[], Answer]
 
 def host_is_known(header: str | None, names: Collection[str]) -> bool:
     """Whether a Host header names an address, localhost, or one of these names."""
+    host = host_of(header or "")
     try:
-        host = urlsplit(f"//{header or ''}").hostname or ""
         ipaddress.ip_address(host)
     except ValueError:
-        return bool(header) and host_of(header or "") in {"localhost", *(name.lower() for name in names)}
+        return host in {"localhost", *(name.lower() for name in names)}
     return True
 
 
 def host_of(header: str) -> str:
-    """The name in a Host header in lower case; empty if there is none."""
-    try:
-        return (urlsplit(f"//{header}").hostname or "").rstrip(".")
-    except ValueError:
-        return ""
+    """The name in a Host header in lower case; empty if it is not NAME or NAME:PORT (RFC 9110, section 7.2)."""
+    found = _HOST.fullmatch(header)
+    return (found["address"] or found["name"]).lower().rstrip(".") if found else ""
 
 
 async def on_thread(function: Callable[..., T], *arguments: Any) -> T:

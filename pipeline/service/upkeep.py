@@ -33,6 +33,7 @@ log = logging.getLogger("thrumcast.upkeep")
 FOLDER = "upkeep"
 LOOK_EVERY_S = 0.5
 COMPACT_EVERY_S = 60.0
+TELL_EVERY_S = 10.0  # how often the log says how much is left of a long work
 END_S = 2.0  # how long a stop waits for the current step; the next start completes or undoes what was cut off
 ANSWER_KEPT_S = 3600.0  # how long an answer waits for its client
 
@@ -81,7 +82,10 @@ class Upkeep(threading.Thread):
         for path in self._folder.glob("*.answer"):
             if time.time() - path.stat().st_mtime > ANSWER_KEPT_S:
                 path.unlink(missing_ok=True)
-        if time.monotonic() - self._compacted_s >= COMPACT_EVERY_S:
+        looks = time.monotonic() - self._compacted_s >= COMPACT_EVERY_S
+        if looks or self._archive.narrow_parts:
+            self._widen()
+        if looks:
             self._compacted_s = time.monotonic()
             if self._least:
                 self._compact(self._least)
@@ -117,6 +121,17 @@ class Upkeep(threading.Thread):
             case other:
                 msg = f"expected the action compact or prune, found: {other!r}"
                 raise ValueError(msg)
+
+    def _widen(self) -> None:
+        """Write older parts again that lack a new channel or class, a few per step."""
+        told_s, began_s = float("-inf"), time.monotonic()
+        while not self._ending.is_set() and self._archive.widen():
+            self._telemetry.set("archive_narrow_parts", self._archive.narrow_parts)
+            if time.monotonic() - told_s >= TELL_EVERY_S:
+                told_s = time.monotonic()
+                log.info("widening parts_left=%d", self._archive.narrow_parts)
+        if told_s > began_s:
+            log.info("widened seconds=%.1f", time.monotonic() - began_s)
 
     def _compact(self, least: int) -> Rows:
         done = []
@@ -175,7 +190,13 @@ def ask(
 
 def compacted(directory: Path) -> Rows:
     """Merge every day's small parts."""
-    return _by_holder(directory, {"action": "compact"}, lambda archive: [asdict(one) for one in compact(archive)])
+    return _by_holder(directory, {"action": "compact"}, _widened_and_compacted)
+
+
+def _widened_and_compacted(archive: Archive) -> Rows:
+    while archive.widen():
+        pass
+    return [asdict(one) for one in compact(archive)]
 
 
 def pruned(directory: Path, before: date) -> Rows:

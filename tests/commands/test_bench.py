@@ -10,13 +10,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from harness.streams import SPEC
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.measure import CLEAN_WALL_PER_CPU, FEWEST_CLEAN, SAMPLE_S, interleaved
 from benchmarks.report import Row, Section, table_text
+from benchmarks.windows import largest_state_bytes
 from pipeline.cli import run
+from pipeline.core.records import Block, StreamKey
 from pipeline.edges.broker import is_available
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,6 +122,18 @@ def test_the_table_says_what_each_row_stands_beside_and_on_which_machine() -> No
 def test_the_command_prints_the_document_of_a_part(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", "--quick", "--json", "--quiet", "--only", "windows"]) == 0
     assert json.loads(capsys.readouterr().out)["state_bytes_per_stream"] > 0
+
+
+def test_the_state_that_is_shown_is_the_largest_and_not_the_last_or_the_first() -> None:
+    key = StreamKey("pump-01", "de")
+    sizes = (100, 250, 100, 10)  # the tail of unfinished windows grows, and shrinks with every window
+    given_ = [
+        Block(key, 1, sum(sizes[:k]), k * 10**9, 1000.0, ("x",), "g", np.ones((1, size), np.float32), None)
+        for k, size in enumerate(sizes)
+    ]
+    each = [largest_state_bytes(SPEC, given_[:k]) for k in range(1, len(given_) + 1)]
+    assert each == sorted(each)
+    assert each[0] < each[-1]
 
 
 def test_the_command_names_the_parts_there_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 
 import pytest
@@ -57,7 +58,9 @@ def test_an_action_that_is_done_is_let_go_with_all_that_it_holds() -> None:
     held = weakref.ref(rows)
     disk(lambda rows=rows: None, lambda _: None)
     del rows
-    disk(lambda: None, lambda _: None)  # the thread has come back from the first one
+    until_s = time.monotonic() + 10
+    while held() is not None and time.monotonic() < until_s:  # no other action takes its place
+        time.sleep(0.001)
     assert held() is None
 
 

@@ -159,7 +159,7 @@ def test_a_block_on_which_the_engine_fails_is_quarantined_alone(
     assert (live.counts["quarantined"], live.counts["committed"]) == (1, len(BLOCKS))
 
 
-def test_nothing_is_acknowledged_while_the_disk_refuses_and_it_goes_on_by_itself(
+def test_nothing_is_acknowledged_or_promised_while_the_disk_refuses_and_it_goes_on_by_itself(
     tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live = service(tmp_path, broker)
@@ -168,7 +168,8 @@ def test_nothing_is_acknowledged_while_the_disk_refuses_and_it_goes_on_by_itself
 
     def commit(what: object) -> None:
         if next(refusals, None) is not None:
-            acknowledged_meanwhile.append(len(broker.acknowledged))
+            promised = [topic for topic, *_ in broker.published if topic.endswith(("/state", "/alarm", "/alarms"))]
+            acknowledged_meanwhile.append(len(broker.acknowledged) + len(promised))
             raise ArchiveError("no space left on device")
         real(what)  # type: ignore[arg-type]
 
@@ -177,6 +178,7 @@ def test_nothing_is_acknowledged_while_the_disk_refuses_and_it_goes_on_by_itself
     live.run(stop_when_idle(broker))
     assert acknowledged_meanwhile == [0, 0, 0]
     assert len(broker.acknowledged) == len(BLOCKS)
+    assert any(topic.endswith("/state") for topic, *_ in broker.published)
 
 
 def test_predictions_and_states_are_published_as_the_contract_says(tmp_path: Path, broker: Broker) -> None:

@@ -8,6 +8,7 @@ from datetime import date
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from archive_plant import Plant, feature_row, fill, parts_of, upkeep_turns
 from fault_points import fault_points
@@ -16,14 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.edges.faults import KILLED
+from pipeline.edges.store import archive, swap
 from pipeline.edges.store import compact as compaction
-from pipeline.edges.store import swap
 from pipeline.edges.store.check import survey, verify
 from pipeline.edges.store.compact import compact, mergeable, prune
 from pipeline.edges.store.journal import PRUNED_ROWS
 from pipeline.edges.store.read import read_features, rows_of
 from pipeline.edges.store.schema import Part
 from pipeline.errors import ArchiveError
+from pipeline.service.upkeep import Upkeep
+from pipeline.telemetry import Telemetry
 
 ROOT = Path(__file__).parents[2]
 
@@ -237,3 +240,44 @@ def test_a_death_at_any_step_of_upkeep_loses_and_doubles_nothing(tmp_path: Path,
     assert report.problems == report.notes == ()
     assert read_features(tmp_path)["window"].to_pylist().count(30) == later.count(30) == 2
     assert nothing_left(tmp_path)
+
+
+def test_a_new_channel_rewrites_a_large_archive_beside_the_rolls_a_few_parts_per_step(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for window in range(8):
+        plant.add(feature_row(window))
+        plant.archive.roll()
+    untouched = {path: path.stat().st_mtime_ns for path in parts_of(plant.data)}
+    size = next(iter(untouched)).stat().st_size
+    monkeypatch.setattr(archive, "WIDEN_BYTES", 2 * size)  # a wider part has more than `size`: two are enough
+    plant.add(feature_row(8, channels=("x", "z")))
+    plant.archive.roll()
+    same = [path for path, changed_ns in untouched.items() if path.stat().st_mtime_ns == changed_ns]
+    assert (len(same), plant.archive.narrow_parts) == (6, 6)
+    before = read_features(plant.data)  # whole, wide, and with the new row
+    assert (before.num_rows, verify(plant.data).problems) == (9, ())
+    assert "z.rms" in before.column_names
+    left = []
+    while plant.archive.widen():
+        left.append(plant.archive.narrow_parts)
+        assert read_features(plant.data).equals(before)
+        assert verify(plant.data).problems == ()
+    assert left == [4, 2, 0]
+    assert len({tuple(pq.read_schema(path).names) for path in parts_of(plant.data)}) == 1
+
+
+def test_upkeep_goes_on_with_what_a_former_service_has_left_narrow(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant.add(feature_row(0))
+    plant.archive.roll()
+    monkeypatch.setattr(archive, "WIDEN_BYTES", 0)
+    plant.add(feature_row(1, channels=("x", "z")))
+    plant.archive.roll()
+    plant.close()
+    monkeypatch.undo()
+    again = Plant(plant.data)
+    Upkeep(again.archive, again.data, Telemetry()).look()
+    again.close()
+    assert len({tuple(pq.read_schema(path).names) for path in parts_of(plant.data)}) == 1

@@ -54,7 +54,9 @@ def test_the_same_token_is_written_once_and_the_first_event_stands(tmp_path: Pat
     assert [e.id for e in file.events()] == ["a", "b"]
 
 
-def test_a_torn_last_line_is_dropped_and_a_torn_one_before_it_is_an_error(tmp_path: Path) -> None:
+def test_a_torn_last_line_is_dropped_and_a_line_that_is_no_event_is_skipped_by_its_number(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = LabelFile(tmp_path)
     file.add([label("a", 0, 10)])
     with file.path.open("ab") as end:
@@ -62,9 +64,13 @@ def test_a_torn_last_line_is_dropped_and_a_torn_one_before_it_is_an_error(tmp_pa
     assert [e.id for e in file.events()] == ["a"]
     file.add([label("c", 0, 10)])
     assert [e.id for e in file.events()] == ["a", "c"]
-    file.path.write_bytes(b"nonsense\n" + file.path.read_bytes())
-    with pytest.raises(ThrumcastError, match="line 1"):
-        file.events()
+    for line in (b"nonsense", b"\xff\xfe", b"[" * 20_000, b'{"id": 7}', b"", b'{"id": "a\\ud800"}'):
+        caplog.clear()
+        file.path.write_bytes(line + b"\n" + file.path.read_bytes())
+        assert [e.id for e in file.events()] == ["a", "c"]
+        assert "line=1 err=" in caplog.text
+        file.add([label("c", 0, 10)])  # its token is still known
+        assert [e.id for e in file.active()] == ["a", "c"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from harness.broker import Site
@@ -21,11 +22,13 @@ from pipeline.config.tables import Config, DataConfig
 from pipeline.core.codec import encode
 from pipeline.core.engine import Engine
 from pipeline.core.records import BearingOrders, Block, StreamKey
+from pipeline.drivers.parity import compare
 from pipeline.edges.broker import PrivateBroker
 from pipeline.edges.recordings import readings
 from pipeline.edges.recordings.readings import READINGS_NAME, ReadingsWriter, find_readings, read_readings
 from pipeline.edges.recordings.recording import open_recording
 from pipeline.edges.store.journal import Commit
+from pipeline.edges.store.read import read_features
 from pipeline.errors import RecordingError
 from pipeline.service.compose import opened
 
@@ -168,6 +171,21 @@ def test_one_changed_sample_is_found_with_its_window(tmp_path: Path, capsys: pyt
     assert worst["column"].startswith("y.")
     assert "rms" in parity["differing_features"]
     assert "windows that differ: 1" in captured.err
+
+
+def test_the_largest_of_several_differences_is_the_one_that_is_named(tmp_path: Path) -> None:
+    given_ = blocks()
+    archived(tmp_path, given_)
+    table = read_features(tmp_path)
+    for column, window, off in (("x.rms", 1, 1.0), ("y.rms", 2, 50.0), ("x.rms", 3, 2.0)):
+        values = table[column].to_numpy().copy()
+        values[table["window"].to_pylist().index(window)] += off
+        table = table.set_column(table.column_names.index(column), column, pa.array(values, pa.float32()))
+    found = compare(given_, table, stream_specs(Config(), {}))
+    assert found.differing_windows == 3
+    assert found.largest is not None
+    assert (found.largest.column, found.largest.window) == ("y.rms", 2)
+    assert found.largest.size == pytest.approx(50.0, rel=1e-3)
 
 
 @pytest.mark.network

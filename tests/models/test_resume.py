@@ -83,11 +83,15 @@ def test_an_interrupted_training_that_is_resumed_gives_the_version_it_would_have
     assert resumed.document["metrics"] == whole.document["metrics"]
 
 
-def test_a_run_about_other_data_is_not_resumed(tmp_path, rng):
-    archive_of_plant(tmp_path, rng)
-    first = run(tmp_path)
+def test_a_run_with_other_settings_or_of_other_data_is_not_resumed(tmp_path, rng):
+    archive_of_plant(tmp_path / "one", rng)
+    first = run(tmp_path / "one")
     with pytest.raises(ModelError, match="expected the same settings"):
-        run(tmp_path, resume=first.document["run"], settings=replace(QUICK, hidden=7))
+        run(tmp_path / "one", resume=first.document["run"], settings=replace(QUICK, hidden=7))
+    archive_of_plant(tmp_path / "other", rng)  # the same machines, and other readings
+    (tmp_path / "one/runs").rename(tmp_path / "other/runs")
+    with pytest.raises(ModelError, match="expected the same data"):
+        run(tmp_path / "other", resume=first.document["run"])
 
 
 def test_a_run_that_is_not_there_is_named(tmp_path, rng):

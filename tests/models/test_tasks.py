@@ -258,17 +258,23 @@ def test_a_network_that_learned_with_a_baseline_works_with_it_and_without(rng):
     examples = []
     for row in range(40):
         y = np.full(12, row % 2)
-        z = np.stack([4.0 * y - 2, 2.0 * y - 1], axis=1) + rng.normal(0, 0.3, (12, 2))
+        # A missing value counts as 0, which looks healthier than anything healthy.
+        z = np.stack([8.0 * y + 4, 2.0 * y - 1], axis=1) + rng.normal(0, 0.3, (12, 2))
         examples.append(Example(z.astype(np.float32), y))
-    settings = replace(PLAIN, epochs=15, baseline_drop=0.5)
     scaler = Scaler("standard", np.zeros(2, np.float32), np.ones(2, np.float32))
-    augmentation = Augmentation.of(inputs, scaler, settings)
-    network = fit(examples, network_config(2, 2, 8, dropout=0.0), settings, epochs=15, augmentation=augmentation)
+
+    def learned(baseline_drop):
+        settings = replace(PLAIN, epochs=15, baseline_drop=baseline_drop)
+        augmentation = Augmentation.of(inputs, scaler, settings)
+        return fit(examples, network_config(2, 2, 8, dropout=0.0), settings, epochs=15, augmentation=augmentation)
+
+    network = learned(0.5)
     without = [
         Example(np.where([True, False], np.nan, example.z).astype(np.float32), example.y) for example in examples
     ]
     assert right(network, examples) > 0.98
     assert right(network, without) > 0.98
+    assert right(learned(0.0), without) < 0.8  # who has always had a baseline relies on it
     alone = [Example(np.where([False, True], np.nan, example.z).astype(np.float32), example.y) for example in examples]
     assert right(network, alone) > 0.98
 

@@ -85,11 +85,31 @@ def test_labels_are_told_although_a_line_was_taken_out_of_their_file_and_also_af
     assert told == ids
 
 
+def test_labels_told_are_counted_once_although_the_disk_refuses_after_it_has_taken_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Journal(tmp_path) as journal:
+        made = LabelEvent(new_id(), new_id(), "add", "fan-02", None, LABEL["from"], LABEL["to"], mode="healthy")
+        LabelFile(tmp_path).add([made])
+        news = LabelNews.of(journal, "thrumcast")
+        assert len(news.look()) == 1
+        testify = journal._testify
+
+        def refuses() -> None:
+            raise ArchiveError("no space for the witness")
+
+        monkeypatch.setattr(journal, "_testify", refuses)
+        assert news.look() == ()
+        monkeypatch.setattr(journal, "_testify", testify)
+        assert news.look() == ()
+        assert journal.counters()["labels_told"] == 1
+
+
 def test_a_file_of_labels_that_cannot_be_read_is_logged_once_and_stops_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "labels").mkdir()
-    (tmp_path / "labels" / "labels.jsonl").write_text("not a label\n")
+    (tmp_path / "labels" / "labels.jsonl").mkdir()
     broker = Broker()
     live = asked(tmp_path, broker)
     live.run(lambda: True)

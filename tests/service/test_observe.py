@@ -188,13 +188,30 @@ def test_every_line_for_the_broker_gives_its_reason() -> None:
         commented = bool(line) and (line.startswith("#") or commented)
 
 
-def test_the_configuration_for_the_broker_is_one_that_it_takes(tmp_path: Path) -> None:
+TOPICS = (
+    "plant/hall/press-1/de/vibration", "plant/hall/pump-1/de/vibration", "thrumcast/machines/pump-1/de/alarm",
+    "thrumcast/clients/thrumcast", "thrumcast/status", "thrumcast/cmd/label", "thrumcast/cmd/reload",
+)  # fmt: skip
+RIGHTS = {  # user of deploy/mosquitto.acl -> where it may publish
+    "press-1": TOPICS[:1],
+    "sensor-gateway": TOPICS[:2],
+    "thrumcast": TOPICS[2:],
+    "operator": TOPICS[5:],
+    "dashboard": (),
+}
+
+
+def test_the_broker_takes_its_configuration_and_denies_what_it_does_not_allow(
+    tmp_path: Path,
+) -> None:
     tool = shutil.which("mosquitto_passwd")
     if tool is None:
         pytest.skip("mosquitto_passwd is not installed")
     passwords, acl = tmp_path / "passwords", tmp_path / "acl"
-    subprocess.run([tool, "-b", "-c", str(passwords), "thrumcast", "x"], check=True, capture_output=True)
-    acl.write_text("user thrumcast\ntopic read plant/#\ntopic readwrite thrumcast/#\n")
+    passwords.touch()
+    for user in RIGHTS:
+        subprocess.run([tool, "-b", str(passwords), user, "x"], check=True, capture_output=True)
+    acl.write_text((ROOT / "deploy" / "mosquitto.acl").read_text())
     for path in (passwords, acl):
         path.chmod(0o644)
     text = (ROOT / "deploy" / "mosquitto.conf").read_text()
@@ -209,9 +226,11 @@ def test_the_configuration_for_the_broker_is_one_that_it_takes(tmp_path: Path) -
     password = tmp_path / "password"
     password.write_text("x\n")
     with PrivateBroker(tmp_path / "b", kind="mosquitto", anonymous=False, extra_config=f"\n{extra}\n") as broker:
-        given = settings(broker, "x", username="thrumcast", password_file=password)
-        with MqttPublisher(given).connect() as plant:
-            plant.publish("thrumcast/doctor/x", b"")
-            plant.publish("plant/a/b/c/vibration", b"")  # the service may not pretend to be a sensor
-            plant.drain()
-            assert plant.refused == 1
+        for user, allowed in RIGHTS.items():
+            given = settings(broker, user, username=user, password_file=password)
+            with MqttPublisher(given).connect() as client:
+                for topic in TOPICS:
+                    before = client.refused
+                    client.publish(topic, b"")
+                    client.drain()
+                    assert (client.refused == before) == (topic in allowed), (user, topic)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import ipaddress
 import json
 import socket
 import time
@@ -55,6 +56,14 @@ def test_it_answers_under_addresses_and_known_names_only(server: WebServer) -> N
         assert get(server.port, "/livez?x=1", name)[0] == 200, name
     for name in ("evil.example", "localhost.evil.example", "", "127.0.0.1.evil.example", "["):
         assert get(server.port, "/livez", name)[0] == 421, name
+
+
+def test_a_request_with_two_hosts_is_refused(server: WebServer) -> None:
+    for hosts in (["localhost", "evil.example"], ["evil.example", "localhost"], ["localhost", "localhost"]):
+        lines = "".join(f"Host: {host}\r\n" for host in hosts)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=5.0) as sock:
+            sock.sendall(f"GET /livez HTTP/1.1\r\n{lines}\r\n".encode())
+            assert sock.recv(4096).split()[1] in (b"400", b"421"), hosts
 
 
 def test_other_paths_and_methods_are_refused(server: WebServer) -> None:
@@ -120,9 +129,14 @@ def test_a_stop_with_a_stream_that_nobody_ends_takes_about_a_second() -> None:
     sock.close()
 
 
-@given(st.text(max_size=40))
-def test_no_host_header_makes_it_fail(header: str) -> None:
-    assert host_is_known(header, ()) in (True, False)
+@given(st.text(max_size=40) | st.from_regex(r"[a-z]*(localhost|127\.0\.0\.1|\[::1\])[.a-z]{0,9}(:[0-9]{0,5})?"))
+def test_only_addresses_and_localhost_are_known_whatever_the_host_header_says(header: str) -> None:
+    name, _, port = header.rpartition(":") if header[-1:] != "]" and header.count(":") else (header, "", "")
+    try:
+        own = bool(ipaddress.ip_address(name[1:-1] if name.startswith("[") else name.rstrip(".")))
+    except ValueError:
+        own = name.lower().rstrip(".") == "localhost"
+    assert host_is_known(header, ()) == (own and (port == "" or (port.isdecimal() and port.isascii())))
 
 
 @pytest.mark.parametrize(("bind", "host", "port"), [("127.0.0.1:80", "127.0.0.1", 80), ("[::1]:8080", "::1", 8080)])

@@ -3,7 +3,8 @@
 A roll takes these steps, in this order. The number in the file names comes from the journal, so a roll that dies before
 its transaction writes the same names again, with the same rows and those that came since.
 
-    1  parts without a newly seen column are written again under their own names
+    1  parts without a newly seen column are written again under their own names, as far as `WIDEN_BYTES` go; upkeep
+       writes the rest again beside the rolls, a few parts per step, and readers unite the columns meanwhile
     2  pending rows -> per kind and UTC date -> archive/.staging/<name> -> fsync
     3  rename to archive/<kind>/date=YYYY-MM-DD/part-<number>.parquet -> fsync of the directory
     4  ONE journal transaction: rows out of the journal, parts into its manifest, part number + 1
@@ -23,6 +24,7 @@ before anything else is written.
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,6 +65,8 @@ from pipeline.edges.store.schema import (
 )
 from pipeline.edges.store.swap import settle
 
+# Bytes of older parts that a roll writes again, which takes half a second. Pending rows do not wait for the rest.
+WIDEN_BYTES = 4 * 2**20
 _DAY_US = 86_400_000_000
 
 
@@ -88,6 +92,7 @@ class Archive:
         self.journal = journal
         self._schema = feature_schema
         self._rolling = threading.Lock()
+        self.narrow_parts = 0  # parts that lacked a column when last looked at; `widen` writes them again
         self._settle()
         try:
             make_directory(self.root / STAGING_NAME)
@@ -149,6 +154,21 @@ class Archive:
             remove_parts(self.root, view.part_number)
             yield view
 
+    def widen(self) -> bool:
+        """Writes some parts again that lack a newly seen column; False if there is none.
+
+        Raises:
+            ArchiveError: the part cannot be read, or the disk is full, read-only or broken.
+        """
+        with self.rolls_paused() as view:
+            before = self.narrow_parts = len(self._narrow(view))
+            try:
+                self._widen(view, at_most=WIDEN_BYTES)
+            except OSError as error:
+                raise storage_error(self.root, error) from error
+        give_back()
+        return before > 0
+
     def _settle(self) -> None:
         """Finishes an interrupted swap, and removes the parts that an interrupted append placed and never listed."""
         settle(self.journal, self.root)
@@ -166,7 +186,7 @@ class Archive:
         self._settle()
         view = self.journal.view(KINDS)
         try:
-            self._widen(view, go_on)
+            self._widen(view, go_on, at_most=WIDEN_BYTES)
             if not any(view.pending[kind].ids for kind in KINDS):
                 return []
             parts, duplicate_rows = self._write(view, {kind: view.pending[kind].tables for kind in KINDS}, go_on)
@@ -180,14 +200,18 @@ class Archive:
         fault_point("roll_done")
         return parts
 
-    def _widen(self, view: JournalView, go_on: Callable[[], None] = _go_on) -> None:
-        """Writes parts again that lack a channel or class, because they were written before it was first seen."""
-        widened = []
-        for part in view.parts:
-            extras = view.extras[part.kind]
-            path = self.root / part.relative
-            if part.extras == extras or not path.exists():  # `verify` reports a part that is missing
-                continue
+    def _narrow(self, view: JournalView) -> list[Part]:
+        """Parts that lack a channel or class; `verify` reports one that is missing."""
+        return [p for p in view.parts if p.extras != view.extras[p.kind] and (self.root / p.relative).exists()]
+
+    def _widen(self, view: JournalView, go_on: Callable[[], None] = _go_on, at_most: float = math.inf) -> None:
+        """Writes parts again that were written before a channel or class was first seen, until `at_most` bytes are."""
+        widened: list[Part] = []
+        narrow = self._narrow(view)
+        for part in narrow:
+            extras, path = view.extras[part.kind], self.root / part.relative
+            if sum(each.bytes for each in widened) >= at_most:
+                break
             go_on()
             table = conform(read_part(path), arrow_schema(part.kind, extras, self._schema))
             content = encode_part(table)
@@ -201,6 +225,7 @@ class Archive:
             fault_point("rewrite_before_transaction")
             self.journal.update_parts(widened)
             fault_point("rewrite_done")
+        self.narrow_parts = len(narrow) - len(widened)
 
     def _write(
         self, view: JournalView, tables: Mapping[str, Sequence[pa.Table]], go_on: Callable[[], None] = _go_on

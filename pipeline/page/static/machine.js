@@ -267,7 +267,7 @@ export function machineView(main, key, query) {
     const seen = alarms.find((a) => !a.acknowledged);
     const facts = f ? [f.area, f.speed_rpm ? `${number(f.speed_rpm, 5)} rpm (${number(f.speed_rpm / 60, 4)} Hz)` : T.machine.speedUnknown, f.bearing ? `bearing ${f.bearing}` : f.orders ? `bearing BPFO ${number(f.orders.bpfo, 4)}x, BPFI ${number(f.orders.bpfi, 4)}x` : null,
       f.gear_teeth.length ? `gear ${f.gear_teeth.join("/")} teeth` : null, `${number(f.rate_hz, 6)} Hz`,
-      f.limits ? `${f.limits.source}: ${f.limits.mm_s.map((v) => number(v)).join(" / ")} mm/s` : f.zone_note] : [];
+      f.limits ? `${f.limits.source}: ${f.limits.mm_s.map((v) => number(v)).join(" / ")} mm/s` : f.zone_note, f.budget] : [];
     head.replaceChildren(h("header", {}, h("h1", {}, f ? label(f) : name), f ? stateWord(f.state) : null, f ? zone(f) : null,
       f && f.velocity_rms_mm_s !== null ? h("b", {}, `${number(f.velocity_rms_mm_s)} mm/s`) : null,
       h("span", { class: "grow" }),
