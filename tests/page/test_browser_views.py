@@ -72,6 +72,7 @@ def test_every_state_has_its_own_word_shape_and_name_for_those_who_do_not_see(br
     with paged(tmp_path) as served, serving(served) as url, watching(browser, url) as found:
         every_state(served)
         found.open()
+        found.page.wait_for_selector("a.tile.normal")
         shapes = {}
         for number, state in enumerate(STATES):
             tile = found.page.locator(f"a.tile.{state}")
