@@ -9,6 +9,7 @@ from pipeline.config.bind import is_loopback
 from pipeline.config.keys import KeyPath, dotted
 from pipeline.config.tables import BearingConfig, Config, PayloadTable, PointTable
 from pipeline.core.bearings import ORDERS, find
+from pipeline.core.faults import KINDS
 from pipeline.core.patterns import Path, TopicPattern, overlap
 from pipeline.core.records import is_id
 from pipeline.errors import ConfigError, ThrumcastError
@@ -283,6 +284,10 @@ def _place(path: KeyPath, table: PointTable) -> Iterator[ConfigError]:
         missing = "speed_min_rpm" if low is None else "speed_max_rpm"
         yield _bad(
             dotted((*path, missing)), "both speed_min_rpm and speed_max_rpm, the first lower", [low, high], "in rpm"
+        )
+    if table.kind and table.kind not in KINDS:
+        yield _bad(
+            dotted((*path, "kind")), f"one of {', '.join(KINDS)}", table.kind, "leave it away for other machines"
         )
     if (table.iso_group is None) != (table.support is None):
         missing = "iso_group" if table.iso_group is None else "support"

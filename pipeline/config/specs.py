@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.config.tables import Config
 from pipeline.core.alarm import AlarmSpec
+from pipeline.core.faults import impossible
 from pipeline.core.features import FeatureSpec
 from pipeline.core.order import OrderSpec
 from pipeline.core.records import BearingOrders, StreamKey
@@ -61,6 +62,7 @@ def stream_specs(config: Config, known: Mapping[StreamKey, Mapping[str, Any]]) -
     def spec_of(key: StreamKey) -> StreamSpec:
         machine = config.machine(key.machine, key.point)
         facts = known.get(key, {})
+        teeth = machine.gear_teeth or _teeth(facts.get("gear_teeth"))
         return StreamSpec(
             order=order,
             window=window_spec(machine.window.length_s, machine.window.hop_s),
@@ -69,7 +71,8 @@ def stream_specs(config: Config, known: Mapping[StreamKey, Mapping[str, Any]]) -
             speed_rpm=machine.speed_rpm or facts.get("speed_rpm"),
             orders=machine.orders() or _orders(facts.get("orders")),
             unit=machine.unit,
-            gear_teeth=machine.gear_teeth or _teeth(facts.get("gear_teeth")),
+            gear_teeth=teeth,
+            impossible=impossible(machine.kind or str(facts.get("kind", "")), has_gears=bool(teeth)),
             speed_min_rpm=machine.speed_min_rpm,
             speed_max_rpm=machine.speed_max_rpm,
             commissioning_windows=machine.commissioning_windows,

@@ -77,6 +77,7 @@ class PointTable(Table, frozen=True):
     """[machines.ID.points.POINT]: what differs at one point."""
 
     area: str = ""
+    kind: str = ""  # of `pipeline.core.faults.KINDS`
     speed_rpm: SpeedRpm | None = None
     unit: Unit | None = None
     bearing: BearingConfig | str | None = None  # a name is looked up in the catalogue
@@ -109,6 +110,7 @@ class MachineConfig(Table, frozen=True):
     """The values at one point: its own table wins over the machine's, that over the general sections."""
 
     area: str
+    kind: str
     speed_rpm: float | None
     unit: Unit | None
     bearing: BearingConfig | str | None
@@ -399,6 +401,7 @@ class Config(Table, frozen=True):
                 length_s, hop_s = override.length_s or length_s, override.hop_s or hop_s
         return MachineConfig(
             area=own.area or table.area,
+            kind=own.kind or table.kind,
             speed_rpm=own.speed_rpm or table.speed_rpm,
             unit=own.unit or table.unit,
             bearing=own.bearing or table.bearing,

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from msgspec.structs import replace
@@ -42,6 +43,7 @@ from pipeline.core.records import (
 from pipeline.core.state import StreamSpec, StreamState
 
 _NO_HIDDEN_STATE = np.zeros(0, np.float32)
+LEAST_POSSIBLE = 0.2  # of the probability must be on modes that the machine can have; else nobody knows what it is
 _STOPS = int(STOPS)  # a plain number: an operation on a flag costs more than a window's share of the network
 
 States = Mapping[StreamKey, StreamState]
@@ -157,6 +159,10 @@ class Engine:
         h = np.concatenate([memory.hidden for memory, _ in judged]).reshape(len(judged), *predictor.hidden_shape)
         probabilities, h = predictor.step(x, h)
         unknown = self.is_unknown(x, probabilities).tolist() if self.is_unknown else [False] * len(judged)
+        for i, (memory, _) in enumerate(judged):
+            if memory.spec.impossible:
+                probabilities[i], kept = _possible(probabilities[i], predictor.classes, memory.spec.impossible)
+                unknown[i] = unknown[i] or kept < LEAST_POSSIBLE
         best, listed = probabilities.argmax(axis=1).tolist(), probabilities.tolist()
         for i, (memory, row) in enumerate(judged):
             memory.hidden, memory.last_end_ns, memory.age = h[i], row.end_ns, memory.age + 1
@@ -239,6 +245,18 @@ class _Memory:
 def _wavefronts(memories: Mapping[StreamKey, _Memory], rows: Rows) -> Iterator[list[tuple[_Memory, FeatureRow]]]:
     for i in range(max(map(len, rows.values()), default=0)):
         yield [(memories[key], some[i]) for key, some in rows.items() if i < len(some)]
+
+
+def _possible(p: Float32, classes: tuple[str, ...], impossible: tuple[str, ...]) -> tuple[Float32, float]:
+    """The probabilities (K,) of what the machine can have, which sum to 1, and what these were together before."""
+    rest: Float32 = np.where(_can(classes, impossible), p, np.float32(0.0)).astype(np.float32)
+    kept = rest.sum()
+    return (np.divide(rest, kept) if kept > 0 else p), float(kept)
+
+
+@lru_cache(maxsize=64)
+def _can(classes: tuple[str, ...], impossible: tuple[str, ...]) -> NDArray[np.bool_]:
+    return np.array([name not in impossible for name in classes])
 
 
 def _reason(memory: _Memory, row: FeatureRow) -> str:

@@ -38,6 +38,7 @@ SPEC = StreamSpec(
     orders=None,
     unit=None,
     gear_teeth=(),
+    impossible=(),
     speed_min_rpm=None,
     speed_max_rpm=None,
     commissioning_windows=0,

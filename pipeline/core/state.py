@@ -42,6 +42,7 @@ class StreamSpec:
     orders: BearingOrders | None  # used where the blocks give none
     unit: str | None  # replaces the unit that the blocks give
     gear_teeth: tuple[int, ...]  # of the gears on this shaft
+    impossible: tuple[str, ...]  # failure modes that the machine cannot have, by its nameplate
     speed_min_rpm: float | None  # an unknown speed is estimated between these two
     speed_max_rpm: float | None
     commissioning_windows: int  # how many good windows make the baseline; 0 = not known to be healthy, no baseline
