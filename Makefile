@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 # Compiled Python files are kept even where the environment says otherwise: the tests start hundreds of interpreters.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test costs explore mutants promises fuzz soak check model results bench compare format clean
+.PHONY: help demo test costs explore mutants promises fuzz pictures soak check model results bench compare format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ promises: $(STAMP)  ## every promise in its long form (half an hour); figures in
 fuzz: $(STAMP)  ## a coverage-guided fuzzer on the codec, a million payloads
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3'
 	PYTHONPATH=. $(BIN)/python tests/harness/fuzz_codec.py -runs=1000000
+
+pictures: $(STAMP)  ## the pictures of docs/page.md, from a demo in a browser (needs chromium)
+	THRUMCAST_PICTURES=docs/img $(BIN)/python -m pytest -q -m slow tests/page/test_browser.py -k "desk_and_phone"
 
 MINUTES ?= 60
 soak: $(STAMP)  ## the plain load for MINUTES=60, watched; figures and plot in build/

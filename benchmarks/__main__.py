@@ -13,6 +13,7 @@ from typing import Any
 # The order of the table. Each name is a module with `run(effort) -> Section`.
 NAMES = (
     "features", "codec", "windows", "model", "throughput", "archive", "backfill", "recordings", "simulator", "ingest",
+    "workers",
 )  # fmt: skip
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 

@@ -4,6 +4,8 @@
   steps the network, commits to its journal, writes Parquet and publishes. Beside it, in turns, two clients take and
   acknowledge only: paho-mqtt, and the service's own connection. The sender and the broker share the machine with all.
 * latency: from the publishing of the block that completes a window to the arrival of its prediction, at 80 blocks/s.
+* alarm: from the publishing of the block that raises an alarm to the arrival of that alarm, which is committed first.
+  Every fsync takes 5 ms more than this disk needs; 300 blocks/s come, and a roll begins every 2 s.
 """
 
 from __future__ import annotations
@@ -22,26 +24,36 @@ import numpy as np
 
 from benchmarks.measure import Effort, median
 from benchmarks.model import untrained
-from benchmarks.plant import RECEIVERS, Receiver, Service, wait_until
+from benchmarks.plant import RECEIVERS, Receiver, Service, slow_disk, wait_until
 from benchmarks.report import Row, Section
 from benchmarks.vibration import BLOCK, CHANNELS, RATE_HZ, block, vibration
+from models.predictor import NumpyPredictor
 from models.registry import CHAMPION, Registry
-from pipeline.config.specs import default_spec
-from pipeline.config.tables import Config
+from pipeline.config.specs import default_spec, stream_specs
+from pipeline.config.tables import AlarmConfig, Config
 from pipeline.core.codec import encode
+from pipeline.core.engine import Engine
 from pipeline.core.records import Float32, StreamKey
+from pipeline.core.state import StreamState
 from pipeline.core.window import length_and_hop
 from pipeline.edges.broker import PrivateBroker
 from pipeline.edges.mqtt import MqttConnection, MqttPublisher, MqttSettings, TopicTemplate
+from pipeline.errors import ThrumcastError
 
 STREAMS = 16  # of the ingest measurement
 LEAD = 2000  # messages that the sender may be ahead: keeps every consumer busy and the broker's memory small
 LATENCY_STREAMS = 8
 BLOCKS_PER_S = RATE_HZ / BLOCK  # of each stream
 LATENCY_WARM_UP_S = 1.0  # until the first windows are whole
+FSYNC_S = 0.005
+ALARM_EVERY_S = 0.12
+QUICK_TO_ALARM = Config(
+    alarm=AlarmConfig(enter_p=0.1, enter_s=0.5, leave_p=0.05)
+)  # the untrained network is never sure
 CYCLE = 16  # different blocks of samples, sent over and over
 RECEIVE_TOPICS = {name: TopicTemplate(f"bench-{name}/{{machine}}/{{point}}") for name in RECEIVERS}
 RESULTS = "thrumcast/machines/+/+/prediction"
+ALARMS = "thrumcast/events/alarms"
 
 
 class Consumer(Protocol):
@@ -96,7 +108,8 @@ def run(effort: Effort) -> Section:
                 done[name].append(rate(plant, to_receiver[name], receiver, effort.seconds))
             done["service"].append(rate(plant, to_service, service, effort.seconds))
             results.take(1000, 0.0)
-    return _section(config, done, latency_s)
+    alarm_s, is_slow = alarms(samples, 3 * effort.seconds)
+    return _section(config, done, latency_s, alarm_s, is_slow)
 
 
 def _serve(registry: Registry, config: Config) -> None:
@@ -180,7 +193,67 @@ def latencies(
     return found
 
 
-def _section(config: Config, done: dict[str, list[Rate]], latency_s: list[float]) -> Section:
+def alarms(samples: list[Float32], seconds: float) -> tuple[list[float], bool]:
+    """Seconds from publishing a block to the alarm that it raises, and whether the disk could be made slow.
+
+    Every machine raises one alarm, with the same block.
+    """
+    config, found = QUICK_TO_ALARM, list[float]()
+    alarm = config.alarm
+    settings = {
+        f"THRUMCAST_ALARM__{name.upper()}": str(getattr(alarm, name)) for name in ("enter_p", "enter_s", "leave_p")
+    }
+    due_at = _block_that_alarms(config, samples)
+    published_s: dict[str, float] = {}
+    topics = TopicTemplate(config.mqtt.readings_topic)
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="thrumcast-bench-")))
+        broker = stack.enter_context(PrivateBroker(directory / "broker"))
+        service = stack.enter_context(Service(directory, broker.port))
+        slow = slow_disk(directory, service.data_dir, FSYNC_S)
+        listening = MqttSettings(client_id="bench-results", port=broker.port, clean_start=True)
+        results = stack.enter_context(MqttConnection(listening, subscriptions=[ALARMS, "thrumcast/status"])).connect()
+        service.start(lambda registry: _serve(registry, config), settings | slow)
+        wait_until(lambda: bool(results.take(1, 0.2)), service.check, "a service that is online")
+        plant = stack.enter_context(MqttPublisher(MqttSettings(client_id="bench-plant", port=broker.port))).connect()
+
+        def collect(timeout_s: float) -> None:
+            for message in results.take(1000, timeout_s):
+                event = msgspec.json.decode(message.payload)
+                if event.get("type") == "raised" and (at_s := published_s.pop(event["machine"], None)) is not None:
+                    found.append(time.monotonic() - at_s)
+
+        began_s = time.monotonic()
+        for number in range(round(seconds / ALARM_EVERY_S)):
+            key = StreamKey(f"alarm-{number:03d}", "de")
+            for i in range(due_at + 1):
+                plant.service(0.0)
+                due_s = began_s + (number + (i + 1) / (due_at + 1)) * ALARM_EVERY_S
+                while (left_s := due_s - time.monotonic()) > 0:
+                    collect(left_s)
+                if i == due_at:
+                    published_s[key.machine] = time.monotonic()
+                payload = encode(block(key, i, samples[i % CYCLE]))
+                plant.publish(topics.format(machine=key.machine, point=key.point), payload)
+        wait_until(lambda: not published_s, lambda: collect(0.05), "all alarms")
+    return found, bool(slow)
+
+
+def _block_that_alarms(config: Config, samples: list[Float32]) -> int:
+    engine = Engine(stream_specs(config, {}), NumpyPredictor(untrained(config)))
+    states: dict[StreamKey, StreamState] = {}
+    for number in range(1000):
+        step = engine.step(states, [block(StreamKey("alarm", "de"), number, samples[number % CYCLE])])
+        states |= step.states
+        if step.alarms:
+            return number
+    msg = "a network of random numbers that alarms expected, found: none within 1000 blocks"
+    raise ThrumcastError(msg)
+
+
+def _section(
+    config: Config, done: dict[str, list[Rate]], latency_s: list[float], alarm_s: list[float], is_slow: bool
+) -> Section:
     receiver, service = done["paho"], done["service"]
     alone, whole = (median([r.msgs_per_s for r in rates]) for rates in (receiver, service))
     ratio = median([s.msgs_per_s / r.msgs_per_s for r, s in zip(receiver, service, strict=True)])
@@ -193,6 +266,18 @@ def _section(config: Config, done: dict[str, list[Rate]], latency_s: list[float]
         Row("service: readings to archive", whole, "msg/s", beside, ratio),
         Row("latency, median", p50, "ms", committing, p50 / interval_ms),
         Row("latency, 99 %", p99, "ms", f"the same; {len(latency_s)} windows", p99 / interval_ms),
+    ]
+    raised = {f"p{p}": float(np.percentile(alarm_s, p)) * 1000 for p in (50, 99)}
+    disk = f"fsync takes {FSYNC_S * 1000:g} ms more" if is_slow else "this disk: no C compiler to make it slow"
+    rows += [
+        Row("raised alarm, median", raised["p50"], "ms", f"one fsync ({disk})", raised["p50"] / FSYNC_S / 1000),
+        Row(
+            "raised alarm, 99 %",
+            raised["p99"],
+            "ms",
+            f"the same; {len(alarm_s)} alarms",
+            raised["p99"] / FSYNC_S / 1000,
+        ),
     ]
     ingest: dict[str, float | bool] = {
         "receive_only_msgs_per_s": alone,
@@ -209,5 +294,7 @@ def _section(config: Config, done: dict[str, list[Rate]], latency_s: list[float]
         beside = f"paho-mqtt, which only receives ({alone_us:.3g} us)"
         rows.insert(1, Row("service: CPU time", whole_us, "us/msg", beside, whole_us / alone_us))
         rows.insert(2, Row("our connection, receiving only", ours_us, "us/msg", beside, ours_us / alone_us))
+    documents = {"ingest": ingest, "latency_ms": {"p50": p50, "p99": p99, "windows": len(latency_s)}}
+    documents |= {"alarm_ms": raised | {"alarms": len(alarm_s), "slow_disk": is_slow}}
     title = f"end to end: {STREAMS} streams, blocks of 3 x {BLOCK} float32, QoS 1; latency at 8 streams x 10 blocks/s"
-    return Section(title, rows, {"ingest": ingest, "latency_ms": {"p50": p50, "p99": p99, "windows": len(latency_s)}})
+    return Section(title, rows, documents)

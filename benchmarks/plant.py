@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
@@ -52,6 +53,19 @@ def cpu_s_of(pid: int) -> float | None:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def slow_disk(folder: Path, data: Path, seconds: float) -> dict[str, str]:
+    """What makes every fsync of a process below `data` so much slower; empty without a C compiler."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        return {}
+    library, orders = folder / "faultfs.so", folder / "faultfs.order"
+    source = ROOT / "tests" / "harness" / "faultfs.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"], check=True)
+    orders.write_text(f"fsync sleep {seconds}", encoding="utf-8")
+    names = {"LD_PRELOAD": library, "THRUMCAST_FAULTFS_ROOT": data.resolve(), "THRUMCAST_FAULTFS_ORDER": orders}
+    return {name: str(path) for name, path in names.items()}
+
+
 @dataclass(slots=True)
 class Service:
     """`thrumcast run` with the default settings, an untrained model and a data directory of its own."""
@@ -64,14 +78,15 @@ class Service:
     def data_dir(self) -> Path:
         return self.directory / "data"
 
-    def start(self, registry: Callable[[Registry], None]) -> Self:
-        """Fills the registry, then starts the process; does not wait for it."""
+    def start(self, registry: Callable[[Registry], None], settings: Mapping[str, str] | None = None) -> Self:
+        """Fills the registry, then starts the process with these in its environment; does not wait for it."""
         registry(Registry(self.data_dir))
         command = [sys.executable, "-m", "pipeline", "run", "--quiet", "--data", str(self.data_dir)]
         command += ["--broker", f"mqtt://127.0.0.1:{self.port}"]
         env = {name: value for name, value in os.environ.items() if not name.startswith("THRUMCAST_")}
         # Rows are rolled into Parquet every 2 s instead of every 5 minutes, so that a short measurement includes it.
         env |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "THRUMCAST_ARCHIVE__ROLL_S": "2"}
+        env |= settings or {}
         with (self.directory / "service.log").open("ab") as log:
             # In its own folder: a config.toml of whoever runs the benchmark must not count.
             self.process = subprocess.Popen(command, cwd=self.directory, env=env, stdout=log, stderr=log)

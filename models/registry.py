@@ -112,8 +112,10 @@ class Registry:
             _sync_directory(self.root)
         return version
 
-    def point(self, alias: str, version: str, *, why: str) -> str | None:
+    def point(self, alias: str, version: str, *, why: str, by: str | None = None) -> str | None:
         """Move an alias in one atomic replace; return the version it pointed at before.
+
+        `by` is who moves it; None: the user of this process.
 
         Raises:
             ModelError: no such version, or not a name for an alias.
@@ -127,7 +129,7 @@ class Registry:
             before: str | None = document.get(alias)
             document[alias] = to
             at = datetime.now(UTC).isoformat(timespec="seconds")
-            move = {"at": at, "alias": alias, "from": before, "to": to, "by": _user(), "why": why}
+            move = {"at": at, "alias": alias, "from": before, "to": to, "by": by or _user(), "why": why}
             document["history"] = [*document["history"], move]
             self._write(document)
         return before

@@ -29,6 +29,7 @@ _DISTRIBUTED_DEPTH = 0.6  # q: how deeply the passing elements modulate the nois
 _AMPLITUDE_CV = 0.2  # coefficient of variation of the heights of strikes
 _KNOCK, _BLOW = 8.0, 60.0  # height of a knock from outside and of a hammer blow / background of the structure
 _GIANTS_FROM = 0.92  # severity from which pieces break loose
+_SQUEAL_HZ = 0.55  # pitch of a dry seal over the first mode of the structure
 _RADIAL = np.array([[1.0], [0.8], [0.25]], np.float32)
 
 
@@ -96,6 +97,16 @@ def surroundings(make: MakeUp, theta: Float64, first: int, n: int, rate_hz: floa
         peak_g = signals.velocity_to_g(make.belt_mm_s, make.belt_order * make.speed_hz)
         x += np.float32(peak_g) * (belt + np.float32(0.5) * (2 * belt * belt - 1))
     return _RADIAL * x
+
+
+def squeal(make: MakeUp, peak_g: float, first: int, n: int, rate_hz: float) -> Float32:
+    """A dry seal: stick-slip at a pitch of its own, not locked to the shaft. Returns: (3, n) in g."""
+    pitch_hz = min(_SQUEAL_HZ * float(make.modes_hz[0]), 0.14 * rate_hz)
+    slip = signals.tone(first, n, rate_hz, pitch_hz)
+    x = np.float32(peak_g) * (
+        slip + np.float32(0.7) * (2 * slip * slip - 1) + np.float32(0.5) * (4 * slip**3 - 3 * slip)
+    )
+    return np.array([[1.0], [0.8], [1.2]], np.float32) * x
 
 
 def gears(make: MakeUp, fault: Condition, theta: Float64, drive: Drive, rate_hz: float) -> Float32:

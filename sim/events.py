@@ -18,7 +18,7 @@ from pipeline.errors import ConfigError
 class Kind:
     """A row of the table: usual size, range and meaning of the size, and usual duration."""
 
-    family: str  # duty, nuisance, sensor
+    family: str  # duty, nuisance, sensor; strange: a fault of no named kind, never drawn, only asked for
     size: float
     low: float
     high: float
@@ -41,6 +41,9 @@ KINDS: dict[str, Kind] = {
     "heat_wave": Kind("nuisance", 20.0, -40.0, 60.0, 600.0, "softer structure, thinner grease; size: kelvin"),
     "remounted_sensor": Kind(
         "nuisance", 0.7, 0.2, 3.0, math.inf, "the sensor moves to another path; size: gain of the new place"
+    ),
+    "squeal": Kind(
+        "strange", 0.3, 0.0, 20.0, 60.0, "a dry seal squeals: tones of its own, no named fault; size: g peak"
     ),
     "drop_out": Kind("sensor", 0.3, 0.01, 1.0, 20.0, "a loose cable; size: share of the time without signal"),
     "flatline": Kind("sensor", 0.0, -100.0, 100.0, 30.0, "a constant; size: g"),
@@ -88,7 +91,7 @@ class Event:
 
     @property
     def family(self) -> str:
-        """Duty, nuisance or sensor."""
+        """Duty, nuisance, strange or sensor."""
         return KINDS[self.kind].family
 
     def on(self, time_s: float) -> bool:
@@ -114,6 +117,7 @@ class Moment:
     neighbour: float = 1.0
     warmth_k: float = 0.0
     mounting: float = 1.0  # gain of the place of the sensor
+    squeal_g: float = 0.0
     remounted: int = 0  # number of moves of the sensor; each place has its own path
 
 
@@ -123,7 +127,7 @@ QUIET = Moment()
 def moment(events: Iterable[Event], time_s: float) -> Moment:
     """The combined effect of all events that are active at that time."""
     speed = load = floor = neighbour = mounting = 1.0
-    knocks_hz = warmth_k = 0.0
+    knocks_hz = warmth_k = squeal_g = 0.0
     remounted = 0
     for event in events:
         strength = event.strength(time_s)
@@ -144,9 +148,11 @@ def moment(events: Iterable[Event], time_s: float) -> Moment:
                 knocks_hz += event.size * event.on(time_s)
             case "neighbour_start":
                 neighbour *= 1 + event.size * strength
+            case "squeal":
+                squeal_g += event.size * strength
             case "heat_wave":
                 warmth_k += event.size * strength
             case "remounted_sensor" if event.on(time_s):
                 mounting *= event.size
                 remounted += 1
-    return Moment(speed, load, floor, knocks_hz, neighbour, warmth_k, mounting, remounted)
+    return Moment(speed, load, floor, knocks_hz, neighbour, warmth_k, mounting, squeal_g, remounted)

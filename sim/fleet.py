@@ -6,7 +6,7 @@ Machines are independent: the readings of a machine depend only on itself and on
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -102,21 +102,34 @@ def machine_blocks(
     """The endless readings of one machine. The samples do not depend on the length of a block."""
     state = initial(machine)
     if snapshots is None:
-        yield from _session(machine, state, block_s, start_ns, 0.0, axes)
+        yield from _session(lambda: machine, state, block_s, start_ns, 0.0, axes)
     number = 0
     while snapshots is not None:
         begins_s = number * snapshots.every_s
         count = int(snapshots.record_s / block_s + 1e-9)
         begun = replace(later(state, begins_s), frame=number * _FRAMES_PER_SNAPSHOT)
-        stream = _session(machine, begun, block_s, start_ns, begins_s, axes)
+        stream = _session(lambda: machine, begun, block_s, start_ns, begins_s, axes)
         for _ in range(count):
             yield next(stream)
         number += 1
 
 
-def _session(
-    machine: Machine, state: MachineState, block_s: float, start_ns: int, begins_s: float, axes: tuple[str, ...]
+def changing_blocks(
+    now: Callable[[], Machine], block_s: float, start_ns: int, axes: tuple[str, ...] = AXES
 ) -> Iterator[Block]:
+    """As `machine_blocks`, of a machine that may be another one from frame to frame: `now` says which."""
+    return _session(now, initial(now()), block_s, start_ns, 0.0, axes)
+
+
+def _session(
+    now: Callable[[], Machine],
+    state: MachineState,
+    block_s: float,
+    start_ns: int,
+    begins_s: float,
+    axes: tuple[str, ...],
+) -> Iterator[Block]:
+    machine = now()
     n = max(2, round(block_s * machine.rate_hz))
     key = StreamKey(machine.id, POINT)
     samples = np.empty((len(AXES), 0), np.float32)
@@ -125,6 +138,7 @@ def _session(
     session_ns = start_ns + round(begins_s * 1e9)
     rows = [AXES.index(axis) for axis in axes]
     while True:
+        machine = now()
         while theta.size < n:
             state, frame = step(machine, state)
             samples = np.concatenate((samples, frame.samples), axis=1)

@@ -159,6 +159,8 @@ def step(machine: Machine, state: MachineState) -> tuple[MachineState, Frame]:
     floor, floor_state = signals.colour(level * white, make.tilt, pole, state.floor)
     x += floor
     x += components.surroundings(make, theta, state.frame * n, n, rate_hz, now.neighbour)
+    if now.squeal_g > 0:
+        x += components.squeal(make, now.squeal_g, state.frame * n, n, rate_hz)
     bubbles, hiss = state.bubbles, state.hiss
     if drive.speed > _STANDING:
         x += components.shaft(make, fault, theta, drive)

@@ -49,8 +49,9 @@ RULES: dict[str, tuple[str, ...]] = {
     "pipeline.cli": ("pipeline.commands",),
     "pipeline.__main__": ("pipeline.cli",),
 }  # fmt: skip
-# The network and what serves it need no archive: only `models.jobs` and commands may enter `models.jobs`.
-CLOSED = {"models.jobs": ("models.jobs", "pipeline.commands")}
+# The network and what serves it need no archive: only `models.jobs`, commands and the page, whose buttons are commands,
+# may enter `models.jobs`.
+CLOSED = {"models.jobs": ("models.jobs", "pipeline.commands", "pipeline.page")}
 
 # Clocks, files, sockets, threads, randomness and logs: what the core must not know.
 WORLD = {
@@ -178,6 +179,14 @@ def test_importing_pipeline_loads_no_heavy_library() -> None:
 def test_the_help_of_the_command_loads_no_heavy_library() -> None:
     code = "from pipeline.cli import run\nassert run(['--help']) == 0"
     assert loaded_by(code, "torch", "pyarrow", "paho", "pandas", "scipy", "numba") == []
+
+
+def test_the_tables_of_a_service_load_no_pandas() -> None:
+    code = (
+        "from pipeline.commands.common import without_pandas\nwithout_pandas()\nimport pyarrow as pa\n"
+        "assert pa.array(['a', None], pa.string()).null_count == 1"
+    )
+    assert loaded_by(code, "pandas") == []
 
 
 def test_a_start_of_the_service_loads_nothing_that_serving_has_no_use_for() -> None:

@@ -5,5 +5,6 @@ values         the same for real numbers     `thrumcast train --set task=next`, 
 evaluate       version -> numbers            `thrumcast evaluate`
 compare        several cells on one split    `thrumcast train --compare`
 registration   the last step of a training: a working model becomes a version
+worker         a training in a process of its own, for the live page
 promotion      which version serves          `thrumcast promote`, `thrumcast rollback`
 """

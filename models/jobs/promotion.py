@@ -44,6 +44,7 @@ def promote(
     version: str,
     *,
     why: str,
+    by: str | None = None,
     force: bool = False,
     recall_drop: float = RECALL_DROP,
     warn: Callable[[str], None] = lambda _: None,
@@ -73,10 +74,10 @@ def promote(
         raise GateRefused(msg, hint="the champion stays; --force promotes anyway, and the history says so")
     confirm(registry.aliases().get(CHAMPION), model.spec.version)
     reason = f"{why} (forced: {'; '.join(problems)})" if problems else why
-    return registry.point(CHAMPION, model.spec.version, why=reason), model.spec.version
+    return registry.point(CHAMPION, model.spec.version, why=reason, by=by), model.spec.version
 
 
-def rollback(data_dir: Path, to: str | None, *, why: str) -> tuple[str | None, str]:
+def rollback(data_dir: Path, to: str | None, *, why: str, by: str | None = None) -> tuple[str | None, str]:
     """Make an earlier version the champion again; return the old champion and the new one.
 
     Raises:
@@ -86,7 +87,7 @@ def rollback(data_dir: Path, to: str | None, *, why: str) -> tuple[str | None, s
     registry = Registry(data_dir)
     model = registry.load(to or registry.rollback_target())
     _check_alive(model)
-    return registry.point(CHAMPION, model.spec.version, why=why), model.spec.version
+    return registry.point(CHAMPION, model.spec.version, why=why, by=by), model.spec.version
 
 
 def judge(registry: Registry, model: Bundle, recall_drop: float = RECALL_DROP) -> Verdict:

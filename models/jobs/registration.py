@@ -6,8 +6,10 @@ drift, and the detector of unknown windows.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,29 @@ from models.evaluation.diagnosis import self_test
 from models.registry import Registry
 from models.scaling import Scaler
 from pipeline.core.faults import HEALTHY
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, ThrumcastError
 
 ENOUGH_HEALTHY = 200  # windows; with fewer the distribution is that of all training windows
+
+
+@contextlib.contextmanager
+def only_training(data_dir: Path) -> Iterator[None]:
+    """Lock out a second training of this data directory, whichever process begins it.
+
+    Raises:
+        ThrumcastError: another training is running.
+    """
+    if not data_dir.is_dir():  # the training says what is wrong with it
+        yield
+        return
+    (data_dir / "runs").mkdir(exist_ok=True)
+    with (data_dir / "runs" / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            msg = f"expected no other training in {data_dir}, found one that is running"
+            raise ThrumcastError(msg, hint="wait for its end or cancel it; one at a time") from None
+        yield
 
 
 def register(

@@ -35,7 +35,7 @@ from models.evaluation import card, plots, report
 from models.evaluation.diagnosis import diagnose, evidence
 from models.evaluation.events import fault_outcomes
 from models.evaluation.scoring import score
-from models.jobs.registration import packages, reference_document, register, summary
+from models.jobs.registration import only_training, packages, reference_document, register, summary
 from models.registry import CHALLENGER, CHAMPION
 from models.settings import TrainSettings
 from models.training.checkpoint import Checkpoints, Pace, RunLog, fingerprint
@@ -93,9 +93,14 @@ def train(request: TrainRequest, *, say: Say, warn: Say, status: Say | None = No
     """Train a new version of the registry of a data directory.
 
     Raises:
-        ThrumcastError: there is nothing to learn from.
+        ThrumcastError: there is nothing to learn from, or another training is running.
         ModelError: what came out does not work; nothing is registered.
     """
+    with only_training(request.data_dir):
+        return _trained(request, say, warn, status)
+
+
+def _trained(request: TrainRequest, say: Say, warn: Say, status: Say | None) -> TrainResult:
     started = time.monotonic()
     torch.set_num_threads(1)  # the service may share this machine, and one thread always gives the same sums
     request = _of_resumed_run(request)

@@ -19,7 +19,7 @@ from models.bundle import Bundle, ModelSpec
 from models.data.dataset import Dataset, DatasetSpec, provenance, read, read_machines
 from models.data.tasks import Targets
 from models.evaluation.scoring import step_through, train_data, trained_on
-from models.jobs.registration import packages, register, summary
+from models.jobs.registration import only_training, packages, register, summary
 from models.jobs.train import DEFAULT_SPLIT, Say, TrainRequest, TrainResult, dataset_spec
 from models.predictor import ValuePredictor
 from models.settings import TrainSettings
@@ -61,9 +61,14 @@ def train_values(request: TrainRequest, *, say: Say, warn: Say, status: Say | No
     """Train a version that says values.
 
     Raises:
-        ThrumcastError: there is nothing to learn from.
+        ThrumcastError: there is nothing to learn from, or another training is running.
         ModelError: what came out does not work; nothing is registered.
     """
+    with only_training(request.data_dir):
+        return _trained(request, say, warn, status)
+
+
+def _trained(request: TrainRequest, say: Say, warn: Say, status: Say | None) -> TrainResult:
     started = time.monotonic()
     torch.set_num_threads(1)
     config, settings = request.config, request.settings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group(name="labels")
 def command() -> None:
-    """List, add, retract, import and export labels."""
+    """List, add, retract, restore, import and export labels."""
 
 
 @command.command(name="ls")
@@ -113,20 +113,36 @@ def retract(console: Console, label_id: str, author: str | None, note: str | Non
     _save(console, config, [event], told)
 
 
+@command.command()
+@click.argument("label_id", metavar="ID")
+@click.option("--author", help="Author [default: that of the retracted label].")
+@data_option
+@with_console
+def restore(console: Console, label_id: str, author: str | None, data_dir: Path | None) -> None:
+    """Undo `retract`: store a retracted label once more, under a new id."""
+    from pipeline.edges.labels import LabelFile
+    from pipeline.service.label_rows import restored, retracted_label, told
+
+    config = _config(console, data_dir)
+    label = restored(retracted_label(LabelFile(config.data.path).events(), label_id))
+    _save(console, config, [replace(label, author=author or label.author)], told)
+
+
 @command.command(name="import")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--author", help="Author of rows without the column author [default: the user].")
 @data_option
 @with_console
 def import_(console: Console, file: Path, author: str | None, data_dir: Path | None) -> None:
-    """Import labels from a CSV file with at least the columns machine, start, end and mode; all rows or none.
+    """Import labels from a CSV or JSON file with at least machine, start, end and mode; all rows or none.
 
-    A row is identified by its content, so importing a file twice changes nothing.
+    FILE is read as JSON if its name ends with .json. A row is identified by its content, so importing a file twice
+    changes nothing.
     """
-    from pipeline.service.label_rows import read_csv, told
+    from pipeline.service.label_rows import read_labels, told
 
     config = _config(console, data_dir)
-    _save(console, config, read_csv(config, file, author), told)
+    _save(console, config, read_labels(config, file, author), told)
 
 
 @command.command()
@@ -134,16 +150,16 @@ def import_(console: Console, file: Path, author: str | None, data_dir: Path | N
 @data_option
 @with_console
 def export(console: Console, file: Path, data_dir: Path | None) -> None:
-    """Write all labels that are not retracted to FILE: .csv, or .parquet with times as timestamps."""
+    """Write all labels that are not retracted to FILE: .csv, .json, or .parquet with times as timestamps."""
     from pipeline.edges.labels import LabelFile
-    from pipeline.service.label_rows import write_csv, write_parquet
+    from pipeline.service.label_rows import text_of, write_parquet
 
     labels = LabelFile(_config(console, data_dir).data.path).active()
     try:
         if file.suffix == ".parquet":
             write_parquet(labels, file)
         else:
-            write_csv(labels, file)
+            file.write_text(text_of(labels, file.suffix.lower().removeprefix(".")), encoding="utf-8", newline="")
     except OSError as error:
         msg = f"expected to write {file}, found: {error.strerror}"
         raise ThrumcastError(msg, hint="its folder must exist and be writable for this user") from error

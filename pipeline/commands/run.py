@@ -15,6 +15,7 @@ from pipeline.commands.common import (
     use_one_thread,
     use_system_allocator,
     with_console,
+    without_pandas,
 )
 from pipeline.commands.logs import log_format_option
 
@@ -30,19 +31,30 @@ STOP_WITHIN_S = 9.0  # a stop that takes longer is cut short
 @data_option
 @broker_option
 @click.option("--seconds", type=float, help="Stop after this time, in s [default: run until stopped].")
+@click.option("--workers", type=int, help="Engine processes [default: 1, the service itself].")
 @click.option("--wait", is_flag=True, help="Wait for a broker that is not there yet, instead of failing.")
 @log_format_option
 @with_console
 def command(
-    console: Console, data_dir: Path | None, broker: str | None, seconds: float | None, wait: bool, log_format: str
+    console: Console,
+    data_dir: Path | None,
+    broker: str | None,
+    seconds: float | None,
+    workers: int | None,
+    wait: bool,
+    log_format: str,
 ) -> None:
     """Listen to the plant: readings come in over MQTT, predictions go out, everything goes into the archive.
 
     Stops cleanly on SIGTERM and Ctrl-C: what has arrived is committed and rolled into the archive. On a slow disk it
     stays in the journal, and a stop that the disk holds up is cut short after nine seconds; nothing is lost.
+
+    With --workers, so many processes compute features and predictions; connection, journal and archive stay in one. The
+    number may change at every start.
     """
     use_system_allocator()
     use_one_thread()
+    without_pandas()
     import gc
     import signal
     import threading
@@ -51,7 +63,7 @@ def command(
     from pipeline.commands.logs import set_level, start_logging
     from pipeline.service.compose import folder, observed, service
 
-    flags = {"data.dir": data_dir, **broker_flags(broker)}
+    flags = {"data.dir": data_dir, "run.workers": workers, **broker_flags(broker)}
 
     def read() -> Config:
         return console.resolve(flags).config

@@ -58,6 +58,12 @@ PICTURES = ("waveform", "spectrum", "envelope", "waterfall", "life")
     type=PATH,
     help="Only write the facts of the machines into this data directory, as their senders would send them.",
 )
+@click.option(
+    "--orders",
+    type=PATH,
+    metavar="FILE",
+    help='File to break machines by while the plant runs: lines like {"machine": "pump-05", "do": "damage"}.',
+)
 @click.option("--truth", type=PATH, help="Write all faults and events as JSON into this file.")
 @broker_option
 @with_console
@@ -69,6 +75,7 @@ def command(
     archive: Path | None,
     workers: int | None,
     nameplates: Path | None,
+    orders: Path | None,
     truth: Path | None,
     broker: str | None,
     training: bool,
@@ -98,6 +105,9 @@ def command(
     into_files = out or archive
     if into_files is not None and (broker is not None or speed is not None or transport):
         msg = "--out and --archive write files: they do not go together with --broker, --speed or --transport"
+        raise click.UsageError(msg)
+    if orders is not None and into_files is not None:
+        msg = "--orders needs a plant that runs: it does not go together with --out and --archive"
         raise click.UsageError(msg)
     given = {
         "machines": machines,
@@ -131,7 +141,7 @@ def command(
     elif archive is not None and lasts_s is not None:
         _fill(console, console.config(**{"data.dir": archive}), made, lasts_s, workers or os.cpu_count() or 1)
     else:
-        _publish(console, console.config(**broker_flags(broker)), made, wanted)
+        _publish(console, console.config(**broker_flags(broker)), made, wanted, orders)
 
 
 @command.command(name="plot")
@@ -357,21 +367,27 @@ def _write(console: Console, made: Plant, seconds: float, out: Path) -> None:
         raise KeyboardInterrupt
 
 
-def _publish(console: Console, config: Config, made: Plant, wanted: Scenario) -> None:
+def _publish(console: Console, config: Config, made: Plant, wanted: Scenario, orders: Path | None) -> None:
     import numpy as np
 
     from pipeline.edges.mqtt import MqttPublisher, TopicTemplate
     from pipeline.service.compose import mqtt_settings
     from sim.channel import Counts, Faults, Senders, Upsets, disturb
     from sim.publish import Progress, messages, to_broker
+    from sim.stage import Orders, changing
 
+    if orders is not None and made.snapshots is not None:
+        msg = "--orders needs a plant that always runs, found: one with snapshots"
+        raise ConfigError(msg, hint="leave out plant.record_s and plant.every_s")
     settings = mqtt_settings(config, f"{config.mqtt.client_id}-sim-{os.getpid()}")
     counts, sent = Counts(), Progress()
     seed, speed = wanted.plant.seed, wanted.plant.speed
     faults, upsets = wanted.transport_faults(), wanted.upsets()
     senders = None if upsets == Upsets() else Senders(upsets, np.random.default_rng((seed, 4)), counts)
     topics = TopicTemplate(config.mqtt.readings_topic)
-    outgoing = messages(made.blocks(wanted.plant.seconds), topics, senders=senders)
+    seconds = wanted.plant.seconds
+    blocks = made.blocks(seconds) if orders is None else changing(made, Orders(orders), seconds)
+    outgoing = messages(blocks, topics, senders=senders)
     if faults != Faults():
         outgoing = disturb(outgoing, faults, np.random.default_rng((seed, 3)), counts)
     with MqttPublisher(settings) as publisher:

@@ -29,8 +29,10 @@ def show(console: Console, machine: str | None, point: str | None, data_dir: Pat
 
     Works beside a running service and shows the state after its last commit.
     """
+    import msgspec
+
     from pipeline.config.specs import stream_specs
-    from pipeline.core.state import from_bytes
+    from pipeline.core.state import budget_of, from_bytes
     from pipeline.edges.machines import MACHINES_NAME, MachinesFile
     from pipeline.edges.store.database import view_states
 
@@ -39,8 +41,10 @@ def show(console: Console, machine: str | None, point: str | None, data_dir: Pat
     rows = []
     for key, data in view_states(config.data.path).items():
         if machine in (None, key.machine) and point in (None, key.point):
-            rows.append(_row(key, from_bytes(spec_of(key), data), len(data)))
-    head = ("stream", "state", "mode", "model", "age", "last window", "hidden", "bytes")
+            state = from_bytes(spec_of(key), data)
+            budget = msgspec.structs.asdict(budget_of(spec_of(key), state))
+            rows.append(_row(key, state, len(data)) | {"budget": budget})
+    head = ("stream", "state", "mode", "model", "age", "last window", "hidden", "bytes", "false alarms")
     cells = [
         (
             f"{row['machine']}/{row['point']}",
@@ -51,6 +55,7 @@ def show(console: Console, machine: str | None, point: str | None, data_dir: Pat
             row["last_window_end"] or "-",
             "-" if row["hidden_norm"] is None else f"{row['hidden_norm']:.3f}",
             str(row["bytes"]),
+            row["budget"]["text"],
         )
         for row in rows
     ]

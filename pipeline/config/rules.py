@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from pipeline.config.bind import is_loopback
 from pipeline.config.keys import KeyPath, dotted
 from pipeline.config.tables import BearingConfig, Config, PayloadTable, PointTable
-from pipeline.core.bearings import find
+from pipeline.core.bearings import ORDERS, find
+from pipeline.core.faults import KINDS
 from pipeline.core.patterns import Path, TopicPattern, overlap
 from pipeline.core.records import is_id
 from pipeline.errors import ConfigError, ThrumcastError
 
 # States of a stream that the service reports. They are no failure modes, so the network has no such classes.
 RESERVED_MODES = ("unknown", "sensor_fault", "not_running")
-ORDERS = ("ftf", "bpfo", "bpfi", "bsf")
 GEOMETRY = ("elements", "element_diameter_mm", "pitch_diameter_mm")
 
 
@@ -285,6 +285,10 @@ def _place(path: KeyPath, table: PointTable) -> Iterator[ConfigError]:
         yield _bad(
             dotted((*path, missing)), "both speed_min_rpm and speed_max_rpm, the first lower", [low, high], "in rpm"
         )
+    if table.kind and table.kind not in KINDS:
+        yield _bad(
+            dotted((*path, "kind")), f"one of {', '.join(KINDS)}", table.kind, "leave it away for other machines"
+        )
     if (table.iso_group is None) != (table.support is None):
         missing = "iso_group" if table.iso_group is None else "support"
         expected = "1 or 2" if table.iso_group is None else "rigid or flexible"
@@ -298,9 +302,10 @@ def _bearing(key: str, bearing: BearingConfig | str | None) -> Iterator[ConfigEr
         yield from _keyed(key, lambda: find(bearing))
         return
     given = [name for name in bearing.__struct_fields__ if getattr(bearing, name) is not None]
-    allowed = (set(ORDERS), set(GEOMETRY), {*GEOMETRY, "contact_angle_deg"})
-    if set(given) not in allowed:
-        expected = f"either {', '.join(ORDERS)} or {', '.join(GEOMETRY)} (and contact_angle_deg)"
+    is_geometry = set(given) in (set(GEOMETRY), {*GEOMETRY, "contact_angle_deg"})
+    if not is_geometry and not (set(given) <= {*ORDERS, "elements"} and set(given) & set(ORDERS)):
+        expected = f"either {', '.join(ORDERS)} (two of them, or one and elements) or {', '.join(GEOMETRY)} "
+        expected += "(and contact_angle_deg)"
         yield _bad(key, expected, ", ".join(given), "give orders (multiples of the shaft speed) or the geometry")
         return
     element, pitch = bearing.element_diameter_mm, bearing.pitch_diameter_mm

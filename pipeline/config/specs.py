@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.config.tables import Config
 from pipeline.core.alarm import AlarmSpec
+from pipeline.core.faults import impossible
 from pipeline.core.features import FeatureSpec
 from pipeline.core.order import OrderSpec
 from pipeline.core.records import BearingOrders, StreamKey
@@ -35,7 +36,9 @@ def feature_spec(config: Config) -> FeatureSpec:
 def alarm_spec(config: Config) -> AlarmSpec:
     """When a run of predictions becomes an alarm, in service and in evaluation alike."""
     alarm = config.alarm
-    return AlarmSpec(alarm.enter_p, alarm.leave_p, alarm.enter_s, alarm.leave_s, alarm.cooldown_s, alarm.merge_s)
+    return AlarmSpec(
+        alarm.enter_p, alarm.leave_p, alarm.enter_s, alarm.leave_s, alarm.cooldown_s, alarm.merge_s, alarm.rename_s
+    )
 
 
 def default_spec() -> StreamSpec:
@@ -59,6 +62,7 @@ def stream_specs(config: Config, known: Mapping[StreamKey, Mapping[str, Any]]) -
     def spec_of(key: StreamKey) -> StreamSpec:
         machine = config.machine(key.machine, key.point)
         facts = known.get(key, {})
+        teeth = machine.gear_teeth or _teeth(facts.get("gear_teeth"))
         return StreamSpec(
             order=order,
             window=window_spec(machine.window.length_s, machine.window.hop_s),
@@ -67,13 +71,15 @@ def stream_specs(config: Config, known: Mapping[StreamKey, Mapping[str, Any]]) -
             speed_rpm=machine.speed_rpm or facts.get("speed_rpm"),
             orders=machine.orders() or _orders(facts.get("orders")),
             unit=machine.unit,
-            gear_teeth=machine.gear_teeth or _teeth(facts.get("gear_teeth")),
+            gear_teeth=teeth,
+            impossible=impossible(machine.kind or str(facts.get("kind", "")), has_gears=bool(teeth)),
             speed_min_rpm=machine.speed_min_rpm,
             speed_max_rpm=machine.speed_max_rpm,
             commissioning_windows=machine.commissioning_windows,
             limits=machine.limits,
             max_gap_s=config.model.max_gap_s,
             warm_up_windows=config.model.warm_up_windows,
+            false_alarms_per_year=config.alarm.false_alarms_per_machine_year,
         )
 
     return spec_of

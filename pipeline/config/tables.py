@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from pipeline.core.bearings import find, orders_from_geometry
+from pipeline.core.bearings import ORDERS, complete, find, orders_from_geometry
 from pipeline.core.records import BearingOrders
 from pipeline.core.severity import Limits, Support, limits_of_class
 from pipeline.errors import ConfigError
@@ -36,7 +36,7 @@ class WindowConfig(Table, frozen=True):
 
 
 class BearingConfig(Table, frozen=True):
-    """A rolling bearing: either its four defect orders or the geometry they follow from."""
+    """A rolling bearing: its defect orders, two of which give the others, or the geometry they follow from."""
 
     ftf: Positive | None = None
     bpfo: Positive | None = None
@@ -48,9 +48,18 @@ class BearingConfig(Table, frozen=True):
     contact_angle_deg: Annotated[float, Meta(ge=0, lt=90)] | None = None
 
     def orders(self) -> BearingOrders | None:
-        """Defect orders, multiples of the shaft speed; None if neither set of values is whole."""
-        if self.ftf and self.bpfo and self.bpfi and self.bsf:
-            return BearingOrders(ftf=self.ftf, bpfo=self.bpfo, bpfi=self.bpfi, bsf=self.bsf)
+        """Defect orders, multiples of the shaft speed; None if no value is given.
+
+        Raises:
+            ConfigError: the values do not determine a bearing.
+        """
+        known = {name: value for name in ORDERS if (value := getattr(self, name)) is not None}
+        if known:
+            found = complete(known, self.elements)
+            if found.contradictions:
+                msg = f"expected orders of one bearing, found: {found.contradictions[0]}"
+                raise ConfigError(msg, hint="leave away what is less certain; two of the values give the others")
+            return found.orders
         if not (self.elements and self.element_diameter_mm and self.pitch_diameter_mm):
             return None
         ratio = self.element_diameter_mm / self.pitch_diameter_mm
@@ -68,6 +77,7 @@ class PointTable(Table, frozen=True):
     """[machines.ID.points.POINT]: what differs at one point."""
 
     area: str = ""
+    kind: str = ""  # of `pipeline.core.faults.KINDS`
     speed_rpm: SpeedRpm | None = None
     unit: Unit | None = None
     bearing: BearingConfig | str | None = None  # a name is looked up in the catalogue
@@ -100,6 +110,7 @@ class MachineConfig(Table, frozen=True):
     """The values at one point: its own table wins over the machine's, that over the general sections."""
 
     area: str
+    kind: str
     speed_rpm: float | None
     unit: Unit | None
     bearing: BearingConfig | str | None
@@ -122,6 +133,7 @@ Probability = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Name = Annotated[str, Meta(min_length=1)]
+TrainingMemory = Annotated[int, Meta(ge=256, le=1_048_576)]
 
 
 class MqttConfig(Table, frozen=True):
@@ -203,6 +215,12 @@ class FeaturesConfig(Table, frozen=True):
     speed_confidence: Probability = 0.2
 
 
+class RunConfig(Table, frozen=True):
+    """[run]: the processes of the service."""
+
+    workers: Annotated[int, Meta(ge=1, le=64)] = 1
+
+
 class CommitConfig(Table, frozen=True):
     """[commit]: the rhythm of the service."""
 
@@ -240,6 +258,8 @@ class AlarmConfig(Table, frozen=True):
     leave_s: NotNegative = 15.0
     cooldown_s: NotNegative = 0.0
     merge_s: NotNegative = 60.0
+    rename_s: NotNegative = 120.0
+    false_alarms_per_machine_year: NotNegative = 1.0
 
 
 class LogConfig(Table, frozen=True):
@@ -255,6 +275,8 @@ class WebConfig(Table, frozen=True):
     enabled: bool = True
     hosts: tuple[str, ...] = ()
     token_file: str = ""
+    read_token_file: str = ""
+    training_memory_mib: TrainingMemory = 2048
 
 
 class HomeAssistantConfig(Table, frozen=True):
@@ -351,6 +373,7 @@ class Config(Table, frozen=True):
     window: WindowConfig = WindowConfig()
     order: OrderConfig = OrderConfig()
     features: FeaturesConfig = FeaturesConfig()
+    run: RunConfig = RunConfig()
     commit: CommitConfig = CommitConfig()
     archive: ArchiveConfig = ArchiveConfig()
     model: ModelConfig = ModelConfig()
@@ -378,6 +401,7 @@ class Config(Table, frozen=True):
                 length_s, hop_s = override.length_s or length_s, override.hop_s or hop_s
         return MachineConfig(
             area=own.area or table.area,
+            kind=own.kind or table.kind,
             speed_rpm=own.speed_rpm or table.speed_rpm,
             unit=own.unit or table.unit,
             bearing=own.bearing or table.bearing,

@@ -1,10 +1,16 @@
 """Alarms: a state machine per stream and failure mode, over the predictions of one stream.
 
-    suspected --enter_s at or above enter_p--> raised --leave_s below leave_p--> cleared
+    suspected --enter_s at or above enter_p--> raised --a fault improbable for leave_s--> cleared
                                                raised --another mode is raised instead--> revoked
 
-*Cleared* means that the machine is well again. *Revoked* means that the diagnosis was taken back: another mode was
-raised, and this one was improbable for as long as the other was suspected.
+*Cleared* means that the machine is well again: the probability of any fault at all has been below `leave_p`. *Revoked*
+means that the diagnosis was taken back: another mode was raised, and this one was improbable for as long as the other
+was suspected.
+
+The first name of an open alarm is kept until another has more evidence. Evidence is time weighted by probability, in
+seconds: of the open alarm since it was first suspected, at most `rename_s`; of another mode since it was last
+suspected, without a limit. So a few sure windows do not rename an alarm that stood for an hour, and a second fault
+that stays is raised in the end. The alarm of the vibration severity alone names nothing, and gives way at once.
 
 A mode that returns within `merge_s` reopens its alarm under the same id, so that one episode stays one alarm. A later
 return raises no new alarm before `cooldown_s` have passed since the last one ended.
@@ -19,7 +25,9 @@ D that lasts is an alarm of mode `other`, whatever the network says. Zone None m
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -41,6 +49,7 @@ class AlarmSpec:
     leave_s: float
     cooldown_s: float  # how long a mode raises no new alarm after its last one ended
     merge_s: float  # how soon after its end a mode must return to reopen the same alarm
+    rename_s: float  # evidence for an open alarm that another mode must exceed; more is not asked
 
 
 class Suspicion(msgspec.Struct, frozen=True):
@@ -48,6 +57,8 @@ class Suspicion(msgspec.Struct, frozen=True):
 
     mode: str
     since_ns: int
+    evidence_s: float = 0.0  # time weighted by probability
+    to_ns: int = 0  # up to which evidence is counted; windows overlap
 
 
 class Episode(msgspec.Struct, frozen=True):
@@ -57,9 +68,12 @@ class Episode(msgspec.Struct, frozen=True):
     since_ns: int
     p: float  # when it was raised
     low_since_ns: int | None = None  # since when its mode has been below leave_p
+    well_since_ns: int | None = None  # since when a fault of any mode has been below leave_p
     acked_ns: int | None = None
     ended_ns: int | None = None
     by_severity: bool = False  # raised by the zone alone
+    evidence_s: float = 0.0  # time weighted by probability, at most rename_s
+    to_ns: int = 0  # up to which evidence is counted
 
 
 class AlarmState(msgspec.Struct, frozen=True):
@@ -90,6 +104,7 @@ class AlarmState(msgspec.Struct, frozen=True):
 
 
 _QUIET = AlarmState()
+_Named = TypeVar("_Named", Suspicion, Episode)
 
 
 def judge(
@@ -102,8 +117,13 @@ def judge(
     *,
     unknown: bool = False,
     zone: str | None = None,
+    enter_p: float | None = None,
 ) -> tuple[AlarmState, list[AlarmChange]]:
-    """Take the probabilities of the window [start_ns, end_ns). Return the alarms that changed."""
+    """Take the probabilities of the window [start_ns, end_ns). Return the alarms that changed.
+
+    `enter_p` replaces the threshold of the spec for a stream that has its own, see `pipeline.core.budget`.
+    """
+    enter_p = spec.enter_p if enter_p is None else enter_p
     if unknown and zone != "D":
         since_ns = start_ns if state.unknown_since_ns is None else state.unknown_since_ns
         return replace(state, unknown_since_ns=since_ns, unknown=end_ns - since_ns >= spec.enter_s * 1e9), []
@@ -120,16 +140,19 @@ def judge(
     if past:
         past = [e for e in past if end_ns - (e.ended_ns or 0) < memory_ns]
     by_severity = False
-    if unknown or mode == HEALTHY or p < spec.enter_p:
+    if unknown or mode == HEALTHY or p < enter_p:
         by_severity = zone == "D" and not still
         mode, p = (OTHER, probabilities.get(OTHER, 0.0)) if by_severity else (HEALTHY, p)
     suspicion = None
     if mode != HEALTHY and all(e.mode != mode for e in still):
         same = state.suspicion is not None and state.suspicion.mode == mode
         suspicion = state.suspicion if same and state.suspicion is not None else Suspicion(mode, start_ns)
-        raised = _due(spec, suspicion, past, p, end_ns)
+        suspicion = _counted(suspicion, p, start_ns, end_ns)
+        stronger = by_severity or all(suspicion.evidence_s > e.evidence_s for e in still if not e.by_severity)
+        raised = _due(spec, suspicion, past, p, end_ns) if stronger else None
         if raised is not None:
-            raised = replace(raised, by_severity=by_severity)
+            evidence_s = min(suspicion.evidence_s, spec.rename_s)
+            raised = replace(raised, by_severity=by_severity, evidence_s=evidence_s, to_ns=end_ns)
             still, revoked = _revoked(still, suspicion, end_ns)
             changes += [_change("revoked", e, key, probabilities.get(e.mode, 0.0), end_ns) for e in revoked]
             changes.append(_change("raised", raised, key, p, end_ns))
@@ -157,7 +180,7 @@ def waits_begin_anew(state: AlarmState) -> AlarmState:
     return replace(
         state,
         suspicion=None,
-        open=tuple(replace(episode, low_since_ns=None) for episode in state.open),
+        open=tuple(replace(episode, low_since_ns=None, well_since_ns=None) for episode in state.open),
         unknown_since_ns=None,
         unknown=False,
     )
@@ -174,7 +197,7 @@ def _is_steady(spec: AlarmSpec, state: AlarmState, mode: str, p: float, zone: st
         return False
     episode = state.open[0]
     still = episode.mode == mode and p >= spec.leave_p and episode.low_since_ns is None
-    return still and state.strained == (zone in STRAINED)
+    return still and episode.evidence_s >= spec.rename_s and state.strained == (zone in STRAINED)
 
 
 def _watch(
@@ -190,24 +213,30 @@ def _watch(
     still: list[Episode] = []
     ended: list[Episode] = []
     changes: list[AlarmChange] = []
+    fault_p = 1.0 - probabilities.get(HEALTHY, 0.0)
     for episode in episodes:
-        # A mode that this model does not know stays open while the machine is not healthy.
-        p = probabilities.get(episode.mode, 1.0 - probabilities.get(HEALTHY, 0.0))
+        p = probabilities.get(episode.mode, fault_p)  # a mode that this model does not know: any fault holds it
         held = zone is None or zone in STRAINED if episode.by_severity else False
-        if held or p >= spec.leave_p:
-            still.append(_low_since(episode, None))
-            continue
-        low_since_ns = start_ns if episode.low_since_ns is None else episode.low_since_ns
-        if end_ns - low_since_ns < spec.leave_s * 1e9:
-            still.append(_low_since(episode, low_since_ns))
+        high = held or p >= spec.leave_p
+        low_since_ns = None if high else start_ns if episode.low_since_ns is None else episode.low_since_ns
+        well = not high and fault_p < spec.leave_p
+        well_since_ns = None if not well else start_ns if episode.well_since_ns is None else episode.well_since_ns
+        if (low_since_ns, well_since_ns) != (episode.low_since_ns, episode.well_since_ns):
+            episode = replace(episode, low_since_ns=low_since_ns, well_since_ns=well_since_ns)
+        if high and episode.evidence_s < spec.rename_s:
+            episode = _counted(episode, p, start_ns, end_ns, spec.rename_s)
+        if well_since_ns is None or end_ns - well_since_ns < spec.leave_s * 1e9:
+            still.append(episode)
         else:
-            ended.append(replace(episode, low_since_ns=None, ended_ns=end_ns))
+            ended.append(replace(episode, low_since_ns=None, well_since_ns=None, ended_ns=end_ns))
             changes.append(_change("cleared", episode, key, p, end_ns))
     return still, ended, changes
 
 
-def _low_since(episode: Episode, since_ns: int | None) -> Episode:
-    return episode if episode.low_since_ns == since_ns else replace(episode, low_since_ns=since_ns)
+def _counted(named: _Named, p: float, start_ns: int, end_ns: int, most_s: float = math.inf) -> _Named:
+    """With the evidence of a window that names its mode with probability p."""
+    new_s = max(0, end_ns - max(start_ns, named.to_ns)) / 1e9
+    return replace(named, evidence_s=min(named.evidence_s + p * new_s, most_s), to_ns=end_ns)
 
 
 def _due(spec: AlarmSpec, suspicion: Suspicion, past: list[Episode], p: float, end_ns: int) -> Episode | None:
@@ -226,7 +255,9 @@ def _due(spec: AlarmSpec, suspicion: Suspicion, past: list[Episode], p: float, e
 def _revoked(still: list[Episode], suspicion: Suspicion, end_ns: int) -> tuple[list[Episode], list[Episode]]:
     """The open alarms that stay, and those that were improbable for as long as another mode was suspected."""
     gone = [e for e in still if e.low_since_ns is not None and e.low_since_ns <= suspicion.since_ns]
-    return [e for e in still if e not in gone], [replace(e, low_since_ns=None, ended_ns=end_ns) for e in gone]
+    return [e for e in still if e not in gone], [
+        replace(e, low_since_ns=None, well_since_ns=None, ended_ns=end_ns) for e in gone
+    ]
 
 
 def _change(type_: str, episode: Episode, key: StreamKey, p: float, at_ns: int) -> AlarmChange:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.core.records import BearingOrders
@@ -67,6 +68,86 @@ def orders_from_geometry(elements: int, ratio: float, contact_angle_deg: float =
     return BearingOrders(
         ftf=(1 - g) / 2, bpfo=elements * (1 - g) / 2, bpfi=elements * (1 + g) / 2, bsf=(1 - g * g) / (2 * ratio)
     )
+
+
+ORDERS = ("ftf", "bpfo", "bpfi", "bsf")
+WHOLE = 0.02  # how far a number of elements may be from a whole one: measured frequencies contain the slip
+AGREES = 0.03  # how far stated orders may be from those that follow from the others
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """Four defect orders, what of them was derived, and which stated values contradict each other."""
+
+    orders: BearingOrders
+    derived: tuple[str, ...] = ()
+    contradictions: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know."""
+        return self.derived + self.contradictions
+
+
+def complete(known: Mapping[str, float], elements: int | None = None) -> Completed:
+    """All defect orders from some of them, outer ring at rest.
+
+    Two of FTF, BPFO, BPFI and the number of elements Z give g = (d/D) cos phi and with it the others:
+    Z = BPFO + BPFI = BPFO / FTF, g = (BPFI - BPFO) / Z = 1 - 2 FTF. BSF follows for a contact angle of 0 degrees:
+    (1 - g^2) / (2 g); a stated one may be smaller, by the angle. Some sheets state 2 x BSF, at which a damaged
+    element strikes. Stated values stay as they are; one that contradicts the others is named.
+
+    Args:
+        known: Some of ORDERS, in multiples of the shaft speed.
+        elements: Z, if it is stated.
+
+    Raises:
+        ConfigError: they do not determine the bearing, or there is no such bearing. All four are taken as they are.
+    """
+    ftf, bpfo, bpfi, bsf = (known.get(name) for name in ORDERS)
+    if bpfo and bpfi:
+        z, g, by = bpfo + bpfi, (bpfi - bpfo) / (bpfo + bpfi), "bpfo and bpfi"
+    elif ftf and (bpfo or bpfi):
+        z, g, by = (bpfo / ftf if bpfo else bpfi / (1 - ftf)), 1 - 2 * ftf, f"ftf and {'bpfo' if bpfo else 'bpfi'}"  # type: ignore[operator]
+    elif elements and (ftf or bpfo or bpfi):
+        z = float(elements)
+        g = 1 - 2 * ftf if ftf else 1 - 2 * bpfo / z if bpfo else 2 * bpfi / z - 1  # type: ignore[operator]
+        by = f"{elements} elements and {'ftf' if ftf else 'bpfo' if bpfo else 'bpfi'}"
+    else:
+        stated = ", ".join(name for name in ORDERS if known.get(name)) or "none"
+        msg = f"expected two of ftf, bpfo, bpfi and the number of elements, found: {stated}"
+        raise ConfigError(msg, hint="the others follow from two of them; the maker's data sheet has all four")
+    whole = round(z)
+    if whole < 3 or abs(z - whole) > max(WHOLE * z, 0.12) or not 0 < g < 1:
+        msg = f"expected orders of one bearing, found by {by}: {z:.3g} elements, (d/D) cos phi {g:.3g}"
+        if ftf and bpfo and bpfi and bsf:
+            return Completed(BearingOrders(ftf, bpfo, bpfi, bsf), contradictions=(f"{msg}; they are used as they are",))
+        raise ConfigError(msg, hint="orders are multiples of the shaft speed, not Hz, with the inner ring turning")
+    follows = {
+        "ftf": (1 - g) / 2,
+        "bpfo": whole * (1 - g) / 2,
+        "bpfi": whole * (1 + g) / 2,
+        "bsf": (1 - g * g) / (2 * g),
+    }
+    derived, contradictions = [], []
+    if elements and elements != whole:
+        contradictions.append(f"{elements} elements contradict {by}, by which there are {whole}; {whole} is used")
+    if bsf and 1.35 < bsf / follows["bsf"] < 2.15:
+        derived.append(f"bsf {bsf:g} is taken for 2 x bsf, at which a damaged element strikes: bsf is {bsf / 2:.4g}")
+        bsf = bsf / 2
+    given = {"ftf": ftf, "bpfo": bpfo, "bpfi": bpfi, "bsf": bsf}
+    missing = [name for name in ORDERS if not given[name]]
+    if missing:
+        values = ", ".join(f"{name} {follows[name]:.4g}" for name in missing)
+        derived.append(f"{values} and {whole} elements follow from {by}")
+    for name in ORDERS:
+        least = follows[name] * (0.7 if name == "bsf" else 1 - AGREES)
+        if (value := given[name]) and not least <= value <= follows[name] * (1 + AGREES):
+            contradictions.append(
+                f"{name} {value:g} contradicts {by}, by which it is {follows[name]:.4g}; {value:g} is used"
+            )
+    orders = BearingOrders(**{name: given[name] or follows[name] for name in ORDERS})
+    return Completed(orders, tuple(derived), tuple(contradictions))
 
 
 def _inches(elements: int, element: float, pitch: float, contact_angle_deg: float = 0.0) -> Geometry:

@@ -17,12 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from pipeline.core import alarm, stream
+from pipeline.core import alarm, budget, stream
+from pipeline.core.faults import HEALTHY
 from pipeline.core.features.table import stacked_inputs
 from pipeline.core.forecast import Forecast, Foretell
 from pipeline.core.quality import STOPS, Quality
@@ -41,6 +43,7 @@ from pipeline.core.records import (
 from pipeline.core.state import StreamSpec, StreamState
 
 _NO_HIDDEN_STATE = np.zeros(0, np.float32)
+LEAST_POSSIBLE = 0.2  # of the probability must be on modes that the machine can have; else nobody knows what it is
 _STOPS = int(STOPS)  # a plain number: an operation on a flag costs more than a window's share of the network
 
 States = Mapping[StreamKey, StreamState]
@@ -156,24 +159,34 @@ class Engine:
         h = np.concatenate([memory.hidden for memory, _ in judged]).reshape(len(judged), *predictor.hidden_shape)
         probabilities, h = predictor.step(x, h)
         unknown = self.is_unknown(x, probabilities).tolist() if self.is_unknown else [False] * len(judged)
+        for i, (memory, _) in enumerate(judged):
+            if memory.spec.impossible:
+                probabilities[i], kept = _possible(probabilities[i], predictor.classes, memory.spec.impossible)
+                unknown[i] = unknown[i] or kept < LEAST_POSSIBLE
         best, listed = probabilities.argmax(axis=1).tolist(), probabilities.tolist()
         for i, (memory, row) in enumerate(judged):
             memory.hidden, memory.last_end_ns, memory.age = h[i], row.end_ns, memory.age + 1
             p = dict(zip(predictor.classes, listed[i], strict=True))
-            state, changes = self._alarms(memory, row, p, unknown=unknown[i])
+            state, changes = self._alarms(memory, row, p, predictor.version, unknown=unknown[i])
             result.alarms += changes
             mode = predictor.classes[best[i]]
             result.predictions.append(_prediction(predictor, memory, row, state, mode, p[mode], probabilities[i]))
 
     def _alarms(
-        self, memory: _Memory, row: FeatureRow, p: dict[str, float], *, unknown: bool
+        self, memory: _Memory, row: FeatureRow, p: dict[str, float], model: str, *, unknown: bool
     ) -> tuple[str, list[AlarmChange]]:
         """The name of the stream's state after this window, and the alarms that changed."""
         if memory.age <= memory.spec.warm_up_windows:  # an open alarm stays open while the network warms up
             return ("alarm" if memory.alarm.open else "warming_up"), []
-        zone = self.zone_of(row) if self.zone_of else None
+        zone, spec, enter_p = self.zone_of(row) if self.zone_of else None, memory.spec.alarm, None
+        if memory.spec.budgeted and not unknown:
+            if not memory.alarm.open:
+                fault_p = max((value for mode, value in p.items() if mode != HEALTHY), default=0.0)
+                per_year, span = memory.spec.false_alarms_per_year, (row.start_ns, row.end_ns)
+                memory.sound = budget.learn(memory.sound, per_year, spec.enter_s, model, fault_p, *span)
+            enter_p = budget.threshold(memory.sound, model, spec.enter_p, spec.leave_p)
         memory.alarm, changes = alarm.judge(
-            memory.spec.alarm, memory.alarm, row.key, p, row.start_ns, row.end_ns, unknown=unknown, zone=zone
+            spec, memory.alarm, row.key, p, row.start_ns, row.end_ns, unknown=unknown, zone=zone, enter_p=enter_p
         )
         return memory.alarm.name, changes
 
@@ -197,13 +210,13 @@ class Engine:
 class _Memory:
     """What the network and the alarms remember of a stream, while a step works through its rows."""
 
-    __slots__ = ("_before", "age", "alarm", "hidden", "last_end_ns", "longest_pause_ns", "model", "spec")
+    __slots__ = ("_before", "age", "alarm", "hidden", "last_end_ns", "longest_pause_ns", "model", "sound", "spec")
 
     def __init__(self, spec: StreamSpec, state: StreamState) -> None:
         self.spec, self._before = spec, state
         self.hidden = _NO_HIDDEN_STATE if state.hidden is None else state.hidden
         self.age, self.last_end_ns, self.model = state.state_age, state.last_end_ns, state.model
-        self.alarm = state.alarm
+        self.alarm, self.sound = state.alarm, state.sound
         self.longest_pause_ns = spec.max_gap_s * 1e9
 
     def reset_if_due(self, predictor: Predictor, row: FeatureRow) -> None:
@@ -225,12 +238,25 @@ class _Memory:
             last_end_ns=self.last_end_ns,
             model=self.model,
             alarm=self.alarm,
+            sound=self.sound,
         )
 
 
 def _wavefronts(memories: Mapping[StreamKey, _Memory], rows: Rows) -> Iterator[list[tuple[_Memory, FeatureRow]]]:
     for i in range(max(map(len, rows.values()), default=0)):
         yield [(memories[key], some[i]) for key, some in rows.items() if i < len(some)]
+
+
+def _possible(p: Float32, classes: tuple[str, ...], impossible: tuple[str, ...]) -> tuple[Float32, float]:
+    """The probabilities (K,) of what the machine can have, which sum to 1, and what these were together before."""
+    rest: Float32 = np.where(_can(classes, impossible), p, np.float32(0.0)).astype(np.float32)
+    kept = rest.sum()
+    return (np.divide(rest, kept) if kept > 0 else p), float(kept)
+
+
+@lru_cache(maxsize=64)
+def _can(classes: tuple[str, ...], impossible: tuple[str, ...]) -> NDArray[np.bool_]:
+    return np.array([name not in impossible for name in classes])
 
 
 def _reason(memory: _Memory, row: FeatureRow) -> str:

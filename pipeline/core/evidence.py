@@ -57,13 +57,13 @@ def confirms(mode: str, row: FeatureRow) -> bool | None:
 
 
 def shown_mode(mode: str, row: FeatureRow | None) -> str:
-    """How a mode is shown to people: a place in a bearing only where the evidence does not contradict it.
+    """How a mode is shown to people: a place in a bearing only where its lines stand.
 
-    Each damaged part of a bearing makes its own family of lines in the envelope spectrum. Where speed and bearing are
-    known and the family does not stand, the bearing may still be damaged, but nothing says where, and nobody should
-    order an inner ring. The probabilities stay as they are.
+    Each damaged part of a bearing makes its own family of lines in the envelope spectrum. Where the family does not
+    stand, or nobody knows where it would, the bearing may be damaged all the same, but nothing says where, and nobody
+    should order an inner ring. The probabilities stay as they are.
     """
-    if row is not None and faults.family_of(mode) is not None and confirms(mode, row) is False:
+    if row is not None and faults.family_of(mode) is not None and not confirms(mode, row):
         return UNCONFIRMED
     return mode
 

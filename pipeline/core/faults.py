@@ -20,6 +20,12 @@ from typing import Literal
 
 HEALTHY = "healthy"
 
+# What a machine of a kind has beside a rotor, a coupling and bearings. Of other kinds nothing is known.
+KINDS: dict[str, frozenset[str]] = {
+    "motor": frozenset(), "generator": frozenset(), "fan": frozenset(), "blower": frozenset(), "spindle": frozenset(),
+    "pump": frozenset({"impeller"}), "gearbox": frozenset({"gears"}), "gearmotor": frozenset({"gears"}),
+}  # fmt: skip
+
 Rule = Literal["level", "family", "share", "double", "harmonics", "noise", "impulses"]
 
 # Thresholds, set on simulated machines of many make-ups and checked on real recordings: nine of ten windows of sound
@@ -74,6 +80,7 @@ class FailureMode:
     part: str  # what is damaged, in a mechanic's words
     line: Line | None  # that tells it in the velocity spectrum; None = it shows in the structure's resonances
     signs: tuple[Sign, ...] = ()
+    needs: str = ""  # the part without which a machine cannot fail so, see `KINDS`
     bearing_explains: bool = False  # its signs say nothing where the lines of a bearing stand: bearings strike too
 
     @property
@@ -138,6 +145,7 @@ MODES: dict[str, FailureMode] = {
                 _level("gmf", MESH_DB, "gear mesh"),
                 _level("gmf_sidebands", MESH_DB, "sidebands of the gear mesh"),
             ),
+            needs="gears",
         ),
         FailureMode(
             "gear_tooth",
@@ -148,6 +156,7 @@ MODES: dict[str, FailureMode] = {
                 _level("env_shaft", FAMILY_DB),
                 Sign(("kurtosis",), IMPULSIVE_KURTOSIS, 40.0, "kurtosis", "impulses"),
             ),
+            needs="gears",
             bearing_explains=True,
         ),
         FailureMode(
@@ -166,10 +175,20 @@ MODES: dict[str, FailureMode] = {
                 _level("rel_band_12", CHANGED_SIGMA),
                 _level("rel_band_13", CHANGED_SIGMA),
             ),
+            needs="impeller",
         ),
         FailureMode("other", "stator", Line(2, "mains")),  # no sign of its own; the simulator loosens a stator
     )
 }
+
+
+def impossible(kind: str, *, has_gears: bool) -> tuple[str, ...]:
+    """The modes that a machine of this kind cannot have. A stated wheel is a gear whatever the kind."""
+    parts = KINDS.get(kind)
+    if parts is None:
+        return ()
+    parts = parts | {"gears"} if has_gears else parts
+    return tuple(mode.name for mode in MODES.values() if mode.needs and mode.needs not in parts)
 
 
 def family_of(mode: str) -> str | None:

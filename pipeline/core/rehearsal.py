@@ -33,17 +33,19 @@ SPEC = StreamSpec(
         speed_confidence=0.2,
         vector="complete",
     ),
-    alarm=AlarmSpec(enter_p=1.0, leave_p=1.0, enter_s=0.0, leave_s=0.0, cooldown_s=0.0, merge_s=0.0),
+    alarm=AlarmSpec(enter_p=1.0, leave_p=1.0, enter_s=0.0, leave_s=0.0, cooldown_s=0.0, merge_s=0.0, rename_s=0.0),
     speed_rpm=SPEED_RPM,
     orders=None,
     unit=None,
     gear_teeth=(),
+    impossible=(),
     speed_min_rpm=None,
     speed_max_rpm=None,
     commissioning_windows=0,
     limits=None,
     max_gap_s=1.0,
     warm_up_windows=0,
+    false_alarms_per_year=0.0,
 )
 
 

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from pipeline.core.alarm import AlarmSpec, AlarmState
+from pipeline.core.budget import SoundHistory, Verdict, verdict
 from pipeline.core.features import FeatureSpec
 from pipeline.core.features.baseline import Baseline
 from pipeline.core.order import OrderSpec, OrderState
@@ -41,12 +42,14 @@ class StreamSpec:
     orders: BearingOrders | None  # used where the blocks give none
     unit: str | None  # replaces the unit that the blocks give
     gear_teeth: tuple[int, ...]  # of the gears on this shaft
+    impossible: tuple[str, ...]  # failure modes that the machine cannot have, by its nameplate
     speed_min_rpm: float | None  # an unknown speed is estimated between these two
     speed_max_rpm: float | None
     commissioning_windows: int  # how many good windows make the baseline; 0 = not known to be healthy, no baseline
     limits: Limits | None  # of the vibration severity zones
     max_gap_s: float  # a longer pause between windows resets the hidden state
     warm_up_windows: int  # a younger hidden state is reported as warming up, and raises no alarm
+    false_alarms_per_year: float  # the budget of a stream that began sound, see `budget`; 0 = alarm.enter_p for ever
 
     @property
     def speed_range_rpm(self) -> tuple[float, float] | None:
@@ -54,6 +57,11 @@ class StreamSpec:
         if self.speed_min_rpm is None or self.speed_max_rpm is None:
             return None
         return self.speed_min_rpm, self.speed_max_rpm
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether the stream learns its own alarm threshold: it began sound, and there is a budget of false alarms."""
+        return self.commissioning_windows > 0 and self.false_alarms_per_year > 0
 
     @property
     def fingerprint(self) -> str:
@@ -67,11 +75,19 @@ class StreamState(msgspec.Struct, frozen=True, eq=False):
     order: OrderState = OrderState()
     window: WindowState = WindowState()
     alarm: AlarmState = AlarmState()
+    sound: SoundHistory = SoundHistory()  # what the stream scored while it was sound
     baseline: Baseline | None = None  # None = not begun, or not wanted
     hidden: Float32 | None = None  # (L, H); None = a new sequence
     state_age: int = 0  # windows since the hidden state was reset
     last_end_ns: int | None = None  # end of the last window that the network saw
     model: str | None = None  # the model version that the hidden state is from
+
+
+def budget_of(spec: StreamSpec, state: StreamState) -> Verdict:
+    """Whether the stream keeps its budget of false alarms, to tell people."""
+    alarm, declared = spec.alarm, spec.commissioning_windows > 0
+    per_year = spec.false_alarms_per_year
+    return verdict(state.sound, per_year, declared=declared, enter_p=alarm.enter_p, leave_p=alarm.leave_p)
 
 
 def to_bytes(spec: StreamSpec, state: StreamState) -> bytes:

@@ -28,6 +28,9 @@ What a crash does:
 What a full disk does: if 3 or 5 fails, nothing that depends on it is acknowledged, and the same write is tried until it
 succeeds. If only 7 fails, commits go on and rows gather in the journal, up to `Rhythm.most_pending`.
 
+With `engines`, other processes do step 2: see `pipeline.drivers.engines`. Up to two batches are then begun and not
+finished, and the states that a commit writes come from the processes just before it.
+
 Whatever else takes part (metrics, requests, labels, another sink) is a `pipeline.edges.ports.Companion`.
 """
 
@@ -35,15 +38,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import ChainMap, Counter
+from collections import ChainMap, Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from pipeline.core.engine import Engine, States, Step
 from pipeline.core.records import AlarmChange, StreamKey
-from pipeline.core.state import StreamState, to_bytes
-from pipeline.drivers.disk import Disk, DiskThread
+from pipeline.core.state import StreamState, from_bytes, to_bytes
+from pipeline.drivers.disk import PULSE_S, Disk, DiskThread
+from pipeline.drivers.engines import AHEAD, Engines
 from pipeline.drivers.intake import (
     LOOK_UP_S,
     OUTCOMES,
@@ -59,12 +63,13 @@ from pipeline.drivers.results import Results
 from pipeline.drivers.span import Rhythm, Span
 from pipeline.drivers.switch import ModelSet, ModelSwitch
 from pipeline.edges.faults import fault_point
-from pipeline.edges.ports import Companion, Connection, Message, Publication, Work
+from pipeline.edges.ports import Batch, Companion, Connection, Message, Publication, Work
 from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.journal import Commit, Journal
 
 log = logging.getLogger("thrumcast.live")
 
+POLL_S = 0.002  # how long the loop waits for an engine process before it looks for messages again
 STEP_EVERY_S = 0.005  # from one step of few messages to the next: many at once cost half as much each
 MANY_MESSAGES = 64  # after a step of so many, the next one waits for nothing
 STOP_S = 3.0  # how long a stop keeps taking messages that are still arriving; a plant never stops sending
@@ -84,9 +89,10 @@ class Live:
     archive: Archive
     results: Results
     rhythm: Rhythm = field(default_factory=Rhythm)
-    states: dict[StreamKey, StreamState] = field(default_factory=dict)
+    states: dict[StreamKey, StreamState] = field(default_factory=dict)  # with `engines` only until the loop runs
     companions: tuple[Companion, ...] = ()
     models: ModelSwitch = field(default_factory=ModelSwitch)
+    engines: Engines | None = None  # None: the loop steps its engine itself
     counts: Counter[str] = field(default_factory=Counter)  # messages by outcome since this process began
     account: Account = field(default_factory=Account)  # where every message is, since this process began
     committed_s: float = field(default_factory=time.monotonic)  # time.monotonic() when a turn last ended
@@ -94,11 +100,12 @@ class Live:
     _stop: Callable[[], bool] = lambda: False
     _disk: Disk = field(init=False)  # for commits and companions
     _rolls: Disk = field(init=False)  # for rolls
-    _is_rolling: bool = False
+    _rolling_since_s: float | None = None  # time.monotonic() when the roll under way began
     _next_step_s: float = 0.0  # time.monotonic() before which a step would be of too few messages
     _left: list[Message] = field(default_factory=list)  # taken, and beyond the limit of the open span
     _open: Span = field(default_factory=Span)  # stepped, to be committed next
     _closed: Span = field(default_factory=Span)  # being committed; empty between commits
+    _spans: deque[Span] = field(default_factory=deque)  # of the batches that the engine processes work on
     _steps_ahead: bool = True  # while the disk works
     _link_events: Counter[str] = field(default_factory=Counter)  # they go into the journal with the next commit
     _notices: Notices = field(default_factory=Notices)
@@ -113,6 +120,12 @@ class Live:
     def refusal(self) -> str | None:
         """Why the disk refuses what it is given; None while it takes everything."""
         return self._disk.refusal or self._rolls.refusal
+
+    @property
+    def rolling_s(self) -> float:
+        """How long the roll under way has taken; 0 without one. For any thread."""
+        since_s = self._rolling_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Turn until `stop()`; then bring into the archive what can be brought there, if the disk is not slow."""
@@ -145,7 +158,7 @@ class Live:
         self._switch_models_if_due()
         self._do_once([companion.before_turn() for companion in self.companions])
         self._gather()
-        has_messages = bool(self._open.batch.messages)
+        has_messages = self._has_messages()
         is_decided = not has_messages or self._settle()
         self._publish_outgoing()  # also if undecided: what is published now, companions note before the next turn
         if not is_decided:
@@ -177,38 +190,80 @@ class Live:
 
     def _advance(self, timeout_s: float) -> None:
         """Step what has arrived; wait at most `timeout_s` for the first message."""
+        if begun := self._finish():
+            timeout_s = min(timeout_s, POLL_S)
         room = self._room()
         if self._left or not room:  # these may take minutes, and the broker wants to hear from us
             self._serve(0.0 if room else timeout_s)
         elif (wait_s := self._next_step_s - time.monotonic()) > timeout_s:
-            time.sleep(timeout_s)
+            if not begun:
+                time.sleep(timeout_s)
         else:
             if wait_s > 0:
                 time.sleep(wait_s)
-            self._left = self.source.take(room, timeout_s)
+            self._left = self.source.take(room, 0.0 if begun else timeout_s)
             self._note_link_events()
             self._balance()
         if self._left and room:
             self._step()
+        elif begun:
+            self._finish(timeout_s)
+
+    def _begun(self) -> list[Batch]:
+        """What the engine processes work on for the open span."""
+        batches = [] if self.engines is None else self.engines.batches
+        return [batch for batch, span in zip(batches, self._spans, strict=False) if span is self._open]
+
+    def _has_messages(self) -> bool:
+        """Whether a commit has something to cover."""
+        return bool(self._open.batch.messages or self._begun())
 
     def _room(self) -> int:
         """How many messages the open span still takes."""
-        return self._open.room(self.rhythm.most(first=not self.counts))
+        return self._open.room(self.rhythm.most(first=not self.counts), self._begun())
 
     def _step(self) -> None:
         """Step the messages in hand; those beyond the byte or window limit of one commit wait for the next span."""
         fault_point("turn_taken")
         self._next_step_s = 0.0 if len(self._left) >= MANY_MESSAGES else time.monotonic() + STEP_EVERY_S
-        covered = self._open.batch
-        batch = self.intake.read(self._left, time.time_ns(), windows=covered.windows, size=covered.size)
-        states = self._newest()
-        step = step_all(self.engine, states, batch)
+        covered = [self._open.batch, *self._begun()]
+        batch = self.intake.read(
+            self._left if self.engines is None else self.engines.piece(self._left),
+            time.time_ns(),
+            windows=sum(each.windows for each in covered),
+            size=sum(each.size for each in covered),
+        )
+        while self.engines is not None and len(self.engines.begun) >= AHEAD:
+            self._finish(PULSE_S)
+            self._serve()
+        self._left = self._left[len(batch.messages) :]
+        if self.engines is None:
+            self._stepped(batch, step_all(self.engine, self._newest(), batch), self._open)
+            return
+        self.engines.begin(self.engine, batch)
+        self._spans.append(self._open)
+        while batch.strangers and self.engines.begun:  # a request may change states: before they are saved again
+            self._finish(PULSE_S)
+            self._serve()
+
+    def _finish(self, timeout_s: float = 0.0) -> bool:
+        """Take over what the engine processes have done; True if they still work."""
+        if self.engines is None:
+            return False
+        for batch, step in self.engines.finished(timeout_s):
+            self._stepped(batch, step, self._spans.popleft())
+        return bool(self.engines.begun)
+
+    def _stepped(self, batch: Batch, step: Step, span: Span) -> None:
+        """Add to its span what was stepped, and publish its predictions."""
         for companion in self.companions:
             companion.stepped(batch, step)
         refuse_strangers(batch)
-        acknowledge_alarms(states, batch, step, time.time_ns())
-        self._left = self._left[len(batch.messages) :]
-        self._open.add(batch, step, time.monotonic())
+        if self.engines is None:
+            acknowledge_alarms(self._newest(), batch, step, time.time_ns())
+        elif batch.alarms_seen:
+            step.alarms += self.engines.acknowledge(batch.alarms_seen, time.time_ns())
+        span.add(batch, step, time.monotonic())
         self.results.computed(step)
         fault_point("turn_stepped")
 
@@ -222,6 +277,12 @@ class Live:
         """Close the open span and commit it; False if asked to stop while the disk refused."""
         span = self._closed = self._open
         self._open = Span()
+        if self.engines is not None:
+            answers = self.engines.ask_states()  # after the batches of this span, before those of the next
+            while not self.engines.have_come(answers) or span in self._spans:
+                self._meanwhile(POLL_S)
+                self._finish(POLL_S)
+            span.saved = self.engines.take_states(answers)
         shadowed = self._commit(span)
         if shadowed is None:
             self._give_up()
@@ -274,8 +335,12 @@ class Live:
 
     def _give_up(self) -> None:
         """At a stop: what is undecided is not acknowledged, and the broker delivers it again."""
-        self.counts["dropped"] += self._in_hand()
+        self.counts["dropped"] += (dropped := self._in_hand())
         self._left, self._open, self._closed = [], Span(), Span()
+        if dropped and self.engines is not None:
+            self.engines.begun.clear()
+            self._spans.clear()
+            self.engines.put(self.engine, self._committed(), only=True)
         self._balance()
 
     def _let_companions_write(self, span: Span) -> bool:
@@ -329,7 +394,8 @@ class Live:
 
     def _in_hand(self) -> int:
         """Messages that are taken and not decided."""
-        return len(self._left) + len(self._open.batch.messages) + len(self._closed.batch.messages)
+        batches = [self._open.batch, self._closed.batch, *(self.engines.batches if self.engines else ())]
+        return len(self._left) + sum(len(batch.messages) for batch in batches)
 
     def _balance(self, *, ended: bool = False) -> None:
         """Publish where every message is. Called where no message is between two places."""
@@ -347,12 +413,12 @@ class Live:
 
     def _roll_if_due(self) -> None:
         """Begin a roll. When too many rows wait, nothing is committed until a roll succeeds."""
-        if self._is_rolling and self.pending_rows >= self.rhythm.most_pending:
+        if self._rolling_since_s is not None and self.pending_rows >= self.rhythm.most_pending:
             self._rolls.finish()
         if not self._rolls.is_idle():
             return
-        if self._is_rolling:
-            self._is_rolling, self._rolled_s = False, time.monotonic()
+        if self._rolling_since_s is not None:
+            self._rolling_since_s, self._rolled_s = None, time.monotonic()
             self._count_pending()
         since_s = time.monotonic() - self._rolled_s
         refused = "roll" in self._rolls.refusals
@@ -364,7 +430,7 @@ class Live:
             self._count_pending()
         else:
             self._rolls.begin(self._roll_once, "roll")
-            self._is_rolling = True
+            self._rolling_since_s = time.monotonic()
 
     def _roll(self) -> None:
         """One attempt, to its end."""
@@ -386,7 +452,11 @@ class Live:
     def _begin(self) -> None:
         self._steps_ahead = False
         self.pending_rows = self._disk.do(self.journal.pending_rows)
-        self._remember(self.engine)
+        states = self.states or self._committed()
+        self._remember(self.engine, states)
+        if self.engines is not None:
+            self.engines.put(self.engine, states, only=True)
+            self.states = {}
         self._steps_ahead = True
 
     def _switch_models_if_due(self) -> None:
@@ -401,8 +471,8 @@ class Live:
         before = self.engine.predictor
         self._steps_ahead = False
         try:
-            is_settled = not self._open.batch.messages or self._settle()
-            if not is_settled or not self._remember(models.on(self.engine)):
+            is_settled = not self._has_messages() or self._settle()
+            if not is_settled or not self._remember(models.on(self.engine), self._committed()):
                 return
         finally:
             self._steps_ahead = True
@@ -413,18 +483,26 @@ class Live:
             self.results.model, self.results.classes = after.version, after.classes
             self.results.online(time.time_ns())
 
-    def _remember(self, engine: Engine) -> bool:
+    def _committed(self) -> dict[StreamKey, StreamState]:
+        """The states that are committed; with engine processes the journal alone has them all."""
+        if self.engines is None:
+            return self.states
+        return {key: from_bytes(self.engine.spec_of(key), d) for key, d in self._disk.do(self.journal.states).items()}
+
+    def _remember(self, engine: Engine, committed: dict[StreamKey, StreamState]) -> bool:
         """Step with this engine from now on, once the hidden states of other models are rebuilt and committed.
 
         False if asked to stop before the disk took them.
         """
-        states = self._disk.do(lambda: self.models.memory(engine, self.states))
+        states = self._disk.do(lambda: self.models.memory(engine, committed))
         data = {key: to_bytes(engine.spec_of(key), state) for key, state in states.items()}
         if data and not self._write(Commit(states=data)):
             return False
         self.engine = engine
         if states:
-            self.states |= states
+            committed |= states
+            if self.engines is not None:
+                self.engines.put(engine, states)
             ages = sorted(state.state_age for state in states.values())
             log.info("memory_rebuilt streams=%d windows_median=%d", len(ages), ages[len(ages) // 2])
         return True

@@ -20,6 +20,7 @@ from pipeline.core.forecast import Forecast
 from pipeline.core.quality import Quality
 from pipeline.core.records import AlarmChange, FeatureRow, Prediction, StreamKey
 from pipeline.core.severity import Limits, severity, velocity_rms_mm_s
+from pipeline.core.state import StreamSpec, StreamState, budget_of
 
 STATE_EVERY_S = (
     60.0  # an unchanged state is published again after this, so that a reader can tell it from an outdated one
@@ -41,9 +42,9 @@ class _Shown:
     state: str
     mode: str | None
     at_s: float
-    heard_s: float
     prediction: Prediction  # the newest, and its window
     row: FeatureRow | None
+    budget: dict[str, Any] | None
 
 
 @dataclass(slots=True)
@@ -55,8 +56,10 @@ class Results:
     model: str | None = None
     classes: tuple[str, ...] = ()
     limits_of: Callable[[StreamKey], Limits | None] = lambda key: None
+    spec_of: Callable[[StreamKey], StreamSpec] | None = None  # None: nothing is said of the budget of false alarms
     shown: dict[StreamKey, _Shown] = field(default_factory=dict)
     up: dict[StreamKey, dict[str, dict[str, Any]]] = field(default_factory=dict)  # alarms, oldest first
+    heard: dict[StreamKey, float] = field(default_factory=dict)  # when, by a monotonic clock; the longest ago first
     said: list[AlarmChange] = field(default_factory=list)  # published, and not noted as told in the journal
 
     def online(self, now_ns: int) -> None:
@@ -75,18 +78,21 @@ class Results:
         """Publish the states and alarms of everything that a commit covered."""
         rows = {(row.key, row.session, row.window): row for row in step.features}
         for prediction in step.predictions:
-            self._state(prediction, rows.get((prediction.key, prediction.session, prediction.window)), now_s)
+            row = rows.get((prediction.key, prediction.session, prediction.window))
+            self._state(prediction, row, step.states.get(prediction.key), now_s)
         newest = {row.key: row for row in step.features}
         for change in step.alarms:
             self._alarm(change, newest.get(change.key))
 
     def silence(self, now_s: float) -> None:
         """Publish that streams without a window for a while are stale."""
-        for key, shown in self.shown.items():
-            if shown.state != "stale" and now_s - shown.heard_s > STALE_AFTER_S:
-                shown.state, shown.at_s = "stale", now_s
-                document = self._document(shown.prediction, shown.row) | {"state": "stale"}
-                self._send(f"{_path(key)}/state", document, 1, True)
+        while self.heard and now_s - next(iter(self.heard.values())) > STALE_AFTER_S:
+            key = next(iter(self.heard))
+            del self.heard[key]
+            shown = self.shown[key]
+            shown.state, shown.at_s = "stale", now_s
+            document = self._document(shown.prediction, shown.row, shown.budget) | {"state": "stale"}
+            self._send(f"{_path(key)}/state", document, 1, True)
 
     def told(self) -> tuple[AlarmChange, ...]:
         """Published changes of alarms that are not noted as told; settled means that the broker has them."""
@@ -111,16 +117,31 @@ class Results:
             "model": p.model,
         }
 
-    def _state(self, p: Prediction, row: FeatureRow | None, now_s: float) -> None:
+    def _state(self, p: Prediction, row: FeatureRow | None, state: StreamState | None, now_s: float) -> None:
         """Publish on a change and every `STATE_EVERY_S`; only then is the evidence worked out."""
+        self.heard.pop(p.key, None)
+        self.heard[p.key] = now_s  # now the last
         shown = self.shown.get(p.key)
         if shown is not None and (shown.state, shown.mode) == (p.state, p.mode) and now_s - shown.at_s < STATE_EVERY_S:
-            shown.heard_s, shown.prediction, shown.row = now_s, p, row
+            shown.prediction, shown.row = p, row
             return
-        self.shown[p.key] = _Shown(p.state, p.mode, now_s, now_s, p, row)
-        self._send(f"{_path(p.key)}/state", self._document(p, row), 1, True)
+        budget = self._budget(p.key, state)
+        self.shown[p.key] = _Shown(p.state, p.mode, now_s, p, row, budget)
+        self._send(f"{_path(p.key)}/state", self._document(p, row, budget), 1, True)
 
-    def _document(self, p: Prediction, row: FeatureRow | None) -> dict[str, Any]:
+    def _budget(self, key: StreamKey, state: StreamState | None) -> dict[str, Any] | None:
+        if self.spec_of is None or state is None:
+            return None
+        found = budget_of(self.spec_of(key), state)
+        return {
+            "state": found.state,
+            "enter_p": round(found.enter_p, 4),
+            "hours": round(found.hours, 2),
+            "needs_h": None if found.needs_h is None else round(found.needs_h, 1),
+            "text": found.text,
+        }
+
+    def _document(self, p: Prediction, row: FeatureRow | None, budget: dict[str, Any] | None) -> dict[str, Any]:
         return {
             "ts": iso(p.end_ns),
             "expires_s": 2 * STATE_EVERY_S,
@@ -128,6 +149,7 @@ class Results:
             "mode": p.mode,
             "p": p.p if p.mode is not None else None,
             **self._physics(p, row),
+            "budget": budget,
             "model": p.model,
         }
 

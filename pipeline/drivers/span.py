@@ -5,9 +5,11 @@ The loop steps often and commits seldom, so a span grows by many small steps. `R
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.core.engine import Engine, Step
+from pipeline.core.records import StreamKey
 from pipeline.core.state import to_bytes
 from pipeline.drivers.disk import RETRY_S
 from pipeline.drivers.intake import account, is_full, missing_samples, prefixed
@@ -43,12 +45,13 @@ class Rhythm:
         return min(self.first_messages, self.commit_messages) if first else self.commit_messages
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Span:
     """The messages of one commit and what became of them: the sum of several batches and their steps."""
 
     batch: Batch = field(default_factory=lambda: Batch([]))
     step: Step = field(default_factory=Step)
+    saved: Mapping[StreamKey, bytes] | None = None  # the changed states, where other processes have them
     since_s: float | None = None  # time.monotonic() of the first batch; None: nothing was stepped
 
     def add(self, batch: Batch, step: Step, now_s: float) -> None:
@@ -64,10 +67,14 @@ class Span:
         total.alarms += step.alarms
         total.troubles += step.troubles
 
-    def room(self, most: int) -> int:
-        """How many more messages the span takes, of `most`; none once it has windows or bytes enough."""
-        full = is_full(self.batch.windows, self.batch.size)
-        return 0 if full else max(0, most - len(self.batch.messages))
+    def room(self, most: int, begun: Sequence[Batch] = ()) -> int:
+        """How many more messages the span takes, of `most`; none once it has windows or bytes enough.
+
+        It will have the batches that are `begun`, too.
+        """
+        batches = [self.batch, *begun]
+        full = is_full(sum(batch.windows for batch in batches), sum(batch.size for batch in batches))
+        return 0 if full else max(0, most - sum(len(batch.messages) for batch in batches))
 
     def commit(self, engine: Engine, models: ModelSwitch, shadowed: Step) -> Commit:
         """What the journal is to write; each changed state is serialised once, however many steps changed it.
@@ -77,7 +84,9 @@ class Span:
         batch, step = self.batch, self.step
         predictions, classes = models.merged(engine, step, shadowed)
         return Commit(
-            states={key: to_bytes(engine.spec_of(key), state) for key, state in step.states.items()},
+            states={key: to_bytes(engine.spec_of(key), state) for key, state in step.states.items()}
+            if self.saved is None
+            else self.saved,
             features=step.features,
             predictions=predictions,
             classes=classes,

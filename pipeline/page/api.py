@@ -1,16 +1,16 @@
 """The HTTP application: the page's files, the API under `/api/v1`, the event stream, and errors as problem+json.
 
 `LivePage` puts the parts together and owns two things: a thread that takes over what the loop handed over, `TICK_S`
-apart, and the event stream. What changed is encoded once per tick, and every client gets the same bytes. A client has a
-queue of `QUEUED` ticks. When it is full, the client is too slow: its queue is emptied, and it gets a whole snapshot
-when it reads again. So a slow client costs one queue, and neither other clients nor the pipeline wait for it.
+apart while somebody watches, and the event stream. What changed is encoded once per tick, and every client gets the
+same bytes. A client has a queue of `QUEUED` ticks. When it is full, the client is too slow: its queue is emptied, and
+it gets a whole snapshot when it reads again. So a slow client costs one queue, and neither other clients nor the
+pipeline wait for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import logging
 import threading
 import time
@@ -19,22 +19,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
+from msgspec.structs import asdict
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route
+from starlette.routing import Match, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from pipeline.config.bind import is_loopback
 from pipeline.core.records import StreamKey, is_id
 from pipeline.edges.mqtt import TopicTemplate
-from pipeline.errors import ArchiveError, ThrumcastError
-from pipeline.page import views
-from pipeline.page.guard import COOKIE, Guard, problem, read_token
+from pipeline.errors import ArchiveError, GateRefused, ThrumcastError
+from pipeline.page import openapi, views
+from pipeline.page.audit import Audit
+from pipeline.page.demo import Guide
+from pipeline.page.guard import COOKIE, Guard, Visitor, problem, read_tokens, visitor_of
 from pipeline.page.live import HandOver, Plant
-from pipeline.page.openapi import document
+from pipeline.page.openapi import FRAME, document
+from pipeline.page.training import Busy, Training
+from pipeline.page.versions import Versions
 from pipeline.page.views import NotFound, Service
 from pipeline.service.http import on_thread
 
@@ -44,20 +49,25 @@ if TYPE_CHECKING:
     from pipeline.drivers.live import Live
     from pipeline.service.health import Endpoints
 
-TICK_S = 0.5
+TICK_S = 0.1
+IDLE_S = 0.5  # between two ticks that nobody watches
 HEARTBEAT_S = 10.0
-QUEUED = 8  # ticks that may wait for a client
-FEW = 200  # streams that are told of every tick; of more, only every fourth, and their small trends every 20th
-MANY_EVERY = 4
-SPARKS_EVERY = 20
+QUEUED = 20  # ticks that may wait for a client
+FEW = 200  # streams that are told of every tick; of more, only every MANY_EVERY-th
+MANY_EVERY = 20
+SPARKS_EVERY = 20  # ticks between two looks at the small trends of a few streams; they are most of the bytes
+MANY_SPARKS_EVERY = 100
 MOST_STREAMS = 32  # event streams at once
 READERS = 2  # answers that read the archive at once
 STATIC = Path(__file__).parent / "static"
-FRAME = "application/vnd.thrumcast.frame"
 
 log = logging.getLogger("thrumcast.web")
 
+AUDITED = 100  # changes that are shown
+NEVER_CHANGES = {"cache-control": "private, max-age=86400"}
+
 Handler = Callable[[Request], Any]
+Change = Callable[[Service, Request, dict[str, Any], str], dict[str, Any]]  # the last is who makes it
 
 
 class EventStream:
@@ -142,6 +152,7 @@ class LivePage:
         live: Live,
         endpoints: Endpoints,
         settings: Mapping[tuple[str, ...], Setting] | None = None,
+        guide: Guide | None = None,
     ) -> None:
         """Put the page together; nothing runs yet.
 
@@ -157,11 +168,22 @@ class LivePage:
             lambda: live.journal.open_alarms().values(),
         )
         self._service = Service(config, live, self.plant, endpoints, settings)
+        self._guide = guide
         self.events = EventStream()
-        token, open_to_all = read_token(config.web.token_file), is_loopback(config.web.bind)
-        self._token = token
+        self._tokens = read_tokens(config.web)
         self._readers = asyncio.Semaphore(READERS)
-        self.app: ASGIApp = Guard(self._application(), token=token, open_to_all=open_to_all)
+        self._audit = Audit(config.data.path)
+        self._versions = Versions(config)
+        self.training = Training(config)
+        self._training_told = 0
+        app = self._application()
+        posts = [route for route in app.routes if isinstance(route, Route) and "POST" in (route.methods or ())]
+        self.app: ASGIApp = Guard(
+            app,
+            takes_post=lambda scope: any(route.matches(scope)[0] is Match.FULL for route in posts),
+            tokens=self._tokens,
+            open_to_all=is_loopback(config.web.bind),
+        )
         self._ticks = 0
         self._alarms = False  # whether an alarm has changed since the clients were told
         self._stopping = threading.Event()
@@ -178,21 +200,25 @@ class LivePage:
         self._thread.join(1.0)
 
     def stop(self) -> None:
-        """End all event streams and the thread."""
+        """End all event streams, a training that runs, and the thread."""
         self._stopping.set()
         self.events.end()
+        self.training.stop()
 
     def tick(self) -> None:
         """Take over what is new and tell the clients."""
         _, alarms = self.plant.take()
         self._alarms |= alarms
         self._ticks += 1
+        if self.training.news != self._training_told:
+            self._training_told = self.training.news
+            self.events.publish(event("training", {"state": self.training.state, "status": self.training.status}))
         everyone = self.plant.fleet()
         many = len(everyone) > FEW
         if not self.events.watched or (many and not self._alarms and self._ticks % MANY_EVERY):
             return
         now_s = time.time()
-        sparks = not many or self._ticks % SPARKS_EVERY == 0  # they are most of the bytes
+        sparks = self._ticks % (MANY_SPARKS_EVERY if many else SPARKS_EVERY) == 0
         changed = self.plant.changed(everyone, now_s)  # a stream becomes stale without any message
         content: dict[str, Any] = {
             "header": views.header(self._service),
@@ -208,7 +234,7 @@ class LivePage:
         return event("fleet", views.fleet(self._service))
 
     def _run(self) -> None:
-        while not self._stopping.wait(TICK_S):
+        while not self._stopping.wait(TICK_S if self.events.watched else IDLE_S):
             try:
                 self.tick()
             except Exception as error:  # a bug of the page must not end it, and is none of the loop's business
@@ -217,6 +243,7 @@ class LivePage:
     def _application(self) -> Starlette:
         place = "/api/v1/streams/{machine}/{point}"
         routes: list[Any] = [
+            *(self._guide.routes() if self._guide else ()),
             Route("/", _index),
             Route("/api/openapi.json", _openapi),
             Route("/api/stream", self._stream),
@@ -224,24 +251,51 @@ class LivePage:
             Route("/api/v1/fleet", self._get(lambda s, r: views.fleet(s))),
             Route("/api/v1/features", self._get(lambda s, r: views.feature_table())),
             Route("/api/v1/alarms", self._get(lambda s, r: views.alarms(s))),
-            Route("/api/v1/models", self._get(lambda s, r: views.models(s))),
+            Route("/api/v1/me", self._get(self._me)),
+            Route("/api/v1/audit", self._get(lambda s, r: {"changes": self._audit.newest(AUDITED)})),
+            Route("/api/v1/models", self._get(lambda s, r: self._versions.document(s.serving))),
+            Route("/api/v1/models/rollback", self._post(openapi.Rollback, self._rollback), methods=["POST"]),
+            Route("/api/v1/models/{version}/promote", self._post(openapi.Promote, self._promote), methods=["POST"]),
+            Route("/api/v1/models/{version}/pictures/{name}", self._picture),
+            Route(
+                "/api/v1/training",
+                _either(
+                    self._get(lambda s, r: self.training.document()),
+                    self._post(openapi.Train, self._train, reads=False),
+                ),
+                methods=["GET", "POST"],
+            ),
+            Route("/api/v1/training/cancel", self._post(openapi.Change, self._cancel, reads=False), methods=["POST"]),
             Route("/api/v1/quality", self._get(lambda s, r: views.quality(s))),
             Route("/api/v1/settings", self._get(lambda s, r: views.settings(s))),
-            Route("/api/v1/labels", self._get(lambda s, r: views.labels(s, r.query_params.get("machine")))),
-            Route("/api/v1/labels", self._post(lambda s, r, given: views.add_label(s, given)), methods=["POST"]),
+            Route(
+                "/api/v1/labels",
+                _either(
+                    self._get(lambda s, r: views.labels(s, r.query_params.get("machine"))),
+                    self._post(openapi.Label, lambda s, r, given, by: views.add_label(s, given, by)),
+                ),
+                methods=["GET", "POST"],
+            ),
+            Route("/api/v1/labels/export", self._export),
+            Route("/api/v1/labels/import", self._post(openapi.Import, _import), methods=["POST"]),
             Route(
                 "/api/v1/labels/preview",
-                self._post(lambda s, r, given: views.preview_label(s, given), changes=False),
+                self._post(openapi.Label, lambda s, r, given, by: views.preview_label(s, given), changes=False),
                 methods=["POST"],
             ),
             Route(
                 "/api/v1/labels/{id}/retract",
-                self._post(lambda s, r, given: views.retract_label(s, r.path_params["id"], str(given.get("by") or ""))),
+                self._post(openapi.Change, lambda s, r, given, by: views.retract_label(s, r.path_params["id"], by)),
+                methods=["POST"],
+            ),
+            Route(
+                "/api/v1/labels/{id}/restore",
+                self._post(openapi.Change, lambda s, r, given, by: views.restore_label(s, r.path_params["id"], by)),
                 methods=["POST"],
             ),
             Route(
                 "/api/v1/alarms/acknowledge",
-                self._post(lambda s, r, given: views.acknowledge(s, str(given.get("id", ""))), reads=False),
+                self._post(openapi.Acknowledge, lambda s, r, given, by: views.acknowledge(s, given["id"]), reads=False),
                 methods=["POST"],
             ),
             Route(place, self._get(lambda s, r: views.machine(s, _key(r)))),
@@ -267,33 +321,65 @@ class LivePage:
 
         return answer
 
-    def _post(
-        self,
-        view: Callable[[Service, Request, dict[str, Any]], Any],
-        *,
-        changes: bool = True,
-        reads: bool = True,
-    ) -> Handler:
+    def _post(self, body: type[openapi.Body], view: Change, *, changes: bool = True, reads: bool = True) -> Handler:
         async def answer(request: Request) -> Response:
+            data = await request.body()
             try:
-                given = msgspec.json.decode(await request.body())
+                given = {n: v for n, v in asdict(msgspec.json.decode(data, type=body)).items() if v is not None}
+            except msgspec.ValidationError as error:
+                return _problem(422, f"expected a body as described, found: {error}", "see /api/openapi.json")
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                given = None
-            if not isinstance(given, dict) or not all(isinstance(v, str | int | float | None) for v in given.values()):
-                return _problem(400, "expected a JSON object of texts and numbers")
+                return _problem(400, "expected a JSON object")
+            said = str(given.get("author") or given.get("by") or "page")
+            by = _visitor(request).name or said
 
             def made() -> Response:
-                found = view(self._service, request, given)
                 if changes:
-                    who = str(given.get("author") or given.get("by") or "page")[:64]
+                    self._audit.check()
+                found = view(self._service, request, given, by)
+                if changes:
                     client = request.client.host if request.client else "-"
-                    log.info("page_changed path=%s by=%r client=%s", request.url.path, who, client)
+                    self._audit.note(by, client, request.url.path, given, found)
                     self.events.publish(event("changed", {"path": request.url.path}))
                 return _json(found)
 
             return await self._answered(made, reads=reads)
 
         return answer
+
+    def _me(self, service: Service, request: Request) -> dict[str, Any]:
+        """Who asks, as the token says, and whether that token may change things."""
+        visitor = _visitor(request)
+        return {"name": visitor.name, "may_change": visitor.may_change, "signed_in": bool(self._tokens)}
+
+    def _promote(self, service: Service, request: Request, given: dict[str, Any], by: str) -> dict[str, Any]:
+        version, force = request.path_params["version"], bool(given.get("force"))
+        return self._versions.promote(version, given["why"], by, force=force)
+
+    def _rollback(self, service: Service, request: Request, given: dict[str, Any], by: str) -> dict[str, Any]:
+        return self._versions.rollback(given.get("to"), given["why"], by)
+
+    def _train(self, service: Service, request: Request, given: dict[str, Any], by: str) -> dict[str, Any]:
+        self.training.start(by, given["settings"].split(), given.get("split") or None)
+        return self.training.document()
+
+    def _cancel(self, service: Service, request: Request, given: dict[str, Any], by: str) -> dict[str, Any]:
+        self.training.cancel()
+        return self.training.document()
+
+    async def _picture(self, request: Request) -> Response:
+        version, name = request.path_params["version"], request.path_params["name"]
+        return await self._answered(
+            lambda: Response(self._versions.picture(version, name), media_type="image/png", headers=NEVER_CHANGES)
+        )
+
+    async def _export(self, request: Request) -> Response:
+        kind = request.query_params.get("format", "csv")
+        file = {"content-disposition": f'attachment; filename="labels.{kind}"'}
+        media = "application/json" if kind == "json" else "text/csv"
+        return await self._answered(
+            lambda: Response(views.export_labels(self._service, kind), media_type=media, headers=file)
+        )
 
     async def _answered(self, make: Callable[[], Response], *, reads: bool = True) -> Response:
         """Work on a thread, with errors as problems; what reads the archive, only a few at a time."""
@@ -302,6 +388,8 @@ class LivePage:
                 return await on_thread(make)
             except NotFound as error:
                 return _problem(404, error.message, error.hint)
+            except (Busy, GateRefused) as error:
+                return _problem(409, error.message, error.hint)
             except ArchiveError as error:
                 return _problem(503, error.message, error.hint)
             except ThrumcastError as error:
@@ -315,16 +403,26 @@ class LivePage:
     async def _session(self, request: Request) -> Response:
         """Exchange the token for a cookie, because an event source cannot send headers."""
         try:
-            given = msgspec.json.decode(await request.body(), type=dict[str, str])
-        except msgspec.DecodeError:
-            given = {}
-        if self._token is None:
+            token = msgspec.json.decode(await request.body(), type=openapi.Session).token
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return _problem(422, "expected a token", "see /api/openapi.json")
+        if not self._tokens:
             return _json({"needed": False})
-        if not hmac.compare_digest(given.get("token", "").encode(), self._token.encode()):
-            return _problem(401, "the token is wrong", "it stands in the file of web.token_file")
-        response = _json({"needed": True})
-        response.set_cookie(COOKIE, self._token, httponly=True, samesite="strict", secure=False, path="/")
+        visitor = visitor_of(self._tokens, token)
+        if visitor is None:
+            return _problem(401, "the token is wrong", "it stands in the file of web.token_file or web.read_token_file")
+        response = _json({"needed": True, "name": visitor.name, "may_change": visitor.may_change})
+        response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=False, path="/")
         return response
+
+
+def _visitor(request: Request) -> Visitor:
+    found: Visitor = request.scope["visitor"]
+    return found
+
+
+def _import(service: Service, request: Request, given: dict[str, Any], by: str) -> dict[str, Any]:
+    return views.import_labels(service, given, by, bound=_visitor(request).name is not None)
 
 
 def place_of(config: Config, template: TopicTemplate, topic: str) -> tuple[StreamKey, str] | None:
@@ -361,6 +459,14 @@ def _trend(service: Service, request: Request) -> bytes:
     return views.trend(service, _key(request), feature, asked.get("channel"), from_ms, to_ms, buckets)
 
 
+def _either(get: Handler, post: Handler) -> Handler:
+    async def answer(request: Request) -> Response:
+        found: Response = await (post if request.method == "POST" else get)(request)
+        return found
+
+    return answer
+
+
 async def _index(request: Request) -> Response:
     return FileResponse(STATIC / "index.html")
 
@@ -373,14 +479,15 @@ def _json(content: object) -> Response:
     return Response(msgspec.json.encode(content), media_type="application/json")
 
 
-def _problem(status: int, title: str, hint: str | None = None) -> Response:
-    return Response(problem(status, title, hint or ""), status, media_type="application/problem+json")
+def _problem(status: int, title: str, hint: str | None = None, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(problem(status, title, hint or ""), status, headers, media_type="application/problem+json")
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     title = error.detail if isinstance(error, HTTPException) else "failed"
-    return _problem(status, str(title), "the API is described at /api/openapi.json")
+    headers = error.headers if isinstance(error, HTTPException) else None  # such as Allow
+    return _problem(status, str(title), "the API is described at /api/openapi.json", headers)
 
 
 async def _bug(request: Request, error: Exception) -> Response:

@@ -15,7 +15,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +27,21 @@ from pipeline.core.features.display import spectra
 from pipeline.core.features.table import COLUMN, FAMILIES, FEATURES
 from pipeline.core.records import FeatureRow, Float32, StreamKey
 from pipeline.core.severity import Limits
+from pipeline.core.state import budget_of
 from pipeline.core.views import bearing_cursors
 from pipeline.edges.labels import LabelEvent, LabelFile, active, now_iso, to_ns
-from pipeline.errors import ArchiveError, ModelError, ThrumcastError
+from pipeline.errors import ArchiveError, ThrumcastError
 from pipeline.page.live import Acknowledgement, Plant
-from pipeline.service.label_rows import coverage, never_seen, new_label, not_in_model
+from pipeline.service.label_rows import (
+    coverage,
+    labels_of,
+    never_seen,
+    new_label,
+    not_in_model,
+    restored,
+    retracted_label,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from pipeline.config.sources import Setting
@@ -59,6 +69,12 @@ class Service:
     plant: Plant
     endpoints: Endpoints
     settings: Mapping[tuple[str, ...], Setting] | None = None
+
+    @property
+    def serving(self) -> str | None:
+        """The model version that names the modes at this moment."""
+        predictor = self.live.engine.predictor
+        return None if predictor is None else predictor.version
 
 
 def frame(header: Mapping[str, Any], arrays: Mapping[str, Float32]) -> bytes:
@@ -125,6 +141,7 @@ def machine(service: Service, key: StreamKey) -> dict[str, Any]:
     table = service.config.machine(key.machine, key.point)
     predictor = service.live.engine.predictor
     found = service.plant.document(key, time.time(), whole=True)
+    state = service.live.states.get(key)
     probabilities: dict[str, float] = {}
     if prediction is not None and prediction.mode is not None and predictor and predictor.version == prediction.model:
         probabilities = {
@@ -136,6 +153,7 @@ def machine(service: Service, key: StreamKey) -> dict[str, Any]:
     return found | {
         "probabilities": probabilities,
         "state_since": since,
+        "budget": None if state is None else budget_of(spec, state).text,
         "limits": _limits(spec.limits),
         "speed_rpm": None if row is None else _speed(row) or spec.speed_rpm,
         "orders": None if spec.orders is None else asdict(spec.orders),
@@ -363,7 +381,7 @@ def labels(service: Service, machine_id: str | None = None) -> dict[str, Any]:
     }
 
 
-def add_label(service: Service, given: Mapping[str, Any]) -> dict[str, Any]:
+def add_label(service: Service, given: Mapping[str, Any], by: str) -> dict[str, Any]:
     """Store a label; the same `client_token` stores it once.
 
     Raises:
@@ -372,11 +390,14 @@ def add_label(service: Service, given: Mapping[str, Any]) -> dict[str, Any]:
     if not given.get("client_token"):
         msg = "expected a client_token, found none"
         raise ThrumcastError(msg, hint="any text that is new for a new label; sending it again stores nothing twice")
-    event = new_label(service.config, {"author": "page", **given})
+    return _stored(service, new_label(service.config, {**given, "author": by}))
+
+
+def _stored(service: Service, event: LabelEvent) -> dict[str, Any]:
     (kept,) = LabelFile(service.config.data.path).add([event])
     warnings = list(never_seen(service.config, [kept]).values())
     covered = coverage(service.config.data.path, [kept])[kept.id]
-    return {"label": _label(kept), "new": kept is event, "windows": covered, "warnings": warnings}
+    return {"id": kept.id, "label": _label(kept), "new": kept is event, "windows": covered, "warnings": warnings}
 
 
 def preview_label(service: Service, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -405,67 +426,84 @@ def preview_label(service: Service, given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def retract_label(service: Service, label_id: str, author: str) -> dict[str, Any]:
+def retract_label(service: Service, label_id: str, by: str) -> dict[str, Any]:
     """Retract a label; it stays in the file and is not used.
 
     Raises:
         NotFound: no such label.
     """
     file = LabelFile(service.config.data.path)
-    if all(event.id != label_id for event in file.events()):
+    _there(file, label_id)
+    file.add([LabelEvent(label_id, f"retract-{label_id}", "retract", author=by, created=now_iso())])
+    return {"id": label_id, "retracted": True}
+
+
+def restore_label(service: Service, label_id: str, by: str) -> dict[str, Any]:
+    """Undo a retraction: the label is stored once more, under a new id.
+
+    Raises:
+        NotFound: no such label.
+        ThrumcastError: it is not retracted.
+    """
+    events = _there(LabelFile(service.config.data.path), label_id)
+    return _stored(service, replace(restored(retracted_label(events, label_id)), author=by))
+
+
+def _there(file: LabelFile, label_id: str) -> list[LabelEvent]:
+    events = file.events()
+    if all(event.id != label_id for event in events):
         msg = f"expected the id of a label, found: {label_id}"
         raise NotFound(msg, hint="see /api/v1/labels")
-    event = LabelEvent(label_id, f"retract-{label_id}", "retract", author=author or "page", created=now_iso())
-    file.add([event])
-    return {"id": label_id, "retracted": True}
+    return events
+
+
+def export_labels(service: Service, kind: str) -> str:
+    """All labels that hold, as CSV or JSON.
+
+    Raises:
+        ThrumcastError: another kind.
+    """
+    return text_of(LabelFile(service.config.data.path).active(), _kind(kind))
+
+
+def import_labels(service: Service, given: Mapping[str, Any], by: str, *, bound: bool) -> dict[str, Any]:
+    """Store the labels of a CSV or JSON text, all or none; what is stored already is not stored twice.
+
+    Args:
+        service: Whose labels.
+        given: `content` and `format`.
+        by: Who imports.
+        bound: Whether that name is that of a token. Then an author in the file stands behind it, never alone.
+
+    Raises:
+        ThrumcastError: the text or one of its rows cannot be used; the message names the row.
+    """
+    content = given.get("content")
+    if not isinstance(content, str):
+        msg = "expected the content of a file as a text, found none"
+        raise ThrumcastError(msg, hint="`content` is the file, `format` is csv or json")
+    events = labels_of(service.config, content.removeprefix("\ufeff"), _kind(given.get("format")), "the file", by)
+    if bound:
+        events = [replace(e, author=by if e.author == by else f"{by} for {e.author}") for e in events]
+    stored = LabelFile(service.config.data.path).add(events)
+    new = sum(event is kept for event, kept in zip(events, stored, strict=True))
+    covered = coverage(service.config.data.path, stored)
+    warnings = list(never_seen(service.config, [event for event in stored if not covered[event.id]]).values())
+    return {"labels": len(stored), "new": new, "windows": sum(covered.values()), "warnings": warnings[:SHOWN_ROWS]}
+
+
+def _kind(kind: object) -> str:
+    if kind not in ("csv", "json"):
+        msg = f"expected the format csv or json, found: {kind}"
+        raise ThrumcastError(msg)
+    return str(kind)
 
 
 def _label(event: LabelEvent) -> dict[str, Any]:
     return asdict(event) | {"start_ms": event.start_ns / 1e6, "end_ms": event.end_ns / 1e6}
 
 
-# -- models, quality, settings ---------------------------------------------------------------------------------------
-
-
-def models(service: Service) -> dict[str, Any]:
-    """Every version with its aliases and held-out numbers, newest first."""
-    from models.registry import Registry
-
-    registry = Registry(service.config.data.path)
-    aliases = registry.aliases()
-    predictor = service.live.engine.predictor
-    found = []
-    for version in reversed(registry.versions()):
-        entry: dict[str, Any] = {
-            "version": version,
-            "aliases": [name for name, to in aliases.items() if to == version],
-            "serves": predictor is not None and predictor.version == version,
-        }
-        try:
-            model = registry.load(version)
-        except ModelError as error:
-            found.append(entry | {"problem": error.message})
-            continue
-        numbers = model.metrics
-        found.append(
-            entry
-            | {
-                "problem": None,
-                "classes": list(model.spec.classes),
-                "inputs": len(model.spec.inputs),
-                "windows": model.data.get("used"),
-                "source": model.data.get("source"),
-                "split": model.train.get("split"),
-                "accuracy": numbers.get("accuracy"),
-                "macro_f1": numbers.get("macro_f1"),
-                "ece": numbers.get("ece"),
-                "recordings": numbers.get("recordings", {}).get("accuracy"),
-                "events": _plain(numbers.get("events")),
-                "per_class": _plain(numbers.get("per_class")),
-                "confusion": _plain(numbers.get("confusion")),
-            }
-        )
-    return {"versions": found, "aliases": aliases, "history": list(reversed(registry.history()))[:SHOWN_ROWS]}
+# -- quality, settings -----------------------------------------------------------------------------------------------
 
 
 def quality(service: Service) -> dict[str, Any]:
@@ -528,14 +566,14 @@ def _shown(value: object) -> Any:
     return list(plain) if isinstance(plain, Sequence) and not isinstance(plain, str) else plain
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A document of JSON without NaN."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(name): _plain(inner) for name, inner in value.items()}
+        return {str(name): plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     return value
 
 

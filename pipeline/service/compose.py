@@ -9,9 +9,9 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config.specs import feature_spec, stream_specs
 from pipeline.core.engine import Engine
@@ -22,7 +22,7 @@ from pipeline.core.rehearsal import rehearse
 from pipeline.core.severity import floor
 from pipeline.core.state import from_bytes
 from pipeline.drivers.dates import Dates
-from pipeline.drivers.intake import MOST_BYTES, Admission, Channels, Intake
+from pipeline.drivers.intake import MOST_BYTES, Admission, Channels, Intake, TimedPredictor
 from pipeline.drivers.switch import ModelSet, ModelSwitch
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.edges.store.archive import Archive
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pipeline.drivers.live import Live
     from pipeline.edges.mqtt import MqttConnection, MqttSettings
     from pipeline.edges.ports import Companion
+    from pipeline.page.demo import Guide
     from pipeline.service.health import Endpoints
     from pipeline.service.metrics import LoopWatch
     from pipeline.telemetry import Telemetry
@@ -104,6 +105,37 @@ class MakeWorker:
         return Worker(
             engine(self.config, models, spec_of), self.config.modes.resolve, self.finished, feature_schema(self.config)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class MakeEngine:
+    """Makes the engine of the service; a value that can be sent to an engine process."""
+
+    config: Config
+    known: Mapping[StreamKey, Mapping[str, Any]]  # of the machines file
+    version: str | None  # None = features only
+
+    def __call__(self) -> Engine:
+        """In the engine process."""
+        bundle = None if self.version is None else load_bundle(self.config, self.version)
+        models = ModelSet(None) if bundle is None else model_set(self.config, bundle)
+        timed = replace(models, predictor=models.predictor and TimedPredictor(models.predictor))
+        return engine(self.config, timed, stream_specs(self.config, self.known))
+
+
+@dataclass(slots=True)
+class Recipes:
+    """Says how engine processes make the engine that serves now; the same value until something about it changes."""
+
+    live: LiveConfig
+    _newest: MakeEngine | None = None
+
+    def __call__(self, serving: Engine) -> MakeEngine:
+        """The recipe of the loop's engine."""
+        config, version = self.live.config, serving.predictor.version if serving.predictor else None
+        if self._newest is None or self._newest.config is not config or self._newest.version != version:
+            self._newest = MakeEngine(config, self.live.known, version)
+        return self._newest
 
 
 def folder(path: Path) -> str:
@@ -171,6 +203,9 @@ def service(
         reread: How to read the configuration again on SIGHUP, and how to set the level of the log.
         companions: Others beside the service's own.
     """
+    import pyarrow.compute  # noqa: F401  Arrow loads it for its first cast: 0.2 s in the middle of the first commit
+
+    from pipeline.drivers.engines import Engines
     from pipeline.drivers.live import Live
     from pipeline.drivers.results import Results
     from pipeline.drivers.span import Rhythm
@@ -189,9 +224,12 @@ def service(
     base = config.mqtt.results_topic
     messages_per_commit = max(1, min(config.mqtt.receive_maximum // 2, REMEMBERED_SESSIONS))
     settings = mqtt_settings(config)
-    with opened(config) as (journal, archive):
+    with opened(config) as (journal, archive), contextlib.ExitStack() as stack:
         known = machines.load()
         live_config = LiveConfig(config, known, *(reread or (lambda: config,)))
+        engines = None
+        if config.run.workers > 1:  # first: they load what they need while this process does the same
+            engines = stack.enter_context(Engines(config.run.workers, Recipes(live_config)))
         core = engine(config, models, live_config.spec_of)
         watch = RegistryWatch.after(live_config)
         switch = ModelSwitch(watch, reader(config))
@@ -219,6 +257,7 @@ def service(
             model.version if model else None,
             model.classes if model else (),
             limits_of=lambda key: core.spec_of(key).limits,
+            spec_of=lambda key: core.spec_of(key),
         )
         results.restore(journal.open_alarms().values(), journal.untold_alarms())
         requests = Requests(config, watch.look_again, results.up)
@@ -262,9 +301,12 @@ def service(
                 *companions,
             ),
             models=switch,
+            engines=engines,
         )
         began_s = time.monotonic()
         rehearse()  # compiles the kernels: up to half a minute at the first start, before the broker waits for us
+        if engines is not None:
+            engines.use(core)
         log.info("rehearsed duration_s=%.1f", time.monotonic() - began_s)
         with alone_here(settings), connection, notices or contextlib.nullcontext():
             connection.connect(wait=wait)
@@ -273,7 +315,11 @@ def service(
 
 @contextlib.contextmanager
 def observed(
-    config: Config, live: Live, connection: MqttConnection, settings: Mapping[KeyPath, Setting] | None = None
+    config: Config,
+    live: Live,
+    connection: MqttConnection,
+    settings: Mapping[KeyPath, Setting] | None = None,
+    guide: Guide | None = None,
 ) -> Iterator[Endpoints]:
     """Metrics, health and the page over HTTP, upkeep, and word to the service manager, while a service runs.
 
@@ -285,12 +331,13 @@ def observed(
         live: The loop of the service.
         connection: Its connection.
         settings: Where each value of the configuration comes from, for the page.
+        guide: The guided strip of the page; only the demo has one.
 
     Raises:
         ConfigError: web.token_file cannot be read.
     """
     from pipeline.edges.systemd import Notifier
-    from pipeline.service.health import Endpoints
+    from pipeline.service.health import Endpoints, show_engines
     from pipeline.service.metrics import NOTIFY_EVERY_S, LabelCounts, LoopWatch, StreamGauges
     from pipeline.service.upkeep import Upkeep
     from pipeline.telemetry import Telemetry
@@ -308,6 +355,7 @@ def observed(
         gauges.show,
         LabelCounts(config.data.path).show,
         lambda telemetry: _show_reloads(live, telemetry),
+        lambda telemetry: show_engines(live.engines, telemetry),
     ]
 
     def notify(_: LoopWatch) -> None:
@@ -320,7 +368,7 @@ def observed(
     live.companions += (watch, gauges)
     with contextlib.ExitStack() as stack:
         if config.web.enabled:
-            stack.enter_context(_page(config, live, endpoints, settings))
+            stack.enter_context(_page(config, live, endpoints, settings, guide))
         stack.enter_context(Upkeep(live.archive, config.data.path, telemetry, config.archive.compact_parts))
         notifier.send("READY=1", f"STATUS={endpoints.status_line()}")
         try:
@@ -331,14 +379,14 @@ def observed(
 
 @contextlib.contextmanager
 def _page(
-    config: Config, live: Live, endpoints: Endpoints, settings: Mapping[KeyPath, Setting] | None
+    config: Config, live: Live, endpoints: Endpoints, settings: Mapping[KeyPath, Setting] | None, guide: Guide | None
 ) -> Iterator[None]:
     """The web server with the page, which takes part in the turns only where the address can be used."""
     from pipeline.page.api import LivePage
     from pipeline.service.http import WebServer
 
     log = logging.getLogger("thrumcast.web")
-    page = LivePage(config, live, endpoints, settings)
+    page = LivePage(config, live, endpoints, settings, guide)
     try:
         server = WebServer(config.web.bind, endpoints.routes(), config.web.hosts, page.app, page.stop)
     except OSError as error:

@@ -5,6 +5,7 @@ The judgement is a pure function of `Vitals`. `Endpoints` collects them from the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline import __version__
+from pipeline.core.state import budget_of
+from pipeline.drivers.engines import Engines
 from pipeline.drivers.live import Live
 from pipeline.service.http import Answer, Route
 from pipeline.service.metrics import LAG_S, Lag, LoopWatch
@@ -30,6 +33,13 @@ ALIVE_S = 10.0  # since the last beat; the loop serves its connection every quar
 TURN_S = 10.0  # how long a turn may take with its commit and a roll, in addition to the interval of commits
 SILENT_S = 60.0  # without a message, after which a machine is named as silent
 FULL = 0.8  # share of the connection's capacity for waiting messages
+BUDGET_WORDS = {
+    "met": "met",
+    "collecting": "without enough sound history yet",
+    "exceeded": "not kept",
+    "undeclared": "not declared sound at the beginning",
+    "off": "without a budget",
+}
 PROBE_EVERY_S = 2.0
 PROBE_WAIT_S = 0.5  # how long a caller waits for a try
 PROBE_LIMIT_S = 3.0  # a slower disk counts as one that refuses
@@ -91,11 +101,28 @@ def disk_figures(directory: Path) -> dict[str, float]:
 def process_figures() -> dict[str, float]:
     """Memory and open files of this process; nothing where there is no /proc."""
     try:
-        resident = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        descriptors = len(os.listdir("/proc/self/fd"))
+        return {"process_resident_memory_bytes": resident_bytes(), "process_open_fds": len(os.listdir("/proc/self/fd"))}
     except OSError:
         return {}
-    return {"process_resident_memory_bytes": resident, "process_open_fds": descriptors}
+
+
+def resident_bytes(pid: int | str = "self") -> int:
+    """Memory of a process.
+
+    Raises:
+        OSError: there is no such process, or no /proc.
+    """
+    return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def show_engines(engines: Engines | None, telemetry: Telemetry) -> None:
+    """Set the gauges of the engine processes; at a scrape."""
+    for number, (pid, streams, busy_s) in enumerate(engines.figures if engines else ()):
+        name = str(number)
+        telemetry.set("engine_streams", streams, name)
+        telemetry.set("engine_busy_seconds_total", busy_s, name)
+        with contextlib.suppress(OSError):
+            telemetry.set("engine_resident_memory_bytes", resident_bytes(pid), name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +133,7 @@ class Vitals:
     connected: bool = True
     uncommitted_age_s: float | None = None  # of the oldest message in hand; None: nothing is in hand
     commit_limit_s: float = 5.0
-    turn_age_s: float = 0.0  # since the loop last had nothing in hand
+    turn_age_s: float = 0.0  # since the loop last had nothing in hand, or since the roll under way began
     turn_limit_s: float = 11.0
     refusal: str | None = None  # why the disk refuses what the loop writes
     unwritable: str | None = None  # why the data directory cannot be written
@@ -114,6 +141,7 @@ class Vitals:
     refused_model: str | None = None  # why another version was wanted and could not be used
     waiting_ratio: float = 0.0
     silent_machines: tuple[str, ...] = ()
+    budget: str = ""  # how many streams keep their budget of false alarms
     lag: Lag | None = None  # None: no stream is heard whose clock can be used
 
 
@@ -155,6 +183,7 @@ def ready_checks(vitals: Vitals) -> list[Check]:
             "warn" if vitals.lag is not None and vitals.lag.seconds > LAG_S else "pass",
             "" if vitals.lag is None else vitals.lag.text,
         ),
+        *([Check("alarms:budget", "pass", vitals.budget)] if vitals.budget else []),
         Check("machines:heard", "warn" if silent else "pass", f"silent: {silent}" if silent else ""),
     ]
 
@@ -208,7 +237,7 @@ class Endpoints:
             connected=watch.connected,
             uncommitted_age_s=None if oldest_s is None else now_s - oldest_s,
             commit_limit_s=self._commit_limit_s,
-            turn_age_s=now_s - self._live.committed_s,
+            turn_age_s=max(now_s - self._live.committed_s, self._live.rolling_s),
             turn_limit_s=TURN_S + self._live.rhythm.commit_interval_s,
             refusal=self._live.refusal,
             unwritable=self._probe.unwritable(wait_s),
@@ -216,6 +245,7 @@ class Endpoints:
             refused_model=self.refused_model(),
             waiting_ratio=watch.waiting / self._capacity,
             silent_machines=self._silent(),
+            budget=self._budget(),
             lag=watch.lag.worst(time.time()),
         )
 
@@ -278,6 +308,14 @@ class Endpoints:
             {f"messages_{name}_total": n for name, n in terms.items()} | {"messages_in_flight": in_flight}
         )
         return Answer(telemetry.text().encode(), "text/plain; version=0.0.4; charset=utf-8")
+
+    def _budget(self) -> str:
+        """How many streams keep their budget of false alarms, for each verdict; empty without a stream."""
+        spec_of, words = self._live.engine.spec_of, dict.fromkeys(("met", "collecting", "exceeded", "undeclared"), 0)
+        for key, state in tuple(self._live.states.items()):
+            found = budget_of(spec_of(key), state).state
+            words[found] = words.get(found, 0) + 1
+        return ", ".join(f"{n} {BUDGET_WORDS[word]}" for word, n in words.items() if n)
 
     def _silent(self) -> tuple[str, ...]:
         before_s = time.time() - SILENT_S

@@ -1,4 +1,4 @@
-"""Labels to and from flags, CSV and Parquet, and the remarks that `thrumcast labels` makes about them."""
+"""Labels to and from flags, CSV, JSON and Parquet, and the remarks that `thrumcast labels` makes about them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import csv
 import dataclasses
 import difflib
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from pipeline.core.faults import HEALTHY
 from pipeline.edges.labels import CERTAINTY, LabelEvent, new_id, now_iso, to_ns, who
@@ -66,38 +68,77 @@ def new_label(config: Config, given: Mapping[str, Any]) -> LabelEvent:
     return LabelEvent(**{**rest, **fixed, "author": who(values.get("author"))})
 
 
-def read_csv(config: Config, path: Path, author: str | None) -> list[LabelEvent]:
-    """The labels of a CSV file. A row without a token gets a hash of its content as its token.
+def read_labels(config: Config, path: Path, author: str | None) -> list[LabelEvent]:
+    """The labels of a CSV or JSON file, by its ending.
 
     Raises:
-        ThrumcastError: the file is no readable CSV, lacks a column, or has an invalid row; the message names the line.
+        ThrumcastError: the file is not readable, or `labels_of` refuses it.
     """
-    reader = csv.DictReader(StringIO(_text(path), newline=""))
-    try:
-        names = {name: SYNONYMS.get(name.strip().lower(), name.strip().lower()) for name in reader.fieldnames or ()}
-        rows = list(enumerate(reader, 2))
-    except csv.Error as error:
-        msg = f"{path}: expected a CSV file, found near line {reader.line_num}: {error}"
-        raise ThrumcastError(msg, hint="save it as CSV, separated by commas") from error
-    missing = [name for name in REQUIRED if name not in names.values()]
-    if missing:
-        msg = f"{path}: expected the columns {', '.join(REQUIRED)}, found no {', '.join(missing)}"
-        hint = "the first line names the columns; `thrumcast labels export` writes such a file"
-        if len(names) == 1 and any(mark in next(iter(names)) for mark in ";\t"):
-            hint = "separate the columns by commas; this file seems to use another separator"
-        raise ThrumcastError(msg, hint=hint)
+    kind = "json" if path.suffix.lower() == ".json" else "csv"
+    return labels_of(config, _text(path), kind, str(path), author)
+
+
+def labels_of(config: Config, text: str, kind: str, where: str, author: str | None) -> list[LabelEvent]:
+    """The labels of a text in CSV or JSON, all or none.
+
+    A row without a token gets a hash of its content as its token, so what is read twice is stored once.
+
+    Args:
+        config: For the modes.
+        text: The content.
+        kind: csv or json.
+        where: What errors call it.
+        author: Of the rows that name none; None: the user.
+
+    Raises:
+        ThrumcastError: it is no such text, lacks a column, or has an invalid row; the message names the row.
+    """
     labels = []
-    for number, row in rows:
-        values = {names[name]: value for name, value in row.items() if name in names and value}
+    for place, values in (_json_rows if kind == "json" else _csv_rows)(text, where):
         digest = hashlib.sha256(repr(sorted(values.items())).encode()).hexdigest()[:16]
-        values.setdefault("client_token", f"csv-{digest}")
+        values.setdefault("client_token", f"{kind}-{digest}")
         values.setdefault("author", who(author))
         try:
             labels.append(new_label(config, values))
         except ThrumcastError as error:
-            msg = f"{path}, line {number}: {error.message}"
+            msg = f"{where}, {place}: {error.message}"
             raise ThrumcastError(msg, hint=error.hint) from error
     return labels
+
+
+def _csv_rows(text: str, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    reader = csv.DictReader(StringIO(text, newline=""))
+    try:
+        names = {name: SYNONYMS.get(name.strip().lower(), name.strip().lower()) for name in reader.fieldnames or ()}
+        rows = list(enumerate(reader, 2))
+    except csv.Error as error:
+        msg = f"{where}: expected a CSV file, found near line {reader.line_num}: {error}"
+        raise ThrumcastError(msg, hint="save it as CSV, separated by commas") from error
+    missing = [name for name in REQUIRED if name not in names.values()]
+    if missing:
+        msg = f"{where}: expected the columns {', '.join(REQUIRED)}, found no {', '.join(missing)}"
+        hint = "the first line names the columns; `thrumcast labels export` writes such a file"
+        if len(names) == 1 and any(mark in next(iter(names)) for mark in ";\t"):
+            hint = "separate the columns by commas; this file seems to use another separator"
+        raise ThrumcastError(msg, hint=hint)
+    for number, row in rows:
+        yield f"line {number}", {names[name]: value for name, value in row.items() if name in names and value}
+
+
+def _json_rows(text: str, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    hint = "a list of objects as `thrumcast labels export FILE.json` writes it"
+    try:
+        found = msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        msg = f"{where}: expected JSON, found: {error}"
+        raise ThrumcastError(msg, hint=hint) from error
+    rows = found.get("labels") if isinstance(found, dict) else found  # `labels ls --json` prints an object
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        msg = f"{where}: expected a list of labels, found something else"
+        raise ThrumcastError(msg, hint=hint)
+    for number, row in enumerate(rows, 1):
+        named = {SYNONYMS.get(str(name).lower(), str(name).lower()): value for name, value in row.items()}
+        yield f"label {number}", {name: value for name, value in named.items() if value not in (None, "")}
 
 
 def _text(path: Path) -> str:
@@ -113,12 +154,33 @@ def _text(path: Path) -> str:
         raise ThrumcastError(msg) from error
 
 
-def write_csv(labels: Sequence[LabelEvent], path: Path) -> None:
-    """Writes one row per label, with all fields."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
-        writer.writerows(asdict(label) for label in labels)
+def text_of(labels: Sequence[LabelEvent], kind: str) -> str:
+    """Labels as CSV or JSON with all fields, as `labels_of` reads them."""
+    if kind == "json":
+        return msgspec.json.format(msgspec.json.encode(labels), indent=1).decode() + "\n"
+    file = StringIO(newline="")
+    writer = csv.DictWriter(file, FIELDS)
+    writer.writeheader()
+    writer.writerows(asdict(label) for label in labels)
+    return file.getvalue()
+
+
+def retracted_label(events: Sequence[LabelEvent], label_id: str) -> LabelEvent:
+    """The label with this id, which is retracted.
+
+    Raises:
+        ThrumcastError: there is none, or it still holds.
+    """
+    found = [event for event in events if event.op == "add" and event.id == label_id]
+    if not found or all(event.op != "retract" or event.id != label_id for event in events):
+        msg = f"expected the id of a retracted label, found: {label_id}"
+        raise ThrumcastError(msg, hint="see `thrumcast labels ls --all`")
+    return found[0]
+
+
+def restored(label: LabelEvent) -> LabelEvent:
+    """A retracted label once more, as a new one: events are never changed. Restoring it twice gives one label."""
+    return replace(label, id=new_id(), client_token=f"restore-{label.id}", created=now_iso())
 
 
 def write_parquet(labels: Sequence[LabelEvent], path: Path) -> None:

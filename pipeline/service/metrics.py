@@ -72,14 +72,16 @@ class LagWatch:
 
     streams: dict[StreamKey, tuple[float, float, float]] = field(default_factory=dict)  # heard at, lag, block; all in s
     _trend: deque[tuple[float, float]] = field(default_factory=deque)  # time and worst lag of the last half minute
+    _looked_s: float = 0.0  # when the worst lag was last looked for
 
     def committed(self, blocks: Iterable[Block], now_s: float) -> None:
         """Take blocks that are committed now."""
         for block in blocks:
             length_s = block.samples.shape[1] / block.rate_hz
             self.streams[block.key] = (now_s, now_s - block.t0_ns / 1e9 - length_s, length_s)
-        if self._trend and now_s - self._trend[-1][0] < 1.0:  # looks at all streams: not in every turn
+        if now_s - self._looked_s < 1.0:  # looks at all streams: not in every turn
             return
+        self._looked_s = now_s
         if (worst := self.worst(now_s)) is not None:
             self._trend.append((now_s, worst.seconds))
             while now_s - self._trend[0][0] > TREND_S:
@@ -123,6 +125,7 @@ class LoopWatch(Onlooker):
     _stepping_s: float = 0.0  # how long the steps took that the next acknowledgement covers
     machines: frozenset[str] = frozenset()  # replaced as a whole: other threads iterate over it
     states: dict[StreamKey, str] = field(default_factory=dict)  # the last state of each stream
+    streams: Counter[str] = field(default_factory=Counter)  # by their last state
     open_alarms: set[str] = field(default_factory=set)  # ids
     lag: LagWatch = field(default_factory=LagWatch)
     _notified_s: float = 0.0
@@ -191,11 +194,16 @@ class LoopWatch(Onlooker):
             telemetry.add("windows_total", n, machine)
         for mode, n in Counter(p.mode or "none" for p in step.predictions).items():
             telemetry.add("predictions_total", n, mode)
-        before = {*self.states.values()}
-        self.states |= {p.key: p.state for p in step.predictions}
-        now = Counter(self.states.values())
-        for state in before | now.keys():
-            telemetry.set("streams", now[state], state)
+        changed = Counter[str]()
+        for key, state in {p.key: p.state for p in step.predictions}.items():
+            before, self.states[key] = self.states.get(key), state
+            if before != state:
+                changed[state] += 1
+                if before is not None:
+                    changed[before] -= 1
+        self.streams.update(changed)
+        for state in changed:
+            telemetry.set("streams", self.streams[state], state)
         for change, n in Counter(alarm.type for alarm in step.alarms).items():
             telemetry.add("alarm_changes_total", n, change)
         for alarm in step.alarms:

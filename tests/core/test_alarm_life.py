@@ -12,7 +12,7 @@ from pipeline.core import alarm
 from pipeline.core.alarm import AlarmSpec, AlarmState, acknowledge, judge, waits_begin_anew
 from pipeline.core.records import AlarmChange, StreamKey
 
-SPEC = specs.alarm(enter_p=0.8, leave_p=0.5, enter_s=2.0, leave_s=3.0, merge_s=0.0)
+SPEC = specs.alarm(enter_p=0.8, leave_p=0.5, enter_s=2.0, leave_s=3.0, merge_s=0.0, rename_s=0.0)
 KEY = StreamKey("pump-01", "de")
 SECOND = 10**9
 MODES = ("healthy", "unbalance", "looseness")
@@ -46,7 +46,7 @@ def test_an_alarm_that_was_probable_meanwhile_stays_beside_the_other() -> None:
     spec = replace(SPEC, enter_s=4.0, leave_s=60.0)
     half = {"healthy": 0.0, "unbalance": 0.5, "looseness": 0.5}
     changes, state = run("uuuu", spec)
-    low = specs.alarm(enter_p=0.5, leave_p=0.5, enter_s=2.0, leave_s=60.0, merge_s=0.0)
+    low = specs.alarm(enter_p=0.5, leave_p=0.5, enter_s=2.0, leave_s=60.0, merge_s=0.0, rename_s=0.0)
     for second in range(4, 8):
         tilted = half | {"looseness": 0.5 + 1e-6}
         state, some = judge(low, state, KEY, tilted, second * SECOND, (second + 1) * SECOND)
@@ -154,3 +154,37 @@ def test_every_alarm_ends_once_and_no_mode_is_raised_in_its_cooldown(
             ended[change.mode] = up.pop(change.id)
             ended[change.mode] = change
     assert set(up) == {alarm.episode_id(KEY, episode) for episode in state.open}
+
+
+NAMED = replace(SPEC, rename_s=60.0)
+
+
+def test_an_alarm_keeps_its_name_against_weaker_evidence_and_yields_to_more() -> None:
+    tops = "u" * 20 + "l" * 15 + "u" * 5
+    assert run(tops, NAMED)[0] == [("raised", "unbalance", 2)]
+    changes, state = run("u" * 20 + "l" * 30, NAMED)
+    assert changes == [("raised", "unbalance", 2), ("revoked", "unbalance", 41), ("raised", "looseness", 41)]
+    assert state.open[0].evidence_s > 0.95 * 20
+    late = [at for kind, _, at in run("u" * 4000 + "l" * 80, NAMED)[0] if kind == "revoked"]
+    assert 4060 <= late[0] <= 4070  # a second fault that stays is told, after rename_s of evidence and no more
+
+
+def test_a_faulty_machine_without_a_name_is_not_cleared_and_a_healthy_one_is() -> None:
+    assert run("uuu" + "." * 60, NAMED)[0] == [("raised", "unbalance", 2)]
+    assert run("uuu" + "." * 60 + "hhh", NAMED)[0][-1] == ("cleared", "unbalance", 66)
+
+
+@given(st.text("hul", max_size=120), st.sampled_from([5.0, 20.0, 60.0]))
+def test_a_name_changes_only_to_a_mode_with_more_evidence_in_one_run(tops: str, rename_s: float) -> None:
+    spec = replace(SPEC, rename_s=rename_s)
+    changes, _ = run(tops, spec)
+    up: dict[str, int] = {}  # mode -> second at which it was raised
+    for kind, mode, at in changes:
+        if kind != "raised":
+            del up[mode]
+            continue
+        length = len(tops[:at]) - len(tops[:at].rstrip(mode[0]))
+        for other in up:
+            since = len(tops[: up[other]].rstrip(other[0]))
+            assert length > min(tops[since:at].count(other[0]), rename_s / 0.95)
+        up[mode] = at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import cli
-from pipeline.core.bearings import CATALOGUE, find, orders_from_geometry
+from pipeline.core.bearings import CATALOGUE, ORDERS, complete, find, orders_from_geometry
 from pipeline.core.records import BearingOrders
 from pipeline.errors import ConfigError, ThrumcastError
 
@@ -119,3 +120,60 @@ def test_what_cannot_be_answered_is_refused(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err
+
+
+# -- orders from some of them ------------------------------------------------------------------------------------------
+
+
+@given(
+    elements=st.integers(5, 30), g=st.floats(0.08, 0.45),
+    kept=st.sampled_from([("bpfo", "bpfi"), ("ftf", "bpfo"), ("ftf", "bpfi"), ("bpfo",), ("bpfi",), ("ftf",)]),
+    slip=st.floats(-0.004, 0.004),
+)  # fmt: skip
+def test_two_facts_of_a_bearing_give_the_others(elements: int, g: float, kept: tuple[str, ...], slip: float) -> None:
+    z = elements
+    whole = {"ftf": (1 - g) / 2, "bpfo": z * (1 - g) / 2, "bpfi": z * (1 + g) / 2, "bsf": (1 - g * g) / (2 * g)}
+    known = {name: whole[name] * (1 + slip * (len(kept) > 1)) for name in kept}
+    found = complete(known, elements if len(kept) == 1 else None)
+    for name in ORDERS:
+        assert getattr(found.orders, name) == pytest.approx(known.get(name, whole[name]), rel=0.15 if slip else 1e-6)
+    assert f"{elements} elements" in found.notes[0]
+
+
+def test_the_orders_of_the_catalogue_agree_with_themselves() -> None:
+    for bearing in CATALOGUE:
+        orders = dataclasses.asdict(bearing.geometry.orders())
+        assert complete(orders).notes == (), bearing.name
+        assert complete(orders | {"bsf": 2 * orders["bsf"]}).orders.bsf == pytest.approx(orders["bsf"])
+
+
+def test_a_stated_order_that_contradicts_the_others_is_named_and_kept() -> None:
+    found = complete({"ftf": 0.45, "bpfo": 3.585, "bpfi": 5.415}, elements=8)
+    assert found.orders.ftf == 0.45
+    assert any("ftf 0.45 contradicts bpfo and bpfi" in note for note in found.notes)
+    assert any("8 elements contradict" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("known", "elements", "text"),
+    [
+        ({}, None, "found: none"),
+        ({"bpfo": 3.58}, None, "found: bpfo"),
+        ({"bsf": 2.36}, 9, "found: bsf"),
+        ({"bpfo": 3.1, "bpfi": 5.4}, None, "8.5 elements"),
+        ({"bpfo": 5.4, "bpfi": 3.6}, None, r"\(d/D\) cos phi -0.2"),
+        ({"ftf": 0.6, "bpfo": 5.4}, None, r"\(d/D\) cos phi -0.2"),
+        ({"bpfo": 89.6, "bpfi": 0.4}, None, "cos phi -"),
+    ],
+)
+def test_orders_that_are_no_bearing_are_refused_by_name(
+    known: dict[str, float], elements: int | None, text: str
+) -> None:
+    with pytest.raises(ConfigError, match=text):
+        complete(known, elements)
+
+
+def test_four_stated_orders_are_taken_even_where_they_contradict_each_other() -> None:
+    found = complete({"ftf": 0.398, "bpfo": 3.585, "bpfi": 4.9, "bsf": 2.36})
+    assert found.orders == BearingOrders(0.398, 3.585, 4.9, 2.36)
+    assert "8.48 elements" in found.contradictions[0] or "8.49 elements" in found.contradictions[0]

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+import specs
+from harness.streams import SPEC, recording
 
-from pipeline.config.tables import ModesConfig
+from pipeline.config.specs import stream_specs
+from pipeline.config.tables import Config, ModesConfig
 from pipeline.core import faults
+from pipeline.core.engine import Engine
 from pipeline.core.evidence import UNCONFIRMED, confirms, evidence, shown_mode
-from pipeline.core.faults import MODES, FailureMode, Line, Sign, family_of
+from pipeline.core.faults import MODES, FailureMode, Line, Sign, family_of, impossible
 from pipeline.core.features.table import COLUMN, FAMILIES, NAMES
 from pipeline.core.records import FeatureRow, StreamKey
 
@@ -82,3 +88,53 @@ def test_a_line_in_the_table_is_enough_for_evidence_to_speak_of_a_new_mode(
     assert confirms("belt_wear", quiet) is False
     assert confirms("belt_wear", row()) is None
     assert shown_mode("belt_wear", quiet) == (UNCONFIRMED if sign.rule == "family" else "belt_wear")
+
+
+@pytest.mark.parametrize(
+    ("kind", "gears", "cannot"),
+    [
+        ("fan", False, {"gear_wear", "gear_tooth", "cavitation"}),
+        ("fan", True, {"cavitation"}),
+        ("pump", False, {"gear_wear", "gear_tooth"}),
+        ("gearbox", False, {"cavitation"}),
+        ("", False, set()),
+        ("crusher", False, set()),
+    ],
+)
+def test_the_nameplate_says_what_a_machine_cannot_have(kind: str, gears: bool, cannot: set[str]) -> None:
+    assert set(impossible(kind, has_gears=gears)) == cannot
+    spec = stream_specs(Config(), {StreamKey("m", "p"): {"kind": kind} | ({"gear_teeth": 21} if gears else {})})
+    assert set(spec(StreamKey("m", "p")).impossible) == cannot
+
+
+class Oracle:
+    """A network that says the same of every window."""
+
+    version = "oracle"
+    classes = ("healthy", "unbalance", "gear_tooth", "cavitation")
+    inputs = ("x.rms",)
+    hidden_shape = (1, 1)
+
+    def __init__(self, *p: float) -> None:
+        self.p = np.array(p, np.float32)
+
+    def step(self, x: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.tile(self.p, (len(x), 1)), h
+
+
+@pytest.mark.parametrize("gears", [0.0, 0.3, 0.7, 0.9])
+def test_a_fan_has_no_gears_and_what_is_left_sums_to_one(gears: float) -> None:
+    rest = 1 - gears
+    network = Oracle(0.1 * rest, 0.9 * rest, 0.6 * gears, 0.4 * gears)
+    found = {}
+    for kind in ("fan", ""):
+        spec = dataclasses.replace(
+            SPEC, impossible=impossible(kind, has_gears=False), warm_up_windows=0, alarm=specs.alarm(enter_s=0.0)
+        )
+        step = Engine(lambda key, spec=spec: spec, network).step({}, recording(1))
+        found[kind] = step.predictions
+    for plain, fan in zip(found[""], found["fan"], strict=True):
+        np.testing.assert_array_equal(plain.probabilities, network.p)
+        assert fan.mode == "unbalance"
+        np.testing.assert_allclose(fan.probabilities, [0.1, 0.9, 0.0, 0.0], rtol=1e-5)
+        assert (fan.state == "unknown") == (gears == 0.9), "nearly everything was on what it cannot have"

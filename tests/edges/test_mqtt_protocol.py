@@ -105,6 +105,43 @@ def test_byte_by_byte_the_events_are_the_same_and_in_order() -> None:
 # -- damaged ---------------------------------------------------------------------------------------------------------
 
 
+def said(machine: Protocol, data: bytes) -> list[tuple[object, ...]]:
+    """What a machine makes of bytes, without the numbers that it gives."""
+    try:
+        found = events(machine, data)
+    except ProtocolError as error:
+        return [(str(error), machine.connected)]
+    return [(*event[:5], event.receipt.mid) if isinstance(event, Message) else tuple(event) for event in found]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # mqtt5's word on a broker's bad text
+@given(
+    st.sampled_from([0, 1]),
+    st.booleans(),
+    st.sampled_from([None, "application/msgpack"]),
+    st.binary(max_size=300),
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=2),
+)
+def test_a_topic_that_came_before_is_read_like_a_new_one(
+    qos: int, retain: bool, content_type: str | None, payload: bytes, damages: list[tuple[int, int]]
+) -> None:
+    packet = bytearray(
+        mqtt5.PublishPacket(
+            TOPIC,
+            payload,
+            qos=mqtt5.QoS(qos),
+            packet_id=7 if qos else None,
+            retain=retain,
+            content_type=content_type,
+        ).write()
+    )
+    known, new = connected(), connected()
+    assert said(known, bytes(packet)) == said(connected(), bytes(packet))
+    for at, value in damages:
+        packet[at % len(packet)] = value
+    assert said(known, bytes(packet)) == said(new, bytes(packet))
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # mqtt5's word on a broker's bad text
 @given(st.integers(0, len(SCRIPT) - 1), st.integers(0, 60), st.integers(0, 255), st.booleans())
 def test_a_packet_damaged_in_any_field_gives_events_or_a_protocol_error_and_a_goodbye(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -174,3 +175,18 @@ def test_real_recordings_of_cwru_and_hit_open_and_read_whole(shared_data):
     np.testing.assert_array_equal(joined(stream)[0], expected)
     assert stream.orders is not None
     assert stream.orders.bpfi == 5.4152
+
+
+def test_partial_bearing_data_are_completed_or_refused_by_name(tmp_path: Path) -> None:
+    samples = np.zeros((1, 500), np.float32)
+    facts = {"sample_rate_hz": 1000.0, "fault_orders_of_shaft": {"bpfo": 3.585, "bpfi": 5.415}}
+    write_recording(tmp_path / "a.parquet", samples, ("x",), facts)
+    one = open_recording(tmp_path / "a.parquet")
+    orders = one.orders("x")
+    assert orders is not None
+    assert (round(orders.ftf, 3), round(orders.bsf, 2)) == (0.398, 2.36)
+    assert any("9 elements follow from bpfo and bpfi" in note for note in one.notes)
+    write_recording(tmp_path / "b.parquet", samples, ("x",), facts | {"fault_orders_of_shaft": {"bpfo": 3.585}})
+    other = open_recording(tmp_path / "b.parquet")
+    assert other.orders("x") is None
+    assert any("found: bpfo; its defect lines are not looked for" in note for note in other.notes)

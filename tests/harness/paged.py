@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from starlette.testclient import TestClient
 
-from harness.live import BLOCKS, send, stop_when_idle
+from harness.live import BLOCKS, schema, send, stop_when_idle
 from harness.watched import Linked, watched_service
 from pipeline.config.tables import Config, DataConfig, WebConfig
-from pipeline.core.records import Block, StreamKey
+from pipeline.core.features.table import FEATURES
+from pipeline.core.records import Block, FeatureRow, StreamKey
 from pipeline.drivers.live import Live
+from pipeline.edges.store.archive import Archive
+from pipeline.edges.store.journal import Commit, Journal
 from pipeline.page.api import LivePage
 
 PUMP = StreamKey("pump-01", "de")
@@ -46,6 +50,28 @@ class Paged:
         return self.client.post(f"/api/v1/{path}", json=body, headers=ORIGIN)
 
 
+def archive_of_modes(data: Path, rng: np.random.Generator, *, machines: int = 6, windows: int = 80) -> None:
+    """An archive of the live service's features in which all numbers say the mode: half of the machines are damaged."""
+    start, second = 1_704_067_200_000_000_000, 1_000_000_000
+    rows = []
+    for number in range(machines):
+        for window in range(windows):
+            begin = start + window * second // 2
+            values = (rng.normal(0, 0.4, len(FEATURES)) + 3.0 + 3.0 * (number % 2)).astype(np.float32)[None, :]
+            truth = ("normal", "outer_race")[number % 2]
+            key = StreamKey(f"pump-{number:02d}", "de")
+            rows.append(
+                FeatureRow(
+                    key, 1, window, begin, begin + second, 12e3, 1500.0, 1.0, 0, truth,
+                    ("x",), values, schema().name,
+                )
+            )  # fmt: skip
+    with Journal(data) as journal:
+        archive = Archive(data, journal, schema())
+        journal.commit(Commit(features=rows))
+        archive.roll()
+
+
 @contextmanager
 def paged(directory: Path, web: WebConfig | None = None) -> Iterator[Paged]:
     broker = Linked()
@@ -55,5 +81,5 @@ def paged(directory: Path, web: WebConfig | None = None) -> Iterator[Paged]:
     live.companions += (page.companion,)
     with TestClient(page.app, base_url="http://localhost") as client:
         yield Paged(live, broker, page, client, directory)
-    page.events.end()
+    page.stop()
     live.journal.close()

@@ -176,7 +176,7 @@ def test_a_place_in_a_bearing_needs_its_lines_and_without_orders_nothing_is_said
     assert confirms("bearing_outer", row(env_bpfo=3.0, env_bpfi=20.0)) is False
     assert confirms("bearing_outer", row()) is None
     assert shown_mode("bearing_inner", row(env_bpfi=2.0)) == UNCONFIRMED
-    assert shown_mode("bearing_inner", row()) == "bearing_inner"
+    assert shown_mode("bearing_inner", row()) == UNCONFIRMED
     assert shown_mode("bearing_inner", None) == "bearing_inner"
     assert shown_mode("gear_wear", row(kurtosis=3.0)) == "gear_wear"
 

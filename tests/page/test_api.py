@@ -23,7 +23,7 @@ from pipeline.core.features.display import line_db
 from pipeline.core.features.table import FEATURES
 from pipeline.core.records import AlarmChange
 from pipeline.edges.store.read import read_features
-from pipeline.page.api import EventStream
+from pipeline.page.api import QUEUED, EventStream
 from pipeline.page.live import SPARKS, TURNS_KEPT, Sparks, Turn
 from pipeline.page.openapi import document
 from pipeline.page.views import bucketed, unframe
@@ -241,7 +241,7 @@ def test_a_slow_client_gets_a_snapshot_instead_of_a_queue() -> None:
         events = EventStream()
         slow = events.listen(lambda: b"snapshot")
         got = [await anext(slow)]
-        for n in range(20):
+        for n in range(2 * QUEUED):
             events.publish(b"tick %d" % n)
         await asyncio.sleep(0)
         for _ in range(4):
@@ -288,9 +288,8 @@ def test_what_is_not_there_is_a_problem(served: Paged) -> None:
     answer = served.client.get(f"/api/v1/streams/pump-01/de/trend?feature=sadness&{SPAN}")
     assert answer.status_code == 404
     assert served.client.get("/api/v1/streams/pump-01/de/trend?from=5&to=2").status_code == 422
-    assert (
-        served.client.post(
-            "/api/v1/labels", content=b"[1]", headers=ORIGIN | {"Content-Type": "application/json"}
-        ).status_code
-        == 400
-    )
+    for content, status in ((b"[1]", 422), (b"{1", 400), (b'{"id": 5}', 422), (b'{"id": "a", "sad": "b"}', 422)):
+        headers = ORIGIN | {"Content-Type": "application/json"}
+        assert served.client.post("/api/v1/alarms/acknowledge", content=content, headers=headers).status_code == status
+    assert served.client.post("/api/v1/fleet").status_code == 405
+    assert "GET" in served.client.put("/api/v1/fleet", headers=ORIGIN).headers["allow"]

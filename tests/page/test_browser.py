@@ -6,39 +6,27 @@ leave this machine; there must be none.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.browsing import DESK, PATIENCE_MS, PHONE, Watched, launched, needs_browser, watching
 
 from pipeline.cli import run
 
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-PATIENCE_MS = 120_000
 LIFE_S = 240
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install thrumcast[e2e]")
-if CHROMIUM is None:
-    pytest.skip("there is no chromium: apt-get install chromium", allow_module_level=True)
-
-
-@dataclass
-class Watched:
-    """A page, and what it did that it should not."""
-
-    page: Any
-    wrong: list[str] = field(default_factory=list)
+sync_api = needs_browser()
 
 
 @pytest.fixture(scope="module")
@@ -63,23 +51,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with launched() as made:
         yield made
-        made.close()
 
 
 @pytest.fixture
 def watched(browser: Any, demo: tuple[str, Path]) -> Iterator[Watched]:
-    page = browser.new_page(viewport={"width": 1280, "height": 1000})
-    page.set_default_timeout(PATIENCE_MS)
-    found = Watched(page)
-    page.on("console", lambda message: message.type == "error" and found.wrong.append(message.text))
-    page.on("pageerror", lambda error: found.wrong.append(str(error)))
-    page.on("request", lambda request: request.url.startswith(demo[0]) or found.wrong.append(request.url))
-    yield found
-    page.close()
-    assert found.wrong == []
+    with watching(browser, demo[0]) as found:
+        yield found
 
 
 def alarmed(page: Any, url: str) -> str:
@@ -174,14 +153,45 @@ def test_acknowledging_survives_a_reload(watched: Watched, demo: tuple[str, Path
     page.wait_for_selector("td:text-matches('^acknowledged \\\\d')")
 
 
-def test_every_view_opens_light_and_dark_without_a_sound(watched: Watched, demo: tuple[str, Path]) -> None:
+def picture(page: Any, path: Path) -> None:
+    """A picture of the whole page, with few colours where Pillow is there: a tenth of the bytes."""
+    page.screenshot(path=path, full_page=True)
+    with contextlib.suppress(ImportError):
+        from PIL import Image
+
+        with Image.open(path) as full:
+            small = full.convert("RGB").quantize(96, dither=Image.Dither.NONE)
+        small.save(path, optimize=True)
+
+
+def test_every_view_opens_light_and_dark_on_desk_and_phone(
+    watched: Watched, demo: tuple[str, Path], tmp_path: Path
+) -> None:
+    """Draws the pictures of docs/page.md where $THRUMCAST_PICTURES names their folder: `make pictures`."""
     page, (url, _) = watched.page, demo
+    folder = Path(os.environ.get("THRUMCAST_PICTURES") or tmp_path)
     name = alarmed(page, url)
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)
-        for view in ("fleet", "alarms", "labels", "models", "quality", "settings", name):
-            page.goto(f"{url}#{view}")
-            page.wait_for_selector("main .panel")
+    page.goto(f"{url}#{name}")
+    says(page, "#spectrum-hint", "1x =")
+    page.wait_for_timeout(8000)  # some lines of the waterfall
+    for size, viewport in (("", DESK), ("_phone", PHONE)):
+        page.set_viewport_size(viewport)
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            for view in (name, "fleet", "alarms", "labels", "models", "quality", "settings"):
+                page.goto(f"{url}#{view}")
+                page.wait_for_selector("main .panel")
+                if view == name:
+                    says(page, "#spectrum-hint", "1x =")
+                    page.wait_for_timeout(4000)
+                page.wait_for_timeout(500)
+                shown = "machine" if view == name else view
+                picture(page, folder / f"page_{shown}{size}{'_dark' if scheme == 'dark' else ''}.png")
+                assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth"), (view, size)
+    assert len(list(folder.glob("page_*.png"))) >= 28
+    page.set_viewport_size(DESK)
+    page.goto(f"{url}#{name}")
+    says(page, "#spectrum-hint", "1x =")
     for button in ("dB", "Average", "Max hold", "Save baseline", "Harmonics", "Sidebands"):
         page.click(f"[role=toolbar] button:has-text('{button}')")
     for unit in ("mm/s", "m/s²"):

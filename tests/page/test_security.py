@@ -17,7 +17,8 @@ from pipeline.config.bind import is_loopback
 from pipeline.config.tables import WebConfig
 from pipeline.errors import ConfigError
 from pipeline.page import guard
-from pipeline.page.guard import read_token
+from pipeline.page.guard import read_tokens
+from pipeline.page.openapi import document
 from pipeline.service.http import Answer, WebServer
 
 pytestmark = pytest.mark.usefixtures("compiled")
@@ -92,13 +93,75 @@ def test_on_other_addresses_a_token_is_needed_and_without_a_file_there_is_no_pag
         assert served.client.get("/api/v1/fleet").status_code == 200  # by the cookie
 
 
-def test_a_token_that_is_missing_or_short_stops_the_start(tmp_path: Path) -> None:
+LINES = f"# who may label\njo {TOKEN}\n\nkim-b {TOKEN}2\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [("", "found none"), ("secret", "line 1"), (f"jo b {TOKEN}", "line 1"), (f"{TOKEN}\nkim {TOKEN}", "line 2")],
+)
+def test_a_file_that_holds_no_tokens_stops_the_start(tmp_path: Path, lines: str, says: str) -> None:
     with pytest.raises(ConfigError, match="readable file"):
-        read_token(str(tmp_path / "none"))
-    (tmp_path / "short").write_text("secret\n")
-    with pytest.raises(ConfigError, match="16 characters"):
-        read_token(str(tmp_path / "short"))
-    assert read_token("") is None
+        read_tokens(WebConfig(token_file=str(tmp_path / "none")))
+    (tmp_path / "tokens").write_text(lines)
+    with pytest.raises(ConfigError, match=says):
+        read_tokens(WebConfig(read_token_file=str(tmp_path / "tokens")))
+    assert read_tokens(WebConfig()) == {}
+
+
+def test_a_token_that_may_only_look_changes_nothing_whatever_it_posts(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text(LINES)
+    (tmp_path / "look").write_text("wall-screen " + "r" * 32)
+    web = WebConfig(token_file=str(tmp_path / "tokens"), read_token_file=str(tmp_path / "look"))
+    with paged(tmp_path / "data", web) as served:
+        served.feed(BLOCKS[:4])
+        look = {"Authorization": "Bearer " + "r" * 32}
+        me = served.client.get("/api/v1/me", headers=look).json()
+        assert (me["name"], me["may_change"]) == ("wall-screen", False)
+        posts = [path for path, entry in document()["paths"].items() if "post" in entry]
+        refused = {
+            path for path in posts if served.client.post(path, json={}, headers=ORIGIN | look).status_code == 403
+        }
+        assert set(posts) - refused == {guard.SESSION, PATH}
+        assert len(refused) > 6
+        assert not (tmp_path / "data" / "audit.jsonl").exists()
+
+
+def test_a_change_is_audited_under_the_name_of_the_token_whatever_the_client_says(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text(LINES)
+    span = {"machine": "pump-01", "start": "2023-11-14T22:13:20Z", "end": "2023-11-14T22:13:21Z"}
+    label = span | {"mode": "unbalance", "author": "the boss", "client_token": "t"}
+    row = "machine,start,end,mode,author\npump-01,2023-11-14,2023-11-15,other,ann\n"
+    with paged(tmp_path / "data", WebConfig(token_file=str(tmp_path / "tokens"))) as served:
+        served.feed(BLOCKS[:4])
+        kim = ORIGIN | {"Authorization": f"Bearer {TOKEN}2"}
+
+        def post(path: str, body: dict[str, Any]) -> Any:
+            answer = served.client.post(f"/api/v1/{path}", json=body, headers=kim)
+            assert answer.status_code == 200, answer.text
+            return answer.json()
+
+        stored = post("labels", label)["label"]
+        post(f"labels/{stored['id']}/retract", {"by": "the boss"})
+        post("labels/import", {"format": "csv", "content": row})
+        assert stored["author"] == "kim-b"
+        labels = served.client.get("/api/v1/labels", headers=kim).json()["labels"]
+        assert [one["author"] for one in labels] == ["kim-b for ann", "kim-b"]
+        changes = served.client.get("/api/v1/audit", headers=kim).json()["changes"]
+    assert [change["by"] for change in changes] == ["kim-b"] * 3
+    assert [change["path"].rpartition("/")[2] for change in changes] == ["import", "retract", "labels"]
+    assert changes[2]["given"]["machine"] == "pump-01"
+    assert changes[2]["made"]["id"] == stored["id"]
+    assert changes[0]["at"] > changes[2]["at"]
+
+
+def test_no_change_is_made_that_cannot_be_noted(tmp_path: Path) -> None:
+    with paged(tmp_path) as served:
+        (tmp_path / "audit.jsonl").mkdir()
+        answer = served.post("training", {})
+        assert answer.status_code == 503
+        assert "audit.jsonl" in answer.json()["title"]
+        assert served.get("training")["state"] == "none"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from anyascii import anyascii
 
+from pipeline.core.bearings import ORDERS, Completed, complete
 from pipeline.core.records import BearingOrders, Block, Float32, StreamKey
 from pipeline.edges.recordings import presets
 from pipeline.edges.recordings.clock import split_unit
@@ -37,7 +38,7 @@ from pipeline.edges.recordings.formats import describe, read_chunks
 from pipeline.edges.recordings.ids import Place, place, places, readable_id
 from pipeline.edges.recordings.snapshots import read_snapshot_index
 from pipeline.edges.recordings.units import converted
-from pipeline.errors import RecordingError, UsageError
+from pipeline.errors import ConfigError, RecordingError, UsageError
 
 __all__ = [
     "ChannelMap",
@@ -183,10 +184,10 @@ class Recording:
             return None
         if any(isinstance(entry, dict) for entry in found.values()):
             found = found.get(channel)
-        names = ("ftf", "bpfo", "bpfi", "bsf")
-        if not isinstance(found, dict) or not all(_positive(found.get(name)) for name in names):
-            return None
-        return BearingOrders(**{name: float(found[name]) for name in names})
+        try:
+            return _completed(found).orders if isinstance(found, dict) else None
+        except ConfigError:
+            return None  # `notes` names it
 
     def start_ns(self) -> int:
         """Time of the first sample: as the file states it, else a nominal time, the same at every reading."""
@@ -377,6 +378,7 @@ def _recording(
     unit, scale, words = _unit(contents.metadata, how)
     notes += words
     metadata = dict(contents.metadata)
+    notes += _bearing_notes(metadata, contents.channels)
     truth, speed = metadata.get("fault_class"), metadata.get("rpm")
     named = _names_machine(metadata) and how.machine_from == "recording"
     if not named:
@@ -514,6 +516,35 @@ def understood(recording: Recording, channel_map: ChannelMap | None = None) -> d
         "dialect": dict(recording.dialect) or None,
         "warnings": list(recording.notes),
     }
+
+
+def _completed(found: Mapping[str, Any]) -> Completed:
+    """The defect orders of metadata, completed.
+
+    Raises:
+        ConfigError: they do not determine a bearing.
+    """
+    elements = found.get("elements")
+    whole = int(elements) if _positive(elements) and elements == int(elements) else None  # type: ignore[arg-type]
+    return complete({name: float(found[name]) for name in ORDERS if _positive(found.get(name))}, whole)
+
+
+def _bearing_notes(metadata: Mapping[str, Any], channels: Sequence[str]) -> list[str]:
+    """What was derived of the bearings, what contradicts itself, and what is no bearing."""
+    found = metadata.get("fault_orders_of_shaft")
+    if not isinstance(found, dict):
+        return []
+    keyed = any(isinstance(entry, dict) for entry in found.values())
+    notes = []
+    for at, one in [(channel, found.get(channel)) for channel in channels] if keyed else [("", found)]:
+        if not isinstance(one, dict):
+            continue
+        where = f"bearing at {at}" if at else "bearing"
+        try:
+            notes += [f"{where}: {note}" for note in _completed(one).notes]
+        except ConfigError as error:
+            notes.append(f"{where}: {error.message}; its defect lines are not looked for")
+    return notes
 
 
 def _positive(value: object) -> bool:

@@ -54,15 +54,32 @@ export function duration(seconds) {
   return `${Math.round(seconds / 86400)} d`;
 }
 
+// Times are shown in UTC or in the zone of this browser, always with the zone beside them. Labels are written in UTC.
+const ZONE = "thrumcast.zone";
+let local = false;
+try { local = localStorage.getItem(ZONE) === "local"; } catch { /* no storage: UTC */ }
+export function switchZone() {
+  local = !local;
+  try { localStorage.setItem(ZONE, local ? "local" : "UTC"); } catch { /* no storage: for this page only */ }
+}
+export const isLocal = () => local;
 const two = (n) => String(n).padStart(2, "0");
+const offset = (ms) => (local ? -new Date(ms).getTimezoneOffset() : 0); // minutes
+export function zoneName(ms = Date.now()) {
+  const minutes = Math.abs(offset(ms));
+  return local ? `UTC${offset(ms) < 0 ? "−" : "+"}${two(Math.floor(minutes / 60))}:${two(minutes % 60)}` : "UTC";
+}
+export const zoned = (ms) => new Date(ms + 60e3 * offset(ms)); // a date whose UTC fields are those of the shown zone
 export function clock(ms) {
-  const d = new Date(ms);
+  const d = zoned(ms);
   return `${two(d.getUTCHours())}:${two(d.getUTCMinutes())}:${two(d.getUTCSeconds())}`;
 }
+export const stamp = (ms) => `${clock(ms)} ${zoneName(ms)}`;
 export const iso = (ms) => new Date(ms).toISOString().replace(/\.\d+Z$/, "Z");
 export function when(ms) {
-  return Date.now() - ms < 43200e3 ? clock(ms) : iso(ms).replace("T", " ").replace("Z", "");
+  return Date.now() - ms < 43200e3 ? clock(ms) : iso(zoned(ms).getTime()).replace("T", " ").replace("Z", "");
 }
+export const moment = (ms) => h("span", { class: "time" }, when(ms));
 export function number(value, digits = 3) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   const size = Math.abs(value);
@@ -72,12 +89,12 @@ export function number(value, digits = 3) {
 }
 
 let hidden = 0;
-export function toast(text) {
+export function toast(text, action) {
   const node = document.getElementById("toast");
-  node.textContent = text;
+  node.replaceChildren(text, ...(action ? [h("button", { class: "small", onclick: () => { node.classList.remove("on"); action.run(); } }, action.text)] : []));
   node.classList.add("on");
   clearTimeout(hidden);
-  hidden = setTimeout(() => node.classList.remove("on"), 5000);
+  hidden = setTimeout(() => node.classList.remove("on"), action ? 12000 : 5000);
 }
 
 export const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
@@ -89,8 +106,9 @@ export function panel(title, hint, tools, ...children) {
 }
 
 export function table(head, rows, numbers = []) {
+  if (!rows.length) return h("p", { class: "soft" }, T.none);
   const cls = (i) => (numbers.includes(i) ? "number" : "");
-  return h("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": head[0] },
+  return h("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": head.find((text) => text) },
     h("table", {}, h("thead", {}, h("tr", {}, head.map((text, i) => h("th", { class: cls(i), scope: "col" }, text)))),
       h("tbody", {}, rows.map((row) => h("tr", { class: row.class || "" }, (row.cells || row).map((cell, i) => h("td", { class: cls(i) }, cell)))))));
 }

@@ -19,70 +19,112 @@ export function whatOf(s) {
   return s.state === "sensor_fault" && s.quality.length ? `${T.states.sensor_fault}: ${modeWord(s.quality[0])}` : T.states[s.state] || s.state;
 }
 
-function spark(s) {
+function sparkPoints(s) {
   const values = s.spark || [];
   const known = values.filter((v) => v !== null);
   const top = 1.3 * Math.max(...known, 1e-9);
-  const points = values.map((v, i) => (v === null ? null : `${(100 * i) / Math.max(1, values.length - 1)},${25 - (23 * v) / top}`)).filter(Boolean).join(" ");
-  return svg("svg", { class: "spark", viewBox: "0 0 100 26", preserveAspectRatio: "none", "aria-hidden": "true" }, svg("polyline", { points }));
+  return values.map((v, i) => (v === null ? null : `${(100 * i) / Math.max(1, values.length - 1)},${25 - (23 * v) / top}`)).filter(Boolean).join(" ");
 }
 
 const age = (s) => (s.heard ? T.fleet.ago(duration(Math.max(0, Date.now() / 1000 - s.heard))) : T.fleet.never);
 
+// A tile is made once and then kept up to date in place, so that it keeps the focus and costs little.
 function tile(s) {
-  const ago = h("span", { class: "soft" }, age(s));
-  const node = h("a", { class: `tile ${s.state}`, href: linkOf(s) },
-    h("span", { class: "row" }, h("span", { class: "name" }, label(s)), mark(s.state)),
-    h("span", { class: "what", title: (s.evidence || []).join("; ") }, whatOf(s)),
-    h("span", { class: "row" }, h("span", {}, h("b", {}, number(s.velocity_rms_mm_s)), " mm/s"), zone(s)),
-    spark(s),
-    h("span", { class: "row soft" }, h("span", {}, s.spark_s ? T.fleet.spark(duration(s.spark_s)) : ""), ago));
-  return { node, ago };
+  const name = h("span", { class: "name" });
+  const what = h("span", { class: "what" });
+  const velocity = h("b", {});
+  const letter = h("span", {});
+  const line = svg("polyline", { points: "" });
+  const span = h("span", {});
+  const ago = h("span", {});
+  const head = h("span", { class: "row" }, name, mark(s.state));
+  const node = h("a", { href: linkOf(s) }, head, what, h("span", { class: "row" }, h("span", {}, velocity, " mm/s"), letter),
+    svg("svg", { class: "spark", viewBox: "0 0 100 26", preserveAspectRatio: "none", "aria-hidden": "true" }, line), h("span", { class: "row soft" }, span, ago));
+  let state = s.state;
+  let was = "";
+  let drawnSpark = null;
+  function show(now) {
+    const said = `${label(now)} ${now.state} ${whatOf(now)} ${now.velocity_rms_mm_s} ${now.zone} ${now.spark_s}`;
+    if (said !== was) {
+      was = said;
+      node.className = `tile ${now.state}`;
+      name.textContent = label(now);
+      if (now.state !== state) { head.lastChild.replaceWith(mark(now.state)); state = now.state; }
+      what.textContent = whatOf(now);
+      what.title = (now.evidence || []).join("; ");
+      velocity.textContent = number(now.velocity_rms_mm_s);
+      letter.replaceChildren(zone(now));
+      span.textContent = now.spark_s ? T.fleet.spark(duration(now.spark_s)) : "";
+    }
+    if (now.spark !== drawnSpark) { drawnSpark = now.spark; line.setAttribute("points", sparkPoints(now)); }
+    ago.textContent = age(now);
+  }
+  show(s);
+  return { node, show, tick: (now) => { const text = age(now); if (text !== ago.textContent) ago.textContent = text; } };
 }
 
+const AHEAD = 4; // rows of tiles that are drawn beyond what is visible
+
 export function fleetView(main) {
-  const tiles = new Map();
-  const search = h("input", { type: "search", placeholder: T.fleet.search, "aria-label": T.fleet.search, oninput: () => arrange(true) });
-  const state = h("select", { "aria-label": T.alarms.state, onchange: () => arrange(true) }, h("option", { value: "" }, T.fleet.all),
+  const tiles = new Map(); // of what is drawn
+  const search = h("input", { type: "search", placeholder: T.fleet.search, "aria-label": T.fleet.search, oninput: () => arrange() });
+  const state = h("select", { "aria-label": T.alarms.state, onchange: () => arrange() }, h("option", { value: "" }, T.fleet.all),
     Object.entries(T.states).map(([value, text]) => h("option", { value }, text)));
-  const count = h("span", { class: "soft" });
+  const count = h("span", { class: "soft", role: "status" });
   const box = h("div", { id: "tiles" });
+  const before = h("div", { class: "spacer" });
+  const after = h("div", { class: "spacer" });
   const alarms = h("div", {});
   main.append(h("h1", { class: "skip" }, T.fleet.title), h("div", { class: "tools" }, search, state, count), box, panel(T.alarms.title, T.alarms.hint, [], alarms));
-  let order = "";
+  let shown = [];
+  let drawn = "";
+  let row = 0; // height of a row of tiles in pixels, with its gap
 
-  function arrange(force) {
+  function arrange() {
     const text = search.value.trim().toLowerCase();
-    const shown = sorted().filter((s) => (!text || `${nameOf(s)} ${s.area} ${s.shown || ""}`.toLowerCase().includes(text)) && (!state.value || s.state === state.value));
-    for (const s of shown) if (!tiles.has(nameOf(s))) tiles.set(nameOf(s), tile(s));
-    const next = shown.map(nameOf).join();
-    if (force || next !== order) {
-      order = next;
-      box.replaceChildren(...(shown.length ? shown.map((s) => tiles.get(nameOf(s)).node) : [h("p", { class: "empty" }, store.streams.size ? T.fleet.noMatch : T.fleet.none)]));
-    }
-    const bad = shown.filter((s) => s.state === "alarm").length;
-    count.textContent = `${shown.length} of ${store.streams.size}${bad ? ` · ${bad} in alarm` : ""}`;
+    shown = sorted().filter((s) => (!text || `${s.name} ${s.area} ${s.shown || ""}`.toLowerCase().includes(text)) && (!state.value || s.state === state.value));
+    count.textContent = T.fleet.count(shown.length, store.streams.size, shown.filter((s) => s.state === "alarm").length);
+    draw();
   }
 
+  // Draws the tiles that can be seen; two spacers stand for the others.
+  function draw() {
+    if (!shown.length) { drawn = ""; box.replaceChildren(h("p", { class: "empty" }, store.streams.size ? T.fleet.noMatch : T.fleet.none)); return; }
+    const columns = Math.max(1, getComputedStyle(box).gridTemplateColumns.split(" ").length);
+    const rows = Math.ceil(shown.length / columns);
+    const top = -box.getBoundingClientRect().top;
+    const first = row ? Math.min(Math.max(0, Math.floor(top / row) - AHEAD), Math.max(0, rows - 1)) : 0;
+    const last = row ? Math.min(rows, Math.ceil((top + innerHeight) / row) + AHEAD) : Math.min(rows, 8);
+    const part = shown.slice(first * columns, Math.max(last, first + 1) * columns);
+    const names = part.map((s) => s.name);
+    const now = `${columns} ${first} ${rows} ${names.join()}`;
+    if (now === drawn) return;
+    drawn = now;
+    const wanted = new Set(names);
+    for (const name of [...tiles.keys()]) if (!wanted.has(name)) tiles.delete(name);
+    for (const s of part) if (!tiles.has(s.name)) tiles.set(s.name, tile(s));
+    const focused = document.activeElement;
+    before.hidden = !first;
+    before.style.height = `${first * row}px`;
+    after.style.height = `${Math.max(0, rows - Math.max(last, first + 1)) * row}px`;
+    box.replaceChildren(before, ...names.map((name) => tiles.get(name).node), after);
+    if (focused && focused !== document.activeElement && box.contains(focused)) focused.focus({ preventScroll: true });
+    if (!row) { row = tiles.get(names[0]).node.getBoundingClientRect().height + 8; draw(); }
+  }
+
+  let waiting = false;
+  const soon = () => { if (!waiting) { waiting = true; requestAnimationFrame(() => { waiting = false; draw(); }); } };
+  const sized = () => { row = 0; drawn = ""; soon(); };
+  addEventListener("scroll", soon, { passive: true });
+  addEventListener("resize", sized);
+
   function update(content) {
-    for (const { machine, point } of content.streams) {
-      const s = store.streams.get(nameOf({ machine, point }));
-      const old = tiles.get(nameOf(s));
-      const made = tile(s);
-      if (old) {
-        const focused = document.activeElement === old.node;
-        old.node.replaceWith(made.node);
-        if (focused) made.node.focus();
-      }
-      tiles.set(nameOf(s), made);
-    }
-    arrange(false);
+    for (const s of content.streams) { const made = tiles.get(nameOf(s)); if (made) made.show(store.streams.get(nameOf(s))); }
+    arrange();
     if (content.alarms) alarms.replaceChildren(alarmTable(store.alarms));
   }
 
-  const timer = setInterval(() => {
-    for (const [name, { ago }] of tiles) { const s = store.streams.get(name); if (s) ago.textContent = age(s); }
-  }, 1000);
-  update({ streams: [...store.streams.values()], alarms: store.alarms });
-  return { update, close: () => clearInterval(timer) };
+  const timer = setInterval(() => { for (const [name, made] of tiles) { const s = store.streams.get(name); if (s) made.tick(s); } }, 1000);
+  update({ streams: [], alarms: store.alarms });
+  return { update, close: () => { clearInterval(timer); removeEventListener("scroll", soon); removeEventListener("resize", sized); } };
 }

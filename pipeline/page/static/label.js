@@ -36,7 +36,7 @@ export function labelDialog(given, saved) {
   const certainty = choices("certainty", T.label.certainties, "sure");
   const order = h("input", { type: "text", name: "work_order", maxLength: 80, placeholder: "WO-…", "aria-label": T.label.order });
   const note = h("textarea", { name: "note", rows: 2, maxLength: 4000, "aria-label": T.label.note });
-  const by = h("input", { type: "text", name: "author", maxLength: 64, value: author, "aria-label": T.label.by });
+  const by = h("input", { type: "text", name: "author", maxLength: 64, value: store.me.name || author, disabled: Boolean(store.me.name), "aria-label": T.label.by });
   const told = h("p", { class: "note", role: "status" }, T.label.rules);
   const wrong = h("p", { class: "error", role: "alert" });
   const save = h("button", { class: "primary", type: "button", onclick: store_ }, T.label.save);
@@ -70,10 +70,11 @@ export function labelDialog(given, saved) {
 
   async function store_() {
     save.disabled = true;
-    try { localStorage.setItem(REMEMBERED, by.value.trim()); } catch { /* no storage */ }
+    try { if (!by.disabled) localStorage.setItem(REMEMBERED, by.value.trim()); } catch { /* no storage */ }
     try {
       const found = await post("labels", fields());
-      toast([T.label.saved(found.windows), ...found.warnings].join(" "));
+      if (found.new) can(() => change(found.id, "retract"));
+      toast([T.label.saved(found.windows), ...found.warnings].join(" "), { text: T.labels.undo, run: undo });
       dialog.close();
       saved(found.label);
     } catch (error) {
@@ -90,7 +91,35 @@ export function labelDialog(given, saved) {
   preview();
 }
 
+// What can be undone, newest last: each entry does it and says whether it succeeded.
+const MOST_UNDO = 50;
+const undoable = [];
+function can(action) {
+  undoable.push(action);
+  if (undoable.length > MOST_UNDO) undoable.shift();
+}
+const change = (id, what) => attempt(() => post(`labels/${encodeURIComponent(id)}/${what}`, who()));
+export function who() {
+  let by = null;
+  try { by = localStorage.getItem(REMEMBERED) || null; } catch { /* no storage: the page */ }
+  return store.me.name || !by ? {} : { by };
+}
+
+export async function undo() {
+  const action = undoable.pop();
+  if (!action) toast(T.labels.nothing);
+  else if (await action()) toast(T.labels.undone);
+}
+
 export async function retract(id) {
-  const done = await attempt(() => post(`labels/${encodeURIComponent(id)}/retract`, {}));
-  if (done) toast(T.label.retracted);
+  if (!(await change(id, "retract"))) return;
+  can(() => change(id, "restore"));
+  toast(T.label.retracted, { text: T.labels.undo, run: undo });
+}
+
+export async function restore(id) {
+  const found = await change(id, "restore");
+  if (!found) return;
+  can(() => change(found.id, "retract"));
+  toast(T.labels.restored, { text: T.labels.undo, run: undo });
 }

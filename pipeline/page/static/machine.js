@@ -1,7 +1,7 @@
 // One measurement point: probabilities, waveform, trend, spectra with cursors, waterfall.
 import { frame, get } from "./api.js";
 import { acknowledge, attempt, label, store } from "./app.js";
-import { clock, h, linkOf, modeWord, nameOf, number, panel, percent, stateWord, toast } from "./dom.js";
+import { h, linkOf, modeWord, nameOf, number, panel, percent, stamp, stateWord, toast } from "./dom.js";
 import { zone } from "./fleet.js";
 import { labelDialog } from "./label.js";
 import { amplitude, G, lineDb, spectrum, trend, waterfall, waveform } from "./plots.js";
@@ -53,8 +53,8 @@ export function machineView(main, key, query) {
   const envRead = h("p", { class: "readout", id: "envelope-readout" });
   const fallRead = h("p", { class: "readout" });
   const held = h("span", {});
-  const fall = waterfall((entry) => { me.shown = entry; store.paused = true; held.replaceChildren(T.machine.held(`${clock(entry.header.end)} UTC `), h("button", { class: "small", onclick: resume }, T.machine.live)); drawWindow(); },
-    (share, entry, bins) => { if (!entry) return; const hz = share * bins * entry.header.delta_f_hz; fallRead.textContent = `${clock(entry.header.end)} UTC · ${number(hz, 4)} Hz`; });
+  const fall = waterfall((entry) => { me.shown = entry; store.paused = true; held.replaceChildren(T.machine.held(`${stamp(entry.header.end)} `), h("button", { class: "small", onclick: resume }, T.machine.live)); drawWindow(); },
+    (share, entry, bins) => { if (!entry) return; const hz = share * bins * entry.header.delta_f_hz; fallRead.textContent = `${stamp(entry.header.end)} · ${number(hz, 4)} Hz`; });
   const channels = h("span", {});
   const featureBox = h("input", { class: "small", value: opts.feature, "aria-label": T.machine.feature, size: 18, onchange: (e) => { opts.feature = e.target.value.trim(); address(); loadTrend(true); } });
   featureBox.setAttribute("list", "features");
@@ -232,7 +232,7 @@ export function machineView(main, key, query) {
     fill(env, envelope, plain, 1, base && base.envelope, envelopeHz(header));
     const rate = header.rate_hz;
     wave.set([Array.from(entry.waveform, (_, i) => (1000 * i) / rate), entry.waveform], false);
-    waveHint.textContent = `${header.unit}, ${number(1000 * entry.waveform.length / rate, 4)} ms, ${clock(header.end)} UTC`;
+    waveHint.textContent = `${header.unit}, ${number(1000 * entry.waveform.length / rate, 4)} ms, ${stamp(header.end)}`;
     document.getElementById("spectrum-hint").textContent = `${number(header.delta_f_hz, 3)} Hz lines, Hann · ${header.speed_rpm ? `1x = ${number(header.speed_rpm / 60, 4)} Hz` : T.machine.speedUnknown}`;
     document.getElementById("envelope-hint").textContent = envelope.length ? `${number(header.envelope_hz[0], 4)}–${number(header.envelope_hz[1], 4)} Hz, whitened` : T.machine.noEnvelope;
     if (channels.childElementCount !== 1 || channels.dataset.said !== header.channels.join()) {
@@ -254,6 +254,7 @@ export function machineView(main, key, query) {
   }
 
   function openLabel(given) {
+    if (!store.me.may_change) return;
     const alarm = store.alarms.find((a) => nameOf(a) === name);
     const until = Date.now();
     const usual = alarm ? { from: alarm.since, to: until } : { from: until - 600e3, to: until };
@@ -266,20 +267,20 @@ export function machineView(main, key, query) {
     const seen = alarms.find((a) => !a.acknowledged);
     const facts = f ? [f.area, f.speed_rpm ? `${number(f.speed_rpm, 5)} rpm (${number(f.speed_rpm / 60, 4)} Hz)` : T.machine.speedUnknown, f.bearing ? `bearing ${f.bearing}` : f.orders ? `bearing BPFO ${number(f.orders.bpfo, 4)}x, BPFI ${number(f.orders.bpfi, 4)}x` : null,
       f.gear_teeth.length ? `gear ${f.gear_teeth.join("/")} teeth` : null, `${number(f.rate_hz, 6)} Hz`,
-      f.limits ? `${f.limits.source}: ${f.limits.mm_s.map((v) => number(v)).join(" / ")} mm/s` : f.zone_note] : [];
+      f.limits ? `${f.limits.source}: ${f.limits.mm_s.map((v) => number(v)).join(" / ")} mm/s` : f.zone_note, f.budget] : [];
     head.replaceChildren(h("header", {}, h("h1", {}, f ? label(f) : name), f ? stateWord(f.state) : null, f ? zone(f) : null,
       f && f.velocity_rms_mm_s !== null ? h("b", {}, `${number(f.velocity_rms_mm_s)} mm/s`) : null,
       h("span", { class: "grow" }),
       h("div", { class: "tools" },
-        seen ? h("button", { onclick: () => acknowledge(seen.id) }, T.machine.ack) : null,
-        f && f.mode && f.mode !== "healthy" ? h("button", { onclick: () => openLabel({ verdict: "confirmed", mode: f.mode }) }, T.machine.confirm) : null,
-        f && f.mode && f.mode !== "healthy" ? h("button", { onclick: () => openLabel({ verdict: "false_alarm", mode: "healthy" }) }, T.machine.wrong) : null,
-        h("button", { class: "primary", onclick: () => openLabel({}) }, T.machine.label))),
+        seen ? h("button", { class: "change", onclick: () => acknowledge(seen.id) }, T.machine.ack) : null,
+        f && f.mode && f.mode !== "healthy" ? h("button", { class: "change", onclick: () => openLabel({ verdict: "confirmed", mode: f.mode }) }, T.machine.confirm) : null,
+        f && f.mode && f.mode !== "healthy" ? h("button", { class: "change", onclick: () => openLabel({ verdict: "false_alarm", mode: "healthy" }) }, T.machine.wrong) : null,
+        h("button", { class: "primary change", onclick: () => openLabel({}) }, T.machine.label))),
     h("span", { class: "soft" }, facts.filter(Boolean).join(" · ")),
     ...alarms.map((a) => h("p", {}, stateWord("alarm"), ` ${modeWord(a.shown)} ${percent(a.p)} · ${a.evidence.join("; ") || T.alarms.noEvidence}`, a.confirmed === false ? h("b", {}, ` (${T.alarms.unconfirmed})`) : null)));
     if (!f) return;
     const rows = Object.entries(f.probabilities).sort((a, b) => b[1] - a[1]);
-    barsHint.textContent = rows.length ? T.machine.carried(`${clock(f.state_since)} UTC`, f.model) : T.machine.noModel;
+    barsHint.textContent = rows.length ? T.machine.carried(stamp(f.state_since), f.model) : T.machine.noModel;
     bars.replaceChildren(...rows.flatMap(([mode, p], i) => {
       const bar = h("span", { class: `bar ${i === 0 ? "top" : ""} ${mode}` });
       bar.style.width = `${Math.max(0.5, 100 * p)}%`;

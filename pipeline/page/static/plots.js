@@ -1,5 +1,5 @@
 // Plots: uPlot with the page's colours, marks of lines, harmonic cursors, and the waterfall, a ring on a canvas.
-import { clock, colour, h, number } from "./dom.js";
+import { clock, colour, h, isLocal, number, zoned } from "./dom.js";
 
 export const G = 9.80665; // m/s2
 const FLOOR_BINS = 24; // on each side of a line, as in the features
@@ -121,7 +121,7 @@ export function spectrum(box, labels, { lines, extra, moved, grab }) {
 const STEPS = [1, 5, 10, 30, 60, 300, 600, 1800, 3600, 10800, 21600, 43200, 86400, 172800, 604800, 1209600, 2592000];
 function stamps(u, splits, index, space, step) {
   return splits.map((s) => {
-    const d = new Date(s * 1000);
+    const d = zoned(s * 1000);
     if (step >= 86400 || (d.getUTCHours() === 0 && d.getUTCMinutes() === 0 && step >= 1800)) return d.toISOString().slice(5, 10);
     return step >= 60 ? clock(s * 1000).slice(0, 5) : clock(s * 1000);
   });
@@ -172,7 +172,7 @@ export function trend(box, { bands, labels, marks, selected, unit }) {
     scales: { y: { range: (u, low, high) => [Math.min(0, low ?? 0), (high || 1) * 1.12] } },
     cursor: { drag: { x: true, y: false, setScale: false }, y: false },
     axes: axes(null, unit(), { values: stamps, incrs: STEPS, space: 70 }),
-    tzDate: (s) => uPlot.tzDate(new Date(s * 1000), "Etc/UTC"),
+    tzDate: (s) => (isLocal() ? new Date(s * 1000) : uPlot.tzDate(new Date(s * 1000), "Etc/UTC")),
     series: [{}, { stroke: () => colour("soft"), width: 0, points: { show: false } }, { stroke: () => colour("soft"), width: 0, points: { show: false } }, { stroke: () => colour("trace"), width: 1.4, spanGaps: false, points: { show: false } }],
     bands: [{ series: [2, 1], fill: () => colour("line") }],
     hooks: {
