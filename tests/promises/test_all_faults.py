@@ -51,6 +51,7 @@ class Faults:
         self.done: Counter[str] = Counter()
         self._wild = wild_messages(10**9, seed)
         self._next_s = self._healed_s = 0.0
+        self._connections = 0  # of the runs before the present one
 
     def harm(self, number: int) -> None:
         """Before a message is sent."""
@@ -68,13 +69,13 @@ class Faults:
     def kill(self) -> None:
         self._heal()  # a start on a disk that refuses is an error, and ends
         self.world.service.kill()
-        self.world.service.start()
+        self._start()
 
     def stop(self) -> None:
         self._heal()
         status, seconds = self.world.service.stop()
         assert (status in (0, -signal.SIGTERM), seconds < 30) == (True, True), (status, seconds)
-        self.world.service.start()
+        self._start()
 
     def freeze(self) -> None:
         process = self.world.service.process
@@ -87,6 +88,8 @@ class Faults:
         self.world.broker.restart()
 
     def disk(self) -> None:
+        if not self._listens():
+            return
         self.layer.order(self.chance.choice(DISK))
         self._healed_s = time.monotonic() + self.chance.uniform(0.2, 2.0)
 
@@ -98,9 +101,15 @@ class Faults:
 
     def reload(self) -> None:
         process = self.world.service.process
-        log = self.world.service.log()
-        if process is not None and log.rfind('"ready"') > log.rfind('"web_listening"'):  # it listens to SIGHUP by now
+        if process is not None and self._listens():
             process.send_signal(signal.SIGHUP)
+
+    def _start(self) -> None:
+        self._connections = self.world.service.connections()
+        self.world.service.start()
+
+    def _listens(self) -> bool:
+        return self.world.service.connections() > self._connections
 
     def _heal(self) -> None:
         self.layer.order("")
