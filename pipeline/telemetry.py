@@ -164,6 +164,7 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "web_unavailable": ("warning", "the address web.bind is unusable; the service runs without a web server"),
     "route_failed": ("error", "a request handler raised an error: a bug"),
     "page_changed": ("info", "somebody changed labels or alarms over HTTP: what, who, from where"),
+    "page_refused": ("info", "somebody who may only look tried to change something over HTTP: what, who"),
     "widening": ("info", "parts that lack a new column are written again; how many are left"),
     "widened": ("info", "all parts have all columns"),
     "compacted": ("info", "parts were merged"),
