@@ -17,7 +17,7 @@ from pipeline.core.records import Block, FeatureRow, Float32, StreamKey
 from pipeline.core.state import StreamState
 from pipeline.edges.store.check import verify
 from pipeline.edges.store.database import view_journal
-from pipeline.edges.store.read import read_features, read_predictions
+from pipeline.edges.store.read import read_features, read_kind, read_predictions
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,6 +34,7 @@ class Expectation:
 
     features: dict[Address, FeatureRow]
     probabilities: dict[Address, Float32]
+    alarms: set[tuple[str, str]] = field(default_factory=set)  # id and type of every change
 
 
 @dataclass(slots=True)
@@ -45,6 +46,7 @@ class Audit:
     doubled: int = 0
     unexpected: int = 0
     features_differ: int = 0  # windows with a feature that is not identical
+    alarms_differ: int = 0  # changes of alarms that are missing, and those of the same streams that nobody expected
     largest_p_error: float = 0.0
     problems: tuple[str, ...] = ()  # of `archive verify`
     counters: Mapping[str, int] = field(default_factory=dict)  # of the journal
@@ -53,6 +55,7 @@ class Audit:
     def clean(self) -> bool:
         """Whether every window is there once, with the right values."""
         wrong = self.lost + self.doubled + self.unexpected + self.features_differ + len(self.problems)
+        wrong += self.alarms_differ
         return wrong == 0 and self.largest_p_error <= TOLERANCE and self.unbalanced == 0
 
     @property
@@ -67,6 +70,8 @@ class Audit:
         found = f"{self.windows} windows, {self.lost} lost, {self.doubled} doubled"
         if self.features_differ or self.unexpected:
             found += f", {self.features_differ} differ, {self.unexpected} unexpected"
+        if self.alarms_differ:
+            found += f", {self.alarms_differ} changes of alarms differ"
         if self.problems:
             found += f", {len(self.problems)} problems such as: {self.problems[0]}"
         return found + (f", largest error of p {self.largest_p_error:.0e}" if self.largest_p_error else "")
@@ -84,6 +89,7 @@ def uninterrupted(engine: Engine, blocks: Iterable[Block]) -> Expectation:
             expected.features[*row.key, row.session, row.window] = row
         for p in step.predictions:
             expected.probabilities[*p.key, p.session, p.window] = p.probabilities
+        expected.alarms.update((change.id, change.type) for change in step.alarms)
     return expected
 
 
@@ -109,6 +115,10 @@ def audit(data_dir: Path, expected: Expectation, classes: tuple[str, ...] = ()) 
             result.features_differ += not np.array_equal(row, _laid_out(wanted, names), equal_nan=True)
     if classes:
         _audit_predictions(data_dir, expected, classes, result)
+    machines = {machine for machine, *_ in expected.features}
+    alarms = read_kind(data_dir, "alarms", columns=("machine", "id", "type")).to_pylist()
+    found = {(alarm["id"], alarm["type"]) for alarm in alarms if alarm["machine"] in machines}
+    result.alarms_differ = len(found ^ expected.alarms)
     result.problems = verify(data_dir).problems
     view = view_journal(data_dir, ())
     result.counters = {} if view is None else view.counters

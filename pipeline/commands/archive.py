@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.group(name="archive")
 def command() -> None:
-    """List, verify, compact, prune or snapshot the Parquet archive. All of it works while the service runs."""
+    """List, verify, compact, prune, snapshot or mirror the Parquet archive. All of it works while the service runs."""
 
 
 @command.command(name="ls")
@@ -171,6 +171,26 @@ def snapshot(console: Console, data_dir: Path | None, name: str | None) -> None:
         console.say(f"{made.pending_rows} rows are still in the journal and not in the snapshot")
     following = f"next: thrumcast train --snapshot {made.path.name} --data {data}"
     console.result(asdict(made) | {"path": str(made.path)}, f"{made.path}: {rows}\n{following}")
+
+
+@command.command()
+@data_option
+@click.argument("url")
+@click.option("--check", is_flag=True, help="Read every file of the mirror again and compare its checksum.")
+@with_console
+def mirror(console: Console, data_dir: Path | None, url: str, check: bool) -> None:
+    """Copy the archive to URL, another disk or an object store; only what is new, and every copy is read back.
+
+    The copy is a data directory that every reader accepts. A run that was cut off is taken up by the next one.
+    """
+    from pipeline.edges.store.mirror import mirror as copy
+
+    data = console.config(**{"data.dir": data_dir}).data.path
+    done = copy(data, url, check=check)
+    if done.pending_rows:
+        console.say(f"{done.pending_rows} rows are still in the journal and not in the mirror")
+    text = f"{url}: {done.files} files, {done.copied} copied ({done.copied_bytes:,} bytes), {done.removed} removed"
+    console.result(asdict(done), text)
 
 
 def _table(stocks: list[Stock], pending: dict[str, int]) -> str:

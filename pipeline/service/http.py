@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from pipeline.config.bind import split_bind
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger("thrumcast.web")
 
@@ -171,6 +171,7 @@ class _Front:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        send = _forgiving(send)
         header = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), None)
         route = self._routes.get(scope["path"])
         if not host_is_known(header, self._names):
@@ -192,6 +193,17 @@ class _Front:
         except Exception as error:  # a bug in a route is answered and logged; the loop is not affected
             log.error("route_failed path=%s err=%r", scope["path"], error)
             return _problem(500, "failed", "see the log")
+
+
+def _forgiving(send: Send) -> Send:
+    """What is said to a client that has broken the protocol meanwhile, and has got its 400, is dropped."""
+    from h11 import LocalProtocolError
+
+    async def say(message: Message) -> None:
+        with contextlib.suppress(LocalProtocolError):
+            await send(message)
+
+    return say
 
 
 def _problem(status: int, title: str, hint: str) -> Answer:

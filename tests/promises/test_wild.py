@@ -31,7 +31,7 @@ def test_a_storm_of_everything_that_can_be_sent_leaves_the_service_as_it_was(wor
 def test_a_long_storm_with_a_seed_of_its_own(world: World, tmp_path: Path) -> None:
     seed = int(os.environ.get("THRUMCAST_SEED", time.time()))
     messages = int(os.environ.get("THRUMCAST_STORM", 60_000))
-    storm(world, tmp_path, messages=messages, requests=messages // 6, seed=seed)
+    storm(world, tmp_path, messages=messages, requests=messages // 20, seed=seed)
 
 
 def storm(world: World, tmp_path: Path, *, messages: int, requests: int, seed: int) -> None:

@@ -8,6 +8,7 @@ import http.client
 import ipaddress
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -127,6 +128,29 @@ def test_a_stop_with_a_stream_that_nobody_ends_takes_about_a_second() -> None:
         began_s = time.monotonic()
     assert time.monotonic() - began_s < 2.5
     sock.close()
+
+
+def test_a_client_that_breaks_the_protocol_during_its_answer_is_no_bug_of_the_application() -> None:
+    failed: list[BaseException] = []
+    ended = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"x"})
+        except BaseException as error:
+            failed.append(error)
+        ended.set()
+
+    with (
+        WebServer("127.0.0.1:0", {}, app=app) as made,
+        socket.create_connection(("127.0.0.1", made.port), timeout=5.0) as sock,
+    ):
+        head = b"POST /s HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        sock.sendall(head + b"no length of a chunk\r\n")  # refused before the application has said a word
+        assert sock.recv(4096).startswith(b"HTTP/1.1 400")
+        assert ended.wait(10)
+    assert failed == []
 
 
 @given(st.text(max_size=40) | st.from_regex(r"[a-z]*(localhost|127\.0\.0\.1|\[::1\])[.a-z]{0,9}(:[0-9]{0,5})?"))

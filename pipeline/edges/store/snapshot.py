@@ -27,7 +27,7 @@ from pipeline.errors import ArchiveError
 
 SNAPSHOTS_NAME = "snapshots"
 ABOUT_NAME = "snapshot.json"
-_BESIDE = ("machines.jsonl", "labels/labels.jsonl")  # files that say what the rows mean
+BESIDE = ("machines.jsonl", "labels/labels.jsonl")  # files that say what the rows mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ def _link_all(data_dir: Path, staged: Path, parts: tuple[Part, ...]) -> None:
         kept = staged / ARCHIVE_NAME / part.relative
         kept.parent.mkdir(parents=True, exist_ok=True)
         _link(data_dir / ARCHIVE_NAME / part.relative, kept)
-    for relative in _BESIDE:  # copied, not linked: these files grow in place
+    for relative in BESIDE:  # copied, not linked: these files grow in place
         kept = staged / relative
         kept.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):  # a data directory need not have them
