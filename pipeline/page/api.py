@@ -53,10 +53,10 @@ TICK_S = 0.1
 IDLE_S = 0.5  # between two ticks that nobody watches
 HEARTBEAT_S = 10.0
 QUEUED = 20  # ticks that may wait for a client
-FEW = 200  # streams that are told of every tick; of more, only every MANY_EVERY-th
-MANY_EVERY = 20
+FEW = 200  # streams that are all looked at in every tick; of more, a part in each, so that no tick is long
+MANY_PARTS = 20
 SPARKS_EVERY = 20  # ticks between two looks at the small trends of a few streams; they are most of the bytes
-MANY_SPARKS_EVERY = 100
+MANY_SPARKS_EVERY = 5  # the same in rounds of all parts
 MOST_STREAMS = 32  # event streams at once
 READERS = 2  # answers that read the archive at once
 STATIC = Path(__file__).parent / "static"
@@ -214,12 +214,15 @@ class LivePage:
             self._training_told = self.training.news
             self.events.publish(event("training", {"state": self.training.state, "status": self.training.status}))
         everyone = self.plant.fleet()
-        many = len(everyone) > FEW
-        if not self.events.watched or (many and not self._alarms and self._ticks % MANY_EVERY):
+        if not self.events.watched:
             return
         now_s = time.time()
-        sparks = self._ticks % (MANY_SPARKS_EVERY if many else SPARKS_EVERY) == 0
-        changed = self.plant.changed(everyone, now_s)  # a stream becomes stale without any message
+        if len(everyone) > FEW:
+            round_, part = divmod(self._ticks, MANY_PARTS)
+            looked_at, sparks = list(everyone)[part::MANY_PARTS], round_ % MANY_SPARKS_EVERY == 0
+        else:
+            looked_at, sparks = list(everyone), self._ticks % SPARKS_EVERY == 0
+        changed = self.plant.changed(looked_at, now_s)  # a stream becomes stale without any message
         content: dict[str, Any] = {
             "header": views.header(self._service),
             "streams": [self.plant.document(key, now_s, sparks=sparks) for key in changed],

@@ -72,6 +72,7 @@ def test_every_state_has_its_own_word_shape_and_name_for_those_who_do_not_see(br
     with paged(tmp_path) as served, serving(served) as url, watching(browser, url) as found:
         every_state(served)
         found.open()
+        found.page.wait_for_selector("a.tile.normal")
         shapes = {}
         for number, state in enumerate(STATES):
             tile = found.page.locator(f"a.tile.{state}")
@@ -306,3 +307,27 @@ def test_no_frame_of_two_thousand_streams_waits_a_tenth_of_a_second_for_the_page
         finally:
             stop.set()
             plant.join()
+
+
+def test_a_tab_that_is_open_for_long_does_not_grow(browser: Any, tmp_path: Path) -> None:
+    with paged(tmp_path) as served, serving(served) as url, watching(browser, url) as found:
+        every_state(served)
+        found.open()
+        debugger = found.page.context.new_cdp_session(found.page)
+        debugger.send("HeapProfiler.enable")
+
+        def size_after(ticks: range) -> tuple[float, int]:
+            for window in ticks:
+                served.page.companion.turns.append(turn(range(20), list(STATES[:7]), window))
+                served.page.tick()
+                time.sleep(0.005)
+            found.page.wait_for_timeout(1000)
+            debugger.send("HeapProfiler.collectGarbage")
+            used: float = debugger.send("Runtime.getHeapUsage")["usedSize"]
+            return used, found.page.evaluate("() => document.querySelectorAll('*').length")
+
+        size_after(range(400))
+        before, nodes = size_after(range(400, 500))
+        after, nodes_then = size_after(range(500, 2500))
+        assert nodes_then <= nodes + 20
+        assert after - before < 200_000, f"{(after - before) / 2000:.0f} bytes per tick"

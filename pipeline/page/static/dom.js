@@ -12,7 +12,7 @@ export function h(tag, props = {}, ...children) {
     else if (name in node && name !== "list" && name !== "form") node[name] = value;
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(...children.flat(2).filter((child) => child !== null && child !== undefined && child !== false));
   return node;
 }
 
@@ -105,10 +105,11 @@ export function panel(title, hint, tools, ...children) {
     ...children);
 }
 
-export function table(head, rows, numbers = []) {
+// `cards`: on a phone each row becomes a card.
+export function table(head, rows, numbers = [], cards = head.length > 5) {
   if (!rows.length) return h("p", { class: "soft" }, T.none);
   const cls = (i) => (numbers.includes(i) ? "number" : "");
   return h("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": head.find((text) => text) },
-    h("table", {}, h("thead", {}, h("tr", {}, head.map((text, i) => h("th", { class: cls(i), scope: "col" }, text)))),
-      h("tbody", {}, rows.map((row) => h("tr", { class: row.class || "" }, (row.cells || row).map((cell, i) => h("td", { class: cls(i) }, cell)))))));
+    h("table", { class: cards ? "cards" : "" }, h("thead", {}, h("tr", {}, head.map((text, i) => h("th", { class: cls(i), scope: "col" }, text)))),
+      h("tbody", {}, rows.map((row) => h("tr", { class: row.class || "" }, (row.cells || row).map((cell, i) => h("td", { class: cls(i), "data-label": head[i] }, cell === "" ? null : cell)))))));
 }

@@ -63,6 +63,7 @@ function tile(s) {
   return { node, show, tick: (now) => { const text = age(now); if (text !== ago.textContent) ago.textContent = text; } };
 }
 
+const FEW = 300; // tiles that are sorted anew with every event; more only once a second
 const AHEAD = 4; // rows of tiles that are drawn beyond what is visible
 
 export function fleetView(main) {
@@ -107,11 +108,19 @@ export function fleetView(main) {
     before.hidden = !first;
     before.style.height = `${first * row}px`;
     after.style.height = `${Math.max(0, rows - Math.max(last, first + 1)) * row}px`;
-    box.replaceChildren(before, ...names.map((name) => tiles.get(name).node), after);
+    if (before.parentNode !== box) box.replaceChildren(before, after);
+    let place = before.nextSibling; // only what is new is put in: a tile that stays is laid out once
+    for (const name of names) {
+      const { node } = tiles.get(name);
+      if (node === place) place = place.nextSibling;
+      else box.insertBefore(node, place);
+    }
+    while (place !== after) { const gone = place; place = place.nextSibling; gone.remove(); }
     if (focused && focused !== document.activeElement && box.contains(focused)) focused.focus({ preventScroll: true });
     if (!row) { row = tiles.get(names[0]).node.getBoundingClientRect().height + 8; draw(); }
   }
 
+  let later = 0;
   let waiting = false;
   const soon = () => { if (!waiting) { waiting = true; requestAnimationFrame(() => { waiting = false; draw(); }); } };
   const sized = () => { row = 0; drawn = ""; soon(); };
@@ -120,11 +129,12 @@ export function fleetView(main) {
 
   function update(content) {
     for (const s of content.streams) { const made = tiles.get(nameOf(s)); if (made) made.show(store.streams.get(nameOf(s))); }
-    arrange();
+    if (store.streams.size <= FEW || content.alarms || !shown.length) arrange();
+    else if (!later) later = setTimeout(() => { later = 0; arrange(); }, 1000);
     if (content.alarms) alarms.replaceChildren(alarmTable(store.alarms));
   }
 
   const timer = setInterval(() => { for (const [name, made] of tiles) { const s = store.streams.get(name); if (s) made.tick(s); } }, 1000);
   update({ streams: [], alarms: store.alarms });
-  return { update, close: () => { clearInterval(timer); removeEventListener("scroll", soon); removeEventListener("resize", sized); } };
+  return { update, close: () => { clearInterval(timer); clearTimeout(later); removeEventListener("scroll", soon); removeEventListener("resize", sized); } };
 }

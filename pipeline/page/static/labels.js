@@ -35,7 +35,7 @@ export function labelsView(main) {
     box.replaceChildren(found.labels.length ? table(T.labels.head(zoneName()), found.labels.map((l) => ({
       class: l.retracted ? "retracted" : "",
       cells: [l.point ? h("a", { href: linkOf(l) }, `${l.machine}/${l.point}`) : l.machine, moment(l.start_ms), moment(l.end_ms), T.label.verdicts[l.verdict] || l.verdict,
-        modeWord(l.mode), number(l.certainty, 2), T.label.sources[l.source] || l.source, l.author, [l.note || "", fresh.has(l.id) ? h("span", { class: "soft" }, ` (${T.labels.notYet})`) : null].filter(Boolean),
+        modeWord(l.mode), number(l.certainty, 2), T.label.sources[l.source] || l.source, l.author, h("span", {}, l.note || "", fresh.has(l.id) ? h("span", { class: "soft" }, ` (${T.labels.notYet})`) : null),
         h("button", { class: "change", onclick: () => (l.retracted ? restore : retract)(l.id) }, l.retracted ? T.labels.restore : T.labels.retract)],
     })), [5]) : "");
   }

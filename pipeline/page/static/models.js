@@ -16,7 +16,7 @@ function trainingPart(main, trained) {
   const split = h("input", { type: "text", name: "split", placeholder: M.splitHint, size: 16 });
   const start = h("button", { class: "primary change", onclick: begin }, M.train);
   const stop = h("button", { class: "change", onclick: () => attempt(() => post("training/cancel", who())) }, M.cancel);
-  const waiting = h("b", {});
+  const waiting = h("b", { hidden: true });
   const said = h("p", { role: "status" });
   const bar = h("progress", { "aria-label": M.training, hidden: true });
   const log = h("pre", { class: "log", tabIndex: 0, "aria-label": M.log });
@@ -38,6 +38,7 @@ function trainingPart(main, trained) {
     start.disabled = running;
     stop.hidden = bar.hidden = !running;
     waiting.textContent = labels.not_in_model.length ? T.labels.waiting(labels.not_in_model.length) : "";
+    waiting.hidden = !labels.not_in_model.length;
     hint.textContent = M.memory(found.memory_mib);
     const lines = running ? [found.status || M.states.running, M.running(found.by, duration((Date.now() - found.began) / 1000))]
       : found.state === "done" ? [M.done(found.version)] : [M.states[found.state], found.failed, found.hint];
@@ -106,10 +107,10 @@ export function modelsView(main) {
   const promote = h("button", { class: "primary", onclick: () => decide(`models/${encodeURIComponent(second.value)}/promote`, { force: force.checked }) });
   const back = h("button", { onclick: () => decide("models/rollback", {}) });
   const versions = h("div", {});
-  main.append(
-    panel(M.compare, null, [first, second], h("div", { class: "two" }, sides, h("div", {}, h("h3", {}, M.gate), gate,
-      h("div", { class: "decide change" }, h("label", {}, `${M.why} `, why), forceBox, h("div", { class: "tools" }, promote, back))))),
-    panel(M.versions, null, [], versions));
+  const decision = h("div", { class: "decide change" }, h("label", {}, `${M.why} `, why), forceBox, h("div", { class: "tools" }, promote, back));
+  const both = panel(M.compare, null, [first, second], h("div", { class: "two" }, sides, h("div", {}, h("h3", {}, M.gate), gate, decision)));
+  both.hidden = true; // until there are two versions
+  main.append(both, panel(M.versions, null, [], versions));
   let found = null;
   let said = "";
 
@@ -135,6 +136,7 @@ export function modelsView(main) {
     if (forceBox.hidden) force.checked = false;
     back.hidden = !found.rollback_to;
     back.textContent = M.rollback(found.rollback_to);
+    decision.hidden = promote.hidden && back.hidden;
   }
 
   async function load() {
@@ -146,6 +148,7 @@ export function modelsView(main) {
     found = now;
     if (!found.versions.length) { versions.replaceChildren(h("p", { class: "soft" }, M.none)); return; }
     const names = found.versions.map((v) => v.version);
+    both.hidden = names.length < 2;
     const usual = [found.aliases.champion || names[0], found.aliases.challenger || names[0]];
     const fresh = !before || before.versions.length !== names.length || JSON.stringify(before.aliases) !== JSON.stringify(found.aliases);
     for (const [i, select] of [first, second].entries()) {

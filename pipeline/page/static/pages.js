@@ -70,7 +70,7 @@ export function qualityView(main) {
 
 export function settingsView(main) {
   const values = page(main, T.settings.title, T.settings.hint, "settings", 0, (found) => table(T.settings.head,
-    found.settings.map((s) => [s.key, typeof s.value === "string" ? s.value : JSON.stringify(s.value), s.source, s.place])));
+    found.settings.map((s) => [s.key, h("span", { class: "long" }, typeof s.value === "string" ? s.value : JSON.stringify(s.value)), s.source, s.place]), [], true));
   const changes = page(main, T.settings.changes, null, "audit", 0, (found) => (found.changes.length ? table(T.settings.changesHead(zoneName()),
     found.changes.map((c) => [moment(Date.parse(c.at)), c.by, c.client, c.path.replace("/api/v1/", ""), Object.entries(c.given).filter(([name]) => !["client_token", "by", "author"].includes(name)).map(([name, value]) => `${name} ${value}`).join(", ")])) : h("p", { class: "soft" }, T.settings.noChanges)));
   return { changed: changes.changed, close: () => { values.close(); changes.close(); } };
