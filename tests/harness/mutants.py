@@ -166,7 +166,7 @@ def passes(files: list[str], copy: Path, limit_s: float) -> bool:
     """Whether all tests of these files pass in the copy, in time."""
     environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     arguments = ["-x", "-q", "--import-mode=importlib", "-o", "addopts=", "-p", "no:cacheprovider", "-m", "not slow"]
-    arguments += ["-p", "no:randomly"]
+    arguments += ["-p", "no:randomly", "-W", "ignore::pytest.PytestUnraisableExceptionWarning"]
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", "pytest", *arguments, *files],
