@@ -32,7 +32,7 @@ class Paged:
     live: Live
     broker: Linked
     page: LivePage
-    client: TestClient
+    client: Any  # httpx2.Client or what behaves like it
     directory: Path
 
     def feed(self, blocks: list[Block] = BLOCKS) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 from harness.browsing import DESK, PHONE, Watched, barriers, launched, longest_task_s, needs_browser, until, watching
@@ -45,9 +46,13 @@ def browser() -> Iterator[Any]:
 
 @contextmanager
 def serving(served: Paged, bind: str = "127.0.0.1:0") -> Iterator[str]:
-    """The page at an address, with its own thread."""
+    """The page at an address, with its own thread; the test's own requests go there too."""
     with served.page, WebServer(bind, {}, (), served.page.app, served.page.stop) as server:
-        yield f"http://{server.address}/"
+        url = f"http://{server.address}/"
+        with httpx2.Client(base_url=url, headers={"Host": "localhost"}, timeout=60.0) as client:
+            before, served.client = served.client, client
+            yield url
+            served.client = before
 
 
 def every_state(served: Paged) -> None:

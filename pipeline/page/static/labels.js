@@ -26,9 +26,12 @@ export function labelsView(main) {
     if (found) toast([T.labels.imported(found.labels, found.new, found.windows), ...found.warnings].join(" "));
   }
 
+  let asked = 0;
   async function load() {
+    asked += 1;
+    const mine = asked;
     const found = await attempt(() => get("labels"));
-    if (!found) return;
+    if (!found || mine !== asked) return; // an answer that a newer question has overtaken
     const fresh = new Set(found.not_in_model);
     waiting.replaceChildren(fresh.size ? h("b", {}, T.labels.waiting(fresh.size)) : found.labels.length ? T.labels.inModel : T.labels.none,
       ...(fresh.size ? [" ", h("a", { class: "change", href: "#models" }, T.labels.train)] : []));

@@ -31,9 +31,12 @@ function trainingPart(main, trained) {
     if (await attempt(() => post("training", { settings: settings.value.trim(), split: split.value.trim() || null, ...who() }))) load();
     else start.disabled = false;
   }
+  let asked = 0;
   async function load() {
-    const [found, labels] = [await attempt(() => get("training")), await attempt(() => get("labels"))];
-    if (!found || !labels) return;
+    asked += 1;
+    const mine = asked;
+    const [labels, found] = [await attempt(() => get("labels")), await attempt(() => get("training"))];
+    if (!found || !labels || mine !== asked) return; // an answer that a newer question has overtaken
     const running = found.state === "running";
     start.disabled = running;
     stop.hidden = bar.hidden = !running;
@@ -139,10 +142,13 @@ export function modelsView(main) {
     decision.hidden = promote.hidden && back.hidden;
   }
 
+  let asked = 0;
   async function load() {
+    asked += 1;
+    const mine = asked;
     const now = await attempt(() => get("models"));
     const text = JSON.stringify(now);
-    if (!now || text === said || store.paused) return;
+    if (!now || mine !== asked || text === said || store.paused) return;
     said = text;
     const before = found;
     found = now;

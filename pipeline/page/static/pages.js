@@ -33,10 +33,13 @@ function page(main, title, hint, path, every, draw) {
   const part = panel(title, hint, [], box);
   main.append(part);
   let said = "";
+  let asked = 0;
   async function load() {
+    asked += 1;
+    const mine = asked;
     const document = await attempt(() => get(path));
     const text = JSON.stringify(document);
-    if (!document || text === said || store.paused) return;
+    if (!document || mine !== asked || text === said || store.paused) return;
     said = text;
     box.replaceChildren(...[draw(document, load)].flat());
   }
