@@ -329,6 +329,13 @@ def test_limits_of_the_server_are_kept() -> None:
     assert (int(packet.qos), packet.retain, packet.payload) == (0, False, b"small")
     assert machine.oversized == 2
     assert machine.unconfirmed == 0
+    machine.end()
+    for n in range(3):
+        machine.publish("results", b"%d" % n, qos=1)
+    machine.begin(1.0)
+    machine.data_to_send()
+    events(machine, answer)
+    assert [(p.payload, int(p.qos)) for p in sent_publications(machine)] == [(b"0", 0), (b"1", 0), (b"2", 0)]
 
 
 def test_a_packet_id_without_a_puback_is_passed_over_when_the_count_comes_round() -> None:

@@ -167,11 +167,13 @@ def passes(files: list[str], copy: Path, limit_s: float) -> bool:
     environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     arguments = ["-x", "-q", "--import-mode=importlib", "-o", "addopts=", "-p", "no:cacheprovider", "-m", "not slow"]
     arguments += ["-p", "no:randomly", "-W", "ignore::pytest.PytestUnraisableExceptionWarning"]
+    temporary = copy.with_name(f"{copy.name}-tmp")  # beside the copy: messages shorten paths below the present folder
+    temporary.mkdir(exist_ok=True)
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", "pytest", *arguments, *files],
             cwd=copy,
-            env=environment | {"TMPDIR": str(copy / "tmp")},
+            env=environment | {"TMPDIR": str(temporary)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -185,8 +187,7 @@ def passes(files: list[str], copy: Path, limit_s: float) -> bool:
                 os.killpg(process.pid, 9)
                 process.wait()
     finally:
-        shutil.rmtree(copy / "tmp", ignore_errors=True)
-        (copy / "tmp").mkdir()
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def copied(place: Path) -> Path:
@@ -195,7 +196,6 @@ def copied(place: Path) -> Path:
         shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns(".pytest_cache"))
     for name in COPIED_FILES:
         shutil.copy2(ROOT / name, place / name)
-    (place / "tmp").mkdir()
     return place
 
 
