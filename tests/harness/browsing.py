@@ -73,7 +73,8 @@ def until(true: Callable[[], bool], page: Any, seconds: float = 60.0) -> None:
 
 def barriers(page: Any) -> list[str]:
     """What axe-core finds that WCAG 2.2 AA forbids: rule, number of places, the first place."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe: pip install thrumcast[e2e]")
+    from axe_playwright_python import sync_playwright as axe
+
     tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
     found = axe.Axe().run(page, options={"runOnly": tags}).response["violations"]
     return [f"{v['id']} x{len(v['nodes'])}: {v['nodes'][0]['html'][:120]}" for v in found]
