@@ -36,6 +36,7 @@ from pipeline.page import openapi, views
 from pipeline.page.audit import Audit
 from pipeline.page.demo import Guide
 from pipeline.page.guard import COOKIE, Guard, Visitor, problem, read_tokens, visitor_of
+from pipeline.page.history import HistoryThread
 from pipeline.page.live import HandOver, Plant
 from pipeline.page.openapi import FRAME, document
 from pipeline.page.training import Busy, Training
@@ -188,22 +189,26 @@ class LivePage:
         self._alarms = False  # whether an alarm has changed since the clients were told
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="page", daemon=True)
+        self._history = HistoryThread(config.data.path)
 
     def __enter__(self) -> Self:
         """Begin to take over what the loop hands over."""
         self._thread.start()
+        self._history.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """End."""
         self.stop()
         self._thread.join(1.0)
+        self._history.join(1.0)
 
     def stop(self) -> None:
         """End all event streams, a training that runs, and the thread."""
         self._stopping.set()
         self.events.end()
         self.training.stop()
+        self._history.stop()
 
     def tick(self) -> None:
         """Take over what is new and tell the clients."""

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from pipeline.core.alarm import AlarmState, Episode, episode_id
 from pipeline.core.features.display import line_db
 from pipeline.core.features.table import FEATURES
 from pipeline.core.records import AlarmChange
+from pipeline.edges.store.history import Points, build
 from pipeline.edges.store.read import read_features
 from pipeline.page.api import QUEUED, EventStream
 from pipeline.page.live import SPARKS, TURNS_KEPT, Sparks, Turn
@@ -122,10 +124,29 @@ def test_a_trend_has_the_extremes_of_every_archived_window(served: Paged) -> Non
     assert np.nanmax(arrays["max"]) == values.max()
 
 
+def test_a_long_trend_reads_the_history_and_has_the_same_extremes(served: Paged) -> None:
+    served.feed()
+    served.live.archive.roll()
+    span = "from=1697000000000&to=1704000000000&buckets=600"
+    path = f"/api/v1/streams/pump-01/de/trend?feature=rms&{span}"
+    before, rows = unframe(served.client.get(path).content)
+    assert [built.kind for built in build(served.directory, date(2024, 1, 1))] == ["features", "predictions"]
+    for part in (served.directory / "archive" / "features").rglob("*.parquet"):
+        part.write_bytes(b"nobody reads me")
+    after, buckets = unframe(served.client.get(path).content)
+    assert after == before
+    assert (before["level_s"], before["rows"] > 0) == (7200, True)
+    for name in ("min", "max"):
+        assert np.array_equal(rows[name], buckets[name], equal_nan=True)
+    assert np.allclose(rows["mean"], buckets["mean"], equal_nan=True)
+
+
 @given(st.lists(st.tuples(st.floats(0, 999.999), st.floats(-1e6, 1e6, width=32)), max_size=60), st.integers(1, 40))
 def test_no_value_is_lost_in_buckets(points: list[tuple[float, float]], count: int) -> None:
-    at, values = (np.array([p[i] for p in points]) for i in (0, 1))
-    low, high, mean = bucketed(at, values.astype(np.float32), 0.0, 1000.0, count)
+    values = np.array([p[1] for p in points])
+    at_us = np.array([int(1000 * p[0]) for p in points], np.int64)
+    at, points_of = at_us / 1000, Points.of_rows(at_us, values.astype(np.float32))
+    low, high, mean = bucketed(points_of, 0.0, 1000.0, count)
     place = np.minimum((at * count / 1000).astype(int), count - 1)
     for b in range(count):
         inside = values[place == b].astype(np.float32)
