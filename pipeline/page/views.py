@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 MOST_BUCKETS = 2000
 LATEST_MS = 9_214_646_400_000  # the end of 2261: times have 64 bits in nanoseconds
+MOST_ROWS_MS = 8 * 3_600_000  # a longer trend has at most one bucket a minute, so that no whole day of rows is read
 SHOWN_ROWS = 200  # of a list
 ACKNOWLEDGE_S = 5.0  # how long to wait for the commit that covers an acknowledgement
 FIRST_WINDOW_S = 3.0
@@ -265,7 +266,7 @@ def trend(
         NotFound: no such feature.
         ThrumcastError: an interval that cannot be used.
     """
-    from pipeline.edges.store.history import level_of, read_points
+    from pipeline.edges.store.history import LEVELS_S, level_of, read_points
 
     if feature not in COLUMN:
         msg = f"expected a feature of the table, found: {feature}"
@@ -277,7 +278,7 @@ def trend(
     channels = () if known.row is None else known.row.channels
     name = channel or (channels[0] if channels else "x")
     count = max(1, min(MOST_BUCKETS, buckets))
-    level_s = level_of((to_ms - from_ms) / count / 1000)
+    level_s = level_of(max((to_ms - from_ms) / count / 1000, LEVELS_S[0] if to_ms - from_ms > MOST_ROWS_MS else 0))
     if level_s is not None:
         from_ms, to_ms, count = _whole(from_ms, to_ms, count, 1000 * level_s)
     data, start_us, end_us = service.config.data.path, math.floor(1000 * from_ms), math.ceil(1000 * to_ms)
