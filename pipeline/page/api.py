@@ -39,6 +39,7 @@ from pipeline.page.guard import COOKIE, Guard, Visitor, problem, read_tokens, vi
 from pipeline.page.history import HistoryThread
 from pipeline.page.live import HandOver, Plant
 from pipeline.page.openapi import FRAME, document
+from pipeline.page.report import alarm_report
 from pipeline.page.training import Busy, Training
 from pipeline.page.versions import Versions
 from pipeline.page.views import NotFound, Service
@@ -259,6 +260,7 @@ class LivePage:
             Route("/api/v1/fleet", self._get(lambda s, r: views.fleet(s))),
             Route("/api/v1/features", self._get(lambda s, r: views.feature_table())),
             Route("/api/v1/alarms", self._get(lambda s, r: views.alarms(s))),
+            Route("/api/v1/alarms/report", self._report),
             Route("/api/v1/me", self._get(self._me)),
             Route("/api/v1/audit", self._get(lambda s, r: {"changes": self._audit.newest(AUDITED)})),
             Route("/api/v1/models", self._get(lambda s, r: self._versions.document(s.serving))),
@@ -380,6 +382,16 @@ class LivePage:
         return await self._answered(
             lambda: Response(self._versions.picture(version, name), media_type="image/png", headers=NEVER_CHANGES)
         )
+
+    async def _report(self, request: Request) -> Response:
+        alarm, service = request.query_params.get("id", ""), self._service
+        file = {"content-disposition": 'attachment; filename="alarm.html"'}
+
+        def made() -> Response:
+            content = alarm_report(service.config.data.path, alarm, service.live.engine.spec_of)
+            return Response(content, media_type="text/html", headers=file)
+
+        return await self._answered(made)
 
     async def _export(self, request: Request) -> Response:
         kind = request.query_params.get("format", "csv")

@@ -280,7 +280,7 @@ def trend(
     count = max(1, min(MOST_BUCKETS, buckets))
     level_s = level_of(max((to_ms - from_ms) / count / 1000, LEVELS_S[0] if to_ms - from_ms > MOST_ROWS_MS else 0))
     if level_s is not None:
-        from_ms, to_ms, count = _whole(from_ms, to_ms, count, 1000 * level_s)
+        from_ms, to_ms, count = whole_buckets(from_ms, to_ms, count, 1000 * level_s)
     data, start_us, end_us = service.config.data.path, math.floor(1000 * from_ms), math.ceil(1000 * to_ms)
     try:
         points = read_points(data, key, f"{name}.{feature}", start_us, end_us, level_s)
@@ -306,7 +306,7 @@ def trend(
     return frame(told, {"min": low, "max": high, "mean": mean})
 
 
-def _whole(from_ms: float, to_ms: float, count: int, level_ms: int) -> tuple[float, float, int]:
+def whole_buckets(from_ms: float, to_ms: float, count: int, level_ms: int) -> tuple[float, float, int]:
     """The range widened so that each of its buckets, at most `MOST_BUCKETS`, is made of whole buckets of a level."""
     width = math.ceil((to_ms - from_ms) / count / level_ms) * level_ms
     first, end = math.floor(from_ms / width), math.ceil(to_ms / width)

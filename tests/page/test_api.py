@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from pipeline.core.features.display import line_db
 from pipeline.core.features.table import FEATURES
 from pipeline.core.records import AlarmChange
 from pipeline.edges.store.history import Points, build
+from pipeline.edges.store.journal import Commit
 from pipeline.edges.store.read import read_features
 from pipeline.page.api import QUEUED, EventStream
 from pipeline.page.live import SPARKS, TURNS_KEPT, Sparks, Turn
@@ -231,6 +233,39 @@ def test_an_alarm_is_acknowledged_with_a_commit_like_a_request_over_mqtt(served:
     assert served.get("alarms")["open"][0]["acknowledged"] == answers[0]["acknowledged"]
     assert any(topic.endswith("events/alarms") for topic, *_ in served.broker.published)
     assert served.post("alarms/acknowledge", {"id": "pump-01/de/other/1"}).status_code == 404
+
+
+def test_a_report_has_the_alarm_its_trends_and_what_was_said_of_it_and_no_markup_of_others(
+    served: Paged, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served.feed()
+    row = read_features(served.directory, machines={"pump-01"}).to_pylist()[-1]
+    end_ns = round(row["end"].timestamp() * 1e6) * 1000
+    raised = AlarmChange(PUMP, "raised", UP_ID, "unbalance", 0.9, end_ns, end_ns - 10**9)
+    served.live.journal.commit(Commit(alarms=[raised]))
+    assert served.post("labels", LABEL | {"note": "<script>alert(1)</script>", "end": "2023-11-14T23:13:21Z"}).json()[
+        "new"
+    ]
+    answer = served.client.get("/api/v1/alarms/report", params={"id": UP_ID})
+    assert answer.headers["content-type"].startswith("text/html")
+    assert answer.headers["content-disposition"].startswith("attachment")
+    text = answer.text
+    for part in (
+        "Alarm: unbalance at pump-01/de",
+        "&lt;script&gt;alert(1)",
+        "velocity_rms",
+        "<polyline points=",
+        "tiny",
+    ):
+        assert part in text, part
+    assert "<script" not in text
+    assert re.search(r"(href|src)=", text) is None
+    file = tmp_path / "alarm.html"
+    assert run(["report", UP_ID, "--data", str(served.directory), "--out", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["file"] == str(file)
+    assert "Alarm: unbalance" in file.read_text()
+    assert served.client.get("/api/v1/alarms/report?id=no/such").status_code == 404
+    assert run(["report", "no/such", "--data", str(served.directory)]) == 1
 
 
 # -- it holds nothing up ---------------------------------------------------------------------------------------------

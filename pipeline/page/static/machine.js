@@ -4,6 +4,7 @@ import { acknowledge, attempt, label, store } from "./app.js";
 import { h, iso, linkOf, modeWord, nameOf, number, panel, percent, stamp, stateWord, toast, when, zoneName } from "./dom.js";
 import { zone } from "./fleet.js";
 import { labelDialog } from "./label.js";
+import { reportLink } from "./pages.js";
 import { saveButtons } from "./save.js";
 import { amplitude, G, lineDb, spectrum, trend, waterfall, waveform } from "./plots.js";
 import { T } from "./text.js";
@@ -310,7 +311,7 @@ export function machineView(main, key, query) {
         f && f.mode && f.mode !== "healthy" ? h("button", { class: "change", onclick: () => openLabel({ verdict: "false_alarm", mode: "healthy" }) }, T.machine.wrong) : null,
         h("button", { class: "primary change", onclick: () => openLabel({}) }, T.machine.label))),
     h("span", { class: "soft" }, facts.filter(Boolean).join(" · ")),
-    ...alarms.map((a) => h("p", {}, stateWord("alarm"), ` ${modeWord(a.shown)} ${percent(a.p)} · ${a.evidence.join("; ") || T.alarms.noEvidence}`, a.confirmed === false ? h("b", {}, ` (${T.alarms.unconfirmed})`) : null)));
+    ...alarms.map((a) => h("p", {}, stateWord("alarm"), ` ${modeWord(a.shown)} ${percent(a.p)} · ${a.evidence.join("; ") || T.alarms.noEvidence}`, a.confirmed === false ? h("b", {}, ` (${T.alarms.unconfirmed})`) : null, " ", reportLink(a))));
     if (!f) return;
     const rows = Object.entries(f.probabilities).sort((a, b) => b[1] - a[1]);
     barsHint.textContent = rows.length ? T.machine.carried(stamp(f.state_since), f.model) : T.machine.noModel;

@@ -23,6 +23,7 @@ export const T = {
     title: "Alarms", hint: "newest first; acknowledge = seen, label = what it was", none: "No alarm is open.",
     raised: (zone) => `Raised (${zone})`, machine: "Machine", state: "State", mode: "Predicted mode", p: "p", evidence: "Evidence",
     status: "Status", unacknowledged: "unacknowledged", acknowledged: (t) => `acknowledged ${t}`, ack: "Acknowledge",
+    report: "Report", reportHint: "This alarm on one page, as an HTML file",
     label: "Label…", unconfirmed: "unconfirmed", noEvidence: "no physical sign stands out", cleared: (t) => `cleared ${t}`,
     revoked: (t) => `revoked ${t}`, ended: "Ended since the service began", acked: "Alarm acknowledged.",
     pending: "Noted. The next commit covers it; no machine is sending just now.",
