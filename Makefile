@@ -67,6 +67,7 @@ compare: $(STAMP)  ## the feature stage beside other libraries (installs them: 8
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[compare]'
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps aeon
 	$(BIN)/python -m benchmarks.compare
+	$(BIN)/python -m benchmarks.clients
 
 format: $(STAMP)  ## put the code into the one format
 	$(BIN)/ruff format .

@@ -91,7 +91,9 @@ def run(effort: Effort) -> Section:
         settings = MqttSettings(client_id="bench-results", port=broker.port, clean_start=True)
         results = stack.enter_context(MqttConnection(settings, subscriptions=[RESULTS, "thrumcast/status"])).connect()
         service.start(lambda registry: _serve(registry, config))
-        receivers = {name: Receiver(broker.port, RECEIVE_TOPICS[name].subscription, name) for name in RECEIVERS}
+        receivers = {
+            name: Receiver(broker.port, RECEIVE_TOPICS[name].subscription, RECEIVERS[name]) for name in RECEIVERS
+        }
         for receiver in receivers.values():
             stack.enter_context(receiver)
         plant = MqttPublisher(MqttSettings(client_id="bench-plant", port=broker.port))

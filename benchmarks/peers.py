@@ -32,7 +32,7 @@ def cases(missing: list[str]) -> Iterator[Case]:
     """Everything that can be timed here; what cannot is told in `missing`."""
     signal = vibration(1, LENGTH + (COUNT - 1) * HOP, RATE_HZ)
     yield from _ours(signal)
-    for peer in (_tsflex, _tsfresh, _tsfel, _aeon, _mkl):
+    for peer in (_tsflex, _tsfresh, _tsfel, _tsfx, _aeon, _mkl):
         try:
             yield from peer(signal[0])
         except ImportError as error:
@@ -145,6 +145,21 @@ def _tsfel(x: Float32) -> Iterator[Case]:
             return calc_window_features(settings, window, RATE_HZ)
 
         yield Case(f"tsfel, {domain}", 1, call().shape[1], call)
+
+
+def _tsfx(x: Float32) -> Iterator[Case]:
+    import polars as pl
+    import tsfx
+
+    for name, count in (("Minimal", 32), ("Efficient", 4)):
+        windows = _windows(x, count)
+        frame = pl.DataFrame({"id": np.repeat(np.arange(count), windows.shape[1]), "x": windows.ravel()}).lazy()
+        settings = tsfx.ExtractionSettings(["id"], ["x"], getattr(tsfx.FeatureSetting, name))
+
+        def call(frame: Any = frame, settings: Any = settings) -> Any:
+            return tsfx.extract_features(frame, settings)
+
+        yield Case(f"tsfx, {name}", count, call().shape[1] - 1, call)
 
 
 def _aeon(x: Float32) -> Iterator[Case]:

@@ -123,16 +123,19 @@ class Service:
         return None if self.process is None else cpu_s_of(self.process.pid)
 
 
-class Receiver:
-    """A process that takes and acknowledges, and does nothing else, through one of the clients in `RECEIVERS`."""
+Receive = Callable[[int, str, "Synchronized[int]", Event, Event], None]  # port, subscription, taken, ready, stop
 
-    def __init__(self, port: int, subscription: str, client: str) -> None:
+
+class Receiver:
+    """A process that takes and acknowledges, and does nothing else, through a client such as those in `RECEIVERS`."""
+
+    def __init__(self, port: int, subscription: str, receive: Receive) -> None:
         context = get_context("spawn")
         self._taken: Synchronized[int] = context.Value("q", 0)
         self._stop: Event = context.Event()
         self.ready: Event = context.Event()
         arguments = (port, subscription, self._taken, self.ready, self._stop)
-        self._process: BaseProcess = context.Process(target=RECEIVERS[client], args=arguments, daemon=True)
+        self._process: BaseProcess = context.Process(target=receive, args=arguments, daemon=True)
 
     def __enter__(self) -> Self:
         self._process.start()
@@ -178,4 +181,4 @@ def _receive_with_paho(port: int, subscription: str, taken: Synchronized[int], r
     client.disconnect()
 
 
-RECEIVERS = {"paho": _receive_with_paho, "ours": _receive_with_ours}
+RECEIVERS: dict[str, Receive] = {"paho": _receive_with_paho, "ours": _receive_with_ours}

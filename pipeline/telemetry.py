@@ -149,6 +149,7 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "restart_needed": ("warning", "SIGHUP: these keys have changed and apply only after a restart"),
     "model_switched": ("info", "another model version serves from the next commit"),
     "model_refused": ("error", "a model version that should serve is unusable; the present one keeps serving"),
+    "forecast_without_skill": ("warning", "held out, the forecast was no better than what mostly comes, and says that"),
     "forecast_missing": ("warning", "forecasts are configured, but the model that serves was not trained to make them"),
     "shadow_refused": ("error", "a model version that should run as the shadow is unusable"),
     "memory_rebuilt": ("info", "hidden states were rebuilt from the archive"),

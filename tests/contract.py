@@ -16,8 +16,10 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
+import reference
 
 from pipeline.core.engine import Engine, Step
+from pipeline.core.features.table import NAMES
 from pipeline.core.records import Block, Duplicate, FeatureRow, Gap, Prediction, StreamKey, Trouble
 from pipeline.core.state import StreamSpec, StreamState, from_bytes, to_bytes
 
@@ -146,3 +148,15 @@ def law_neighbour(drive: Driver, streams: Sequence[Sequence[Block]], interleaved
     for blocks in streams:
         alone |= drive(blocks)
     same(alone, drive(interleaved))
+
+
+def law_reference(rows: Sequence[FeatureRow], known: reference.Recording, settings: reference.Settings) -> None:
+    """Law 5, for the rows of one stream."""
+    expected = reference.windows(known, settings)
+    assert [(row.window, row.coverage) for row in rows] == [(number, coverage) for number, coverage, _ in expected]
+    for row, (number, coverage, samples) in zip(rows, expected, strict=True):
+        assert row.start_ns == known.t0_ns + round(number * settings.hop_s * 1e9)
+        for channel in range(len(row.channels)):
+            naive = reference.features(samples[channel], known, settings) if coverage == 1 else {}
+            expected_values = [naive.get(name, np.nan) for name in NAMES]
+            np.testing.assert_allclose(row.values[channel], expected_values, rtol=2e-4, atol=2e-4, err_msg=str(NAMES))

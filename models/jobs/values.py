@@ -37,6 +37,7 @@ from models.training.values import (
 )
 from pipeline.config.tables import Config
 
+CHANGE = "change of "  # a target that begins so is added to the present value; versions without it say values
 _CARD = """# Model card {{version}}
 
 ## Intended use
@@ -147,7 +148,10 @@ def _spec(dataset: Dataset, config: Config, settings: TrainSettings, model: Valu
         cell=settings.cell,
         members=len(model.networks),
         task=settings.task,
-        targets=tuple(f"{name} [{unit}]" for name, unit in zip(targets.names, targets.units, strict=True)),
+        targets=tuple(
+            f"{CHANGE if model.changes else ''}{name} [{unit}]"
+            for name, unit in zip(targets.names, targets.units, strict=True)
+        ),
         target_scaler=model.target_scaler,
     )
 
@@ -180,7 +184,7 @@ def evaluate_values(
     """
     started, facts = time.monotonic(), read_machines(data_dir)
     torch.set_num_threads(1)
-    names = tuple(target.rpartition(" [")[0] for target in model.spec.targets)
+    names = tuple(target.removeprefix(CHANGE).rpartition(" [")[0] for target in model.spec.targets)
     exact = dataclasses.replace(spec, exact_inputs=model.spec.inputs)
     data = value_data(read(data_dir), exact, model.spec.task, facts, exact_targets=names)
     model.check_fits(data.dataset.feature_schema)
@@ -214,6 +218,9 @@ def evaluate_values(
 def _as_it_is(model: Bundle, data: ValueData) -> HeldOutValues:
     """Step the version through everything. The naive guesses use the means of the very windows that are scored."""
     said = step_through(ValuePredictor(model), [each.windows for each in data.sequences], len(model.spec.targets))
-    values = [each.astype(np.float32) for each in said]
+    changes = all(target.startswith(CHANGE) for target in model.spec.targets)
+    values = [
+        (one + each.now if changes else one).astype(np.float32) for one, each in zip(said, data.sequences, strict=True)
+    ]
     sums = value_metrics(model.spec.task, data.targets, data.sequences, data.sequences, values)
     return HeldOutValues("none", pooled([sums], data.targets), tuple(trained_on(model, data.machines)))

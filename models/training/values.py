@@ -6,6 +6,8 @@
 
 `train`, `train --compare` and `evaluate` all use these, so they agree on the same data.
 
+The next value is learned as a change from the present one: windows fluctuate around a level, and a network that says
+the level must first learn to copy it. Its version says changes too, and the value is the present one plus the change.
 The targets have a scaler of their own, fitted on training machines, and predictions are brought back to units before
 anything is measured. The naive guesses, on the same windows:
 
@@ -51,12 +53,16 @@ class ValueModel:
     target_scaler: Scaler
     epochs: int
     cut_short: bool
+    changes: bool  # what is said is added to the present value
 
     def predict(self, sequences: Sequence[ValueSequence]) -> list[Float32]:
         """Values (T, D) in units."""
-        examples = _examples(sequences, self.scaler, self.target_scaler)
+        examples = _examples(sequences, self.scaler, self.target_scaler, changes=self.changes)
         said = [predict(network, examples) for network in self.networks]
-        return [self.target_scaler.invert(np.mean([one[row] for one in said], axis=0)) for row in range(len(sequences))]
+        values = (
+            self.target_scaler.invert(np.mean([one[row] for one in said], axis=0)) for row in range(len(sequences))
+        )
+        return [value + each.now if self.changes else value for value, each in zip(values, sequences, strict=True)]
 
     def weights(self) -> dict[str, Float32]:
         """Weights as a version has them, members stacked."""
@@ -76,8 +82,9 @@ def fit_values(
         KeyboardInterrupt: before the first pass was done.
     """
     scaler = Scaler.fit(np.concatenate([each.windows.x for each in sequences]), settings.scaler)
-    target_scaler = Scaler.fit(np.concatenate([each.target for each in sequences]), settings.scaler)
-    examples = _examples(sequences, scaler, target_scaler)
+    changes = settings.task == "next"
+    target_scaler = Scaler.fit(np.concatenate([_goal(each, changes=changes) for each in sequences]), settings.scaler)
+    examples = _examples(sequences, scaler, target_scaler, changes=changes)
     epochs, done = epochs_for(examples, settings), 0
     targets = sequences[0].target.shape[1]
     config = network_config(len(inputs), targets, settings)
@@ -100,7 +107,7 @@ def fit_values(
         if last is None:
             raise
         networks, cut_short = networks or [last.eval()], True
-    return ValueModel(tuple(networks), scaler, target_scaler, done, cut_short)
+    return ValueModel(tuple(networks), scaler, target_scaler, done, cut_short, changes)
 
 
 def value_metrics(
@@ -178,8 +185,17 @@ def _levels_stay(settings: TrainSettings) -> TrainSettings:
     return replace(settings, structure_offset=0.0, structure_drop=0.0, gain=0.0, speed=0.0, channel_swap=0.0)
 
 
-def _examples(sequences: Sequence[ValueSequence], scaler: Scaler, target_scaler: Scaler) -> list[Example]:
-    return [Example(scaler.apply(each.windows.x), target_scaler.apply(each.target)) for each in sequences]
+def _goal(each: ValueSequence, *, changes: bool) -> Float32:
+    """What the network is to say of every window (T, D), in units."""
+    return each.target - each.now if changes else each.target
+
+
+def _examples(
+    sequences: Sequence[ValueSequence], scaler: Scaler, target_scaler: Scaler, *, changes: bool
+) -> list[Example]:
+    return [
+        Example(scaler.apply(each.windows.x), target_scaler.apply(_goal(each, changes=changes))) for each in sequences
+    ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

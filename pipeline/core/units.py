@@ -30,10 +30,12 @@ class Unit(NamedTuple):
 
 
 _KNOWN: Final[dict[str, Unit]] = {
-    **dict.fromkeys(("g", "gn", "g0", "g_n", "gs", "g-force", "gforce", "grms", "gpk", "gpeak"), Unit("g", 1.0)),
+    **dict.fromkeys(("g", "gn", "g0", "g_n", "gs", "gee", "g-force", "gforce", "grms", "gpk", "gpeak"), Unit("g", 1.0)),
     **dict.fromkeys(("mg", "mgn", "milli-g", "millig"), Unit("g", 1e-3)),
     **dict.fromkeys(("ug", "ugn", "microg"), Unit("g", 1e-6)),
-    **dict.fromkeys(("m/s2", "m/s/s", "ms-2", "m.s-2", "m*s-2", "mps2", "metre/second2"), Unit("m/s2", 1.0)),
+    **dict.fromkeys(("kg_n",), Unit("g", 1e3)),
+    **dict.fromkeys(("m/s2", "m/s/s", "ms-2", "m.s-2", "m*s-2", "mps2", "metre/s2"), Unit("m/s2", 1.0)),
+    **dict.fromkeys(("meterspersecondsquared",), Unit("m/s2", 1.0)),
     **dict.fromkeys(("mm/s2", "mm/s/s", "mms-2", "mm.s-2", "mm*s-2", "mmps2"), Unit("m/s2", 1e-3)),
     **dict.fromkeys(("cm/s2", "cm/s/s", "cms-2", "gal", "gals"), Unit("m/s2", 1e-2)),
     **dict.fromkeys(("um/s2", "um/s/s"), Unit("m/s2", 1e-6)),
@@ -51,10 +53,16 @@ _KNOWN: Final[dict[str, Unit]] = {
     **dict.fromkeys(("uv", "microvolt", "microvolts"), Unit("V", 1e-6)),
     **dict.fromkeys(("1", "none", "dimensionless"), Unit("1", 1.0)),
 }
+# What a header may say of a column. The contract has no features for these.
+_OTHERS: Final = {
+    *("um", "mm", "mil", "mils", "pa", "bar", "kpa", "n", "nm", "a", "°c", "degc", "c", "k"),
+    *("rpm", "hz", "deg", "db", "%", "counts", "count", "lsb", "raw"),
+}
 _WRITTEN: Final = str.maketrans(
     {"²": "2", "μ": "u", "µ": "u", "⁻": "-", "¹": "1", "·": ".", "⋅": ".", "×": "*", "₀": "0"}
 )
-_DETECTOR: Final = re.compile(r"[ _](rms|pk|peak|0-pk|pk-pk|p-p)$")
+_DETECTOR: Final = re.compile(r"[\s,_]+\(?(rms|peak|pk|0-p|0-pk|pk-pk|p-p)\)?$")
+_SECOND: Final = re.compile(r"(?<=/)(sec|seconds?)(?=2|$)")
 
 
 @lru_cache(maxsize=1024)
@@ -63,6 +71,17 @@ def unit_of(text: str) -> Unit:
 
     Samples are values of a signal, so a detector behind the unit ("mm/s rms") changes nothing.
     """
-    plain = _DETECTOR.sub("", text.strip().strip("[]()").strip().translate(_WRITTEN).lower())
-    plain = plain.replace("**", "").replace("^", "").replace(" ", "").replace("(", "").replace(")", "")
-    return _KNOWN.get(plain, Unit(UNKNOWN, 1.0))
+    return _KNOWN.get(_plain(text), Unit(UNKNOWN, 1.0))
+
+
+def is_unit(text: str) -> bool:
+    """Whether a word names a unit, also one that cannot be converted. "1" and "none" are no names of units."""
+    plain = _plain(text)
+    return plain in _OTHERS or (plain in _KNOWN and _KNOWN[plain].name != "1")
+
+
+def _plain(text: str) -> str:
+    """One spelling of a unit: lower case, without blanks, brackets, signs of power and detector."""
+    plain = _DETECTOR.sub("", text.strip().strip("[](){}").strip().translate(_WRITTEN).lower())
+    plain = re.sub(r"\*\*|[\^ ()]", "", plain)
+    return _SECOND.sub("s", re.sub(r"s[*.]s$", "s2", plain))

@@ -38,6 +38,9 @@ log = logging.getLogger("thrumcast.serving")
 # -- models ----------------------------------------------------------------------------------------------------------
 
 
+LEAST_TRUST = 0.01  # in the decoder, below which a forecast says the same of every machine
+
+
 @dataclass(slots=True)
 class GuardedForecast:
     """Forecasts that cost no prediction: a model that fails at them is asked for no more, and that is logged."""
@@ -93,6 +96,8 @@ def model_set(config: Config, bundle: Bundle) -> ModelSet:
 
             forecaster = Forecaster(bundle)
             foretell = GuardedForecast(lambda h: forecaster.beam(h, modes))
+            if forecaster.trust < LEAST_TRUST:
+                log.warning("forecast_without_skill model=%s trust=%.3f", bundle.spec.version, forecaster.trust)
         predictor, is_unknown = NumpyPredictor(bundle), detector(bundle)
         windows = np.zeros((2, len(bundle.spec.inputs)), np.float32)
         p, _ = predictor.step(windows, predictor.initial(len(windows)))

@@ -10,7 +10,7 @@ import pytest
 from harness.codec import VALID, packed, read
 
 from pipeline.core.severity import assess, limits_of_class
-from pipeline.core.units import UNITS, unit_of
+from pipeline.core.units import UNITS, is_unit, unit_of
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,24 @@ from pipeline.core.units import UNITS, unit_of
 )
 def test_a_unit_is_known_however_it_is_written(texts: tuple[str, ...], name: str, factor: float) -> None:
     assert {unit_of(text) for text in texts} == {(name, factor)}
+
+
+@pytest.mark.parametrize(
+    ("texts", "name", "factor"),
+    [
+        (("g (rms)", "g,pk", "{g}", "gee"), "g", 1.0),
+        (("m/(s2)", "m/(s*s)", "m/s·s", "m/sec²", "m/second^2", "Meters per second squared"), "m/s2", 1.0),
+        (("mm/sec2", "mm/seconds^2"), "m/s2", 1e-3),
+        (("in/second", "inch/sec"), "mm/s", 25.4),
+    ],
+)
+def test_what_headers_of_recordings_say_is_known_too(texts: tuple[str, ...], name: str, factor: float) -> None:
+    assert {unit_of(text) for text in texts} == {(name, factor)}
+
+
+def test_a_word_in_a_header_names_a_unit_also_where_it_cannot_be_converted() -> None:
+    assert all(map(is_unit, ("mg", "m/s²", "mm/sec", "V", "°C", "rpm", "counts", "%")))
+    assert not any(map(is_unit, ("1", "none", "vibration", "x", "", "12.5", "time")))
 
 
 @pytest.mark.parametrize("unit", UNITS)

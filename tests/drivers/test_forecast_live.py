@@ -213,3 +213,18 @@ def test_a_version_that_cannot_foretell_serves_all_the_same_and_the_log_says_so(
     assert models.predictor is not None
     assert models.foretell is None
     assert "forecast_missing model=v0001" in caplog.text
+
+
+@pytest.mark.parametrize(("trust", "warns"), [(0.0, True), (0.25, False)])
+def test_the_log_says_that_a_decoder_has_no_skill(
+    tmp_path: Path, rng: np.random.Generator, caplog: pytest.LogCaptureFixture, trust: float, warns: bool
+) -> None:
+    model = bundle(rng)
+    config = Config(data=DataConfig(dir=str(tmp_path)), model=ModelConfig(forecast_modes=3))
+    schema, usual = feature_spec(config).schema, (0.25,) * (len(model.spec.classes) + 1)
+    spec = replace(model.spec, decoder=8, feature_schema=schema, trust=trust, usual=usual)
+    weights = {name: rng.normal(0, 0.6, shape).astype(np.float32) for name, shape in spec.shapes().items()}
+    registry = Registry(tmp_path)
+    registry.point("champion", registry.add(replace(model, spec=spec, weights=weights)), why="test")
+    assert load_models(config).foretell is not None
+    assert ("forecast_without_skill model=v0001 trust=0.000" in caplog.text) == warns

@@ -13,12 +13,14 @@ import contract
 import msgspec
 import numpy as np
 import pytest
+import reference
 from harness import sparkplug as sp
 from harness.config import resolved
-from harness.streams import ENGINE, SPEC, recording
+from harness.streams import ENGINE, ORDERS, RATE_HZ, SPEC, recording
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.core.engine import Engine
 from pipeline.core.patterns import NotFoundError, TopicPattern, overlap
 from pipeline.core.patterns import Path as JsonPath
 from pipeline.core.records import Block, StreamKey
@@ -118,6 +120,23 @@ def test_a_restart_with_redelivery_changes_nothing(again: int) -> None:
             steps.append(ENGINE.step(states, [block]))
             states |= {k: from_bytes(SPEC, to_bytes(SPEC, state)) for k, state in steps[-1].states.items()}
     contract.same(whole, contract.collect([*steps, ENGINE.flush(states)]))
+
+
+def test_the_rows_equal_the_slow_reference_of_what_the_sender_measured() -> None:
+    rng = np.random.default_rng(12)
+    measured = rng.standard_normal((2, 1500)) + np.sin(2 * np.pi * 20 * np.arange(1500) / RATE_HZ)
+    source = mapped()
+    found = [
+        one
+        for at in range(0, 1500, 250)
+        for one in source.decode(message({"ts": T0_MS + at, "d": measured[:, at : at + 250].T.tolist()}), 0) or ()
+    ]
+    engine = Engine(lambda key: SPEC)
+    step = engine.step({}, found)
+    orders = (ORDERS.bpfo, ORDERS.bpfi, 2 * ORDERS.bsf, ORDERS.ftf)
+    known = reference.Recording(measured, RATE_HZ, T0_MS * 10**6, "g", None, orders)
+    settings = reference.Settings(0.256, 0.128, 150.0, 20.0, 150.0, 0.02)
+    contract.law_reference([*step.features, *engine.flush(step.states).features], known, settings)
 
 
 @given(st.lists(st.integers(-40, 40), min_size=20, max_size=20), st.floats(0.98, 1.02))

@@ -217,3 +217,11 @@ def test_counts_with_a_scale_are_converted(tmp_path):
     (block,) = streams(open_recording(tmp_path / "a.parquet"))[0].blocks()
     assert block.unit == "g"
     np.testing.assert_allclose(block.samples, 0.9984, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "hint"), [("a.ide", "ideexport"), ("a.xls", "xlsx"), ("a.tgz", "unpack")])
+def test_a_format_that_is_not_read_says_what_reads_it(tmp_path, name, hint):
+    (tmp_path / name).write_bytes(b"\x1a\x45\xdf\xa3\x00\x01\x02")
+    with pytest.raises(RecordingError) as refused:
+        open_recording(tmp_path / name)
+    assert hint in str(refused.value.hint)

@@ -121,6 +121,18 @@ def test_the_next_value_is_foretold_in_units_twice_as_well_as_by_the_present_one
     assert errors["as it is"]["rmse"] == pytest.approx(20 * 2 * np.sin(0.2) / np.sqrt(2), rel=0.1)
 
 
+def test_the_next_value_of_a_machine_at_a_level_that_no_other_had_is_near_the_present_one(rng):
+    """A network that must say levels is at home only where it has been: it would say one of the levels it has seen."""
+    known, foreign = waves(rng, 24), []
+    for each in waves(rng, 6):
+        shifted = replace(each.windows, x=each.windows.x + 300)
+        foreign.append(ValueSequence(shifted, each.target + 300, each.now + 300))
+    model = fit_values(known, ["x.a"], replace(PLAIN, task="next"), quiet, None)
+    targets = Targets(("x.a",), ("mm/s",))
+    (numbers,) = pooled([value_metrics("next", targets, known, foreign, model.predict(foreign))], targets).values()
+    assert numbers["errors"]["model"]["rmse"] < 0.1 * numbers["errors"]["mean"]["rmse"]
+
+
 def test_remaining_life_counts_down_to_the_end_of_the_stream_and_only_where_it_was_seen():
     windows = sequence([UNKNOWN] * 4)
     cut = sequence([UNKNOWN] * 4, machine="pump-02")

@@ -89,6 +89,16 @@ _NEVER = {
 }  # fmt: skip
 
 
+_INSTEAD = {
+    ".ide": "`ideexport FILE` of the package idelib writes CSV",
+    ".xls": "save it as .xlsx or CSV",
+    ".rar": "unpack it",
+    ".7z": "unpack it",
+    ".tar": "unpack it",
+    ".tgz": "unpack it",
+}
+
+
 def stem(path: Path) -> str:
     """The name of a file without the suffix of its format: `2004.02.12.10.32.39` has none, `a.csv.gz` has two."""
     name = path.name
@@ -140,7 +150,9 @@ def format_of(path: Path) -> Format:
     if path.suffix.lower() not in _NEVER and _is_text(head):
         return _BY_NAME["text"]
     msg = f"expected a recording ({', '.join(one.name for one in TABLE)}), found: {path}"
-    raise RecordingError(msg, hint="convert it to Parquet with one column per channel")
+    raise RecordingError(
+        msg, hint=_INSTEAD.get(path.suffix.lower(), "convert it to Parquet with one column per channel")
+    )
 
 
 def _is_text(head: bytes) -> bool:

@@ -23,6 +23,7 @@ from anyascii import anyascii
 from pipeline.core.bearings import ORDERS, Completed, complete
 from pipeline.core.records import BearingOrders, Block, Float32, StreamKey
 from pipeline.core.speed import source_of
+from pipeline.core.units import UNKNOWN, unit_of
 from pipeline.edges.recordings import presets
 from pipeline.edges.recordings.clock import split_unit
 from pipeline.edges.recordings.contents import CHUNK_ROWS, Contents, Float64, Options, Timing, guarded, unique
@@ -38,7 +39,6 @@ from pipeline.edges.recordings.files import (
 from pipeline.edges.recordings.formats import describe, read_chunks
 from pipeline.edges.recordings.ids import Place, place, places, readable_id
 from pipeline.edges.recordings.snapshots import read_snapshot_index
-from pipeline.edges.recordings.units import converted
 from pipeline.errors import ConfigError, RecordingError, UsageError
 
 __all__ = [
@@ -426,15 +426,14 @@ def _unit(metadata: Mapping[str, Any], how: Options) -> tuple[str, float, list[s
     text = how.unit if stated in (None, "") else str(stated)
     counts = metadata.get("scale")
     if text is not None and text.strip().lower() in _COUNTS and isinstance(counts, int | float):
-        found = converted(str(metadata.get("scale_units", how.unit or "")))
-        if found is not None:
-            return found[0], found[1] * float(counts), [f"counts x {counts:g} {metadata.get('scale_units', how.unit)}"]
+        unit, scale = unit_of(str(metadata.get("scale_units", how.unit or "")))
+        if unit != UNKNOWN:
+            return unit, scale * float(counts), [f"counts x {counts:g} {metadata.get('scale_units', how.unit)}"]
     if text is None:
         return "1", 1.0, ["no unit is stated: no velocity and no zone can be computed (--unit g)"]
-    found = converted(text)
-    if found is None:
+    unit, scale = unit_of(text)
+    if unit == UNKNOWN:
         return "1", 1.0, [f"the unit {text!r} is unknown: no velocity and no zone can be computed (--unit)"]
-    unit, scale = found
     return unit, scale, [f"{text} is converted to {unit}: x {scale:g}"] if scale != 1.0 else []
 
 

@@ -23,9 +23,9 @@ import pyarrow.csv as pa_csv
 from numpy.typing import NDArray
 
 from pipeline.core.records import Float32
+from pipeline.core.units import is_unit
 from pipeline.edges.recordings import clock, columns
 from pipeline.edges.recordings.contents import Contents, Options, stacked, unique
-from pipeline.edges.recordings.units import is_unit
 from pipeline.errors import RecordingError
 
 _HEAD = 1 << 16  # bytes in which the block of numbers has to begin
