@@ -96,11 +96,11 @@ def main(root: Path) -> None:
     for (folder, name), rows in counts.items():
         table = np.array(rows)
         windows, moved, near, far = table[:, :4].sum(axis=0)
-        middle = table[:, 4]
+        medians = table[:, 4]
         known = max(moved, 1)
         print(
             f"| {folder} | {name} | {len(table)} | {moved / windows:.0%} | {near / known:.0%}, {far / known:.0%} "
-            f"| {np.isnan(middle).sum()} | {(middle < NEAR).sum()}, {(middle < FAR).sum()} |"
+            f"| {np.isnan(medians).sum()} | {(medians < NEAR).sum()}, {(medians < FAR).sum()} |"
         )
 
 

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.core import features, stream
+from pipeline.core.codec import Encoding, decode, encode
 from pipeline.core.engine import Engine
 from pipeline.core.features.table import COLUMN
 from pipeline.core.records import Block, Contradiction, FeatureRow, StreamKey, Trouble, Window
 from pipeline.core.speed import DOUBTS, LOOK_EVERY, UNCERTAINTY, source_of
 from pipeline.core.state import StreamSpec
+from pipeline.errors import DecodeError
 
 RATE_HZ = 2000.0
 SECONDS = 4
@@ -180,6 +182,16 @@ def test_the_laws_hold_with_a_nominal_speed() -> None:
         contract.law_repeat(drive, some)
     other = [replace(b, key=StreamKey("n", "p"), speed_source=None) for b in blocks(shaft(1500.0, 12))]
     contract.law_neighbour(drive, [blocks(x), other], [b for pair in zip(blocks(x), other, strict=True) for b in pair])
+
+
+@pytest.mark.parametrize("encoding", ["msgpack", "json", "arrow"])
+def test_a_source_travels_with_its_block(encoding: Encoding) -> None:
+    block = blocks(shaft(SAID_RPM, 13))[0]
+    payload = encode(block, encoding)
+    assert decode(payload, block.key, max_payload_bytes=1 << 20).speed_source == "nominal"
+    with pytest.raises(DecodeError, match="speed_source") as refused:
+        decode(encode(replace(block, speed_source="guess"), encoding), block.key, max_payload_bytes=1 << 20)
+    assert refused.value.reason == "speed"
 
 
 @pytest.mark.parametrize(
