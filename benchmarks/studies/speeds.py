@@ -79,17 +79,9 @@ def main(root: Path) -> None:
                 continue
             moved = confidence < 1
             error = abs(used[moved] / true_rpm - 1)
-            middle = abs(np.median(used[moved]) / true_rpm - 1) if moved.any() else np.nan
-            counts[folder, name].append(
-                (
-                    used.size,
-                    moved.sum(),
-                    (error < NEAR).sum(),
-                    (error < FAR).sum(),
-                    middle,
-                    abs(said_rpm / true_rpm - 1),
-                )
-            )
+            middle = abs(float(np.median(used[moved])) / true_rpm - 1) if moved.any() else np.nan
+            near, far = float((error < NEAR).sum()), float((error < FAR).sum())
+            counts[folder, name].append((float(used.size), float(moved.sum()), near, far, middle))
     print("| rig | stated | recordings | windows refined | of these within 0.5 %, 2 % | recordings: no comb | "
           "median within 0.5 %, 2 % |")  # fmt: skip
     print("|---|---|---|---|---|---|---|")
