@@ -237,6 +237,17 @@ class ArchiveConfig(Table, frozen=True):
     max_dates: Annotated[int, Meta(ge=0)] = 400
 
 
+class StreamsConfig(Table, frozen=True):
+    """[streams]: how many there may be, and how long they are kept. 0: no limit."""
+
+    max_machines: Annotated[int, Meta(ge=0)] = 50_000
+    max_per_machine: Annotated[int, Meta(ge=0)] = 500
+    max_new_per_hour: Annotated[int, Meta(ge=0)] = 20_000
+    max_channels_per_machine: Annotated[int, Meta(ge=0)] = 48
+    rest_s: Annotated[float, Meta(ge=0)] = 3600.0
+    forget_days: Annotated[float, Meta(ge=0)] = 0.0
+
+
 class ModelConfig(Table, frozen=True):
     """[model]: which model serves, and its memory."""
 
@@ -376,6 +387,7 @@ class Config(Table, frozen=True):
     run: RunConfig = RunConfig()
     commit: CommitConfig = CommitConfig()
     archive: ArchiveConfig = ArchiveConfig()
+    streams: StreamsConfig = StreamsConfig()
     model: ModelConfig = ModelConfig()
     alarm: AlarmConfig = AlarmConfig()
     web: WebConfig = WebConfig()

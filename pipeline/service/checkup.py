@@ -23,7 +23,7 @@ from pipeline.drivers.intake import unit_error
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.edges.mqtt import MqttConnection, TopicTemplate
 from pipeline.edges.mqtt.probe import BrokerFeatures, Delivery, delivery, features
-from pipeline.edges.store.database import JOURNAL_NAME, check_witness, view_journal
+from pipeline.edges.store.database import JOURNAL_NAME, check_witness, count_streams, view_journal
 from pipeline.edges.store.quarantine import refusals
 from pipeline.errors import DecodeError, NotReachable, ThrumcastError
 from pipeline.service.client import ServiceReport, ask
@@ -44,6 +44,7 @@ DROPPED = "$SYS/broker/publish/messages/dropped"  # mosquitto's own count of dro
 CLOCK_S = (-1.0, 10.0)  # how far a sender's clock may be ahead of ours, and behind it
 DECODED = 300  # messages that are decoded while listening
 MOST_REFUSALS = 10  # topics and reasons that are named
+NEAR_LIMIT = 0.8  # of a limit on streams, from which on the check-up warns
 _FSYNCS = 5
 
 
@@ -154,6 +155,27 @@ def look_at_data(config: Config, service: ServiceReport | None = None) -> list[F
     except ThrumcastError as error:
         findings.append(Finding("model:loaded", "fail", error.message, error.hint or ""))
     return findings
+
+
+def look_at_streams(config: Config) -> list[Finding]:
+    """Compares the streams that the journal knows with the limits of [streams]."""
+    limits = config.streams
+    try:
+        streams = count_streams(config.data.path)
+    except ThrumcastError:
+        return []  # `data:journal` reports it
+    found = [f"{sum(streams.values())} of {len(streams)} machines"]
+    most = max(streams, key=lambda machine: streams[machine], default="")
+    near = [
+        f"{what}: {n} of at most {limit}"
+        for what, n, limit in (
+            ("machines (streams.max_machines)", len(streams), limits.max_machines),
+            (f"streams of {most} (streams.max_per_machine)", streams.get(most, 0), limits.max_per_machine),
+        )
+        if 0 < NEAR_LIMIT * limit <= n
+    ]
+    advice = "what exceeds a limit goes to quarantine: raise it, or give senders rights for their own topics only"
+    return [Finding("data:streams", "warn" if near else "pass", "; ".join(found + near), advice)]
 
 
 def look_at_service(config: Config) -> tuple[Finding, ServiceReport | None]:

@@ -153,6 +153,16 @@ def view_states(directory: Path) -> dict[StreamKey, bytes]:
         return {} if db is None else read_states(db)
 
 
+def count_streams(directory: Path) -> dict[str, int]:
+    """Machine -> how many streams of it the journal knows; empty if there is no journal. Takes no lock.
+
+    Raises:
+        ArchiveError: the journal cannot be read, or has another version.
+    """
+    with _reading(directory) as db:
+        return {} if db is None else dict(db.execute("SELECT machine, count(*) FROM states GROUP BY machine"))
+
+
 @contextlib.contextmanager
 def _reading(directory: Path) -> Iterator[sqlite3.Connection | None]:
     """One read transaction on a checked journal; None if there is none."""

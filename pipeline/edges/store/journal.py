@@ -43,6 +43,7 @@ from pipeline.edges.store.database import (
     close_without_checkpoint,
     create_or_open,
     damaged,
+    open_read_only,
     open_to_write,
     read_counters,
     read_meta,
@@ -213,6 +214,51 @@ class Journal:
         """The newest state of every stream."""
         with self._reading() as db:
             return read_states(db)
+
+    def states_of(self, keys: Iterable[StreamKey]) -> dict[StreamKey, bytes]:
+        """The committed states of some streams. Opens the database to read, so no transaction is waited for."""
+        try:
+            with contextlib.closing(open_read_only(self.path)) as db:
+                db.execute("BEGIN")
+                query = "SELECT state FROM states WHERE machine = ? AND point = ?"
+                rows = ((key, db.execute(query, (key.machine, key.point)).fetchone()) for key in keys)
+                return {key: row[0] for key, row in rows if row is not None}
+        except sqlite3.Error as error:
+            raise storage_error(self.path, error) from error
+
+    def note_rests(self, states: Mapping[StreamKey, bytes], now_ns: int) -> None:
+        """Notes since when these streams have been silent: since now, unless their state is the one noted before."""
+        rows = []
+        for key, state in states.items():
+            note = (key.machine, key.point, zlib.crc32(state), now_ns)
+            rows.append((*note, _rest_sum(*note)))
+        with self._transaction() as db:
+            db.execute(_RESTS)
+            db.executemany(
+                "INSERT INTO rests VALUES (?, ?, ?, ?, ?) ON CONFLICT (machine, point) DO UPDATE SET state_crc = "
+                "excluded.state_crc, since_ns = excluded.since_ns, crc = excluded.crc "
+                "WHERE state_crc != excluded.state_crc",
+                rows,
+            )
+
+    def forget(self, keys: Iterable[StreamKey], before_ns: int) -> list[StreamKey]:
+        """Removes those of these streams that have been silent since before a time. Rows are not touched.
+
+        A note that is damaged, or whose stream has spoken since, removes nothing.
+        """
+        with self._transaction() as db:
+            db.execute(_RESTS)
+            query = "SELECT machine, point, state_crc, since_ns, crc FROM rests WHERE since_ns < ?"
+            old = {StreamKey(*note[:2]): note for note in db.execute(query, (before_ns,))}
+            gone = []
+            for key in sorted(old.keys() & set(keys)):
+                *note, crc = old[key]
+                row = db.execute("SELECT state FROM states WHERE machine = ? AND point = ?", tuple(key)).fetchone()
+                if row is not None and zlib.crc32(row[0]) == note[2] and _rest_sum(*note) == crc:
+                    gone.append(key)
+            for table in ("states", "rests"):
+                db.executemany(f"DELETE FROM {table} WHERE machine = ? AND point = ?", [tuple(key) for key in gone])
+            return gone
 
     def counters(self) -> dict[str, int]:
         """Cumulative counters, since the data directory was created."""
@@ -522,6 +568,17 @@ def _record_loss(db: sqlite3.Connection, problem: JournalBehind, now_ns: int) ->
 
 
 # What the methods above write. Each function works within the transaction of its caller.
+
+# When silent streams were last heard; only where streams are forgotten. Each row has a checksum of its own.
+_RESTS = (
+    "CREATE TABLE IF NOT EXISTS rests (machine TEXT, point TEXT, state_crc INTEGER NOT NULL, "
+    "since_ns INTEGER NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (machine, point))"
+)
+
+
+def _rest_sum(machine: str, point: str, state_crc: int, since_ns: int) -> int:
+    return zlib.crc32(repr((machine, point, state_crc, since_ns)).encode())
+
 
 _APPEND = "placing"  # keys of the table `meta`
 _SWAP = "swap"
