@@ -145,6 +145,7 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "notices_full": ("error", "too many alarms wait to be told; the oldest was given up"),
     "rebirth_asked": ("info", "a Sparkplug node whose birth has not been heard was asked for it"),
     "channels_full": ("warning", "a message names new channels, but the archive already has archive.max_channels"),
+    "secret_exposed": ("warning", "others may read or change a file with a password, token or key"),
     "quota_reached": (
         "warning",
         "a limit of [streams] was met; what exceeds it goes to quarantine. Named once a machine",

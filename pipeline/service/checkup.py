@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -17,12 +18,14 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.config.secrets import exposed
 from pipeline.core import codec
 from pipeline.core.remedies import remedy
 from pipeline.drivers.intake import unit_error
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.edges.mqtt import MqttConnection, TopicTemplate
 from pipeline.edges.mqtt.probe import BrokerFeatures, Delivery, delivery, features
+from pipeline.edges.places import links_outside
 from pipeline.edges.store.database import JOURNAL_NAME, check_witness, count_streams, view_journal
 from pipeline.edges.store.quarantine import refusals
 from pipeline.errors import DecodeError, NotReachable, ThrumcastError
@@ -176,6 +179,32 @@ def look_at_streams(config: Config) -> list[Finding]:
     ]
     advice = "what exceeds a limit goes to quarantine: raise it, or give senders rights for their own topics only"
     return [Finding("data:streams", "warn" if near else "pass", "; ".join(found + near), advice)]
+
+
+def look_at_access(config: Config) -> list[Finding]:
+    """Checks who may read secrets and data, and that no link leads out of the data directory."""
+    directory = config.data.path
+    secrets = [one.text for one in exposed(config)]
+    found = Finding(
+        "secrets:modes",
+        "warn" if secrets else "pass",
+        "; ".join(secrets) or "no secret that others may read",
+        "chmod 600, or 640 with the group of the service",
+    )
+    if not directory.is_dir():
+        return [found]
+    mode = stat.S_IMODE(directory.stat().st_mode)
+    links = [f"{link} leads outside" for link in links_outside(directory)]
+    others = [f"mode {mode:04o} of {directory}"] if mode & 0o002 else []
+    return [
+        found,
+        Finding(
+            "data:access",
+            "fail" if links else "warn" if others else "pass",
+            "; ".join(links + others) or f"mode {mode:04o}, no link leads outside",
+            "a service refuses links that lead outside" if links else f"chmod 750 {directory}",
+        ),
+    ]
 
 
 def look_at_service(config: Config) -> tuple[Finding, ServiceReport | None]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.config.secrets import exposed
 from pipeline.config.specs import feature_spec, stream_specs
 from pipeline.core.engine import Engine
 from pipeline.core.features.table import FEATURES
@@ -219,6 +220,8 @@ def service(
     from pipeline.service.payloads import BIRTHS_NAME, SparkplugNodes, payloads
     from pipeline.service.requests import Requests
 
+    for one in exposed(config):
+        log.warning("secret_exposed key=%s path=%s mode=%04o", one.key, one.path, one.mode)
     models = load_models(config)
     model = models.predictor
     topics = TopicTemplate(config.mqtt.readings_topic)
