@@ -39,8 +39,9 @@ _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 class Registry:
     """The registry of one data directory. Reading needs no lock and creates nothing."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self.root = data_dir / "registry"
+    def __init__(self, data_dir: Path, key: bytes | None = None) -> None:
+        """With a key, `load` takes only versions that are signed with it."""
+        self.root, self._key = data_dir / "registry", key
 
     def versions(self) -> list[str]:
         """All versions, oldest first."""
@@ -83,10 +84,10 @@ class Registry:
         return self.root / self.resolve(name)
 
     def load(self, name: str) -> Bundle:
-        """Read a version or alias, checksums first."""
+        """Read a version or alias, signature and checksums first."""
         version = self.resolve(name)
         self._refuse_link(self.root / version)
-        model = bundle.load(self.root / version)
+        model = bundle.load(self.root / version, self._key)
         if model.spec.version != version:
             msg = f"{self.root / version}: expected config.json of {version}, found: {model.spec.version}"
             raise ModelError(msg, hint="a version must keep its name, because its predictions carry it")

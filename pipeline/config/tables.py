@@ -21,6 +21,7 @@ from pipeline.errors import ConfigError
 Positive = Annotated[float, Meta(gt=0)]
 WindowSeconds = Annotated[float, Meta(gt=0, le=86_400)]
 SpeedRpm = Annotated[float, Meta(gt=0, le=1e6)]
+LEAST_KEY_BYTES = 32  # of the key with which models are signed
 Unit = Literal["g", "m/s2", "mm/s", "V", "1"]
 
 
@@ -258,6 +259,26 @@ class ModelConfig(Table, frozen=True):
     replay_windows: Annotated[int, Meta(ge=0)] = 120
     forecast_modes: Annotated[int, Meta(ge=0, le=32)] = 0
     forecast_every_windows: Count = 10
+    signature_key_file: str = ""
+
+    def signature_key(self) -> bytes | None:
+        """The key with which versions must be signed; None if none is configured. Never print or log it.
+
+        Raises:
+            ConfigError: the file cannot be read, or is too short for a secret.
+        """
+        if not self.signature_key_file:
+            return None
+        path, hint = Path(self.signature_key_file).expanduser(), "make one: openssl rand -hex 32"
+        try:
+            key = path.read_bytes().strip()
+        except OSError as error:
+            msg = f"model.signature_key_file: expected a readable file with the key, found: {path} ({error.strerror})"
+            raise ConfigError(msg, hint=hint) from error
+        if len(key) < LEAST_KEY_BYTES:
+            msg = f"model.signature_key_file: expected {LEAST_KEY_BYTES} bytes or more, found {len(key)} in {path}"
+            raise ConfigError(msg, hint=hint)
+        return key
 
 
 class AlarmConfig(Table, frozen=True):
