@@ -65,6 +65,11 @@ METRICS: tuple[Metric, ...] = (
     Metric("last_message_timestamp_seconds", "gauge", "time of the newest message, by machine", ("machine",)),
     Metric("gaps_total", "counter", "pieces of a stream that never came"),
     Metric("gap_samples_total", "counter", "samples per channel that never came"),
+    Metric(
+        "messages_missing_total",
+        "counter",
+        "messages that never came, such as those a broker dropped, estimated from the senders' own sample counts",
+    ),
     Metric("windows_total", "counter", "windows that became feature rows, by machine", ("machine",)),
     Metric("predictions_total", "counter", "predictions by failure mode", ("mode",)),
     Metric("streams", "gauge", "streams by their state: warming_up, normal, warning, alarm, ...", ("state",)),

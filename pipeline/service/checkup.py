@@ -221,9 +221,19 @@ def look_at_service(config: Config) -> tuple[Finding, ServiceReport | None]:
 
 
 def look_at_senders(service: ServiceReport | None) -> list[Finding]:
-    """Names the streams that contradict themselves, as the running service counts them."""
+    """Says how many messages never came, and names streams that contradict themselves, as the running service counts."""
     if service is None:
         return []
+    lost, samples = (int(service.metrics.get(f"{n}_total", 0)) for n in ("messages_missing", "gap_samples"))
+    missing = f"about {lost} messages, {samples} samples per channel, never came since the service began"
+    advice = "the sensors count them: look at broker:queue, broker:dropped and the links of the sensors"
+    return [
+        *([Finding("readings:missing", "warn", missing, advice)] if lost else []),
+        *_contradictions(service),
+    ]
+
+
+def _contradictions(service: ServiceReport) -> list[Finding]:
     return [
         Finding("readings:contradiction", "warn", f"{stream}: {kind}, {n} blocks", remedy(kind))
         for stream, kinds in service.contradictions.items()
