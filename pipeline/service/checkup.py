@@ -221,7 +221,7 @@ def look_at_service(config: Config) -> tuple[Finding, ServiceReport | None]:
 
 
 def look_at_senders(service: ServiceReport | None) -> list[Finding]:
-    """Says how many messages never came, and names streams that contradict themselves, as the running service counts."""
+    """Says how many messages never came and which streams contradict themselves, as the running service counts."""
     if service is None:
         return []
     lost, samples = (int(service.metrics.get(f"{n}_total", 0)) for n in ("messages_missing", "gap_samples"))
