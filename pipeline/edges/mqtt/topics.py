@@ -29,6 +29,12 @@ class TopicTemplate:
 
     def __post_init__(self) -> None:
         """Checks the template."""
+        if self.template.startswith("$share/"):
+            msg = f"mqtt.readings_topic: expected a topic, found a shared subscription: {self.template}"
+            hint = (
+                "a broker hands a stream's messages to several clients in turns, and 40 % come out of order: use fixed "
+            )
+            raise ConfigError(msg, hint=hint + "shards, `thrumcast land --shards 0-15/64`")
         levels = self.template.split("/")
         places = [level[1:-1] for level in levels if level.startswith("{") and level.endswith("}")]
         fixed = "".join(level for level in levels if level not in {f"{{{place}}}" for place in places})

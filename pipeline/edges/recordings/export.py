@@ -20,7 +20,7 @@ import pyarrow.csv as pa_csv
 
 from pipeline.core.records import Block, Float32
 from pipeline.edges.recordings.files import write_recording
-from pipeline.edges.recordings.readings import continues, find_readings, read_readings
+from pipeline.edges.recordings.readings import continues, find_readings, place_of, read_readings
 from pipeline.errors import RecordingError
 
 FORMATS = ("csv", "parquet", "uff", "wav")
@@ -97,7 +97,8 @@ def _blocks(
         msg = f"expected stored readings, found none in {readings}"
         raise RecordingError(msg, hint="`thrumcast record` stores them; see also archive.readings in config.toml")
     for path in sorted(parts, key=lambda path: path.name):  # machine~point~time
-        machine, point = path.name.split("~")[:2]
+        place = place_of(path.name)
+        machine, point = place[0] if place else (path.name, "")
         if (machines and machine not in machines) or (points and point not in points):
             continue
         for block in read_readings(path):

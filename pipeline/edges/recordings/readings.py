@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ READINGS_NAME = "archive/readings"
 PART_SAMPLES = 262_144  # per channel: 22 s at 12 kHz, some megabytes
 BESIDE = ("machine", "point", "session", "index", "speed_rpm")  # columns that are not channels
 _VERSION = 1
+_NAME = re.compile(r"~?([^~/]+)~([^~/]+)~(-?\d+)~(\d+)~(-?\d+)\.parquet")
 
 
 @dataclass(slots=True)
@@ -60,7 +62,7 @@ class ReadingsWriter:
         table = _table(blocks)
         date = datetime.fromtimestamp(first.t0_ns // 10**9, UTC).date()
         # The name follows from the data, so storing readings twice gives one file. Names sort by time.
-        name = f"{key.machine}~{key.point}~{first.t0_ns}~{first.session}~{first.index}.parquet"
+        name = part_name(first)
         path = self.folder / f"date={date.isoformat()}" / name
         partial = path.with_name(f".{name}.{os.getpid()}.partial")
         try:
@@ -76,6 +78,11 @@ class ReadingsWriter:
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
             partial.replace(path)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
         except OSError as error:
             msg = f"expected to write {path}, found: {error}"
             raise RecordingError(msg, hint="check the path and the free space") from error
@@ -126,6 +133,22 @@ def _table(blocks: Sequence[Block]) -> pa.Table:
     return pa.table(columns).replace_schema_metadata(metadata)
 
 
+def part_name(first: Block) -> str:
+    """The name of the part that begins with a block. Names of a stream sort by time where sessions do.
+
+    A name that began with "_" or "." would be hidden from the readers of many programs.
+    """
+    machine, point = first.key
+    shield = "~" if machine.startswith(("_", ".")) else ""
+    return f"{shield}{machine}~{point}~{first.t0_ns}~{first.session}~{first.index}.parquet"
+
+
+def place_of(name: str) -> tuple[StreamKey, int, int, int] | None:
+    """Stream, time, session and index of the first block of a part, by its name; None for the name of no part."""
+    match = _NAME.fullmatch(name)
+    return None if match is None else (StreamKey(match[1], match[2]), int(match[3]), int(match[4]), int(match[5]))
+
+
 def find_readings(folder: Path) -> list[Path]:
     """Parts below a folder; the parts of a stream are in order of time."""
     return sorted(path for path in folder.rglob("*.parquet") if not path.name.startswith("."))
@@ -137,7 +160,15 @@ def read_readings(path: Path) -> Iterator[Block]:
     Raises:
         RecordingError: the file is not a part of readings, or is unreadable.
     """
-    table = guarded(path, lambda: pq.read_table(path, partitioning=None))
+    return blocks_of(guarded(path, lambda: pq.read_table(path, partitioning=None)), path)
+
+
+def blocks_of(table: pa.Table, path: Path | str) -> Iterator[Block]:
+    """The blocks of a part that has been read; `path` is for errors.
+
+    Raises:
+        RecordingError: it is not a part of readings.
+    """
     known = json.loads((table.schema.metadata or {}).get(b"recording_metadata", b"{}"))
     if known.get("readings_version") != _VERSION:
         msg = f"expected readings of version {_VERSION}, found in {path}: {known.get('readings_version')}"

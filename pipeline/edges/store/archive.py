@@ -234,7 +234,7 @@ class Archive:
         duplicate_rows, staged = 0, []
         for kind in KINDS:
             whole = gathered(tables[kind], arrow_schema(kind, view.extras[kind], self._schema)).combine_chunks()
-            for date, rows in _by_date(whole, DATE_COLUMN[kind]):
+            for date, rows in by_date(whole, DATE_COLUMN[kind]):
                 fresh = without_known(self.root, view.parts, kind, date, rows)
                 duplicate_rows += rows.num_rows - fresh.num_rows
                 if not fresh.num_rows:
@@ -263,7 +263,7 @@ class Archive:
         return path
 
 
-def _by_date(table: pa.Table, column: str) -> Iterator[tuple[str, pa.Table]]:
+def by_date(table: pa.Table, column: str) -> Iterator[tuple[str, pa.Table]]:
     """Splits rows by the UTC date of a time column."""
     days = table[column].cast(pa.int64()).to_numpy() // _DAY_US
     found = np.unique(days)
