@@ -481,3 +481,22 @@ def test_a_spoilt_note_of_what_was_set_aside_is_no_reason_not_to_start(tmp_path)
     with Journal(tmp_path) as journal:
         assert journal.counters()["journal_losses"] == 1
     assert not (tmp_path / database.LOSS_NAME).exists()
+
+
+def test_an_older_journal_that_is_put_back_with_its_witness_is_noticed_and_accepted_with_the_loss_on_record(tmp_path):
+    with Journal(tmp_path) as journal:
+        for _ in range(5):
+            journal.commit(Commit(counters={"messages_received": 1}))
+    kept = {name: (tmp_path / name).read_bytes() for name in ("journal.db", WITNESS_NAME)}
+    with Journal(tmp_path) as journal:
+        for _ in range(3):
+            journal.commit(Commit(counters={"messages_received": 2}))
+    for name, older in kept.items():
+        (tmp_path / name).write_bytes(older)
+    with pytest.raises(JournalBehind, match="3 commits with 6 messages"):
+        Journal(tmp_path)
+    accept(tmp_path, "backup", 1)
+    with Journal(tmp_path) as journal:
+        assert journal.counters()["journal_lost_messages"] == 6
+        journal.commit(Commit(counters={"messages_received": 1}))
+    Journal(tmp_path).close()

@@ -286,7 +286,7 @@ def begin_epoch(db: sqlite3.Connection) -> Mark:
 
 def _checked(path: Path) -> int | None:
     """The version of a journal that is intact and not behind its witness; None if there is no journal yet."""
-    witness = _read_witness(path)
+    witness, begun = _read_witness(path), _read_begun(path)
     if _is_empty(path):
         is_cut = witness is None and path.exists()
         if is_cut and any((path.parent / ARCHIVE_NAME).glob("*/date=*/*.parquet")):
@@ -306,7 +306,7 @@ def _checked(path: Path) -> int | None:
                 raise damaged(path, ValueError(found))
             _check_seals(db, path)
             if version == JOURNAL_VERSION or witness is not None:
-                _compare(path, witness, db)
+                _compare(path, witness, db, begun)
             return version
     except sqlite3.Error as error:
         raise storage_error(path, error) from error
@@ -365,16 +365,24 @@ def check_witness(directory: Path) -> JournalBehind | None:
     """
     path = directory / JOURNAL_NAME
     try:
-        witness = _read_witness(path)  # first: a commit after this only puts the journal further ahead
+        # First: a commit after this only puts the journal further ahead.
+        witness, begun = _read_witness(path), _read_begun(path)
         if not path.exists():
             _compare(path, witness, None)
             return None
         with _reading(directory) as db:
             is_older = db is not None and _version_of(db) == OLDER_VERSION
             if not (is_older and witness is None):
-                _compare(path, witness, db)
+                _compare(path, witness, db, begun)
     except JournalBehind as error:
         return error
+    return None
+
+
+def _read_begun(path: Path) -> Mark | None:
+    """What `BEGUN_NAME` says; None if it says nothing. It is read before the database, as the witness is."""
+    with contextlib.suppress(UnreadableWitness, OSError):
+        return read_witness(path.with_name(BEGUN_NAME))
     return None
 
 
@@ -390,8 +398,11 @@ def _read_witness(path: Path) -> Mark | None:
         raise ArchiveError(msg, hint="check the permissions of the data directory") from error
 
 
-def _compare(path: Path, witness: Mark | None, db: sqlite3.Connection | None) -> None:
-    """Refuses a journal that is behind its witness or does not belong to it; `db` is None if there is no journal."""
+def _compare(path: Path, witness: Mark | None, db: sqlite3.Connection | None, begun: Mark | None = None) -> None:
+    """Refuses a journal that is behind its witness or does not belong to it; `db` is None if there is no journal.
+
+    `begun` is a later commit where journal and witness were put back together from an older copy.
+    """
     mark = None if db is None or _version_of(db) != JOURNAL_VERSION else read_mark(db)
     if witness is None:
         if db is None:
@@ -417,6 +428,10 @@ def _compare(path: Path, witness: Mark | None, db: sqlite3.Connection | None) ->
         lost = Lost()
         found = f"commit {mark.number} of another history; {lost.text}"
         raise JournalBehind(path, expected, found, witness, lost)
+    if begun is not None and begun.epoch == mark.epoch and begun.number > mark.number:
+        lost = Lost(begun.number - mark.number, max(0, begun.messages - mark.messages))
+        expected = f"commit {begun.number}, which was acknowledged ({begun.messages} messages received)"
+        raise JournalBehind(path, expected, f"commit {mark.number}, an older copy; {lost.text}", begun, lost)
 
 
 def _refuse_orphans(path: Path) -> None:
