@@ -39,11 +39,12 @@ PLANT_SETTINGS = TrainSettings(
     hidden=96,
     members=1,
     gain=0.15,
-    weight_decay=0.2,
-    structure_offset=0.5,
+    noise=0.1,
+    weight_decay=0.1,
+    structure_offset=0.2,
     structure_drop=0.1,
     order_structure=0.0,
-    epochs=28,  # hundreds of machines are not so soon learned by heart as a few
+    epochs=40,  # hundreds of machines are not so soon learned by heart as a few
     simulated=0.0,
 )
 
@@ -69,7 +70,7 @@ def simulated(
     drawn: list[Any] = []
     number = 0
     while len(drawn) < machines:
-        machine = training_machine(seed, number, seconds, shift=shift, disturbed=disturbed)
+        machine = training_machine(seed, number, seconds, shift=shift, disturbed=disturbed, as_found=modest)
         if {*machine.life.modes} <= set(modes):
             drawn.append(machine)
         number += 1

@@ -21,6 +21,7 @@ from pipeline.errors import ConfigError
 Positive = Annotated[float, Meta(gt=0)]
 WindowSeconds = Annotated[float, Meta(gt=0, le=86_400)]
 SpeedRpm = Annotated[float, Meta(gt=0, le=1e6)]
+SpeedSource = Literal["measured", "tachometer", "nominal", "nameplate", "estimated"]
 LEAST_KEY_BYTES = 32  # of the key with which models are signed
 Unit = Literal["g", "m/s2", "mm/s", "V", "1"]
 
@@ -80,6 +81,7 @@ class PointTable(Table, frozen=True):
     area: str = ""
     kind: str = ""  # of `pipeline.core.faults.KINDS`
     speed_rpm: SpeedRpm | None = None
+    speed_source: SpeedSource | None = None  # how far the speed can be off, see `pipeline.core.speed`
     unit: Unit | None = None
     bearing: BearingConfig | str | None = None  # a name is looked up in the catalogue
     window: WindowOverride | None = None
@@ -113,6 +115,7 @@ class MachineConfig(Table, frozen=True):
     area: str
     kind: str
     speed_rpm: float | None
+    speed_source: SpeedSource | None
     unit: Unit | None
     bearing: BearingConfig | str | None
     limits: Limits | None
@@ -436,6 +439,7 @@ class Config(Table, frozen=True):
             area=own.area or table.area,
             kind=own.kind or table.kind,
             speed_rpm=own.speed_rpm or table.speed_rpm,
+            speed_source=own.speed_source or table.speed_source,
             unit=own.unit or table.unit,
             bearing=own.bearing or table.bearing,
             limits=own.limits() or table.limits(),

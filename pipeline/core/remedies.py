@@ -49,6 +49,7 @@ REMEDIES: Final[dict[str, str]] = {
     "form_changed": "begin a new `session` when rate_hz, unit or channels change",
     "clock_stepped": "let `t0` follow a running clock, and begin a new `session` after a pause without samples",
     "rate_drift": "nothing, if this is the measured rate; the first rate of the session is used",
+    "speed_contradicts": "correct the speed, or say where it is from: machines.<id>.speed_source, `speed_source`",
     "unit_unknown": "send one of the units of docs/quarantine.md, or set machines.<id>.unit",
 }
 
