@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from harness.live import BLOCKS, Broker, send, service, stop_when_idle, stored, uninterrupted
-from harness.streams import SPEC
+from harness.streams import ENGINE, SPEC
 
+from pipeline.core.records import StreamKey
 from pipeline.drivers.intake import Admission
 from pipeline.drivers.quotas import Names, Quotas
 from pipeline.drivers.rest import Rest
+from pipeline.drivers.switch import ModelSet
 from pipeline.edges.store.database import view_states
 from pipeline.edges.store.journal import Journal
 from pipeline.errors import ArchiveError
@@ -135,3 +137,17 @@ def test_a_note_of_rest_keeps_its_time_over_restarts_and_a_damaged_note_forgets_
         assert journal.forget({two}, 500) == []  # damaged, and `one` is awake
         assert journal.forget({one, two}, 500) == [one]
         assert set(journal.states()) == {two}
+
+
+def test_another_model_wakes_every_stream_because_it_builds_the_memory_of_each(tmp_path: Path, broker: Broker) -> None:
+    live = service(tmp_path, broker)
+    live.rest = Rest(after_s=1e-9)
+    send(broker, BLOCKS)
+    live.run(stop_when_idle(broker))
+    live._let_rest()
+    assert live.rest.asleep == KEYS
+    live.rest.asleep.add(StreamKey("never", "stored"))
+    live.serve(ModelSet(ENGINE.predictor))
+    assert live.states.keys() == live.rest.heard_s.keys() == KEYS
+    assert not live.rest.asleep
+    live.journal.close()
