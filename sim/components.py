@@ -16,7 +16,7 @@ from pipeline.core.features.table import FAMILIES
 from sim import impacts, signals
 from sim.events import Moment
 from sim.life import Condition
-from sim.population import TRACES, MakeUp
+from sim.population import MakeUp
 from sim.signals import TURN_RAD, Float32, Float64
 
 LINE_HZ = 50.0
@@ -67,8 +67,7 @@ def amplification(make: MakeUp, speed: float) -> float:
 def shaft(make: MakeUp, fault: Condition, theta: Float64, drive: Drive) -> Float32:
     """1x to 3x from unbalance and misalignment; the force grows with the square of the speed. Returns: (3, n) in g."""
     unbalance = make.unbalance_mm_s + fault.of("unbalance") * make.unbalance_fault_mm_s
-    bent = 0.5 * (unbalance - make.unbalance_mm_s) * (make.traces is not None)  # supports that yield unevenly
-    twice, thrice = (ratio * make.unbalance_mm_s + min(0.4, ratio) * bent for ratio in make.shaft_ratios)
+    twice, thrice = (ratio * make.unbalance_mm_s for ratio in make.shaft_ratios)
     velocity = _RADIAL * np.array([unbalance, twice, thrice])  # (C, K) mm/s rms
     skew = fault.of("misalignment") * make.misalignment_fault_mm_s
     pattern = np.array([0.7, 0.7 * make.misalignment_2x, 0.25])
@@ -78,31 +77,6 @@ def shaft(make: MakeUp, fault: Condition, theta: Float64, drive: Drive) -> Float
     peak_g = [drive.force * signals.velocity_to_g(1.0, (k + 1) * make.speed_hz) for k in range(3)]
     amplitudes = (velocity * peak_g * make.shaft_phase).astype(np.complex64)
     return signals.harmonics(signals.unit_phasor(theta), amplitudes)
-
-
-def traces(make: MakeUp, theta: Float64, drive: Drive, first: int, rate_hz: float) -> Float32:
-    """Shaft orders from 4 up, and tones that are not locked to the shaft. Returns: (3, n) in g."""
-    found = make.traces
-    if found is None:
-        return np.zeros((3, theta.size), np.float32)
-    lines = np.zeros((3, 2 * TRACES + 1), np.complex64)  # a turn has 4 times as many points as orders
-    room = min(TRACES, int(PASS * rate_hz / drive.speed_hz) + 1)  # orders below the anti-alias filter
-    lines[:, :room] = found.turn_g[:, :room] * np.float32(drive.speed)
-    turn = np.fft.irfft(lines, axis=1) * np.float32(2 * TRACES)
-    x = turn[:, (np.mod(theta, TURN_RAD) * (4 * TRACES / TURN_RAD)).astype(np.int64) % (4 * TRACES)].astype(np.float32)
-    for hz, peaks in zip(found.tones_hz.tolist(), found.tones_g.T, strict=True):
-        if hz < PASS * rate_hz:
-            x += peaks[:, None] * signals.tone(first, theta.size, rate_hz, hz)
-    return x
-
-
-def modulated(make: MakeUp, fault: Condition, noise: Float32, theta: Float64) -> Float32:
-    """The noise of a structure that the shaft loads more on one side of its turn; unbalance does. noise: (C, n), g."""
-    if make.traces is None:
-        return noise
-    depth = min(0.9, make.traces.modulation + 0.3 * fault.of("unbalance") + 0.2 * fault.of("misalignment"))
-    turn = signals.unit_phasor(theta + make.traces.modulation_rad).real
-    return noise * (1 + np.float32(depth) * turn)
 
 
 def loose(make: MakeUp, fault: Condition, theta: Float64, drive: Drive, level: float, phase_rad: float) -> Float32:
@@ -268,11 +242,6 @@ def other_strikes(
     knocks = rng.uniform(0, theta.size - 1, usual + blows)
     heights = np.exp(0.5 * rng.standard_normal(knocks.size))
     heights *= make.structure_g * np.repeat((_KNOCK, _BLOW), (usual, blows))
-    if make.traces is not None and make.traces.crackle_hz > 0:
-        count = int(rng.poisson(make.traces.crackle_hz * drive.speed * theta.size / rate_hz))
-        knocks = np.concatenate((knocks, rng.uniform(0, theta.size - 1, count)))
-        hits = make.structure_g * make.traces.crackle_height * np.exp(0.6 * rng.standard_normal(count))
-        heights = np.concatenate((heights, hits))
     crack = fault.of("gear_tooth")
     if crack == 0:
         return knocks, heights, tooth_rad

@@ -157,15 +157,13 @@ def step(machine: Machine, state: MachineState) -> tuple[MachineState, Frame]:
     pole = signals.pole_of(make.tilt_corner_hz, rate_hz)
     level = (now.floor * make.floor_g_per_rthz[:, None]).astype(np.float32)
     floor, floor_state = signals.colour(level * white, make.tilt, pole, state.floor)
-    x = components.modulated(make, fault, x + floor, theta)
+    x += floor
     x += components.surroundings(make, theta, state.frame * n, n, rate_hz, now.neighbour)
     if now.squeal_g > 0:
         x += components.squeal(make, now.squeal_g, state.frame * n, n, rate_hz)
     bubbles, hiss = state.bubbles, state.hiss
     if drive.speed > _STANDING:
-        x += components.shaft(make, fault, theta, drive) + components.traces(
-            make, theta, drive, state.frame * n, rate_hz
-        )
+        x += components.shaft(make, fault, theta, drive)
         if fault.of("looseness") > 0:
             x += components.loose(make, fault, theta, drive, loose_level, loose_phase)
         if make.mesh_g > 0:

@@ -9,8 +9,7 @@ model was trained on.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -86,23 +85,6 @@ class MakeUp:
     belt_mm_s: float  # 0 = no belt
     critical: float  # first critical speed over the nominal speed
     friction_k: float  # how much warmer a bearing is at the end of its life
-    traces: Traces | None = None  # of years in a plant; None = a clean machine
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Traces:
-    """What a sound machine shows in a plant beside its 1x to 3x: couplings, fans, stators, grease, its neighbours."""
-
-    turn_g: Complex64  # (C, K) peak values of the shaft orders 0 to K - 1; below `FIRST_TRACE` 0
-    tones_hz: Float64  # (T,) not locked to the shaft
-    tones_g: Float32  # (C, T) peak values
-    modulation: float  # depth by which the shaft modulates the noise of the structure, 0 to 1
-    modulation_rad: float
-    crackle_hz: float  # strikes at random times: dirt and grease in a sound bearing
-    crackle_height: float  # in units of the noise of the structure
-
-
-FIRST_TRACE, TRACES = 4, 512  # shaft orders: the first, and how many from 0
 
 
 def location(make: MakeUp, mode: str) -> str:
@@ -186,52 +168,6 @@ def draw(kind: str, rng: np.random.Generator, shift: float = 0.0) -> MakeUp:
         critical=(dice.between(0.5, 0.8), dice.between(1.4, 2.5))[int(rng.integers(2))],
         friction_k=dice.between(5.0, 30.0),
     )
-
-
-def lived(make: MakeUp, rng: np.random.Generator) -> MakeUp:
-    """The same machine as it may stand in a plant: sound machines on test rigs and in plants show all this.
-
-    Every turn leaves a pattern of its own, whose orders stand up to 35 dB over the background of a second, far up. In
-    60 % of the machines the shaft modulates the noise, in half something crackles (kurtosis 3 to 40), and the noise
-    is half to 27 times as strong beside 1x.
-    """
-    louder = math.exp(rng.uniform(-0.7, 1.8) + rng.uniform(0.0, 1.5) * (rng.random() < 0.4))
-    floor, calm = make.floor_g_per_rthz * np.float32(louder), math.exp(rng.normal(-0.4, 0.9))
-    make = replace(
-        make,
-        floor_g_per_rthz=floor,
-        structure_g=make.structure_g * louder * math.exp(rng.normal(0, 0.4)),
-        unbalance_mm_s=make.unbalance_mm_s * min(1.8, calm),
-        tilt=make.tilt * rng.uniform(0.0, 1.0),
-    )
-    orders = np.arange(TRACES)
-    falls = 10 ** rng.uniform(-2.3, 0.0)  # dB per order
-    over_db = rng.uniform(-8.0, 34.0) - falls * orders + rng.normal(0, 7.0, TRACES)
-    lines = _over_floor(make, over_db, orders * make.speed_hz, rng)
-    lines[:, :FIRST_TRACE] = 0.0
-    phases = np.exp(1j * rng.uniform(0, TURN_RAD, lines.shape))
-    tones_hz = np.exp(rng.uniform(math.log(60.0), math.log(5000.0), int(rng.poisson(2.0))))
-    tones = _over_floor(make, rng.uniform(0.0, 35.0, tones_hz.size), tones_hz, rng)
-    crackles = rng.random() < 0.5
-    traces = Traces(
-        turn_g=(lines * phases).astype(np.complex64),
-        tones_hz=tones_hz.astype(np.float64),
-        tones_g=tones.astype(np.float32),
-        modulation=float(rng.uniform(0.05, 0.9)) * (rng.random() < 0.6),
-        modulation_rad=float(rng.uniform(0, TURN_RAD)),
-        crackle_hz=math.exp(rng.uniform(math.log(3.0), math.log(800.0))) * crackles,
-        crackle_height=math.exp(rng.uniform(math.log(2.0), math.log(40.0))),
-    )
-    twice, thrice = (min(2.0, ratio * math.exp(rng.normal(0.6, 1.0))) for ratio in make.shaft_ratios)
-    return replace(make, traces=traces, shaft_ratios=(twice, thrice))
-
-
-def _over_floor(make: MakeUp, over_db: Any, hz: Any, rng: np.random.Generator) -> Float64:
-    """Peak values (C, K) of lines that stand so far over the machine's coloured floor in a spectrum of one second."""
-    colour = 1 + make.tilt / np.hypot(1.0, hz / make.tilt_corner_hz)
-    own_db = over_db + rng.normal(0, 4.0, (len(AXES), hz.size))
-    lines: Float64 = make.floor_g_per_rthz[:, None] * colour * 10 ** (own_db / 20)
-    return lines
 
 
 class _Dice:

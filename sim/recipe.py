@@ -19,17 +19,12 @@ from sim.events import NUISANCES, SENSOR_FAULTS, Event
 from sim.fleet import EPOCH_NS, Plant, Snapshots, check_seed
 from sim.life import FAULTS, GROWING, Course, Life
 from sim.machine import Machine, check_rate, needs_rate_hz
-from sim.population import KINDS, MakeUp, draw, faults_of, lived, location
+from sim.population import KINDS, MakeUp, draw, faults_of, location
 
 RATE_HZ = 12_000.0
 DAY_S = 86_400.0
-BEARINGS = ("bearing_inner", "bearing_outer", "bearing_ball")
 _GOLDEN = (math.sqrt(5) - 1) / 2
-_LIVES, _TRAINING, _EVENTS, _SHIFTED, _PLACES = 1, 2, 3, 4, 5  # separate streams of random numbers
-LIVED = 0.75  # share of the machines to learn from that show the traces of a plant
-WEAK_FAMILIES = 0.5  # share of the sound ones of these whose bearing shows weak lines
-OTHER_RATES = 0.4  # share of them that is sampled at one of `RATES_HZ`
-RATES_HZ = (1000.0, 1600.0, 2560.0, 5120.0, 20_000.0, 25_600.0)
+_LIVES, _TRAINING, _EVENTS, _SHIFTED = 1, 2, 3, 4  # separate streams of random numbers
 CURRICULUM = tuple(mode for k in range(0, len(FAULTS), 4) for mode in (HEALTHY, *FAULTS[k : k + 4]))
 
 
@@ -125,38 +120,19 @@ def training_plant(
 
 
 def training_machine(
-    seed: int,
-    number: int,
-    seconds: float,
-    *,
-    rate_hz: float = RATE_HZ,
-    shift: float = 0.0,
-    disturbed: float = 0.0,
-    as_found: bool = False,
+    seed: int, number: int, seconds: float, *, rate_hz: float = RATE_HZ, shift: float = 0.0, disturbed: float = 0.0
 ) -> Machine:
-    """One machine of a training plant; `as_found`: with the traces of a plant, and a sampling rate of its own."""
+    """One machine of a training plant."""
     mode = CURRICULUM[number % len(CURRICULUM)]
     rng = np.random.default_rng((seed, _TRAINING, _LIVES, number))
     able = [kind for kind in KINDS if mode == HEALTHY or mode in faults_of(kind)]
     kind = able[int(rng.integers(len(able)))]
     entropy = (seed, _TRAINING, number) if shift == 0 else (seed, _SHIFTED, _TRAINING, number)
     make = draw(kind, np.random.default_rng(entropy), shift)
-    own = np.random.default_rng((seed, _TRAINING, _PLACES, number))
-    if as_found and own.random() < LIVED:
-        make = lived(make, own)
-    rates = [one for one in RATES_HZ if mode == HEALTHY or needs_rate_hz(make, mode) <= one]
-    if as_found and own.random() < OTHER_RATES and rates:
-        rate_hz = rates[int(own.integers(len(rates)))]
     life = Life()
-    weak = BEARINGS[int(own.integers(len(BEARINGS)))]
-    shows = mode == HEALTHY and make.traces is not None and own.random() < WEAK_FAMILIES
-    if shows and needs_rate_hz(make, weak) <= rate_hz:
-        life = Life((_weak(make, weak, rate_hz, seconds, own),))
     if mode != HEALTHY:
         constant = (number // len(CURRICULUM) + number) % 2 == 0
         least = detectable(make, mode, rate_hz)
-        if make.traces is not None and mode in BEARINGS:  # sound machines of a plant show weaker lines too
-            least = min(0.9, 1.4 * least)
         course = Course(
             mode=mode,
             shape="constant" if constant else GROWING[int(rng.integers(len(GROWING)))],
@@ -169,16 +145,6 @@ def training_machine(
         life = Life((course,))
     return Machine(
         f"{kind}-{number + 1:02d}", entropy, make, life, rate_hz, _nuisance(seed, number, seconds, disturbed)
-    )
-
-
-def _weak(make: MakeUp, mode: str, rate_hz: float, seconds: float, rng: np.random.Generator) -> Course:
-    """A family of lines that sound bearings show too: below what is detectable, for all the time."""
-    least = detectable(make, mode, rate_hz)
-    final = least * float(rng.uniform(0.3, 0.95))
-    where = location(make, mode)
-    return Course(
-        mode=mode, shape="constant", onset_s=0.0, end_s=seconds, final=final, detectable=least, location=where
     )
 
 

@@ -39,12 +39,11 @@ PLANT_SETTINGS = TrainSettings(
     hidden=96,
     members=1,
     gain=0.15,
-    noise=0.1,
-    weight_decay=0.1,
-    structure_offset=0.2,
+    weight_decay=0.2,
+    structure_offset=0.5,
     structure_drop=0.1,
     order_structure=0.0,
-    epochs=40,  # hundreds of machines are not so soon learned by heart as a few
+    epochs=28,  # hundreds of machines are not so soon learned by heart as a few
     simulated=0.0,
 )
 
@@ -70,7 +69,7 @@ def simulated(
     drawn: list[Any] = []
     number = 0
     while len(drawn) < machines:
-        machine = training_machine(seed, number, seconds, shift=shift, disturbed=disturbed, as_found=modest)
+        machine = training_machine(seed, number, seconds, shift=shift, disturbed=disturbed)
         if {*machine.life.modes} <= set(modes):
             drawn.append(machine)
         number += 1
