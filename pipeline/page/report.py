@@ -68,6 +68,7 @@ def alarm_report(data_dir: Path, alarm_id: str, spec_of: Callable[[StreamKey], S
     row = at[-1] if at else None
     statements, confirmed, shown = reasons(alarm.mode, row) if row else ([], None, alarm.mode)
     unconfirmed = " (unconfirmed: the evidence does not bear it out)" if confirmed is False else ""
+    named = "" if shown == alarm.mode else f"; the model names {alarm.mode}"
     changed = _changed(at, alarm) if row else []
     charted = list(dict.fromkeys(["velocity_rms", *(name for name, *_ in changed), "kurtosis"]))[:CHARTS]
     channel = row.channels[0] if row else "x"
@@ -76,7 +77,7 @@ def alarm_report(data_dir: Path, alarm_id: str, spec_of: Callable[[StreamKey], S
     speed = f"{spec.speed_rpm:g} rpm" if spec.speed_rpm else "not configured"
     facts = {
         "Machine": f"{alarm.key.machine}, point {alarm.key.point}",
-        "Failure mode": f"{shown}{unconfirmed}, p {alarm.p:.2f} when raised",
+        "Failure mode": f"{shown}{named}{unconfirmed}, p {alarm.p:.2f} when raised",
         "Begun": _iso(alarm.since),
         "Raised": _iso(alarm.raised),
         **{kind.capitalize(): _iso(when) for when, kind in alarm.changes if kind != "raised"},
@@ -156,7 +157,7 @@ def _chart(data_dir: Path, alarm: Alarm, feature: str, channel: str, limits: Seq
     points = read_points(data_dir, alarm.key, f"{channel}.{feature}", *span_us, level_s)
     low, high, mean = bucketed(points, from_ms, to_ms, count)
     about = FEATURES[COLUMN[feature]]
-    title = f"<h2>{escape(feature)}, {escape(about.unit)} · {escape(channel)}</h2>"
+    title = f"<h2>{escape(', '.join(filter(None, (feature, about.unit))))} · {escape(channel)}</h2>"
     if not np.isfinite(mean).any():
         return f'{title}<p class="soft">no rows</p>'
     top, bottom = max(float(np.nanmax(high)), 1e-12), min(0.0, float(np.nanmin(low)))
