@@ -6,6 +6,7 @@
       metrics.json        held-out numbers      data.json   what it was trained on      train.json   how, and with what
       README.md           model card            *.png       pictures, if matplotlib is there: for people only
       SHA256SUMS          of all the above, written last
+      SIGNATURE           of SHA256SUMS, where versions are signed
 
 The files are safetensors and JSON, so nothing in them can run code. Reading checks the sums first, and an error names
 the file at fault. `ModelSpec` is config.json: what goes in and out, and the sizes that every weight must have.
@@ -43,6 +44,7 @@ FARTHEST = 32  # horizon of versions that were written before config.json had on
 
 REQUIRED = ("model.safetensors", "config.json", "metrics.json", "data.json", "train.json", "README.md")
 SUMS = "SHA256SUMS"
+SIGNATURE = "SIGNATURE"  # of the sums, see models/signature.py; only where versions are signed
 _TABLE = "data."  # in the names of tables that belong to data.json
 _REFERENCE = "table"
 _NUMBERS = re.compile(r"\[\n([^\[\]{}\"]*)\]")  # a JSON string holds no raw newline, so no string matches
@@ -306,14 +308,15 @@ class Bundle:
                 os.fsync(file.fileno())
 
 
-def load(directory: Path) -> Bundle:
-    """Read a model version; nothing is used before its checksum is right.
+def load(directory: Path, key: bytes | None = None) -> Bundle:
+    """Read a model version; nothing is used before its checksum is right, and with a key its signature.
 
     Raises:
-        ModelError: a file is missing or damaged, the format is unknown, or weights and sizes do not fit.
+        ModelError: a file is missing or damaged, the signature is not of this key, the format is unknown, or weights
+            and sizes do not fit.
     """
     with refused_by_name(str(directory)):
-        return _load(directory)
+        return _load(directory, key)
 
 
 @contextlib.contextmanager
@@ -333,8 +336,8 @@ def refused_by_name(version: str) -> Iterator[None]:
         raise ModelError(msg, hint="restore the version from a copy, or use another one") from error
 
 
-def _load(directory: Path) -> Bundle:
-    contents = _verified(directory)
+def _load(directory: Path, key: bytes | None) -> Bundle:
+    contents = _verified(directory, key)
     documents = {name: _document(directory, name, contents[name]) for name in REQUIRED if name.endswith(".json")}
     config = documents["config.json"]
     if config.get("format") != FORMAT:
@@ -364,13 +367,18 @@ def _load(directory: Path) -> Bundle:
     )
 
 
-def _verified(directory: Path) -> dict[str, bytes]:
+def _verified(directory: Path, key: bytes | None) -> dict[str, bytes]:
     """Read every file that SHA256SUMS lists and check it."""
     if not directory.is_dir():
         msg = f"expected a model version in {directory}, found: no such directory"
         raise ModelError(msg, hint="`thrumcast models ls` lists the versions there are")
     try:
-        lines = read_file(directory / SUMS).decode().splitlines()
+        sums = read_file(directory / SUMS)
+        if key is not None:
+            from models.signature import check
+
+            check(directory, sums, key)
+        lines = sums.decode().splitlines()
         listed = {match[2]: match[1] for line in lines if (match := _SUM_LINE.fullmatch(line))}
         contents = {name: read_file(directory / name) for name in listed}
     except (OSError, UnicodeDecodeError) as error:

@@ -39,8 +39,9 @@ _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 class Registry:
     """The registry of one data directory. Reading needs no lock and creates nothing."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self.root = data_dir / "registry"
+    def __init__(self, data_dir: Path, key: bytes | None = None) -> None:
+        """With a key, `load` takes only versions that are signed with it."""
+        self.root, self._key = data_dir / "registry", key
 
     def versions(self) -> list[str]:
         """All versions, oldest first."""
@@ -83,9 +84,10 @@ class Registry:
         return self.root / self.resolve(name)
 
     def load(self, name: str) -> Bundle:
-        """Read a version or alias, checksums first."""
+        """Read a version or alias, signature and checksums first."""
         version = self.resolve(name)
-        model = bundle.load(self.root / version)
+        self._refuse_link(self.root / version)
+        model = bundle.load(self.root / version, self._key)
         if model.spec.version != version:
             msg = f"{self.root / version}: expected config.json of {version}, found: {model.spec.version}"
             raise ModelError(msg, hint="a version must keep its name, because its predictions carry it")
@@ -104,7 +106,9 @@ class Registry:
             staging = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=self.root))
             try:
                 model.named(version).save(staging, pictures)
-                staging.chmod(0o755)
+                umask = os.umask(0o077)  # mkdtemp makes it private
+                os.umask(umask)
+                staging.chmod(0o755 & ~umask)
                 staging.rename(self.root / version)
             except BaseException:
                 shutil.rmtree(staging, ignore_errors=True)
@@ -184,9 +188,25 @@ class Registry:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Lock out other writers of this registry."""
-        with (self.root / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        self._refuse_link(self.root)
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            descriptor = os.open(self.root / ".lock", flags, 0o640)
+        except OSError as error:
+            msg = f"expected to write {self.root}, found: {error}"
+            raise ModelError(msg, hint="check the permissions of the registry") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(descriptor)
+
+    def _refuse_link(self, path: Path) -> None:
+        """Refuse what leads out of the data directory."""
+        target = path.resolve()
+        if not target.is_relative_to(self.root.parent.resolve()):
+            msg = f"expected {path} within the data directory, found: a link to {target}"
+            raise ModelError(msg, hint="copy the files into the registry")
 
 
 def _is_document(document: object) -> bool:

@@ -31,6 +31,7 @@ ORDER = (
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
+UMASK = 0o027
 
 
 class CommandGroup(click.Group):
@@ -60,7 +61,8 @@ def group() -> None:
 
 
 def main() -> NoReturn:
-    """The entry point of the console script."""
+    """The entry point of the console script. What it writes, only owner and group may read; a stricter umask stays."""
+    os.umask(os.umask(0o077) | UMASK)
     sys.exit(run(sys.argv[1:]))
 
 

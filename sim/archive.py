@@ -17,7 +17,7 @@ from pipeline.edges.machines import MACHINES_NAME, MachinesFile, recording_facts
 from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.journal import Commit, Journal
 from sim.fleet import POINT, Plant, about
-from sim.machine import UNIT, Machine
+from sim.machine import Machine
 from sim.recipe import CURRICULUM
 
 BLOCKS_PER_STEP = 64
@@ -124,7 +124,7 @@ def _facts(machine: Machine) -> dict[str, object]:
         about(machine),
         machine.id,
         rate_hz=machine.rate_hz,
-        unit=UNIT,
+        unit=machine.unit,
         speed_rpm=60 * make.speed_hz,
         orders=make.orders,
     )

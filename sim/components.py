@@ -64,7 +64,7 @@ def amplification(make: MakeUp, speed: float) -> float:
     return answer(speed / make.critical) / answer(1 / make.critical)
 
 
-def shaft(make: MakeUp, fault: Condition, theta: Float64, drive: Drive) -> Float32:
+def shaft(make: MakeUp, fault: Condition, theta: Float64, drive: Drive, rate_hz: float) -> Float32:
     """1x to 3x from unbalance and misalignment; the force grows with the square of the speed. Returns: (3, n) in g."""
     unbalance = make.unbalance_mm_s + fault.of("unbalance") * make.unbalance_fault_mm_s
     twice, thrice = (ratio * make.unbalance_mm_s for ratio in make.shaft_ratios)
@@ -76,7 +76,12 @@ def shaft(make: MakeUp, fault: Condition, theta: Float64, drive: Drive) -> Float
     velocity[:, 0] *= amplification(make, drive.speed)
     peak_g = [drive.force * signals.velocity_to_g(1.0, (k + 1) * make.speed_hz) for k in range(3)]
     amplitudes = (velocity * peak_g * make.shaft_phase).astype(np.complex64)
-    return signals.harmonics(signals.unit_phasor(theta), amplitudes)
+    x = signals.harmonics(signals.unit_phasor(theta), amplitudes)
+    if make.turn_g is not None:
+        kept = max(1, int(PASS * rate_hz / max(make.speed_hz, drive.speed_hz)))
+        turn_g = np.complex64(drive.force) * make.turn_g[:, :kept]
+        x += signals.harmonics(signals.unit_phasor(theta), turn_g)
+    return x
 
 
 def loose(make: MakeUp, fault: Condition, theta: Float64, drive: Drive, level: float, phase_rad: float) -> Float32:
@@ -271,6 +276,8 @@ def roughness(
     broken cage modulates the background itself. Returns: (n,) in g.
     """
     total = (make.structure_g * drive.speed * floor) * rng.standard_normal(theta.size)
+    if make.turn_depth > 0:
+        total *= 1 + make.turn_depth * np.cos(theta)
     for number, mode in enumerate(BEARING_FAULTS):
         severity = fault.of(mode)
         if severity == 0:

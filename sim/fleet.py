@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.core.records import Block, Fact, StreamKey
 from pipeline.errors import ConfigError
-from sim.machine import UNIT, Machine, MachineState, initial, later, step
+from sim.machine import Machine, MachineState, initial, later, step
 from sim.population import AXES
 from sim.signals import TURN_RAD
 
@@ -151,7 +151,7 @@ def _session(
             t0_ns=session_ns + round(index * 1e9 / machine.rate_hz),
             rate_hz=machine.rate_hz,
             channels=axes,
-            unit=UNIT,
+            unit=machine.unit,
             samples=np.ascontiguousarray(samples[rows, :n]),
             speed_rpm=float(60 * speed_hz),
             orders=machine.make.orders,

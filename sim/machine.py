@@ -43,6 +43,7 @@ class Machine:
     life: Life
     rate_hz: float
     events: tuple[Event, ...] = ()
+    unit: str = UNIT  # as the sender states it
 
     def __post_init__(self) -> None:
         """Checks that the rate can carry the faults and that the machine can have them."""
@@ -152,7 +153,8 @@ def step(machine: Machine, state: MachineState) -> tuple[MachineState, Frame]:
     loose_level = signals.wander(state.loose_level, 0.3, 1.0, frame_s, rng)
     loose_phase = signals.wander(state.loose_phase_rad, 1.0, 2.0, frame_s, rng)
 
-    x, strikes, tooth_rad, ringing = _structure(machine, state, fault, now, drive, theta, rng)
+    worn = Condition((*fault.faults, *make.weak)) if make.weak else fault
+    x, strikes, tooth_rad, ringing = _structure(machine, state, worn, now, drive, theta, rng)
     white = rng.standard_normal((len(AXES), n), np.float32) * np.float32(math.sqrt(rate_hz / 2))
     pole = signals.pole_of(make.tilt_corner_hz, rate_hz)
     level = (now.floor * make.floor_g_per_rthz[:, None]).astype(np.float32)
@@ -163,7 +165,7 @@ def step(machine: Machine, state: MachineState) -> tuple[MachineState, Frame]:
         x += components.squeal(make, now.squeal_g, state.frame * n, n, rate_hz)
     bubbles, hiss = state.bubbles, state.hiss
     if drive.speed > _STANDING:
-        x += components.shaft(make, fault, theta, drive)
+        x += components.shaft(make, fault, theta, drive, rate_hz)
         if fault.of("looseness") > 0:
             x += components.loose(make, fault, theta, drive, loose_level, loose_phase)
         if make.mesh_g > 0:

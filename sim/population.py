@@ -17,6 +17,7 @@ from pipeline.core.bearings import orders_from_geometry
 from pipeline.core.faults import MODES
 from pipeline.core.records import BearingOrders
 from pipeline.errors import ConfigError
+from sim.life import Fault
 from sim.signals import TURN_RAD, Complex64, Float32, Float64
 
 AXES = ("x", "y", "z")  # radial horizontal, radial vertical, axial
@@ -85,6 +86,9 @@ class MakeUp:
     belt_mm_s: float  # 0 = no belt
     critical: float  # first critical speed over the nominal speed
     friction_k: float  # how much warmer a bearing is at the end of its life
+    turn_g: Complex64 | None = None  # (C, K) further harmonics of the shaft, peak in g; see sim.field
+    turn_depth: float = 0.0  # how far the shaft modulates the background of the structure
+    weak: tuple[Fault, ...] = ()  # lines of a bearing that is still sound
 
 
 def location(make: MakeUp, mode: str) -> str:

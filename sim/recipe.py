@@ -13,18 +13,19 @@ import numpy as np
 
 from pipeline.core.faults import HEALTHY
 from pipeline.errors import ConfigError
+from sim import field
 from sim.detectable import detectable
 from sim.events import KINDS as EVENTS
 from sim.events import NUISANCES, SENSOR_FAULTS, Event
 from sim.fleet import EPOCH_NS, Plant, Snapshots, check_seed
 from sim.life import FAULTS, GROWING, Course, Life
-from sim.machine import Machine, check_rate, needs_rate_hz
+from sim.machine import UNIT, Machine, check_rate, needs_rate_hz
 from sim.population import KINDS, MakeUp, draw, faults_of, location
 
 RATE_HZ = 12_000.0
 DAY_S = 86_400.0
 _GOLDEN = (math.sqrt(5) - 1) / 2
-_LIVES, _TRAINING, _EVENTS, _SHIFTED = 1, 2, 3, 4  # separate streams of random numbers
+_LIVES, _TRAINING, _EVENTS, _SHIFTED, _FOUND = 1, 2, 3, 4, 5  # separate streams of random numbers
 CURRICULUM = tuple(mode for k in range(0, len(FAULTS), 4) for mode in (HEALTHY, *FAULTS[k : k + 4]))
 
 
@@ -120,19 +121,31 @@ def training_plant(
 
 
 def training_machine(
-    seed: int, number: int, seconds: float, *, rate_hz: float = RATE_HZ, shift: float = 0.0, disturbed: float = 0.0
+    seed: int,
+    number: int,
+    seconds: float,
+    *,
+    rate_hz: float = RATE_HZ,
+    shift: float = 0.0,
+    disturbed: float = 0.0,
+    found: float = 0.0,
 ) -> Machine:
-    """One machine of a training plant."""
+    """One machine of a training plant; a share `found` of them is as machines are found in the field (`sim.field`)."""
     mode = CURRICULUM[number % len(CURRICULUM)]
     rng = np.random.default_rng((seed, _TRAINING, _LIVES, number))
     able = [kind for kind in KINDS if mode == HEALTHY or mode in faults_of(kind)]
     kind = able[int(rng.integers(len(able)))]
     entropy = (seed, _TRAINING, number) if shift == 0 else (seed, _SHIFTED, _TRAINING, number)
-    make = draw(kind, np.random.default_rng(entropy), shift)
+    make, unit = draw(kind, np.random.default_rng(entropy), shift), UNIT
+    dice = np.random.default_rng((seed, _TRAINING, _FOUND, number))
+    if dice.random() < found:
+        make = field.as_found(make, dice, rate_hz)
+        rate_hz = field.rate_of(make, mode, dice, rate_hz)
+        unit = "V" if dice.random() < field.SHARE_UNKNOWN_UNIT else UNIT
     life = Life()
     if mode != HEALTHY:
         constant = (number // len(CURRICULUM) + number) % 2 == 0
-        least = detectable(make, mode, rate_hz)
+        least = field.least_of(make, mode, detectable(make, mode, rate_hz))
         course = Course(
             mode=mode,
             shape="constant" if constant else GROWING[int(rng.integers(len(GROWING)))],
@@ -144,7 +157,7 @@ def training_machine(
         )
         life = Life((course,))
     return Machine(
-        f"{kind}-{number + 1:02d}", entropy, make, life, rate_hz, _nuisance(seed, number, seconds, disturbed)
+        f"{kind}-{number + 1:02d}", entropy, make, life, rate_hz, _nuisance(seed, number, seconds, disturbed), unit
     )
 
 

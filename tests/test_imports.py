@@ -20,7 +20,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "pipeline.telemetry": (),
     "pipeline.core": (),
     "pipeline.config": ("pipeline.core",),
-    "pipeline.edges": ("pipeline.core", "pipeline.edges.ports", "pipeline.edges.faults"),
+    "pipeline.edges": ("pipeline.core", "pipeline.edges.ports", "pipeline.edges.faults", "pipeline.edges.places"),
     "pipeline.drivers": ("pipeline.core", "pipeline.edges", "pipeline.telemetry"),
     "models": ("pipeline.core",),
     "models.unknown": ("models", "models.data", "pipeline.core"),

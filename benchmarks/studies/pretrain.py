@@ -27,12 +27,17 @@ from models.jobs.train import TrainRequest, train
 from models.predictor import NumpyPredictor
 from models.registry import Registry
 from pipeline.config.tables import Config
+from pipeline.core.faults import HEALTHY
 from pipeline.edges.store.read import read_features
 
 PRETRAINED = Path(models.__file__).with_name("pretrained")
 RECORDINGS = Path(__file__).resolve().parents[3] / "shared" / "data"
-MACHINES = 840  # rather many machines than much of each
-SECONDS_PER_MACHINE = 12.0
+MACHINES = 720  # rather many machines than much of each
+SECONDS_PER_MACHINE = 8.0
+FOUND = 0.65  # share of them as machines are found in the field, see sim.field; the rest stand on a clean test stand
+SETTINGS = replace(PLANT_SETTINGS, epochs=26, folds=3)
+MACHINES_SOUND = 120  # further sound machines, all as found in the field: how sure a fault must be is set by them
+SOUND_NAMED_FAULTY = 0.1  # of their recordings
 MACHINES_BESIDE = 140  # those of models/simulated.parquet: undisturbed and fully equipped, as recorded machines are
 SECONDS_BESIDE = 24.0
 SEED = 20_260_101
@@ -48,22 +53,67 @@ def main() -> None:
         folder = Path(temporary)
         modes = Config().modes.names
         config = simulated(
-            folder / "sim", MACHINES, SECONDS_PER_MACHINE, seed=SEED, modes=modes, disturbed=DISTURBED, modest=True
+            folder / "sim",
+            MACHINES,
+            SECONDS_PER_MACHINE,
+            seed=SEED,
+            modes=modes,
+            disturbed=DISTURBED,
+            modest=True,
+            found=FOUND,
         )
         beside = simulated(folder / "beside", MACHINES_BESIDE, SECONDS_BESIDE, seed=SEED, modes=modes)
         prior.keep(read_features(beside.data.path))
-        trained = train(TrainRequest(config.data.path, config, PLANT_SETTINGS, split="machine"), say=say, warn=say)
+        trained = train(TrainRequest(config.data.path, config, SETTINGS, split="machine"), say=say, warn=say)
         say(trained.text)
-        made = Registry(config.data.path).load(trained.version)
-        made.data["source"] = f"{MACHINES} simulated machines of {SECONDS_PER_MACHINE:g} s each, seed {SEED}"
-        if (source / "cwru").is_dir():
-            made.data["remarks"] = [*made.data["remarks"], on_recordings(made, recorded(folder / "real", source))]
-            say(made.data["remarks"][-1])
-        shutil.rmtree(PRETRAINED, ignore_errors=True)
-        PRETRAINED.mkdir()
-        made = card.with_card(made.named("v0000"))
-        replace(made, card=made.card.replace("{version}", "of the model that ships with the package")).save(PRETRAINED)
-        bundle.load(PRETRAINED)
+        sound = simulated(
+            folder / "sound",
+            MACHINES_SOUND,
+            SECONDS_PER_MACHINE,
+            seed=SEED + 1,
+            modes=(HEALTHY,),
+            modest=True,
+            found=1.0,
+        )
+        made = surer(Registry(config.data.path).load(trained.version), sound)
+        ship(made, folder / "real", source)
+
+
+def surer(made: Bundle, sound: Config) -> Bundle:
+    """The same version with the least bias for `healthy` at which few enough of these sound machines are named faulty.
+
+    Training weighs the modes as if faults were common. Most machines are sound, so a fault needs more evidence. A bias
+    of b on a logit is a factor e^b on the odds; the state of the network does not depend on it.
+    """
+    classes, k = made.spec.classes, made.spec.classes.index(HEALTHY)
+    tracks = run(NumpyPredictor(made), dataset(sound, classes, like=made.spec.inputs).sequences)
+    for bias in np.arange(0.0, 5.0, 0.1):
+        odds = np.exp(bias * (np.arange(len(classes)) == k))
+        said = [(t.p * odds / (t.p @ odds)[:, None]).mean(axis=0).argmax() for t in tracks]
+        if np.mean(np.array(said) != k) <= SOUND_NAMED_FAULTY:
+            break
+    weights = dict(made.weights)
+    weights["head.bias"] = weights["head.bias"].copy()
+    weights["head.bias"][..., k] += np.float32(bias * made.spec.temperature)
+    remark = (
+        f"A bias of {bias:.1f} for healthy was added after training, so that at most {SOUND_NAMED_FAULTY:.0%} of "
+        f"{len(tracks)} further simulated sound machines are named faulty. The numbers above are without it"
+    )
+    say(remark)
+    return replace(made, weights=weights, data={**made.data, "remarks": [*made.data["remarks"], remark]})
+
+
+def ship(made: Bundle, folder: Path, source: Path) -> None:
+    """Write this version to models/pretrained/, with what it says of the recordings where they are at hand."""
+    made.data["source"] = f"{MACHINES} simulated machines of {SECONDS_PER_MACHINE:g} s each, seed {SEED}"
+    if (source / "cwru").is_dir():
+        made.data["remarks"] = [*made.data["remarks"], on_recordings(made, recorded(folder, source))]
+        say(made.data["remarks"][-1])
+    shutil.rmtree(PRETRAINED, ignore_errors=True)
+    PRETRAINED.mkdir()
+    made = card.with_card(made.named("v0000"))
+    replace(made, card=made.card.replace("{version}", "of the model that ships with the package")).save(PRETRAINED)
+    bundle.load(PRETRAINED)
 
 
 def on_recordings(made: Bundle, config: Config) -> str:

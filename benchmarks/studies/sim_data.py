@@ -61,6 +61,7 @@ def simulated(
     axes: Sequence[str] = AXES,
     disturbed: float = 0.0,
     modest: bool = False,
+    found: float = 0.0,
 ) -> Config:
     """Features of simulated machines of these modes; what is there already is kept. See `sim.archive.fill`."""
     config = Config(data=DataConfig(dir=str(folder)))
@@ -69,7 +70,7 @@ def simulated(
     drawn: list[Any] = []
     number = 0
     while len(drawn) < machines:
-        machine = training_machine(seed, number, seconds, shift=shift, disturbed=disturbed)
+        machine = training_machine(seed, number, seconds, shift=shift, disturbed=disturbed, found=found)
         if {*machine.life.modes} <= set(modes):
             drawn.append(machine)
         number += 1

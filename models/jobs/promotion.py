@@ -49,17 +49,19 @@ def promote(
     recall_drop: float = RECALL_DROP,
     warn: Callable[[str], None] = lambda _: None,
     confirm: Callable[[str | None, str], object] = lambda old, new: None,
+    key: bytes | None = None,
 ) -> tuple[str | None, str]:
     """Make a version the champion; return the old champion and the new one, the same if it is champion already.
 
     With `force` the numbers do not count, and the history says so. `warn` gets what the gate could not judge. `confirm`
-    is called with the old and the new champion before anything moves; it raises to stop the promotion.
+    is called with the old and the new champion before anything moves; it raises to stop the promotion. With a `key` the
+    version must be signed with it.
 
     Raises:
         ModelError: no such version, or its files are damaged.
         GateRefused: it does not pass the gate; the champion stays as it is.
     """
-    registry = Registry(data_dir)
+    registry = Registry(data_dir, key)
     model = registry.load(version)
     _check_alive(model)
     if registry.aliases().get(CHAMPION) == model.spec.version:
@@ -77,14 +79,16 @@ def promote(
     return registry.point(CHAMPION, model.spec.version, why=reason, by=by), model.spec.version
 
 
-def rollback(data_dir: Path, to: str | None, *, why: str, by: str | None = None) -> tuple[str | None, str]:
+def rollback(
+    data_dir: Path, to: str | None, *, why: str, by: str | None = None, key: bytes | None = None
+) -> tuple[str | None, str]:
     """Make an earlier version the champion again; return the old champion and the new one.
 
     Raises:
         ModelError: there is no earlier champion, or its files are damaged.
         GateRefused: it does not pass the self-test.
     """
-    registry = Registry(data_dir)
+    registry = Registry(data_dir, key)
     model = registry.load(to or registry.rollback_target())
     _check_alive(model)
     return registry.point(CHAMPION, model.spec.version, why=why, by=by), model.spec.version

@@ -47,7 +47,12 @@ def command(
     config = console.config(**{"data.dir": data_dir}, **broker_flags(broker))
     findings, fsync_s = checkup.look_at_disk(config.data.path)
     service, found = checkup.look_at_service(config)
-    findings += [*checkup.look_at_data(config, found), service]
+    findings += [
+        *checkup.look_at_data(config, found),
+        *checkup.look_at_streams(config),
+        *checkup.look_at_access(config),
+        service,
+    ]
     findings += [*checkup.look_at_quarantine(config), *checkup.look_at_senders(found)]
     unreachable: NotReachable | None = None
     promised: dict[str, Any] = {}

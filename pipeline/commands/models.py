@@ -1,4 +1,4 @@
-"""`thrumcast models ls|show|diff|export`: the model versions of the registry."""
+"""`thrumcast models ls|show|diff|export|sign`: the model versions of the registry."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.group(name="models")
 def command() -> None:
-    """List, show, compare and export the model versions of a data directory."""
+    """List, show, compare, export and sign the model versions of a data directory."""
 
 
 @command.command(name="ls")
@@ -111,6 +111,32 @@ def export(console: Console, version: str, path: Path, data_dir: Path | None) ->
         f"{model.spec.version} -> {path}, {document['bytes']:,} bytes; largest difference over {STEPS} steps {gap:.1e}"
     )
     console.result(document, text)
+
+
+@command.command(name="sign")
+@click.argument("version")
+@data_option
+@with_console
+def sign_version(console: Console, version: str, data_dir: Path | None) -> None:
+    """Sign VERSION (a version or an alias) with the key of model.signature_key_file.
+
+    With that key configured, the service loads only signed versions, and `promote` and `rollback` refuse others. Sign
+    what you have checked: the signature covers the sums of all files and the version's name.
+    """
+    from models.registry import Registry
+    from models.signature import sign
+    from pipeline.errors import ConfigError
+
+    config = console.config(**{"data.dir": data_dir})
+    key = config.model.signature_key()
+    if key is None:
+        msg = "model.signature_key_file: expected a file with the key, found: none"
+        raise ConfigError(msg, hint="make one: openssl rand -hex 32 > KEYFILE; chmod 600 KEYFILE")
+    registry = Registry(config.data.path)
+    name = registry.resolve(version)
+    registry.load(name)
+    made = sign(registry.root / name, key)
+    console.result({"version": name, "signature": made}, f"{name} is signed: {made[:16]}...")
 
 
 def _row(registry: Registry, version: str, aliases: dict[str, str]) -> dict[str, Any]:

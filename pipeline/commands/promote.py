@@ -42,7 +42,14 @@ def command(
     silent = yes or console.json or console.quiet or not somebody_is_there()
     confirm = (lambda old, new: None) if silent else ask
     old, new = promote(
-        config.data.path, version, why=why, force=force, recall_drop=recall_drop, warn=console.warn, confirm=confirm
+        config.data.path,
+        version,
+        why=why,
+        force=force,
+        recall_drop=recall_drop,
+        warn=console.warn,
+        confirm=confirm,
+        key=config.model.signature_key(),
     )
     text = f"{new} already is the champion" if old == new else f"champion: {old or 'none'} -> {new}"
     console.result({"champion": new, "before": old, "why": why}, text)

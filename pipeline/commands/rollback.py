@@ -20,5 +20,5 @@ def command(console: Console, to: str | None, data_dir: Path | None, why: str) -
 
     from models.jobs.promotion import rollback
 
-    old, new = rollback(config.data.path, to, why=why)
+    old, new = rollback(config.data.path, to, why=why, key=config.model.signature_key())
     console.result({"champion": new, "before": old, "why": why}, f"champion: {old or 'none'} -> {new}")

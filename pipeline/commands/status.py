@@ -34,6 +34,9 @@ def _text(found: ServiceReport) -> str:
     lines += [f"  {status:<5} {name:<18} {output}".rstrip() for name, (status, output) in found.checks.items()]
     received, *others = found.messages.items()
     lines.append(f"  messages: {received[1]} received = " + " + ".join(f"{n} {term}" for term, n in others))
+    if lost := int(found.metrics.get("messages_missing_total", 0)):
+        samples = int(found.metrics.get("gap_samples_total", 0))
+        lines.append(f"  missing: about {lost} messages, {samples} samples per channel; `thrumcast doctor` looks why")
     if found.refused:
         reasons = ", ".join(f"{reason} {n}" for reason, n in found.refused.items())
         lines.append(f"  quarantined: {reasons}; `thrumcast quarantine ls` says why")

@@ -69,6 +69,7 @@ def stream_specs(config: Config, known: Mapping[StreamKey, Mapping[str, Any]]) -
             features=features,
             alarm=alarm,
             speed_rpm=machine.speed_rpm or facts.get("speed_rpm"),
+            speed_source=machine.speed_source,
             orders=machine.orders() or _orders(facts.get("orders")),
             unit=machine.unit,
             gear_teeth=teeth,

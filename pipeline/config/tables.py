@@ -21,6 +21,8 @@ from pipeline.errors import ConfigError
 Positive = Annotated[float, Meta(gt=0)]
 WindowSeconds = Annotated[float, Meta(gt=0, le=86_400)]
 SpeedRpm = Annotated[float, Meta(gt=0, le=1e6)]
+SpeedSource = Literal["measured", "tachometer", "nominal", "nameplate", "estimated"]
+LEAST_KEY_BYTES = 32  # of the key with which models are signed
 Unit = Literal["g", "m/s2", "mm/s", "V", "1"]
 
 
@@ -79,6 +81,7 @@ class PointTable(Table, frozen=True):
     area: str = ""
     kind: str = ""  # of `pipeline.core.faults.KINDS`
     speed_rpm: SpeedRpm | None = None
+    speed_source: SpeedSource | None = None  # how far the speed can be off, see `pipeline.core.speed`
     unit: Unit | None = None
     bearing: BearingConfig | str | None = None  # a name is looked up in the catalogue
     window: WindowOverride | None = None
@@ -112,6 +115,7 @@ class MachineConfig(Table, frozen=True):
     area: str
     kind: str
     speed_rpm: float | None
+    speed_source: SpeedSource | None
     unit: Unit | None
     bearing: BearingConfig | str | None
     limits: Limits | None
@@ -237,6 +241,17 @@ class ArchiveConfig(Table, frozen=True):
     max_dates: Annotated[int, Meta(ge=0)] = 400
 
 
+class StreamsConfig(Table, frozen=True):
+    """[streams]: how many there may be, and how long they are kept. 0: no limit."""
+
+    max_machines: Annotated[int, Meta(ge=0)] = 50_000
+    max_per_machine: Annotated[int, Meta(ge=0)] = 500
+    max_new_per_hour: Annotated[int, Meta(ge=0)] = 20_000
+    max_channels_per_machine: Annotated[int, Meta(ge=0)] = 48
+    rest_s: Annotated[float, Meta(ge=0)] = 3600.0
+    forget_days: Annotated[float, Meta(ge=0)] = 0.0
+
+
 class ModelConfig(Table, frozen=True):
     """[model]: which model serves, and its memory."""
 
@@ -247,6 +262,26 @@ class ModelConfig(Table, frozen=True):
     replay_windows: Annotated[int, Meta(ge=0)] = 120
     forecast_modes: Annotated[int, Meta(ge=0, le=32)] = 0
     forecast_every_windows: Count = 10
+    signature_key_file: str = ""
+
+    def signature_key(self) -> bytes | None:
+        """The key with which versions must be signed; None if none is configured. Never print or log it.
+
+        Raises:
+            ConfigError: the file cannot be read, or is too short for a secret.
+        """
+        if not self.signature_key_file:
+            return None
+        path, hint = Path(self.signature_key_file).expanduser(), "make one: openssl rand -hex 32"
+        try:
+            key = path.read_bytes().strip()
+        except OSError as error:
+            msg = f"model.signature_key_file: expected a readable file with the key, found: {path} ({error.strerror})"
+            raise ConfigError(msg, hint=hint) from error
+        if len(key) < LEAST_KEY_BYTES:
+            msg = f"model.signature_key_file: expected {LEAST_KEY_BYTES} bytes or more, found {len(key)} in {path}"
+            raise ConfigError(msg, hint=hint)
+        return key
 
 
 class AlarmConfig(Table, frozen=True):
@@ -376,6 +411,7 @@ class Config(Table, frozen=True):
     run: RunConfig = RunConfig()
     commit: CommitConfig = CommitConfig()
     archive: ArchiveConfig = ArchiveConfig()
+    streams: StreamsConfig = StreamsConfig()
     model: ModelConfig = ModelConfig()
     alarm: AlarmConfig = AlarmConfig()
     web: WebConfig = WebConfig()
@@ -403,6 +439,7 @@ class Config(Table, frozen=True):
             area=own.area or table.area,
             kind=own.kind or table.kind,
             speed_rpm=own.speed_rpm or table.speed_rpm,
+            speed_source=own.speed_source or table.speed_source,
             unit=own.unit or table.unit,
             bearing=own.bearing or table.bearing,
             limits=own.limits() or table.limits(),

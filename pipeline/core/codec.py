@@ -43,7 +43,7 @@ _ALIASES: Final[dict[str, Encoding]] = {
 _REASON_OF_KEY: Final = {
     "v": "version", "session": "session", "index": "index", "t0": "time", "rate_hz": "rate", "channels": "channels",
     "unit": "unit", "dtype": "dtype", "scale": "scale", "samples": "samples", "speed_rpm": "speed", "orders": "orders",
-    "truth": "truth", "about": "about",
+    "truth": "truth", "about": "about", "speed_source": "speed",
 }  # fmt: skip
 _BAD_KEY: Final = re.compile(r"at `\$\.(\w+)")
 
@@ -115,6 +115,7 @@ def encode(block: Block, encoding: Encoding = "msgpack", *, dtype: Dtype = "f4",
         "v": 1, "session": block.session, "index": block.index, "t0": block.t0_ns, "rate_hz": block.rate_hz,
         "channels": block.channels, "unit": block.unit, "dtype": dtype, "scale": scale, "speed_rpm": block.speed_rpm,
         "orders": orders, "truth": block.truth, "about": block.about,
+        "speed_source": block.speed_source,
     }  # fmt: skip
     if encoding == "msgpack":
         return _TO_MSGPACK.encode(_Packed(**head, samples=codes.tobytes()))  # type: ignore[arg-type]

@@ -25,7 +25,19 @@ if TYPE_CHECKING:
 _REFUSALS: Final = (
     msgspec.MsgspecError, struct.error, ValueError, TypeError, OverflowError, OSError, EOFError, RecursionError,
 )  # fmt: skip
-_KEYS: Final = ("v", "session", "index", "t0", "rate_hz", "unit", "dtype", "scale", "speed_rpm", "truth")
+_KEYS: Final = (
+    "v",
+    "session",
+    "index",
+    "t0",
+    "rate_hz",
+    "unit",
+    "dtype",
+    "scale",
+    "speed_rpm",
+    "truth",
+    "speed_source",
+)
 _MAX_TEXT: Final = 64  # bytes of a metadata value; the longest legal one is a truth
 _RECORD_BATCH_SLOT, _COMPRESSION_SLOT = (
     2,

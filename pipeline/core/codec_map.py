@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from pipeline.core.records import BearingOrders, Block, Fact, Float32, StreamKey, is_id
+from pipeline.core.speed import UNCERTAINTY
 from pipeline.core.units import UNKNOWN, unit_of
 from pipeline.errors import DecodeError
 
@@ -55,6 +56,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     orders: Orders | None = None
     truth: str | None = None
     about: dict[str, Fact] | None = None
+    speed_source: str | None = None
 
 
 @lru_cache(maxsize=4096)
@@ -104,6 +106,9 @@ def block_of(head: Head, samples: Float32, key: StreamKey) -> Block:
         raise DecodeError("unit", f"`unit` as a text of 1 to {MAX_UNIT_CHARS} characters expected, found: {found}")
     if head.speed_rpm is not None and not 0 <= head.speed_rpm <= MAX_SPEED_RPM:
         raise DecodeError("speed", f"`speed_rpm` of 0 to {MAX_SPEED_RPM:g} expected, found: {head.speed_rpm}")
+    if head.speed_source is not None and head.speed_source not in UNCERTAINTY:
+        expected = ", ".join(UNCERTAINTY)
+        raise DecodeError("speed", f"`speed_source` of {expected} expected, found: {head.speed_source[:20]!r}")
     if head.truth is not None and not is_id(head.truth):
         raise DecodeError("truth", f"`truth` of [A-Za-z0-9_.-]{{1,64}} expected, found: {head.truth[:80]!r}")
     orders = None
@@ -123,7 +128,8 @@ def block_of(head: Head, samples: Float32, key: StreamKey) -> Block:
         with np.errstate(over="ignore"):  # beyond float32 is infinite: a sensor fault, not a warning
             samples = samples * np.float32(factor)
     return Block(key, head.session, head.index, head.t0, head.rate_hz, head.channels, unit, samples,
-                 head.speed_rpm, orders, head.truth, head.about, head.unit if unit == UNKNOWN else None)  # fmt: skip
+                 head.speed_rpm, orders, head.truth, head.about, head.unit if unit == UNKNOWN else None,
+                 head.speed_source)  # fmt: skip
 
 
 def is_fact(item: tuple[str, Fact]) -> bool:

@@ -117,6 +117,8 @@ class Engine:
         rows = self._feature_rows(windows)
         for key in rows:
             result.states[key], rows[key] = stream.related(self.spec_of(key), result.states[key], rows[key])
+            result.states[key], doubts = stream.doubted(result.states[key], rows[key])
+            result.troubles += doubts
             result.features += rows[key]
         if self.predictor is not None:
             self._predict(self.predictor, result, rows)

@@ -183,11 +183,14 @@ MODES: dict[str, FailureMode] = {
 
 
 def impossible(kind: str, *, has_gears: bool) -> tuple[str, ...]:
-    """The modes that a machine of this kind cannot have. A stated wheel is a gear whatever the kind."""
-    parts = KINDS.get(kind)
-    if parts is None:
+    """The modes that a machine of this kind cannot have. A stated wheel is a gear whatever the kind.
+
+    Of a kind that is not listed every mode is possible. Of a machine whose kind nobody has stated, those are that need
+    no particular part: gears and impellers that nobody knows of are not named as what fails.
+    """
+    if kind and kind not in KINDS:
         return ()
-    parts = parts | {"gears"} if has_gears else parts
+    parts = KINDS.get(kind, frozenset()) | ({"gears"} if has_gears else set())
     return tuple(mode.name for mode in MODES.values() if mode.needs and mode.needs not in parts)
 
 

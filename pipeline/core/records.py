@@ -75,6 +75,7 @@ class Block:
     truth: str | None = None  # the true failure mode, if it is known: archived, never given to a model
     about: dict[str, Fact] | None = None  # other facts about the machine, for machines.jsonl; once a session is enough
     unit_sent: str | None = None  # what the sender calls a unit that is unknown
+    speed_source: str | None = None  # of `pipeline.core.speed.UNCERTAINTY`; None = the stream's
 
     @property
     def end(self) -> int:
@@ -105,6 +106,7 @@ class Window(msgspec.Struct, frozen=True, eq=False, gc=False):
     speed_trace: tuple[tuple[int, float], ...] | None = None  # (first sample, rpm) of each piece, if the speed changes
     speed_range_rpm: tuple[float, float] | None = None  # the range in which to estimate an unknown speed
     gear_teeth: tuple[int, ...] = ()  # of the gears on this shaft
+    speed_source: str = "measured"  # of `pipeline.core.speed.UNCERTAINTY`
 
 
 class FeatureRow(msgspec.Struct, frozen=True, eq=False, gc=False):
@@ -123,6 +125,8 @@ class FeatureRow(msgspec.Struct, frozen=True, eq=False, gc=False):
     channels: tuple[str, ...]
     values: Float32  # (C, F) in the order of the feature table; NaN = cannot be computed
     schema: str  # names the feature table and its settings, see pipeline.core.features.table
+    speed_source: str = "measured"  # of speed_rpm; not archived, nor is the next
+    speed_found_rpm: float | None = None  # of the shaft's harmonics; None = none stand, or nobody looked
 
 
 class Prediction(msgspec.Struct, frozen=True, eq=False, gc=False):

@@ -35,6 +35,7 @@ SPEC = StreamSpec(
     ),
     alarm=AlarmSpec(enter_p=1.0, leave_p=1.0, enter_s=0.0, leave_s=0.0, cooldown_s=0.0, merge_s=0.0, rename_s=0.0),
     speed_rpm=SPEED_RPM,
+    speed_source=None,
     orders=None,
     unit=None,
     gear_teeth=(),

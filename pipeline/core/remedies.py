@@ -36,6 +36,10 @@ REMEDIES: Final[dict[str, str]] = {
     "too_long": "send shorter blocks",
     "too_many_channels": "use the same channel names on every machine, or raise archive.max_channels",
     "too_many_dates": "set the clock of the sender, load the past with `thrumcast backfill` or raise archive.max_dates",
+    "machines_quota": "remove made-up machines with rights at the broker, or raise streams.max_machines",
+    "streams_quota": "use the same measuring points at each start, or raise streams.max_per_machine",
+    "new_streams_quota": "use the same names at each start, or raise streams.max_new_per_hour",
+    "channels_quota": "use the same channel names on every point, or raise streams.max_channels_per_machine",
     "alias": "let the Sparkplug node publish its birth again: it defines the names of its metrics",
     "two_senders": "give each sender a topic of its own; the detail names both sessions",
     "request": "see docs/results.md for requests over MQTT",
@@ -45,6 +49,7 @@ REMEDIES: Final[dict[str, str]] = {
     "form_changed": "begin a new `session` when rate_hz, unit or channels change",
     "clock_stepped": "let `t0` follow a running clock, and begin a new `session` after a pause without samples",
     "rate_drift": "nothing, if this is the measured rate; the first rate of the session is used",
+    "speed_contradicts": "correct the speed, or say where it is from: machines.<id>.speed_source, `speed_source`",
     "unit_unknown": "send one of the units of docs/quarantine.md, or set machines.<id>.unit",
 }
 

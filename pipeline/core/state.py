@@ -39,6 +39,7 @@ class StreamSpec:
     features: FeatureSpec
     alarm: AlarmSpec
     speed_rpm: float | None  # used where the blocks give no speed
+    speed_source: str | None  # of `speed.UNCERTAINTY`; None = measured in the blocks, nominal in the configuration
     orders: BearingOrders | None  # used where the blocks give none
     unit: str | None  # replaces the unit that the blocks give
     gear_teeth: tuple[int, ...]  # of the gears on this shaft
@@ -81,6 +82,7 @@ class StreamState(msgspec.Struct, frozen=True, eq=False):
     state_age: int = 0  # windows since the hidden state was reset
     last_end_ns: int | None = None  # end of the last window that the network saw
     model: str | None = None  # the model version that the hidden state is from
+    speed_doubts: int = 0  # windows in a row whose shaft harmonics contradict the stated speed
 
 
 def budget_of(spec: StreamSpec, state: StreamState) -> Verdict:

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
-from pipeline.core import features, order, window
+from pipeline.core import features, order, speed, window
 from pipeline.core.features.baseline import relate
 from pipeline.core.quality import STOPS, Quality, incomplete, judge_alike, stands_still
-from pipeline.core.records import Block, FeatureRow, Float32, Trouble, Window
+from pipeline.core.records import Block, Contradiction, FeatureRow, Float32, Trouble, Window
 from pipeline.core.state import StreamSpec, StreamState
 
 Event = FeatureRow | Trouble
@@ -33,15 +35,13 @@ def initial(spec: StreamSpec) -> StreamState:
 def step(spec: StreamSpec, state: StreamState, block: Block) -> tuple[StreamState, list[Event]]:
     """Take one block. Return the rows of the windows that are now complete, and what went wrong."""
     state, windows, troubles = advance(spec, state, [block])
-    state, rows = related(spec, state, feature_rows(spec, windows))
-    return state, [*troubles, *rows]
+    return _finished(spec, state, windows, troubles)
 
 
 def flush(spec: StreamSpec, state: StreamState) -> tuple[StreamState, list[Event]]:
     """Use the blocks that were held back, because no more will come. An incomplete last window gives no row."""
     state, windows, troubles = release(spec, state)
-    state, rows = related(spec, state, feature_rows(spec, windows))
-    return state, [*troubles, *rows]
+    return _finished(spec, state, windows, troubles)
 
 
 def advance(
@@ -67,8 +67,10 @@ def feature_rows(spec: StreamSpec, windows: Sequence[Window]) -> list[FeatureRow
     for alike in features.compute_alike(spec.features, windows):
         some = [windows[i] for i in alike.members]
         qualities = judge_alike(some, alike.length, alike.address, alike.values)
-        for i, values, quality in zip(alike.members, alike.values, qualities, strict=True):
-            rows[i] = _row(windows[i], values, quality, schema)
+        for i, values, quality, found in zip(
+            alike.members, alike.values, qualities, _middle(alike.found_rpm), strict=True
+        ):
+            rows[i] = _row(windows[i], values, quality, schema, found)
     return [
         rows.get(i) or _row(one, features.no_features(one), incomplete(one), schema) for i, one in enumerate(windows)
     ]
@@ -86,6 +88,28 @@ def related(spec: StreamSpec, state: StreamState, rows: Iterable[FeatureRow]) ->
     return (state if baseline is state.baseline else replace(state, baseline=baseline)), found
 
 
+def doubted(state: StreamState, rows: Iterable[FeatureRow]) -> tuple[StreamState, list[Contradiction]]:
+    """Beside the last part: whether the rows of one stream, in order, contradict their stated speed."""
+    doubts, told = speed.doubted(state.speed_doubts, rows)
+    return (state if doubts == state.speed_doubts else replace(state, speed_doubts=doubts)), told
+
+
+def _finished(
+    spec: StreamSpec, state: StreamState, windows: Sequence[Window], troubles: list[Trouble]
+) -> tuple[StreamState, list[Event]]:
+    state, rows = related(spec, state, feature_rows(spec, windows))
+    state, doubts = doubted(state, rows)
+    return state, [*troubles, *doubts, *rows]
+
+
+def _middle(found_rpm: NDArray[np.float64]) -> list[float | None]:
+    """The speed that the channels found, (windows, C) -> one per window: the lower median of those that found one."""
+    if np.isnan(found_rpm).all():
+        return [None] * len(found_rpm)
+    known = [sorted(x for x in row if x == x) for row in found_rpm.tolist()]
+    return [row[(len(row) - 1) // 2] if row else None for row in known]
+
+
 def _cut(
     spec: StreamSpec, state: StreamState, ordered: order.OrderState, ready: list[Block]
 ) -> tuple[StreamState, list[Window]]:
@@ -93,7 +117,7 @@ def _cut(
     return replace(state, order=ordered, window=cut), windows
 
 
-def _row(window: Window, values: Float32, quality: int, schema: str) -> FeatureRow:
+def _row(window: Window, values: Float32, quality: int, schema: str, found_rpm: float | None = None) -> FeatureRow:
     return FeatureRow(
         key=window.key,
         session=window.session,
@@ -108,4 +132,6 @@ def _row(window: Window, values: Float32, quality: int, schema: str) -> FeatureR
         channels=window.channels,
         values=values,
         schema=schema,
+        speed_source=window.speed_source,
+        speed_found_rpm=found_rpm,
     )

@@ -52,6 +52,7 @@ class Mark(msgspec.Struct, frozen=True, gc=False):
     speed_rpm: float | None
     orders: BearingOrders | None
     truth: str | None
+    speed_source: str | None = None
 
     def time_ns(self, index: int, rate_hz: float) -> int:
         """Time of sample number `index`."""
@@ -89,6 +90,8 @@ class Context(Protocol):
 
     @property
     def speed_rpm(self) -> float | None: ...
+    @property
+    def speed_source(self) -> str | None: ...
     @property
     def speed_range_rpm(self) -> tuple[float, float] | None: ...
     @property
@@ -172,10 +175,12 @@ def _mark(marks: tuple[Mark, ...], block: Block) -> tuple[tuple[Mark, ...], int]
         expected_ns = last.time_ns(block.index, block.rate_hz)
         step_ns = abs(t0_ns - expected_ns)
         if step_ns <= DRIFT_NS:
-            if (last.speed_rpm, last.orders, last.truth) == (block.speed_rpm, block.orders, block.truth):
+            said = (block.speed_rpm, block.orders, block.truth, block.speed_source)
+            if (last.speed_rpm, last.orders, last.truth, last.speed_source) == said:
                 return marks, step_ns
             t0_ns = expected_ns
-    return (*marks, Mark(block.index, t0_ns, block.speed_rpm, block.orders, block.truth)), step_ns
+    mark = Mark(block.index, t0_ns, block.speed_rpm, block.orders, block.truth, block.speed_source)
+    return (*marks, mark), step_ns
 
 
 def _joined(run: Run) -> Run:
@@ -206,12 +211,20 @@ def _window(
         samples=first.pieces[0][:, start - first.start : end - first.start] if whole else None,
         coverage=received / (end - start),
         speed_rpm=context.speed_rpm if speed_rpm is None else speed_rpm,
+        speed_source=_speed_source(speed_rpm, last_mark, context),
         orders=last_mark.orders or context.orders,
         truth=truth,
         speed_trace=trace,
         speed_range_rpm=context.speed_range_rpm,
         gear_teeth=context.gear_teeth,
     )
+
+
+def _speed_source(speed_rpm: float | None, last_mark: Mark, context: Context) -> str:
+    """Of the speed in the blocks, else of the configured one, which is nominal unless it says otherwise."""
+    if speed_rpm is None:
+        return context.speed_source or "nominal"
+    return last_mark.speed_source or context.speed_source or "measured"
 
 
 def _mark_at(marks: tuple[Mark, ...], index: int) -> Mark:

@@ -133,7 +133,7 @@ class Disk:
 
     def attempt(self, action: Callable[[], object], name: str) -> bool:
         """Run an action once; False if the disk refused it, that is, if it raised ArchiveError."""
-        return self._is_taken(lambda: self.do(action), name)
+        return self.is_taken(lambda: self.do(action), name)
 
     def begin(self, action: Callable[[], object], name: str) -> None:
         """As `attempt`, but do not wait for it: `is_idle` says when it has ended. One at a time."""
@@ -143,7 +143,7 @@ class Disk:
         """Whether what was begun has ended. A refusal of the disk counts then; what else it raised is raised here."""
         if self._begun is not None and self._begun[1].done.is_set():
             (name, task), self._begun = self._begun, None
-            self._is_taken(task.result, name)
+            self.is_taken(task.result, name)
         return self._begun is None
 
     def finish(self) -> None:
@@ -157,7 +157,8 @@ class Disk:
         if self._begun is not None:
             self._begun[1].done.wait()
 
-    def _is_taken(self, run: Callable[[], object], name: str) -> bool:
+    def is_taken(self, run: Callable[[], object], name: str) -> bool:
+        """As `attempt`, on the caller's thread: for a read that does not wait for the writes before it."""
         try:
             run()
         except ArchiveError as error:

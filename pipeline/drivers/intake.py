@@ -24,6 +24,7 @@ from pipeline.core.records import Block, Contradiction, Duplicate, Float32, Gap,
 from pipeline.core.remedies import remedy
 from pipeline.core.window import LEAST_SAMPLES, MOST_WINDOWS, WindowSpec, is_too_slow, most_windows
 from pipeline.drivers.dates import Dates
+from pipeline.drivers.quotas import Names
 from pipeline.edges.ports import Batch, Message
 from pipeline.errors import DecodeError
 from pipeline.telemetry import few
@@ -207,13 +208,17 @@ class Admission:
     window_of: Callable[[StreamKey], WindowSpec]
     channels: Channels | None = None  # None: no columns are made
     dates: Dates | None = None  # None: no files are made
+    names: Names | None = None  # None: no quotas
 
     def __call__(self, block: Block) -> int:
         """How many windows the block can complete, counted per channel.
 
         Raises:
-            DecodeError: too_slow, too_long, too_many_dates or too_many_channels.
+            DecodeError: too_slow, too_long, too_many_dates, too_many_channels or a quota.
         """
+        new: set[str] = set() if self.channels is None else set(block.channels) - self.channels.known
+        if self.names is not None and (excess := self.names.refusal(block.key, new)) is not None:
+            raise DecodeError(*excess)
         spec = self.window_of(block.key)
         windows = most_windows(spec, block)
         reason = None
@@ -225,11 +230,13 @@ class Admission:
         elif self.dates is not None and not self.dates.admit(block.t0_ns):
             reason, msg = "too_many_dates", f"at most {self.dates.most} dates far from today in an hour expected"
         elif self.channels is not None and not self.channels.admit(block.channels):
-            names = few(sorted(set(block.channels) - self.channels.known))
+            names = few(sorted(new))
             log.warning("channels_full known=%d refused=%s stream=%s", len(self.channels.known), names, block.key)
             reason, msg = "too_many_channels", f"at most {self.channels.most} names expected, found new: {names}"
         if reason is not None:
             raise DecodeError(reason, msg)
+        if self.names is not None:
+            self.names.admit(block.key, new)
         return windows
 
 

@@ -39,14 +39,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import ChainMap, Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from pipeline.core.engine import Engine, States, Step
 from pipeline.core.records import AlarmChange, StreamKey
 from pipeline.core.state import StreamState, from_bytes, to_bytes
-from pipeline.drivers.disk import PULSE_S, Disk, DiskThread
+from pipeline.drivers.disk import PULSE_S, RETRY_S, Disk, DiskThread
 from pipeline.drivers.engines import AHEAD, Engines
 from pipeline.drivers.intake import (
     LOOK_UP_S,
@@ -59,6 +59,7 @@ from pipeline.drivers.intake import (
     refuse_strangers,
     step_all,
 )
+from pipeline.drivers.rest import Rest
 from pipeline.drivers.results import Results
 from pipeline.drivers.span import Rhythm, Span
 from pipeline.drivers.switch import ModelSet, ModelSwitch
@@ -66,6 +67,7 @@ from pipeline.edges.faults import fault_point
 from pipeline.edges.ports import Batch, Companion, Connection, Message, Publication, Work
 from pipeline.edges.store.archive import Archive
 from pipeline.edges.store.journal import Commit, Journal
+from pipeline.telemetry import few
 
 log = logging.getLogger("thrumcast.live")
 
@@ -89,6 +91,7 @@ class Live:
     archive: Archive
     results: Results
     rhythm: Rhythm = field(default_factory=Rhythm)
+    rest: Rest = field(default_factory=Rest)  # with `engines` no stream rests
     states: dict[StreamKey, StreamState] = field(default_factory=dict)  # with `engines` only until the loop runs
     companions: tuple[Companion, ...] = ()
     models: ModelSwitch = field(default_factory=ModelSwitch)
@@ -167,6 +170,7 @@ class Live:
             self._rest()
         self.results.silence(time.monotonic())
         self._roll_if_due()
+        self._let_rest()
         return has_messages
 
     # -- steps 1 and 2: from messages to predictions -----------------------------------------------------------------
@@ -233,6 +237,8 @@ class Live:
             windows=sum(each.windows for each in covered),
             size=sum(each.size for each in covered),
         )
+        if self.rest.asleep and not self._wake(block.key for block in batch.blocks):
+            return
         while self.engines is not None and len(self.engines.begun) >= AHEAD:
             self._finish(PULSE_S)
             self._serve()
@@ -327,6 +333,7 @@ class Live:
     def _take_over(self, span: Span, shadowed: Step) -> None:
         """What is committed is true."""
         self.states |= span.step.states
+        self.rest.hear(span.step.states, time.monotonic())
         self.models.keep(shadowed)
         self.counts += account(span.batch, span.step)
         self.pending_rows += span.step.rows + len(span.batch.refused)
@@ -447,6 +454,57 @@ class Live:
         """Called while nothing is committed."""
         self.pending_rows = self._disk.do(self.journal.pending_rows)
 
+    # -- streams that rest -------------------------------------------------------------------------------------------
+
+    def _let_rest(self) -> None:
+        """Drop the states of silent streams from memory; the journal has them."""
+        if self.engines is not None or not self.rest.after_s:
+            return
+        now_s = time.monotonic()
+        spec_of, idle = self.engine.spec_of, self.rest.due(self.states, now_s)
+        states = {key: self.states.pop(key) for key in idle}
+        if idle:
+            log.info("streams_rest count=%d asleep=%d", len(idle), len(self.rest.asleep))
+        if self.rest.forget_s and idle:
+            noted = {key: to_bytes(spec_of(key), state) for key, state in states.items()}
+            self._disk.attempt(lambda: self.journal.note_rests(noted, time.time_ns()), "forget")
+        if self.rest.forget_is_due(now_s):
+            self._forget()
+
+    def _forget(self) -> None:
+        """Take what has rested for long out of the journal; nothing is stepped meanwhile."""
+        gone: list[StreamKey] = []
+        before_ns = time.time_ns() - int(self.rest.forget_s * 1e9)
+        self._steps_ahead = False
+        try:
+            self._disk.attempt(lambda: gone.extend(self.journal.forget(self.rest.asleep, before_ns)), "forget")
+        finally:
+            self._steps_ahead = True
+        if gone:
+            self.rest.asleep.difference_update(gone)
+            self.rest.forgotten += len(gone)
+            if self.intake.admission is not None and self.intake.admission.names is not None:
+                self.intake.admission.names.forget(gone)
+            log.warning("streams_forgotten count=%d streams=%s", len(gone), few(sorted(map(str, gone))))
+
+    def _wake(self, keys: Iterable[StreamKey]) -> bool:
+        """Bring resting streams back before they are stepped; False if asked to stop while the journal is unreadable.
+
+        Reading waits for no commit. Messages stay in hand meanwhile, and the connection is served.
+        """
+        asleep = self.rest.asleep.intersection(keys)
+        while asleep and not self._disk.is_taken(lambda: self._restore(asleep), "wake"):
+            if self._stop():
+                return False
+            self._serve(RETRY_S)
+        return True
+
+    def _restore(self, keys: Iterable[StreamKey]) -> None:
+        found = {k: from_bytes(self.engine.spec_of(k), d) for k, d in self.journal.states_of(keys).items()}
+        self.states |= found
+        self.rest.hear(found, time.monotonic())
+        self.rest.asleep.difference_update(keys)
+
     # -- models ------------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
@@ -457,6 +515,7 @@ class Live:
         if self.engines is not None:
             self.engines.put(self.engine, states, only=True)
             self.states = {}
+        self.rest.hear(self.states, time.monotonic())
         self._steps_ahead = True
 
     def _switch_models_if_due(self) -> None:
@@ -472,6 +531,8 @@ class Live:
         self._steps_ahead = False
         try:
             is_settled = not self._has_messages() or self._settle()
+            asleep = frozenset(self.rest.asleep)  # their hidden states are rebuilt, too
+            is_settled = is_settled and self._disk.until_done(lambda: self._restore(asleep), "wake")
             if not is_settled or not self._remember(models.on(self.engine), self._committed()):
                 return
         finally:

@@ -151,7 +151,8 @@ class LabelFile:
         """The open file, locked against other writers."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            _refuse_link(self.path)
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except OSError as error:
             raise self._refused(error) from error
         try:
@@ -163,6 +164,13 @@ class LabelFile:
     def _refused(self, error: OSError) -> ArchiveError:
         msg = f"expected to write {self.path}, found: {error}"
         return ArchiveError(msg, hint="check free space and permissions of the data directory")
+
+
+def _refuse_link(path: Path) -> None:
+    """Labels are written without the lock of the directory: a link that leads outside is refused here, too."""
+    if not path.resolve().is_relative_to(path.parent.parent.resolve()):
+        msg = f"expected {path} within the data directory, found: a link to {path.resolve()}"
+        raise ArchiveError(msg, hint="move the file into the directory")
 
 
 def active(events: Sequence[LabelEvent]) -> list[LabelEvent]:

@@ -69,7 +69,8 @@ class Versions:
         remarks: list[str] = []
         why = _reason(why)
         self._there(version)
-        old, new = promote(self.config.data.path, version, why=why, by=by, force=force, warn=remarks.append)
+        key = self.config.model.signature_key()
+        old, new = promote(self.config.data.path, version, why=why, by=by, force=force, warn=remarks.append, key=key)
         return {"champion": new, "before": old, "why": why, "remarks": remarks}
 
     def rollback(self, to: str | None, why: str, by: str) -> dict[str, Any]:
@@ -84,7 +85,7 @@ class Versions:
         why = _reason(why)
         if to:
             self._there(to)
-        old, new = rollback(self.config.data.path, to or None, why=why, by=by)
+        old, new = rollback(self.config.data.path, to or None, why=why, by=by, key=self.config.model.signature_key())
         return {"champion": new, "before": old, "why": why, "remarks": []}
 
     def picture(self, version: str, name: str) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -17,13 +18,15 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.config.secrets import exposed
 from pipeline.core import codec
 from pipeline.core.remedies import remedy
 from pipeline.drivers.intake import unit_error
 from pipeline.edges.machines import MACHINES_NAME, MachinesFile
 from pipeline.edges.mqtt import MqttConnection, TopicTemplate
 from pipeline.edges.mqtt.probe import BrokerFeatures, Delivery, delivery, features
-from pipeline.edges.store.database import JOURNAL_NAME, check_witness, view_journal
+from pipeline.edges.places import links_outside
+from pipeline.edges.store.database import JOURNAL_NAME, check_witness, count_streams, view_journal
 from pipeline.edges.store.quarantine import refusals
 from pipeline.errors import DecodeError, NotReachable, ThrumcastError
 from pipeline.service.client import ServiceReport, ask
@@ -44,6 +47,7 @@ DROPPED = "$SYS/broker/publish/messages/dropped"  # mosquitto's own count of dro
 CLOCK_S = (-1.0, 10.0)  # how far a sender's clock may be ahead of ours, and behind it
 DECODED = 300  # messages that are decoded while listening
 MOST_REFUSALS = 10  # topics and reasons that are named
+NEAR_LIMIT = 0.8  # of a limit on streams, from which on the check-up warns
 _FSYNCS = 5
 
 
@@ -156,6 +160,53 @@ def look_at_data(config: Config, service: ServiceReport | None = None) -> list[F
     return findings
 
 
+def look_at_streams(config: Config) -> list[Finding]:
+    """Compares the streams that the journal knows with the limits of [streams]."""
+    limits = config.streams
+    try:
+        streams = count_streams(config.data.path)
+    except ThrumcastError:
+        return []  # `data:journal` reports it
+    found = [f"{sum(streams.values())} of {len(streams)} machines"]
+    most = max(streams, key=lambda machine: streams[machine], default="")
+    near = [
+        f"{what}: {n} of at most {limit}"
+        for what, n, limit in (
+            ("machines (streams.max_machines)", len(streams), limits.max_machines),
+            (f"streams of {most} (streams.max_per_machine)", streams.get(most, 0), limits.max_per_machine),
+        )
+        if 0 < NEAR_LIMIT * limit <= n
+    ]
+    advice = "what exceeds a limit goes to quarantine: raise it, or give senders rights for their own topics only"
+    return [Finding("data:streams", "warn" if near else "pass", "; ".join(found + near), advice)]
+
+
+def look_at_access(config: Config) -> list[Finding]:
+    """Checks who may read secrets and data, and that no link leads out of the data directory."""
+    directory = config.data.path
+    secrets = [one.text for one in exposed(config)]
+    found = Finding(
+        "secrets:modes",
+        "warn" if secrets else "pass",
+        "; ".join(secrets) or "no secret that others may read",
+        "chmod 600, or 640 with the group of the service",
+    )
+    if not directory.is_dir():
+        return [found]
+    mode = stat.S_IMODE(directory.stat().st_mode)
+    links = [f"{link} leads outside" for link in links_outside(directory)]
+    others = [f"mode {mode:04o} of {directory}"] if mode & 0o002 else []
+    return [
+        found,
+        Finding(
+            "data:access",
+            "fail" if links else "warn" if others else "pass",
+            "; ".join(links + others) or f"mode {mode:04o}, no link leads outside",
+            "a service refuses links that lead outside" if links else f"chmod 750 {directory}",
+        ),
+    ]
+
+
 def look_at_service(config: Config) -> tuple[Finding, ServiceReport | None]:
     """Checks whether a service runs at web.bind, and its health."""
     try:
@@ -170,9 +221,19 @@ def look_at_service(config: Config) -> tuple[Finding, ServiceReport | None]:
 
 
 def look_at_senders(service: ServiceReport | None) -> list[Finding]:
-    """Names the streams that contradict themselves, as the running service counts them."""
+    """Says how many messages never came and which streams contradict themselves, as the running service counts."""
     if service is None:
         return []
+    lost, samples = (int(service.metrics.get(f"{n}_total", 0)) for n in ("messages_missing", "gap_samples"))
+    missing = f"about {lost} messages, {samples} samples per channel, never came since the service began"
+    advice = "the sensors count them: look at broker:queue, broker:dropped and the links of the sensors"
+    return [
+        *([Finding("readings:missing", "warn", missing, advice)] if lost else []),
+        *_contradictions(service),
+    ]
+
+
+def _contradictions(service: ServiceReport) -> list[Finding]:
     return [
         Finding("readings:contradiction", "warn", f"{stream}: {kind}, {n} blocks", remedy(kind))
         for stream, kinds in service.contradictions.items()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.config.secrets import exposed
 from pipeline.config.specs import feature_spec, stream_specs
 from pipeline.core.engine import Engine
 from pipeline.core.features.table import FEATURES
@@ -207,6 +208,8 @@ def service(
 
     from pipeline.drivers.engines import Engines
     from pipeline.drivers.live import Live
+    from pipeline.drivers.quotas import Names, Quotas
+    from pipeline.drivers.rest import Rest
     from pipeline.drivers.results import Results
     from pipeline.drivers.span import Rhythm
     from pipeline.edges.mqtt import Claim, MqttConnection, TopicTemplate, alone_here, claim_topic
@@ -217,6 +220,8 @@ def service(
     from pipeline.service.payloads import BIRTHS_NAME, SparkplugNodes, payloads
     from pipeline.service.requests import Requests
 
+    for one in exposed(config):
+        log.warning("secret_exposed key=%s path=%s mode=%04o", one.key, one.path, one.mode)
     models = load_models(config)
     model = models.predictor
     topics = TopicTemplate(config.mqtt.readings_topic)
@@ -273,6 +278,15 @@ def service(
                     lambda key: live_config.spec_of(key).window,
                     channels_of(config, journal),
                     Dates(config.archive.max_dates),
+                    Names(
+                        Quotas(
+                            config.streams.max_machines,
+                            config.streams.max_per_machine,
+                            config.streams.max_new_per_hour,
+                            config.streams.max_channels_per_machine,
+                        ),
+                        set(states),
+                    ),
                 ),
                 mapped.decode,
             ),
@@ -285,6 +299,7 @@ def service(
                 roll_s=config.archive.roll_s,
                 roll_rows=config.archive.roll_rows,
             ),
+            rest=Rest(config.streams.rest_s, config.streams.forget_days * 86_400),
             states=states,
             companions=(
                 SparkplugNodes(mapped.nodes, config.data.path / BIRTHS_NAME),
@@ -355,6 +370,7 @@ def observed(
         gauges.show,
         LabelCounts(config.data.path).show,
         lambda telemetry: _show_reloads(live, telemetry),
+        lambda telemetry: _show_streams(live, telemetry),
         lambda telemetry: show_engines(live.engines, telemetry),
     ]
 
@@ -404,3 +420,12 @@ def _show_reloads(live: Live, telemetry: Telemetry) -> None:
     if isinstance(live.models.watch, RegistryWatch):
         reloads = live.models.watch.reloads
         telemetry.set_series("model_reloads_total", {(result,): n for result, n in reloads.items()})
+
+
+def _show_streams(live: Live, telemetry: Telemetry) -> None:
+    telemetry.set("streams_asleep", len(live.rest.asleep))
+    telemetry.set("streams_forgotten_total", live.rest.forgotten)
+    names = live.intake.admission.names if live.intake.admission is not None else None
+    if names is not None:
+        telemetry.set("streams_known", len(names.known))
+        telemetry.set("machines_known", names.machines)

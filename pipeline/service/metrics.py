@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol
 from pipeline.core.engine import Step
 from pipeline.core.records import Block, Contradiction, FeatureRow, Gap, Prediction, Predictor, StreamKey
 from pipeline.core.severity import velocity_rms_mm_s
+from pipeline.drivers.intake import LARGEST_GAP
 from pipeline.edges.labels import VERDICTS, LabelFile
 from pipeline.edges.ports import Batch, Connection, LinkEvent, Message, Onlooker, Tally, Work
 from pipeline.errors import ArchiveError
@@ -128,6 +129,7 @@ class LoopWatch(Onlooker):
     streams: Counter[str] = field(default_factory=Counter)  # by their last state
     open_alarms: set[str] = field(default_factory=set)  # ids
     lag: LagWatch = field(default_factory=LagWatch)
+    block_samples: dict[StreamKey, int] = field(default_factory=dict)  # of the newest message of each stream
     _notified_s: float = 0.0
 
     def take(self, limit: int, timeout_s: float) -> list[Message]:
@@ -185,6 +187,7 @@ class LoopWatch(Onlooker):
         samples: Counter[str] = Counter()
         for block in batch.blocks:
             samples[block.key.machine] += block.samples.shape[1]
+            self.block_samples[block.key] = max(1, block.samples.shape[1])
         if not samples.keys() <= self.machines:
             self.machines = self.machines | samples.keys()
         for machine, n in samples.items():
@@ -220,6 +223,8 @@ class LoopWatch(Onlooker):
         for gap in (trouble for trouble in step.troubles if isinstance(trouble, Gap)):
             telemetry.add("gaps_total")
             telemetry.add("gap_samples_total", gap.last - gap.first)
+            size = self.block_samples.get(gap.key, LARGEST_GAP)
+            telemetry.add("messages_missing_total", max(1, round(min(gap.last - gap.first, LARGEST_GAP) / size)))
         for row in step.features:
             telemetry.observe("end_to_end_seconds", now_s - row.end_ns / 1e9)
         return None

@@ -65,12 +65,13 @@ def load_bundle(config: Config, version: str | None = None) -> Bundle | None:
     """A version or alias, else that of `model.alias`; checked against the feature schema. None if there is none.
 
     Raises:
-        ModelError: it is damaged or missing.
+        ModelError: it is damaged, missing or not signed.
+        ConfigError: the key for signatures cannot be read.
         SchemaError: it was trained on another feature schema.
     """
     from models.registry import Registry
 
-    registry = Registry(config.data.path)
+    registry = Registry(config.data.path, config.model.signature_key())
     if version is None and config.model.alias not in registry.aliases():
         return None
     bundle = registry.load(version or config.model.alias)

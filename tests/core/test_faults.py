@@ -97,7 +97,8 @@ def test_a_line_in_the_table_is_enough_for_evidence_to_speak_of_a_new_mode(
         ("fan", True, {"cavitation"}),
         ("pump", False, {"gear_wear", "gear_tooth"}),
         ("gearbox", False, {"cavitation"}),
-        ("", False, set()),
+        ("", False, {"gear_wear", "gear_tooth", "cavitation"}),
+        ("", True, {"cavitation"}),
         ("crusher", False, set()),
     ],
 )
@@ -127,13 +128,13 @@ def test_a_fan_has_no_gears_and_what_is_left_sums_to_one(gears: float) -> None:
     rest = 1 - gears
     network = Oracle(0.1 * rest, 0.9 * rest, 0.6 * gears, 0.4 * gears)
     found = {}
-    for kind in ("fan", ""):
+    for kind in ("fan", "crusher"):
         spec = dataclasses.replace(
             SPEC, impossible=impossible(kind, has_gears=False), warm_up_windows=0, alarm=specs.alarm(enter_s=0.0)
         )
         step = Engine(lambda key, spec=spec: spec, network).step({}, recording(1))
         found[kind] = step.predictions
-    for plain, fan in zip(found[""], found["fan"], strict=True):
+    for plain, fan in zip(found["crusher"], found["fan"], strict=True):
         np.testing.assert_array_equal(plain.probabilities, network.p)
         assert fan.mode == "unbalance"
         np.testing.assert_allclose(fan.probabilities, [0.1, 0.9, 0.0, 0.0], rtol=1e-5)

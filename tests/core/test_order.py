@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pytest
 import specs
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -180,3 +181,12 @@ def test_however_far_a_sender_counts_what_is_remembered_of_it_can_be_stored(
         state, _, _ = push(spec, state, block)
         stored = to_bytes(specs.stream(), StreamState(order=state))
         assert to_bytes(specs.stream(), from_bytes(specs.stream(), stored)) == stored
+
+
+def test_a_state_is_compared_by_identity_because_its_blocks_are_arrays_and_it_cannot_be_changed() -> None:
+    state = OrderState()
+    assert state == state
+    assert state != OrderState()
+    assert len({state, OrderState()}) == 2
+    with pytest.raises(AttributeError):
+        state.next_index = 1  # type: ignore[misc]

@@ -123,7 +123,7 @@ def test_an_emptied_or_removed_log_is_refused_with_what_is_missing_and_accepted_
             accept(directory, "now", 1)
         set_aside(directory, "now")
         with Journal(directory) as journal:
-            assert journal.counters() == {}
+            assert journal.counters()["journal_lost_messages"] == 240
         return
     with pytest.raises(JournalBehind):
         Journal(directory)
@@ -404,3 +404,99 @@ def test_a_witness_that_is_a_link_is_not_written_through(tmp_path):
 
 def test_the_records_are_far_apart():
     assert witness._PLACES[1] - witness._PLACES[0] >= 4096
+
+
+# -- journal and witness gone together -------------------------------------------------------------------------------
+
+GONE = ("journal.db", "journal.db-wal", "journal.db-shm", WITNESS_NAME)
+
+
+def lose(directory: Path, how: str) -> None:
+    for name in GONE:
+        if (path := directory / name).exists():
+            path.unlink() if how == "removed" else path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("how", ["removed", "emptied"])
+def test_a_journal_that_is_gone_with_its_witness_before_any_roll_is_missed_with_its_messages(dead, tmp_path, how):
+    directory = tmp_path / "data"
+    shutil.copytree(dead, directory)
+    lose(directory, how)
+    before = {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+    with pytest.raises(ArchiveError, match="240 messages" if how == "removed" else "damaged witness") as caught:
+        Journal(directory)
+    assert "state set-aside --yes" in caught.value.hint
+    after = {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+    assert after | {".lock": b""} == before | {".lock": b""}, "a refusal changed a file"
+    finding = look_at_data(load(None, {"data.dir": directory}, environment={}).config)[0]
+    assert (finding.check, finding.status) == ("data:journal", "fail")
+    assert cli.run(["state", "set-aside", "--data", str(directory), "--yes"]) == 0
+    for _ in range(2):  # recorded once
+        with Journal(directory) as journal:
+            counters, rows = journal.counters(), journal.view(("quarantine",)).pending["quarantine"].rows
+        assert (counters["journal_losses"], rows) == (1, 1)
+        assert counters["journal_lost_messages"] == (COMMITS if how == "removed" else 0)
+
+
+@pytest.mark.parametrize("hidden", [False, True], ids=["removed", "removed with every hidden file"])
+def test_an_archive_without_any_journal_is_refused_with_its_rows_and_goes_on_with_all_of_them(tmp_path, hidden):
+    plant = Plant(tmp_path / "data")
+    plant.add(feature_row(1))
+    plant.archive.roll()
+    plant.add(feature_row(2))
+    plant.journal.close()
+    lose(plant.data, "removed")
+    if hidden:
+        for path in plant.data.glob(".*"):
+            path.unlink()
+    with pytest.raises(JournalBehind, match=r"1 archived files with 1 rows") as caught:
+        Plant(plant.data)
+    assert "state accept" not in caught.value.hint
+    notes = verify(plant.data).notes
+    assert any("archived files" in note for note in notes)
+    set_aside(plant.data, "gone")
+    again = Plant(plant.data)
+    again.add(feature_row(3))
+    again.archive.roll()
+    again.journal.close()
+    assert windows(plant.data) == [1, 3]
+    assert verify(plant.data).problems == ()
+
+
+def test_a_copy_of_an_archive_may_begin_a_journal_and_a_fresh_directory_too(tmp_path):
+    plant = Plant(tmp_path / "data")
+    plant.add(feature_row(1))
+    plant.archive.roll()
+    plant.journal.close()
+    lose(plant.data, "removed")
+    (plant.data / "snapshot.json").write_text("{}")
+    Plant(plant.data).journal.close()
+    Journal(tmp_path / "fresh").close()
+
+
+def test_a_spoilt_note_of_what_was_set_aside_is_no_reason_not_to_start(tmp_path):
+    Journal(tmp_path).close()
+    set_aside(tmp_path, "one")
+    (tmp_path / database.LOSS_NAME).write_text("[" * 5000)
+    with Journal(tmp_path) as journal:
+        assert journal.counters()["journal_losses"] == 1
+    assert not (tmp_path / database.LOSS_NAME).exists()
+
+
+def test_an_older_journal_that_is_put_back_with_its_witness_is_noticed_and_accepted_with_the_loss_on_record(tmp_path):
+    with Journal(tmp_path) as journal:
+        for _ in range(5):
+            journal.commit(Commit(counters={"messages_received": 1}))
+    kept = {name: (tmp_path / name).read_bytes() for name in ("journal.db", WITNESS_NAME)}
+    with Journal(tmp_path) as journal:
+        for _ in range(3):
+            journal.commit(Commit(counters={"messages_received": 2}))
+    for name, older in kept.items():
+        (tmp_path / name).write_bytes(older)
+    with pytest.raises(JournalBehind, match="3 commits with 6 messages"):
+        Journal(tmp_path)
+    accept(tmp_path, "backup", 1)
+    with Journal(tmp_path) as journal:
+        assert journal.counters()["journal_lost_messages"] == 6
+        journal.commit(Commit(counters={"messages_received": 1}))
+    Journal(tmp_path).close()

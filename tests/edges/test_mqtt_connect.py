@@ -274,3 +274,9 @@ def test_a_claim_that_anybody_may_publish_ends_no_service(mosquitto: PrivateBrok
         reconnect(service)
         service.service(0.3)
         assert service.connected
+
+
+def test_a_connection_holds_64_mib_of_waiting_messages_unless_told_otherwise() -> None:
+    settings = MqttSettings("client", "localhost")
+    assert MqttConnection(settings, subscriptions=[]).max_waiting_bytes == 67_108_864
+    assert MqttConnection(settings, subscriptions=[], max_waiting_bytes=5).max_waiting_bytes == 5

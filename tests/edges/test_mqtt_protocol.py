@@ -142,6 +142,26 @@ def test_a_topic_that_came_before_is_read_like_a_new_one(
     assert said(known, bytes(packet)) == said(new, bytes(packet))
 
 
+@pytest.mark.parametrize("size", [0, 100, 118, 119, 120, 121, 122, 130, 1000, 1010, 1100])
+@pytest.mark.parametrize("payload", [b"", b"x", b"payload"])
+def test_properties_of_any_length_are_read_alike_when_they_come_again(size: int, payload: bytes) -> None:
+    packet = mqtt5.PublishPacket(TOPIC, payload, qos=mqtt5.QoS(1), packet_id=7, content_type="c" * size).write()
+    machine = connected()
+    first = said(machine, packet)
+    assert first[0][1:3] == (payload, 1)
+    assert said(machine, packet) == said(machine, packet) == first
+
+
+def test_short_texts_are_remembered_also_without_a_payload_and_long_ones_are_not() -> None:
+    machine = connected()
+    longest = protocol._LONGEST_KEPT_BYTES
+    for n, size in enumerate((30, 900, longest, 3 * longest)):
+        for payload in (b"", b"x"):
+            topic = f"{n}" + "t" * size
+            said(machine, mqtt5.PublishPacket(topic, payload, qos=mqtt5.QoS(1), packet_id=1 + n).write())
+    assert sorted(len(topic) for topic, _ in machine._texts) == [31 + 2, 901 + 2]
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # mqtt5's word on a broker's bad text
 @given(st.integers(0, len(SCRIPT) - 1), st.integers(0, 60), st.integers(0, 255), st.booleans())
 def test_a_packet_damaged_in_any_field_gives_events_or_a_protocol_error_and_a_goodbye(

@@ -53,6 +53,7 @@ def blocks(count: int = 12, size: int = 1000, key: StreamKey = KEY, session: int
             speed_rpm=None if k == 3 else 1500.0 + k,
             orders=BearingOrders(0.4, 3.6, 5.4, 2.4),
             truth="healthy",
+            speed_source="nominal",
         )
         for k in range(count)
     ]

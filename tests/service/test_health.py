@@ -19,7 +19,7 @@ from pipeline.edges.systemd import Notifier
 from pipeline.errors import ArchiveError
 from pipeline.service import health
 from pipeline.service.client import parse_metrics
-from pipeline.service.health import Endpoints, Probe, Vitals, live_checks, ready_checks, worst
+from pipeline.service.health import Endpoints, Probe, Sparing, Vitals, live_checks, ready_checks, worst
 from pipeline.service.metrics import LoopWatch
 from pipeline.telemetry import Telemetry
 
@@ -221,3 +221,21 @@ def test_without_a_manager_or_with_one_that_is_gone_nothing_happens(tmp_path: Pa
     assert (
         Notifier.from_environment({"WATCHDOG_USEC": "1", "WATCHDOG_PID": "1"}).watchdog_s is None
     )  # meant for another
+
+
+def test_a_value_that_takes_long_is_worked_out_one_hundredth_of_the_time_and_a_quick_one_always() -> None:
+    now, took_s, calls = [0.0], [0.5], []
+
+    def work_out() -> int:
+        now[0] += took_s[0]
+        calls.append(now[0])
+        return len(calls)
+
+    value = Sparing(work_out, lambda: now[0])
+    assert [value(), value()] == [1, 1]
+    now[0] = 49.9
+    assert value() == 1
+    now[0] = 50.0
+    assert value() == 2
+    took_s[0], now[0] = 0.001, 200.0
+    assert [value(), value(), value()] == [3, 4, 5]

@@ -14,6 +14,7 @@ from harness.streams import ENGINE, recording
 from harness.watched import Linked
 from msgspec.structs import replace
 
+from pipeline.commands import status as status_command
 from pipeline.core.engine import Engine, Step
 from pipeline.core.features.table import COLUMN
 from pipeline.core.records import AlarmChange, Block, StreamKey
@@ -21,6 +22,8 @@ from pipeline.drivers.intake import TimedPredictor
 from pipeline.edges.labels import LabelFile
 from pipeline.edges.ports import Batch
 from pipeline.edges.store.read import read_predictions
+from pipeline.service.checkup import look_at_senders
+from pipeline.service.client import ServiceReport
 from pipeline.service.health import Vitals, ready_checks
 from pipeline.service.metrics import STATES, LabelCounts, Lag, LagWatch, LoopWatch, StreamGauges
 from pipeline.telemetry import MAX_LABELS, Telemetry
@@ -138,3 +141,30 @@ def test_health_warns_of_lag_and_never_fails_for_it() -> None:
         assert check.status == status
     (check,) = [c for c in ready_checks(Vitals()) if c.name == "lag:event_time"]
     assert check.status == "pass"
+
+
+def test_messages_that_a_broker_dropped_are_counted_by_the_senders_own_counters(tmp_path: Path) -> None:
+    broker = Linked()
+    live = service(tmp_path, broker)
+    telemetry = Telemetry()
+    live.source = watched = LoopWatch(broker, telemetry)
+    live.companions = (watched,)
+    noise = np.random.default_rng(1).standard_normal((1, 4000)).astype(np.float32)
+    blocks = [
+        Block(StreamKey(f"m{size}", "de"), 1, at, 10**18 + at * 10**6, 1000.0, ("x",), "g", noise[:, at : at + size])
+        for size in (100, 50)
+        for at in range(0, 4000, size)
+    ]
+    lost = {5, 6, 7, 20, 50, 51}  # of 40 and 80
+    send(broker, [block for n, block in enumerate(blocks) if n not in lost])
+    live.run(stop_when_idle(broker))
+    live.journal.close()
+    assert telemetry.value("gap_samples_total") == 4 * 100 + 2 * 50
+    assert telemetry.value("messages_missing_total") == len(lost)
+    metrics = {name: telemetry.value(name) for name in ("messages_missing_total", "gap_samples_total")}
+    report = ServiceReport("127.0.0.1:8080", True, {"checks": {}}, metrics)
+    [found] = look_at_senders(report)
+    assert (found.check, found.status) == ("readings:missing", "warn")
+    assert "about 6 messages, 500 samples" in found.found
+    assert "about 6 messages, 500 samples" in status_command._text(report)
+    assert look_at_senders(ServiceReport("127.0.0.1:8080", True, {"checks": {}}, {})) == []

@@ -23,7 +23,7 @@ from harness.broker import settings
 from pipeline.core.codec import encode
 from pipeline.core.records import Block, StreamKey
 from pipeline.edges.broker import PrivateBroker
-from pipeline.edges.mqtt import MqttPublisher
+from pipeline.edges.mqtt import MqttConnection, MqttPublisher
 from pipeline.edges.store.check import verify
 from pipeline.errors import NotReachable
 from pipeline.service.client import ask
@@ -192,6 +192,13 @@ TOPICS = (
     "plant/hall/press-1/de/vibration", "plant/hall/pump-1/de/vibration", "thrumcast/machines/pump-1/de/alarm",
     "thrumcast/clients/thrumcast", "thrumcast/status", "thrumcast/cmd/label", "thrumcast/cmd/reload",
 )  # fmt: skip
+READS = {  # user -> what it may read of those
+    "press-1": (),
+    "sensor-gateway": (),
+    "thrumcast": TOPICS,
+    "operator": TOPICS[2:],
+    "dashboard": TOPICS[2:],
+}
 RIGHTS = {  # user of deploy/mosquitto.acl -> where it may publish
     "press-1": TOPICS[:1],
     "sensor-gateway": TOPICS[:2],
@@ -234,3 +241,22 @@ def test_the_broker_takes_its_configuration_and_denies_what_it_does_not_allow(
                     client.publish(topic, b"")
                     client.drain()
                     assert (client.refused == before) == (topic in allowed), (user, topic)
+        dropped = "$SYS/broker/publish/messages/dropped"
+        for user, readable in READS.items():
+            given = settings(broker, f"{user}-reads", username=user, password_file=password)
+            with MqttConnection(given, subscriptions=["#", "$SYS/#", dropped]) as reader:
+                reader.connect()
+                heard: set[str] = set()
+                for writer in ("sensor-gateway", "thrumcast"):
+                    given = settings(broker, writer, username=writer, password_file=password)
+                    with MqttPublisher(given).connect() as client:
+                        for topic in RIGHTS[writer]:
+                            client.publish(topic, b"read me")
+                        client.drain()
+                until_s = time.monotonic() + (PATIENCE_S if readable else 1.0)
+                while time.monotonic() < until_s and not set(readable) <= heard:
+                    heard |= {message.topic for message in reader.take(100, 0.1)}
+                heard |= {message.topic for message in reader.take(100, 0.5)}
+            system = {topic for topic in heard if topic.startswith("$SYS")}
+            assert heard - system == set(readable), user
+            assert system <= ({dropped} if user == "thrumcast" else set()), user

@@ -21,9 +21,11 @@ from pipeline.core.features.kernel import Plan, Rows, Work, address_of, compute_
 from pipeline.core.features.lanes import LANES
 from pipeline.core.features.spectral import M_S2
 from pipeline.core.features.spectrum import BLOCK, Spectra, spectrum_plan
+from pipeline.core.features.speed import MOST_PEAKS
 from pipeline.core.features.table import FAMILIES, FEATURES, NAMES, FeatureSpec
 from pipeline.core.features.time_domain import PARTIALS, QUARTERS
 from pipeline.core.records import Float32, Window
+from pipeline.core.speed import look
 
 WHEELS = 4  # gears on one shaft that are looked at
 NAN = float("nan")
@@ -45,6 +47,7 @@ class Alike:
     samples: list[Float32]  # (C, length) each
     address: NDArray[np.int64]  # (C * windows,) of the first sample of every row, channel by channel
     values: Float32  # (windows, C, F)
+    found_rpm: NDArray[np.float64]  # (windows, C) speed of the shaft's harmonics; NaN = none stand, or nobody looked
 
 
 def compute(spec: FeatureSpec, windows: Sequence[Window]) -> list[Float32]:
@@ -80,12 +83,14 @@ def compute_alike(spec: FeatureSpec, windows: Sequence[Window]) -> Iterator[Alik
             at = np.array([address_of(x) for x in samples], np.int64)
             step = np.array([x.strides[0] for x in samples], np.int64)
             address = (at + step * np.arange(channels)[:, None]).ravel()
-            values = _compute_rows(stage, chosen, channels, address)
-            yield Alike(some, length, rate_hz, samples, address, values)
+            values, found_rpm = _compute_rows(stage, chosen, channels, address)
+            yield Alike(some, length, rate_hz, samples, address, values, found_rpm)
 
 
-def _compute_rows(stage: _Stage, windows: Sequence[Window], channels: int, address: NDArray[np.int64]) -> Float32:
-    """Windows of one rate and shape -> (windows, channels, F)."""
+def _compute_rows(
+    stage: _Stage, windows: Sequence[Window], channels: int, address: NDArray[np.int64]
+) -> tuple[Float32, NDArray[np.float64]]:
+    """Windows of one rate and shape -> (windows, channels, F), and the speed that was found, (windows, channels)."""
     count = len(address)
     resampled = stage.resample.at(address)  # kept alive until its rows are read
     if resampled is not None:
@@ -98,9 +103,10 @@ def _compute_rows(stage: _Stage, windows: Sequence[Window], channels: int, addre
         work = _work(stage.plan)
     compute_rows(stage.plan, rows, count, work, out)
     stage.scratch.append(work)
+    found_rpm = (rows.found[:count] * (60 * stage.plan.spectrum.delta_f_hz)).reshape(channels, len(windows)).T
     if channels == 1:
-        return out[:, None]
-    return np.ascontiguousarray(out.reshape(channels, len(windows), len(NAMES)).swapaxes(0, 1))
+        return out[:, None], found_rpm
+    return np.ascontiguousarray(out.reshape(channels, len(windows), len(NAMES)).swapaxes(0, 1)), found_rpm
 
 
 def _readable(x: Float32) -> Float32:
@@ -131,9 +137,11 @@ def rows_of(plan: Plan, resample: Resampler, windows: Sequence[Window], address:
         turns=turns,
         low_turns=known[:, 1] * seconds,
         high_turns=known[:, 2] * seconds,
-        to_m_s2=known[:, 3].copy(),
-        lines=known[:, 4:8].copy(),
-        teeth=known[:, 8:].copy(),
+        used=known[:, 3] > 0,
+        found=np.full(len(address), np.nan),
+        to_m_s2=known[:, 4].copy(),
+        lines=known[:, 5:9].copy(),
+        teeth=known[:, 9:].copy(),
         trace_first=first,
         trace_count=count,
         trace_at=at,
@@ -142,7 +150,7 @@ def rows_of(plan: Plan, resample: Resampler, windows: Sequence[Window], address:
 
 
 def _known(windows: Sequence[Window]) -> NDArray[np.float64]:
-    """Speed and range in Hz, unit, orders and teeth of each window: (windows, 8 + WHEELS).
+    """Speed and range in Hz, use of what is found, unit, orders and teeth of each window: (windows, 9 + WHEELS).
 
     Neighbours mostly agree, so numbers are made once per change.
     """
@@ -150,21 +158,26 @@ def _known(windows: Sequence[Window]) -> NDArray[np.float64]:
     which: list[int] = []
     before: tuple[object, ...] = ()
     for w in windows:
-        said = (w.speed_rpm, w.orders, w.unit, w.gear_teeth, w.speed_range_rpm)
+        within = (0.0, False) if w.speed_rpm is None else look(w.speed_source, w.number)
+        said = (w.speed_rpm, w.orders, w.unit, w.gear_teeth, w.speed_range_rpm, within)
         if said != before:
             before = said
-            distinct.append(_numbers(w))
+            distinct.append(_numbers(w, *within))
         which.append(len(distinct) - 1)
     return np.array(distinct)[which]
 
 
-def _numbers(window: Window) -> tuple[float, ...]:
-    low, high = (NAN, NAN) if window.speed_range_rpm is None else window.speed_range_rpm
+def _numbers(window: Window, within: float, used: bool) -> tuple[float, ...]:
+    low, high = NAN, NAN
+    if window.speed_rpm is None:
+        low, high = window.speed_range_rpm or (NAN, NAN)
+    elif within > 0:
+        low, high = (1 - within) * window.speed_rpm, (1 + within) * window.speed_rpm
     orders = window.orders
     lines = [NAN if orders is None else family.order(orders) for family in FAMILIES]
     teeth = (*window.gear_teeth, *(NAN,) * WHEELS)[:WHEELS]
     speed = NAN if window.speed_rpm is None else window.speed_rpm / 60
-    return (speed, low / 60, high / 60, M_S2.get(window.unit, NAN), *lines, *teeth)
+    return (speed, low / 60, high / 60, used, M_S2.get(window.unit, NAN), *lines, *teeth)
 
 
 def _trace(window: Window, length: int, share: float) -> tuple[list[float], list[float]]:
@@ -261,6 +274,7 @@ def _work(plan: Plan) -> Work:
         mean=part["mean"],
         total=part["total"],
         turns=np.zeros(LANES),
+        peaks=np.zeros((3, MOST_PEAKS)),
         parts=np.zeros((2, QUARTERS, PARTIALS)),
         merged=np.zeros(PARTIALS),
         psi=part["psi"],

@@ -37,6 +37,7 @@ from pipeline.core.features.lines import (
 )
 from pipeline.core.features.spectral import SHAPE_COLUMNS, TOTAL, bands, mains, shape, velocities
 from pipeline.core.features.spectrum import SLOW_RPM, Spectra, SpectrumPlan, load_windows, power_spectra, transform
+from pipeline.core.features.speed import refine
 from pipeline.core.features.table import (
     AT,
     BANDS,
@@ -78,8 +79,10 @@ class Rows(NamedTuple):
 
     address: NDArray[np.int64]  # (n,) of the first sample
     turns: Float64  # (n,) of the shaft during the window; NaN = not known
-    low_turns: Float64  # (n,) range in which they are estimated; NaN = no estimate wanted
+    low_turns: Float64  # (n,) range in which they are estimated or refined; NaN = neither is wanted
     high_turns: Float64
+    used: NDArray[np.bool_]  # (n,) whether a refined speed is used; else it is only found
+    found: Float64  # (n,) result: the turns of the shaft's harmonics; NaN = none stand, or nobody looked
     to_m_s2: Float64  # (n,) factor from the row's unit; NaN = not an acceleration
     lines: Float64  # (n, 4) orders of outer race, inner race, twice the spin, cage; NaN = not known
     teeth: Float64  # (n, wheels) on this shaft; NaN = none
@@ -100,7 +103,8 @@ class Work(NamedTuple):
     blocks: Float32
     mean: Float32  # (LANES,)
     total: Float32  # (LANES,)
-    turns: Float64  # (LANES,) of the shaft, stated or estimated
+    turns: Float64  # (LANES,) of the shaft, stated, refined or estimated
+    peaks: Float64  # (3, MOST_PEAKS) near the shaft's harmonics
     parts: Float64  # (2, QUARTERS, PARTIALS)
     merged: Float64  # (PARTIALS,)
     psi: Float32
@@ -216,6 +220,13 @@ def _order_row(plan: Plan, rows: Rows, s: Spectra, row: int, lane: int, work: Wo
             )
             if not confidence >= plan.least_confidence:
                 turns = np.nan
+    elif rows.low_turns[row] > 0 and rows.trace_count[row] == 0:
+        low, high = rows.low_turns[row], rows.high_turns[row]
+        found, sure = refine(s, p.bins, lane, p.delta_f_hz, low, high, work.peaks)
+        if sure >= plan.least_confidence:
+            rows.found[row] = found
+            if rows.used[row]:
+                turns, confidence = found, sure
     work.turns[lane] = turns
     rpm = turns * p.delta_f_hz * 60
     out[row, AT.speed_used], out[row, AT.speed_confidence] = rpm, confidence

@@ -155,6 +155,7 @@ def _parquet(path: Path, first: Block, samples: Float32) -> None:
         "recording": first.key.machine,
         "start_time_ns": first.t0_ns,
         "rpm": first.speed_rpm,
+        "rpm_source": first.speed_source,
         "fault_class": first.truth,
         "fault_orders_of_shaft": None if first.orders is None else asdict(first.orders),
     }

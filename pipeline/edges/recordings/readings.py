@@ -92,9 +92,10 @@ class ReadingsWriter:
 
 def continues(last: Block, block: Block) -> bool:
     """Whether a block goes on where the last one ended, in the same form."""
-    same = (last.session, last.rate_hz, last.channels, last.unit, last.orders, last.truth)
+    same = (last.session, last.rate_hz, last.channels, last.unit, last.orders, last.truth, last.speed_source)
     return block.index == last.end and same == (
         block.session, block.rate_hz, block.channels, block.unit, block.orders, block.truth,
+        block.speed_source,
     )  # fmt: skip
 
 
@@ -126,6 +127,7 @@ def _table(blocks: Sequence[Block]) -> pa.Table:
         "block_index": [block.index for block in blocks],
         "block_t0_ns": [block.t0_ns for block in blocks],
         "rpm": None if np.isnan(speeds).all() else round(float(np.nanmean(speeds)), 3),
+        "rpm_source": first.speed_source,
         "fault_class": first.truth,
         "fault_orders_of_shaft": None if first.orders is None else asdict(first.orders),
     }
@@ -193,4 +195,5 @@ def blocks_of(table: pa.Table, path: Path | str) -> Iterator[Block]:
             speed_rpm=None if np.isnan(speeds[first]) else float(speeds[first]),
             orders=None if orders is None else BearingOrders(**orders),
             truth=known.get("fault_class"),
+            speed_source=known.get("rpm_source"),
         )

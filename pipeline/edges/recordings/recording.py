@@ -22,6 +22,7 @@ from anyascii import anyascii
 
 from pipeline.core.bearings import ORDERS, Completed, complete
 from pipeline.core.records import BearingOrders, Block, Float32, StreamKey
+from pipeline.core.speed import source_of
 from pipeline.core.units import UNKNOWN, unit_of
 from pipeline.edges.recordings import presets
 from pipeline.edges.recordings.clock import split_unit
@@ -177,6 +178,11 @@ class Recording:
     notes: tuple[str, ...] = ()  # what a person should know about this reading
     dialect: Mapping[str, Any] = field(default_factory=dict)  # how a text was understood
 
+    @property
+    def speed_source(self) -> str | None:
+        """Where the speed is from, by `rpm_source` of the metadata; None if it does not say."""
+        return source_of(self.metadata.get("rpm_source"))
+
     def orders(self, channel: str) -> BearingOrders | None:
         """Defect orders of the bearing at a channel, from `fault_orders_of_shaft`, which may be keyed by channel."""
         found = self.metadata.get("fault_orders_of_shaft")
@@ -278,6 +284,7 @@ class RecordedStream:
                 speed_rpm=self.recording.speed_rpm,
                 orders=self.orders,
                 truth=self.recording.truth,
+                speed_source=self.recording.speed_source,
             )
             at += samples.shape[1]
 
@@ -511,6 +518,7 @@ def understood(recording: Recording, channel_map: ChannelMap | None = None) -> d
         "jitter": 0.0 if timing is None else round(timing.jitter, 6),
         "truth": recording.truth,
         "speed_rpm": recording.speed_rpm,
+        "speed_source": recording.speed_source,
         "left_out": list(recording.left_out),
         "dialect": dict(recording.dialect) or None,
         "warnings": list(recording.notes),

@@ -100,7 +100,9 @@ def verify(data_dir: Path) -> Report:
     while True:
         view = view_journal(data_dir)
         report = _verify(data_dir, view)
-        if behind is not None:
+        if behind is not None and behind.gone:  # the files may be a copy of an archive
+            report = replace(report, notes=(behind.message, *report.notes))
+        elif behind is not None:
             report = replace(report, problems=(behind.message, *report.problems))
         newer = view_journal(data_dir, ()) if report.problems else None
         if view is None or newer is None or {p.relative for p in view.parts} <= {p.relative for p in newer.parts}:

@@ -31,9 +31,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.core.records import AlarmChange, StreamKey
+from pipeline.edges.places import refuse_links
 from pipeline.edges.store.schema import (
     ARCHIVE_NAME,
     KINDS,
+    SNAPSHOT_NAME,
     UNREADABLE,
     FeatureSchema,
     Part,
@@ -56,6 +58,8 @@ from pipeline.errors import ArchiveError
 
 JOURNAL_NAME = "journal.db"
 JOURNAL_VERSION = 4
+BEGUN_NAME = ".journal"  # names a recent commit, apart from journal and witness: a directory that had a journal
+LOSS_NAME = ".journal-loss"  # written by `set_aside`: the next start may begin a new journal, and records what was lost
 OLDER_VERSION = 3  # has no chain, and a CRC-32 of the whole table as its seal; the next start turns it into version 4
 RECEIVED = "messages_received"  # the counter that a mark repeats
 
@@ -153,6 +157,16 @@ def view_states(directory: Path) -> dict[StreamKey, bytes]:
         return {} if db is None else read_states(db)
 
 
+def count_streams(directory: Path) -> dict[str, int]:
+    """Machine -> how many streams of it the journal knows; empty if there is no journal. Takes no lock.
+
+    Raises:
+        ArchiveError: the journal cannot be read, or has another version.
+    """
+    with _reading(directory) as db:
+        return {} if db is None else dict(db.execute("SELECT machine, count(*) FROM states GROUP BY machine"))
+
+
 @contextlib.contextmanager
 def _reading(directory: Path) -> Iterator[sqlite3.Connection | None]:
     """One read transaction on a checked journal; None if there is none."""
@@ -185,12 +199,13 @@ class DirectoryLock:
 
         Raises:
             DirectoryHeld: another process holds the directory.
-            ArchiveError: the directory cannot be written.
+            ArchiveError: the directory cannot be written, or has a link that leads outside.
         """
         path = directory / ".lock"
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            refuse_links(directory)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
         except OSError as error:
             raise storage_error(directory, error) from error
         try:
@@ -271,13 +286,14 @@ def begin_epoch(db: sqlite3.Connection) -> Mark:
 
 def _checked(path: Path) -> int | None:
     """The version of a journal that is intact and not behind its witness; None if there is no journal yet."""
-    witness = _read_witness(path)
+    witness, begun = _read_witness(path), _read_begun(path)
     if _is_empty(path):
-        _compare(path, witness, None)
-        if path.exists() and any((path.parent / ARCHIVE_NAME).glob("*/date=*/*.parquet")):
+        is_cut = witness is None and path.exists()
+        if is_cut and any((path.parent / ARCHIVE_NAME).glob("*/date=*/*.parquet")):
             raise damaged(path, ValueError("the file is empty, but the archive is not"))
-        if not _is_empty(path.with_name(path.name + "-wal")):
+        if witness is None and not _is_empty(path.with_name(path.name + "-wal")):
             raise damaged(path, ValueError("the file is empty, but its log is not"))
+        _compare(path, witness, None)
         return None
     try:
         with contextlib.closing(open_read_only(path)) as db:
@@ -290,7 +306,7 @@ def _checked(path: Path) -> int | None:
                 raise damaged(path, ValueError(found))
             _check_seals(db, path)
             if version == JOURNAL_VERSION or witness is not None:
-                _compare(path, witness, db)
+                _compare(path, witness, db, begun)
             return version
     except sqlite3.Error as error:
         raise storage_error(path, error) from error
@@ -311,15 +327,19 @@ def _is_empty(path: Path) -> bool:
 class JournalBehind(ArchiveError):
     """The journal is intact and holds less than was acknowledged, or it is not the one that belongs here."""
 
-    def __init__(self, path: Path, expected: str, found: str, witness: Mark | None, lost: Lost) -> None:
+    def __init__(
+        self, path: Path, expected: str, found: str, witness: Mark | None, lost: Lost, *, gone: bool = False
+    ) -> None:
+        go_on = "go on from what is left with `thrumcast state accept --yes`, which records the loss, or "
         super().__init__(
             f"expected in {path} {expected}, found: {found}",
-            hint=f"put back {path.name}, its -wal and {WITNESS_NAME} as they were if you have them; else go on from "
-            "what is left with `thrumcast state accept --yes`, which records the loss, or begin a new journal with "
-            "`thrumcast state set-aside --yes`; neither deletes anything",
+            hint=f"put back {path.name}, its -wal and {WITNESS_NAME} as they were if you have them; else "
+            f"{'' if gone else go_on}begin a new journal with `thrumcast state set-aside --yes`, which records "
+            "the loss; nothing is deleted",
         )
         self.witness = witness
         self.lost = lost
+        self.gone = gone  # journal and witness, both
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,16 +365,24 @@ def check_witness(directory: Path) -> JournalBehind | None:
     """
     path = directory / JOURNAL_NAME
     try:
-        witness = _read_witness(path)  # first: a commit after this only puts the journal further ahead
+        # First: a commit after this only puts the journal further ahead.
+        witness, begun = _read_witness(path), _read_begun(path)
         if not path.exists():
             _compare(path, witness, None)
             return None
         with _reading(directory) as db:
             is_older = db is not None and _version_of(db) == OLDER_VERSION
             if not (is_older and witness is None):
-                _compare(path, witness, db)
+                _compare(path, witness, db, begun)
     except JournalBehind as error:
         return error
+    return None
+
+
+def _read_begun(path: Path) -> Mark | None:
+    """What `BEGUN_NAME` says; None if it says nothing. It is read before the database, as the witness is."""
+    with contextlib.suppress(UnreadableWitness, OSError):
+        return read_witness(path.with_name(BEGUN_NAME))
     return None
 
 
@@ -370,10 +398,15 @@ def _read_witness(path: Path) -> Mark | None:
         raise ArchiveError(msg, hint="check the permissions of the data directory") from error
 
 
-def _compare(path: Path, witness: Mark | None, db: sqlite3.Connection | None) -> None:
-    """Refuses a journal that is behind its witness or does not belong to it; `db` is None if there is no journal."""
+def _compare(path: Path, witness: Mark | None, db: sqlite3.Connection | None, begun: Mark | None = None) -> None:
+    """Refuses a journal that is behind its witness or does not belong to it; `db` is None if there is no journal.
+
+    `begun` is a later commit where journal and witness were put back together from an older copy.
+    """
     mark = None if db is None or _version_of(db) != JOURNAL_VERSION else read_mark(db)
     if witness is None:
+        if db is None:
+            _refuse_orphans(path)
         if mark is not None and mark.number > 0:  # 0: the process ended before it could write its first witness
             expected = f"a witness {WITNESS_NAME} beside it"
             raise JournalBehind(path, expected, f"none, so commits after {mark.number} may be missing", None, Lost())
@@ -395,6 +428,48 @@ def _compare(path: Path, witness: Mark | None, db: sqlite3.Connection | None) ->
         lost = Lost()
         found = f"commit {mark.number} of another history; {lost.text}"
         raise JournalBehind(path, expected, found, witness, lost)
+    if begun is not None and begun.epoch == mark.epoch and begun.number > mark.number:
+        lost = Lost(begun.number - mark.number, max(0, begun.messages - mark.messages))
+        expected = f"commit {begun.number}, which was acknowledged ({begun.messages} messages received)"
+        raise JournalBehind(path, expected, f"commit {mark.number}, an older copy; {lost.text}", begun, lost)
+
+
+def _refuse_orphans(path: Path) -> None:
+    """Refuses to begin a journal where there was one: journal and witness are gone together.
+
+    A snapshot or a mirror has no journal, and `set_aside` has noted that the next one is wanted.
+    """
+    directory = path.parent
+    if any((directory / name).exists() for name in (LOSS_NAME, SNAPSHOT_NAME)):
+        return
+    try:
+        begun = read_witness(directory / BEGUN_NAME)
+        had = begun is not None
+    except (UnreadableWitness, OSError):
+        begun, had = None, True
+    parts = sorted((directory / ARCHIVE_NAME).glob("*/date=*/*.parquet"))
+    if not had and not parts:
+        return
+    lost = Lost() if begun is None else Lost(begun.number, begun.messages)
+    found = [f"neither journal nor {WITNESS_NAME}, and {len(parts)} archived files with {_rows_of(parts)} rows"]
+    if begun is None:
+        found.append(lost.text)
+    else:
+        found.append(
+            f"it had reached commit {lost.commits} with {lost.messages} messages; what is not archived is gone"
+        )
+    raise JournalBehind(path, "the journal of this archive", "; ".join(found), None, lost, gone=True)
+
+
+def _rows_of(parts: Sequence[Path]) -> int:
+    """Rows of those files that can be read."""
+    import pyarrow.parquet as pq
+
+    rows = 0
+    for part in parts:
+        with contextlib.suppress(*UNREADABLE):
+            rows += pq.read_metadata(part).num_rows
+    return rows
 
 
 def open_read_only(path: Path) -> sqlite3.Connection:

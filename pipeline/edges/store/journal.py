@@ -32,7 +32,9 @@ from pipeline.core.records import AlarmChange, FeatureRow, Prediction, StreamKey
 from pipeline.edges.faults import fault_point
 from pipeline.edges.store import schema
 from pipeline.edges.store.database import (
+    BEGUN_NAME,
     JOURNAL_NAME,
+    LOSS_NAME,
     DirectoryLock,
     JournalBehind,
     JournalView,
@@ -43,6 +45,7 @@ from pipeline.edges.store.database import (
     close_without_checkpoint,
     create_or_open,
     damaged,
+    open_read_only,
     open_to_write,
     read_counters,
     read_meta,
@@ -55,9 +58,9 @@ from pipeline.edges.store.database import (
     storage_error,
     view_journal,
 )
-from pipeline.edges.store.parts import adopt, list_parts, sync_directory
+from pipeline.edges.store.parts import adopt, list_parts, stage, sync_directory
 from pipeline.edges.store.schema import ARCHIVE_NAME, UNREADABLE, FeatureSchema, Part, Quarantined, Rows, Swap
-from pipeline.edges.store.witness import WITNESS_NAME, Witness, read_witness
+from pipeline.edges.store.witness import WITNESS_NAME, UnreadableWitness, Witness, read_witness
 from pipeline.errors import ArchiveError, SchemaError
 
 SLOW_S = 0.5  # a COMMIT that takes longer marks the disk as slow; writing a part then takes many times as long
@@ -103,6 +106,7 @@ class Journal:
         self.slow = False  # whether the last COMMIT took longer than SLOW_S; a stop then skips what can wait
         self._closed = False
         self._is_witnessed = True  # False: the disk refused the witness of the last commit
+        self._begun: Witness | None = None
         self._unwitnessed: Commit | None = None  # committed, and not confirmed to its caller
         self._turn = threading.RLock()
         self._lock = DirectoryLock(directory)
@@ -112,6 +116,8 @@ class Journal:
                 self._schema = read_schema(db)
                 self._seals = Seals(db)
             self._witness = self._open_witness()
+            self._begun = self._open_begun()
+            self._record_set_aside()
         except BaseException:
             self._lock.release()
             raise
@@ -129,6 +135,8 @@ class Journal:
                 close_without_checkpoint(self._db, self.path)
             self._db.close()
             self._witness.close()
+            if self._begun is not None:
+                self._begun.close()
             self._closed = True
             self._lock.release()
 
@@ -213,6 +221,51 @@ class Journal:
         """The newest state of every stream."""
         with self._reading() as db:
             return read_states(db)
+
+    def states_of(self, keys: Iterable[StreamKey]) -> dict[StreamKey, bytes]:
+        """The committed states of some streams. Opens the database to read, so no transaction is waited for."""
+        try:
+            with contextlib.closing(open_read_only(self.path)) as db:
+                db.execute("BEGIN")
+                query = "SELECT state FROM states WHERE machine = ? AND point = ?"
+                rows = ((key, db.execute(query, (key.machine, key.point)).fetchone()) for key in keys)
+                return {key: row[0] for key, row in rows if row is not None}
+        except sqlite3.Error as error:
+            raise storage_error(self.path, error) from error
+
+    def note_rests(self, states: Mapping[StreamKey, bytes], now_ns: int) -> None:
+        """Notes since when these streams have been silent: since now, unless their state is the one noted before."""
+        rows = []
+        for key, state in states.items():
+            note = (key.machine, key.point, zlib.crc32(state), now_ns)
+            rows.append((*note, _rest_sum(*note)))
+        with self._transaction() as db:
+            db.execute(_RESTS)
+            db.executemany(
+                "INSERT INTO rests VALUES (?, ?, ?, ?, ?) ON CONFLICT (machine, point) DO UPDATE SET state_crc = "
+                "excluded.state_crc, since_ns = excluded.since_ns, crc = excluded.crc "
+                "WHERE state_crc != excluded.state_crc",
+                rows,
+            )
+
+    def forget(self, keys: Iterable[StreamKey], before_ns: int) -> list[StreamKey]:
+        """Removes those of these streams that have been silent since before a time. Rows are not touched.
+
+        A note that is damaged, or whose stream has spoken since, removes nothing.
+        """
+        with self._transaction() as db:
+            db.execute(_RESTS)
+            query = "SELECT machine, point, state_crc, since_ns, crc FROM rests WHERE since_ns < ?"
+            old = {StreamKey(*note[:2]): note for note in db.execute(query, (before_ns,))}
+            gone = []
+            for key in sorted(old.keys() & set(keys)):
+                *note, crc = old[key]
+                row = db.execute("SELECT state FROM states WHERE machine = ? AND point = ?", tuple(key)).fetchone()
+                if row is not None and zlib.crc32(row[0]) == note[2] and _rest_sum(*note) == crc:
+                    gone.append(key)
+            for table in ("states", "rests"):
+                db.executemany(f"DELETE FROM {table} WHERE machine = ? AND point = ?", [tuple(key) for key in gone])
+            return gone
 
     def counters(self) -> dict[str, int]:
         """Cumulative counters, since the data directory was created."""
@@ -393,6 +446,9 @@ class Journal:
         except OSError as error:
             raise storage_error(self.path.with_name(WITNESS_NAME), error) from error
         self._is_witnessed = True
+        if self._begun is not None:
+            with contextlib.suppress(OSError):
+                self._begun.write(self._seals.mark, sync=False)
 
     def _open_witness(self) -> Witness:
         """The witness of a journal that was checked against it. It may be one commit behind, or not there yet."""
@@ -408,11 +464,50 @@ class Journal:
             raise storage_error(path, error) from error
         return witness
 
+    def _open_begun(self) -> Witness | None:
+        """The file that names a recent commit apart from journal and witness; None if the disk refuses it.
+
+        It is only for a start that finds neither of the two, so no commit waits for it.
+        """
+        path = self.path.with_name(BEGUN_NAME)
+        try:
+            known = read_witness(path)
+        except (UnreadableWitness, OSError):
+            known = None
+        with contextlib.suppress(OSError):
+            if known is None or known.epoch != self._seals.mark.epoch:
+                return Witness.create(path, self._seals.mark)
+            return Witness(path)
+        return None
+
+    def _record_set_aside(self) -> None:
+        """Records in a new journal what the one before it took along when it was set aside; once."""
+        path = self.path.with_name(LOSS_NAME)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise storage_error(path, error) from error
+        try:
+            known = json.loads(text)
+            reason, lost = str(known["reason"]), Lost(known["commits"], known["messages"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            reason, lost = "a journal was set aside", Lost()
+        if JOURNALS_ACCEPTED not in self.counters():
+            with self._transaction() as db:
+                _record_loss(db, reason, lost, time.time_ns())
+        try:
+            path.unlink()
+        except OSError as error:
+            raise storage_error(path, error) from error
+
     def _roll_back(self) -> None:
         if not self._closed and self._db.in_transaction:  # SQLite ends the transaction by itself after some errors
             self._db.execute("ROLLBACK")
 
 
+# In the order in which they are set aside, after the name of the database.
 _FILES = ("", "-wal", "-shm", WITNESS_NAME.removeprefix(JOURNAL_NAME))
 
 
@@ -424,15 +519,17 @@ def set_aside(directory: Path, name: str) -> Path:
     """
     lock, path = DirectoryLock(directory), directory / JOURNAL_NAME
     try:
+        problem = _why_aside(directory)  # first: SQLite makes helper files when it reads
         # The database goes first: SQLite ignores a log without its database. The witness goes last: until then a start
         # that finds no database is refused.
         files = _there(path)
-        if not files:
+        if not files and problem is None:
             msg = f"expected a journal to set aside, found none: {path}"
             raise ArchiveError(msg)
         place = directory / "aside" / name
         place.mkdir(parents=True)
-        for file in files:
+        _write_loss(directory, problem)
+        for file in [*files, *([begun] if (begun := path.with_name(BEGUN_NAME)).exists() else [])]:
             file.rename(place / file.name)
         for folder in (place, directory):
             sync_directory(folder)
@@ -441,6 +538,24 @@ def set_aside(directory: Path, name: str) -> Path:
     finally:
         lock.release()
     return place
+
+
+def _why_aside(directory: Path) -> JournalBehind | None:
+    """What a start would refuse; None if it would not."""
+    try:
+        return check_witness(directory)
+    except ArchiveError as error:
+        return JournalBehind(directory / JOURNAL_NAME, "a readable journal", error.message, None, Lost())
+
+
+def _write_loss(directory: Path, problem: JournalBehind | None) -> None:
+    """Says what goes with the journal, for the next one; before anything is moved."""
+    known = {
+        "reason": "a journal was set aside" if problem is None else problem.message,
+        "commits": None if problem is None else problem.lost.commits,
+        "messages": None if problem is None else problem.lost.messages,
+    }
+    stage(directory / LOSS_NAME, json.dumps(known).encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -481,7 +596,7 @@ def accept(directory: Path, name: str, now_ns: int) -> Accepted:
             shutil.copy2(file, copy / file.name)
         with contextlib.closing(open_to_write(path)) as db:
             db.execute("BEGIN IMMEDIATE")
-            _record_loss(db, problem, now_ns)
+            _record_loss(db, problem.message, problem.lost, now_ns)
             if parts is not None:
                 db.execute("DELETE FROM parts")
                 for part in parts:
@@ -512,16 +627,26 @@ def _parts_there(root: Path, view: JournalView) -> list[Part] | None:
     return None if view.schema is None or listed == there else adopt(root, view.schema)
 
 
-def _record_loss(db: sqlite3.Connection, problem: JournalBehind, now_ns: int) -> None:
-    lost = problem.lost
+def _record_loss(db: sqlite3.Connection, reason: str, lost: Lost, now_ns: int) -> None:
     counts = {JOURNALS_ACCEPTED: 1, LOST_COMMITS: lost.commits or 0, LOST_MESSAGES: lost.messages or 0}
     _add_counters(db, counts)
-    text = json.dumps({"reason": problem.message, "commits": lost.commits, "messages": lost.messages}).encode()
+    text = json.dumps({"reason": reason, "commits": lost.commits, "messages": lost.messages}).encode()
     row = Quarantined(JOURNAL_NAME, now_ns, "journal_loss", text, len(text))
     _add_pending(db, Rows("quarantine", (), schema.quarantine_table([row])))
 
 
 # What the methods above write. Each function works within the transaction of its caller.
+
+# When silent streams were last heard; only where streams are forgotten. Each row has a checksum of its own.
+_RESTS = (
+    "CREATE TABLE IF NOT EXISTS rests (machine TEXT, point TEXT, state_crc INTEGER NOT NULL, "
+    "since_ns INTEGER NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (machine, point))"
+)
+
+
+def _rest_sum(machine: str, point: str, state_crc: int, since_ns: int) -> int:
+    return zlib.crc32(repr((machine, point, state_crc, since_ns)).encode())
+
 
 _APPEND = "placing"  # keys of the table `meta`
 _SWAP = "swap"

@@ -30,6 +30,7 @@ from pipeline.core.records import AlarmChange, FeatureRow, Prediction
 from pipeline.errors import SchemaError
 
 ARCHIVE_NAME = "archive"  # the folder of the parts below a data directory
+SNAPSHOT_NAME = "snapshot.json"  # in a data directory that is a copy: a snapshot or a mirror
 FORMAT_VERSION = 1
 # What Arrow, JSON and our own unpacking raise on damaged bytes; pyarrow raises a plain OSError for a damaged page.
 UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError)

@@ -22,11 +22,11 @@ from pipeline.core.records import is_id
 from pipeline.edges.store.database import JournalView, storage_error, view_journal
 from pipeline.edges.store.parts import make_directory, stage, sync_directory
 from pipeline.edges.store.read import retried
-from pipeline.edges.store.schema import ARCHIVE_NAME, Part
+from pipeline.edges.store.schema import ARCHIVE_NAME, SNAPSHOT_NAME, Part
 from pipeline.errors import ArchiveError
 
 SNAPSHOTS_NAME = "snapshots"
-ABOUT_NAME = "snapshot.json"
+ABOUT_NAME = SNAPSHOT_NAME
 BESIDE = ("machines.jsonl", "labels/labels.jsonl")  # files that say what the rows mean
 
 

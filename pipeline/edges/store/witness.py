@@ -98,7 +98,7 @@ class Witness:
         """
         staged = path.with_name(f".{path.name}.new")
         staged.unlink(missing_ok=True)
-        fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
         try:
             content = bytearray(_PLACES[-1] + RECORD_BYTES)
             place = _PLACES[mark.number % len(_PLACES)]
