@@ -113,10 +113,14 @@ def repartitioned(checkpoint: Path, partitions: int) -> None:
 
 def _read(path: Path) -> Mapping[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        msg = f"expected a JSON object in {path}, found: {error}"
-        raise ConfigError(msg, hint="restore the checkpoint from a backup, or use a new one") from error
-    return found
+        wrong = str(error)
+    else:
+        if isinstance(found, dict) and found.keys() >= {"run", "recipe", "partitions"}:
+            return found
+        wrong = "one without run, recipe and partitions"
+    msg = f"expected a JSON object in {path}, found: {wrong}"
+    raise ConfigError(msg, hint="restore the checkpoint from a backup, or use a new one")
