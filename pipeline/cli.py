@@ -26,7 +26,7 @@ from pipeline.errors import ConfigError, ThrumcastError
 ORDER = (
     "demo", "run", "sim", "record", "replay", "backfill", "train", "evaluate", "promote", "rollback", "models",
     "labels", "archive", "quarantine", "state", "status", "doctor", "config", "chaos", "bench", "bearings", "features",
-    "explain", "drift",
+    "explain", "drift", "report",
 )  # fmt: skip
 
 EXIT_FAILED = 1

@@ -185,6 +185,11 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "web_unavailable": ("warning", "the address web.bind is unusable; the service runs without a web server"),
     "route_failed": ("error", "a request handler raised an error: a bug"),
     "page_changed": ("info", "somebody changed labels or alarms over HTTP: what, who, from where"),
+    "history_built": ("info", "the page has the buckets of a finished day for long trends"),
+    "history_failed": (
+        "warning",
+        "the buckets of a day could not be made; trends read its rows, and it is tried again",
+    ),
     "page_refused": ("info", "somebody who may only look tried to change something over HTTP: what, who"),
     "audit_failed": ("error", "what somebody changed over HTTP could not be written into the audit"),
     "result_not_read": ("warning", "`thrumcast opcua`: a message on the results topics is none of ours"),

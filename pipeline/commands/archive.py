@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @click.group(name="archive")
 def command() -> None:
-    """List, verify, compact, prune, snapshot or mirror the Parquet archive. All of it works while the service runs."""
+    """List, verify, compact, prune, snapshot or mirror the Parquet archive, or make its history.
+
+    All of it works while the service runs.
+    """
 
 
 @command.command(name="ls")
@@ -191,6 +194,20 @@ def mirror(console: Console, data_dir: Path | None, url: str, check: bool) -> No
         console.say(f"{done.pending_rows} rows are still in the journal and not in the mirror")
     text = f"{url}: {done.files} files, {done.copied} copied ({done.copied_bytes:,} bytes), {done.removed} removed"
     console.result(asdict(done), text)
+
+
+@command.command(name="history")
+@data_option
+@click.option("--rebuild", is_flag=True, help="Make the buckets of all days again.")
+@with_console
+def history_(console: Console, data_dir: Path | None, rebuild: bool) -> None:
+    """Make the buckets of finished days that long trends on the page are drawn from. A running service does it too."""
+    from pipeline.edges.store.history import build
+
+    directory, today = console.config(**{"data.dir": data_dir}).data.path, datetime.now(UTC).date()
+    done = [asdict(built) for built in build(directory, today, again=rebuild)]
+    lines = [f"{one['kind']} {one['date']}: {one['rows']:,} rows in {one['bytes']:,} bytes" for one in done]
+    console.result({"data": str(directory), "built": done}, "\n".join(lines) or "nothing to make")
 
 
 def _table(stocks: list[Stock], pending: dict[str, int]) -> str:

@@ -36,8 +36,10 @@ from pipeline.page import openapi, views
 from pipeline.page.audit import Audit
 from pipeline.page.demo import Guide
 from pipeline.page.guard import COOKIE, Guard, Visitor, problem, read_tokens, visitor_of
+from pipeline.page.history import HistoryThread
 from pipeline.page.live import HandOver, Plant
 from pipeline.page.openapi import FRAME, document
+from pipeline.page.report import alarm_report
 from pipeline.page.training import Busy, Training
 from pipeline.page.versions import Versions
 from pipeline.page.views import NotFound, Service
@@ -188,22 +190,26 @@ class LivePage:
         self._alarms = False  # whether an alarm has changed since the clients were told
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="page", daemon=True)
+        self._history = HistoryThread(config.data.path)
 
     def __enter__(self) -> Self:
         """Begin to take over what the loop hands over."""
         self._thread.start()
+        self._history.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """End."""
         self.stop()
         self._thread.join(1.0)
+        self._history.join(1.0)
 
     def stop(self) -> None:
         """End all event streams, a training that runs, and the thread."""
         self._stopping.set()
         self.events.end()
         self.training.stop()
+        self._history.stop()
 
     def tick(self) -> None:
         """Take over what is new and tell the clients."""
@@ -254,6 +260,7 @@ class LivePage:
             Route("/api/v1/fleet", self._get(lambda s, r: views.fleet(s))),
             Route("/api/v1/features", self._get(lambda s, r: views.feature_table())),
             Route("/api/v1/alarms", self._get(lambda s, r: views.alarms(s))),
+            Route("/api/v1/alarms/report", self._report),
             Route("/api/v1/me", self._get(self._me)),
             Route("/api/v1/audit", self._get(lambda s, r: {"changes": self._audit.newest(AUDITED)})),
             Route("/api/v1/models", self._get(lambda s, r: self._versions.document(s.serving))),
@@ -375,6 +382,16 @@ class LivePage:
         return await self._answered(
             lambda: Response(self._versions.picture(version, name), media_type="image/png", headers=NEVER_CHANGES)
         )
+
+    async def _report(self, request: Request) -> Response:
+        alarm, service = request.query_params.get("id", ""), self._service
+        file = {"content-disposition": 'attachment; filename="alarm.html"'}
+
+        def made() -> Response:
+            content = alarm_report(service.config.data.path, alarm, service.live.engine.spec_of)
+            return Response(content, media_type="text/html", headers=file)
+
+        return await self._answered(made)
 
     async def _export(self, request: Request) -> Response:
         kind = request.query_params.get("format", "csv")

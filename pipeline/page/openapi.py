@@ -129,6 +129,11 @@ def document() -> dict[str, Any]:
             "/api/v1/alarms": {
                 "get": _get("Open alarms, and those that ended since the service began", _holds("open", "ended"))
             },
+            "/api/v1/alarms/report": {
+                "get": _get(
+                    "An alarm on one page, made from the archive", None, [_in_query("id", TEXT)], kind="text/html"
+                )
+            },
             "/api/v1/alarms/acknowledge": {
                 "post": _post(
                     "Acknowledge an open alarm; answers when a commit covers it", Acknowledge, "id", "pending"

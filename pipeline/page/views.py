@@ -47,9 +47,12 @@ if TYPE_CHECKING:
     from pipeline.config.sources import Setting
     from pipeline.config.tables import Config
     from pipeline.drivers.live import Live
+    from pipeline.edges.store.history import Points
     from pipeline.service.health import Endpoints
 
 MOST_BUCKETS = 2000
+LATEST_MS = 9_214_646_400_000  # the end of 2261: times have 64 bits in nanoseconds
+MOST_ROWS_MS = 8 * 3_600_000  # a longer trend has at most one bucket a minute, so that no whole day of rows is read
 SHOWN_ROWS = 200  # of a list
 ACKNOWLEDGE_S = 5.0  # how long to wait for the commit that covers an acknowledgement
 FIRST_WINDOW_S = 3.0
@@ -254,44 +257,40 @@ def _lines(orders: Any, speed_rpm: float, delta_f_hz: float, slip: float, values
 def trend(
     service: Service, key: StreamKey, feature: str, channel: str | None, from_ms: float, to_ms: float, buckets: int
 ) -> bytes:
-    """Minimum, maximum and mean of a feature in equal buckets of [from, to), from Parquet and the journal.
+    """Minimum, maximum and mean of a feature in equal buckets, from Parquet, the journal and the history beside them.
 
-    No sample is lost: every archived window is in the minimum and maximum of its bucket.
+    No sample is lost: every archived window is in the minimum and maximum of its bucket. A long range is widened to
+    whole buckets of the history; the header says from when to when, and how many buckets there are.
 
     Raises:
         NotFound: no such feature.
         ThrumcastError: an interval that cannot be used.
     """
-    from pipeline.edges.store.read import read_features
+    from pipeline.edges.store.history import LEVELS_S, level_of, read_points
 
     if feature not in COLUMN:
         msg = f"expected a feature of the table, found: {feature}"
         raise NotFound(msg, hint="see /api/v1/features")
-    if not (math.isfinite(from_ms) and math.isfinite(to_ms) and 0 <= from_ms < to_ms < 2**53):
-        msg = "expected from < to in milliseconds since 1970"
+    if not (math.isfinite(from_ms) and math.isfinite(to_ms) and 0 <= from_ms < to_ms <= LATEST_MS):
+        msg = "expected from < to in milliseconds since 1970, at most the year 2261"
         raise ThrumcastError(msg)
     known = _known(service, key)
     channels = () if known.row is None else known.row.channels
     name = channel or (channels[0] if channels else "x")
     count = max(1, min(MOST_BUCKETS, buckets))
-    start, end = _time(from_ms), _time(to_ms)
-    columns = ["point", "start", "session", f"{name}.{feature}"]
+    level_s = level_of(max((to_ms - from_ms) / count / 1000, LEVELS_S[0] if to_ms - from_ms > MOST_ROWS_MS else 0))
+    if level_s is not None:
+        from_ms, to_ms, count = whole_buckets(from_ms, to_ms, count, 1000 * level_s)
+    data, start_us, end_us = service.config.data.path, math.floor(1000 * from_ms), math.ceil(1000 * to_ms)
     try:
-        table = read_features(service.config.data.path, columns=columns, machines={key.machine}, start=start, end=end)
+        points = read_points(data, key, f"{name}.{feature}", start_us, end_us, level_s)
     except ArchiveError as error:
         if "column" not in error.message:
             raise
         msg = f"expected a channel that the archive has, found: {name}"
         raise NotFound(msg) from error
-    here = table.column("point").to_numpy(zero_copy_only=False) == key.point
-    at_ms = table.column("start").to_numpy().astype("datetime64[us]").astype(np.int64)[here] / 1000
-    values = table.column(columns[3]).to_numpy(zero_copy_only=False)[here].astype(np.float32)
-    sessions = table.column("session").to_numpy(zero_copy_only=False)[here]
-    low, high, mean = bucketed(at_ms, values, from_ms, to_ms, count)
-    marks = [
-        {"at": float(at_ms[i]), "kind": "session", "text": "new session"}
-        for i in np.nonzero(sessions[1:] != sessions[:-1])[0] + 1
-    ][:SHOWN_ROWS]
+    judged = read_points(data, key, None, start_us, end_us, level_s)
+    low, high, mean = bucketed(points, from_ms, to_ms, count)
     told = {
         "feature": feature,
         "channel": name,
@@ -299,42 +298,43 @@ def trend(
         "from": from_ms,
         "to": to_ms,
         "buckets": count,
-        "rows": len(values),
-        "marks": marks + _model_marks(service, key, start, end),
+        "level_s": level_s,
+        "rows": int(points.rows.sum()),
+        "marks": _marks(points, "session", start_us) + _marks(judged, "model", start_us),
         "limits": _limits(service.live.engine.spec_of(key).limits) if feature == "velocity_rms" else None,
     }
     return frame(told, {"min": low, "max": high, "mean": mean})
 
 
-def bucketed(
-    at_ms: np.ndarray, values: Float32, from_ms: float, to_ms: float, count: int
-) -> tuple[Float32, Float32, Float32]:
-    """Minimum, maximum and mean of each of `count` equal buckets; NaN where a bucket has no number."""
+def whole_buckets(from_ms: float, to_ms: float, count: int, level_ms: int) -> tuple[float, float, int]:
+    """The range widened so that each of its buckets, at most `MOST_BUCKETS`, is made of whole buckets of a level."""
+    width = math.ceil((to_ms - from_ms) / count / level_ms) * level_ms
+    first, end = math.floor(from_ms / width), math.ceil(to_ms / width)
+    return float(first * width), float(end * width), end - first
+
+
+def bucketed(points: Points, from_ms: float, to_ms: float, count: int) -> tuple[Float32, Float32, Float32]:
+    """Minimum, maximum and mean of each of `count` equal buckets; NaN where a bucket has no finite value."""
+    good = points.count > 0
+    at_ms, n = points.at_us[good] / 1000, points.count[good]
     place = np.clip(((at_ms - from_ms) * (count / (to_ms - from_ms))).astype(np.int64), 0, count - 1)
-    good = np.isfinite(values)
-    place, numbers = place[good], values[good]
     low, high = (np.full(count, edge, np.float32) for edge in (np.inf, -np.inf))
-    np.minimum.at(low, place, numbers)
-    np.maximum.at(high, place, numbers)
-    n = np.bincount(place, minlength=count)
+    np.minimum.at(low, place, points.low[good])
+    np.maximum.at(high, place, points.high[good])
+    total = np.bincount(place, n, minlength=count)
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = (np.bincount(place, numbers.astype(np.float64), minlength=count) / n).astype(np.float32)
-    low[n == 0] = high[n == 0] = np.nan
-    return low, high, mean
+        mean = np.bincount(place, points.mean[good].astype(np.float64) * n, minlength=count) / total
+    low[total == 0] = high[total == 0] = np.nan
+    return low, high, mean.astype(np.float32)
 
 
-def _model_marks(service: Service, key: StreamKey, start: datetime, end: datetime) -> list[dict[str, Any]]:
-    """When another model version began to serve."""
-    from pipeline.edges.store.read import read_predictions
-
-    table = read_predictions(
-        service.config.data.path, columns=["point", "start", "model"], machines={key.machine}, start=start, end=end
-    )
-    here = table.column("point").to_numpy(zero_copy_only=False) == key.point
-    models = table.column("model").to_numpy(zero_copy_only=False)[here]
-    at_ms = table.column("start").to_numpy().astype("datetime64[us]").astype(np.int64)[here] / 1000
-    changes = (np.nonzero(models[1:] != models[:-1])[0] + 1)[:SHOWN_ROWS]
-    return [{"at": float(at_ms[i]), "kind": "model", "text": f"model {models[i]}"} for i in changes]
+def _marks(points: Points, kind: str, start_us: int) -> list[dict[str, Any]]:
+    """When another session began, or another model version began to serve."""
+    return [
+        {"at": at_us / 1000, "kind": kind, "text": "new session" if kind == "session" else f"model {value}"}
+        for at_us, value in points.runs[1:]
+        if at_us >= start_us
+    ][:SHOWN_ROWS]
 
 
 # -- alarms ----------------------------------------------------------------------------------------------------------

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,8 @@ from pipeline.core.alarm import AlarmState, Episode, episode_id
 from pipeline.core.features.display import line_db
 from pipeline.core.features.table import FEATURES
 from pipeline.core.records import AlarmChange
+from pipeline.edges.store.history import Points, build
+from pipeline.edges.store.journal import Commit
 from pipeline.edges.store.read import read_features
 from pipeline.page.api import QUEUED, EventStream
 from pipeline.page.live import SPARKS, TURNS_KEPT, Sparks, Turn
@@ -122,10 +126,29 @@ def test_a_trend_has_the_extremes_of_every_archived_window(served: Paged) -> Non
     assert np.nanmax(arrays["max"]) == values.max()
 
 
+def test_a_long_trend_reads_the_history_and_has_the_same_extremes(served: Paged) -> None:
+    served.feed()
+    served.live.archive.roll()
+    span = "from=1697000000000&to=1704000000000&buckets=600"
+    path = f"/api/v1/streams/pump-01/de/trend?feature=rms&{span}"
+    before, rows = unframe(served.client.get(path).content)
+    assert [built.kind for built in build(served.directory, date(2024, 1, 1))] == ["features", "predictions"]
+    for part in (served.directory / "archive" / "features").rglob("*.parquet"):
+        part.write_bytes(b"nobody reads me")
+    after, buckets = unframe(served.client.get(path).content)
+    assert after == before
+    assert (before["level_s"], before["rows"] > 0) == (7200, True)
+    for name in ("min", "max"):
+        assert np.array_equal(rows[name], buckets[name], equal_nan=True)
+    assert np.allclose(rows["mean"], buckets["mean"], equal_nan=True)
+
+
 @given(st.lists(st.tuples(st.floats(0, 999.999), st.floats(-1e6, 1e6, width=32)), max_size=60), st.integers(1, 40))
 def test_no_value_is_lost_in_buckets(points: list[tuple[float, float]], count: int) -> None:
-    at, values = (np.array([p[i] for p in points]) for i in (0, 1))
-    low, high, mean = bucketed(at, values.astype(np.float32), 0.0, 1000.0, count)
+    values = np.array([p[1] for p in points])
+    at_us = np.array([int(1000 * p[0]) for p in points], np.int64)
+    at, points_of = at_us / 1000, Points.of_rows(at_us, values.astype(np.float32))
+    low, high, mean = bucketed(points_of, 0.0, 1000.0, count)
     place = np.minimum((at * count / 1000).astype(int), count - 1)
     for b in range(count):
         inside = values[place == b].astype(np.float32)
@@ -210,6 +233,39 @@ def test_an_alarm_is_acknowledged_with_a_commit_like_a_request_over_mqtt(served:
     assert served.get("alarms")["open"][0]["acknowledged"] == answers[0]["acknowledged"]
     assert any(topic.endswith("events/alarms") for topic, *_ in served.broker.published)
     assert served.post("alarms/acknowledge", {"id": "pump-01/de/other/1"}).status_code == 404
+
+
+def test_a_report_has_the_alarm_its_trends_and_what_was_said_of_it_and_no_markup_of_others(
+    served: Paged, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served.feed()
+    row = read_features(served.directory, machines={"pump-01"}).to_pylist()[-1]
+    end_ns = round(row["end"].timestamp() * 1e6) * 1000
+    raised = AlarmChange(PUMP, "raised", UP_ID, "unbalance", 0.9, end_ns, end_ns - 10**9)
+    served.live.journal.commit(Commit(alarms=[raised]))
+    assert served.post("labels", LABEL | {"note": "<script>alert(1)</script>", "end": "2023-11-14T23:13:21Z"}).json()[
+        "new"
+    ]
+    answer = served.client.get("/api/v1/alarms/report", params={"id": UP_ID})
+    assert answer.headers["content-type"].startswith("text/html")
+    assert answer.headers["content-disposition"].startswith("attachment")
+    text = answer.text
+    for part in (
+        "Alarm: unbalance at pump-01/de",
+        "&lt;script&gt;alert(1)",
+        "velocity_rms",
+        "<polyline points=",
+        "tiny",
+    ):
+        assert part in text, part
+    assert "<script" not in text
+    assert re.search(r"(href|src)=", text) is None
+    file = tmp_path / "alarm.html"
+    assert run(["report", UP_ID, "--data", str(served.directory), "--out", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["file"] == str(file)
+    assert "Alarm: unbalance" in file.read_text()
+    assert served.client.get("/api/v1/alarms/report?id=no/such").status_code == 404
+    assert run(["report", "no/such", "--data", str(served.directory)]) == 1
 
 
 # -- it holds nothing up ---------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ test_browser.py looks at a whole demo. Here the plant is made up, so that every 
 
 from __future__ import annotations
 
+import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -16,19 +18,21 @@ import httpx2
 import numpy as np
 import pytest
 from harness.browsing import DESK, PHONE, Watched, barriers, launched, longest_task_s, needs_browser, until, watching
-from harness.paged import Paged, archive_of_modes, paged
+from harness.paged import PUMP, Paged, archive_of_modes, paged
 from harness.plant import STATES, turn
 from harness.trained import QUICK, trained
 
 from models.registry import Registry
 from pipeline.config.tables import WebConfig
 from pipeline.core.records import AlarmChange
+from pipeline.edges.store.read import read_features
 from pipeline.page.live import Turn
 from pipeline.service.http import WebServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled")]
 sync_api = needs_browser()
 
+SHOTS = os.environ.get("THRUMCAST_SHOTS")  # a folder for pictures to look at
 VIEWS = ("fleet", "alarms", "labels", "models", "quality", "settings")
 WORDS = {"warming_up": "warming up", "not_running": "stopped", "sensor_fault": "sensor fault", "no_model": "no model"}
 LABEL = {
@@ -340,3 +344,39 @@ def test_a_tab_that_is_open_for_long_does_not_grow(browser: Any, tmp_path: Path)
         after, nodes_then = size_after(range(500, 2500))
         assert nodes_then <= nodes + 20
         assert after - before < 200_000, f"{(after - before) / 2000:.0f} bytes per tick"
+
+
+def test_a_panel_is_saved_as_numbers_and_picture_and_a_link_shows_the_same_again(browser: Any, tmp_path: Path) -> None:
+    with paged(tmp_path) as served, serving(served) as url, watching(browser, url) as found:
+        served.page.plant.window(PUMP, 0.0)  # somebody looks
+        served.feed()
+        page = found.page
+        end = "2023-11-14T22:15:00Z"
+        found.open(f"pump-01/de?feature=rms&range=10%20min&to={end}&axis=CPM&db=1&hz=25")
+        says(found, "section:has(#trend) header", "windows")
+        says(found, "section:has(#trend) header", "until 2023-11-14 22:15:00 UTC")
+        with page.expect_download() as caught:
+            page.get_by_label("Save pump-01-de-trend as CSV").click()
+        head, *rows = Path(caught.value.path()).read_text().splitlines()
+        assert head == "seconds since 1970 UTC,rms min,max,mean"
+        assert len(rows) == 600
+        stored = read_features(served.directory, columns=["x.rms"], machines={"pump-01"}).column(0).to_numpy()
+        assert max(float(row.split(",")[2]) for row in rows if row.split(",")[2]) == pytest.approx(stored.max())
+        says(found, "#spectrum-hint", "Hz lines")
+        for panel in ("waveform", "trend", "spectrum", "envelope", "waterfall"):
+            with page.expect_download() as caught:
+                page.get_by_label(f"Save pump-01-de-{panel} as a picture (PNG)").click()
+            assert Path(caught.value.path()).read_bytes().startswith(b"\x89PNG"), panel
+        page.get_by_role("button", name="◀ earlier").click()
+        sync_api.expect(page).to_have_url(re.compile("to=2023-11-14T22%3A10%3A00Z"))
+        before = page.url
+        page.reload()
+        says(found, "section:has(#trend) header", "until 2023-11-14 22:10:00 UTC")
+        assert page.url == before
+        assert page.get_by_label("Frequency axis").input_value() == "CPM"
+        assert page.get_by_role("button", name="Harmonics").get_attribute("aria-pressed") == "true"
+        page.get_by_role("button", name="Now", exact=True).click()
+        sync_api.expect(page).not_to_have_url(re.compile("to="))
+        if SHOTS:
+            page.screenshot(path=f"{SHOTS}/machine_links.png", full_page=True)
+    assert found.wrong == []

@@ -131,7 +131,7 @@ def read_kind(
 ) -> pa.Table:
     """Rows of any kind (features, predictions, forecast, alarms, quarantine), sorted as in a part."""
     chosen = selection or Selection()
-    return read_layout(data_dir, kind, chosen, lambda layout: _read(layout, kind, columns, chosen, include_pending))
+    return read_layout(data_dir, kind, chosen, lambda layout: read_rows(layout, kind, columns, chosen, include_pending))
 
 
 def first_row(
@@ -146,13 +146,18 @@ def first_row(
 
 
 def read_layout(data_dir: Path, kind: str, selection: Selection, read: Callable[[Layout], T]) -> T:
-    """Calls `read` with a layout, and again with a new one if a listed part is gone by then.
+    """Calls `read` with a layout, and again with a new one if a listed part is gone by then; see `read_found`."""
+    return read_found(data_dir, lambda: look(data_dir, kind, selection), read)
+
+
+def read_found(data_dir: Path, look: Callable[[], Found], read: Callable[[Found], T]) -> T:
+    """`retried`, for reading Parquet files.
 
     Raises:
         ArchiveError: there is no such directory, a listed part is missing, or a file cannot be read.
     """
     try:
-        return retried(lambda: look(data_dir, kind, selection), read)
+        return retried(look, read)
     except (OSError, pa.ArrowException) as error:  # pyarrow raises a plain OSError for a damaged page
         msg = f"expected readable Parquet files below {data_dir}, found: {error}"
         raise ArchiveError(msg, hint="`thrumcast archive verify` names the damaged file") from error
@@ -231,9 +236,10 @@ def _note(schema: pa.Schema, name: str, key: bytes) -> str:
     return (schema.field(name).metadata or {}).get(key, b"").decode()
 
 
-def _read(
-    layout: Layout, kind: str, columns: Sequence[str] | None, selection: Selection, include_pending: bool
+def read_rows(
+    layout: Layout, kind: str, columns: Sequence[str] | None, selection: Selection, include_pending: bool = True
 ) -> pa.Table:
+    """The selected rows of a layout, sorted as in a part. Call it by `read_found`."""
     wanted = list(layout.schema.names if columns is None else columns)
     _check_columns(wanted, layout.schema.names)
     needed = pa.schema(

@@ -1,13 +1,17 @@
 // One measurement point: probabilities, waveform, trend, spectra with cursors, waterfall.
 import { frame, get } from "./api.js";
 import { acknowledge, attempt, label, store } from "./app.js";
-import { h, linkOf, modeWord, nameOf, number, panel, percent, stamp, stateWord, toast } from "./dom.js";
+import { h, iso, linkOf, modeWord, nameOf, number, panel, percent, stamp, stateWord, toast, when, zoneName } from "./dom.js";
 import { zone } from "./fleet.js";
 import { labelDialog } from "./label.js";
+import { reportLink } from "./pages.js";
+import { saveButtons } from "./save.js";
 import { amplitude, G, lineDb, spectrum, trend, waterfall, waveform } from "./plots.js";
 import { T } from "./text.js";
 
 const RANGES = { "10 min": 600, "1 h": 3600, "6 h": 21600, "24 h": 86400, "7 d": 604800, "30 d": 2592000, "90 d": 7776000 };
+const AXES = ["Hz", "orders", "CPM"];
+const UNITS = ["g", "m/s²", "mm/s"];
 const BUCKETS = 600;
 const TREND_MS = 3000; // between two looks at the archive
 const MARKED_HARMONICS = 12;
@@ -31,8 +35,8 @@ function median(power) {
 export function machineView(main, key, query) {
   const name = nameOf(key);
   const path = `streams/${encodeURIComponent(key.machine)}/${encodeURIComponent(key.point)}`;
-  const me = { facts: null, shown: null, live: null, axis: "Hz", unit: "", db: false, max: false, avg: false, base: true, harmonics: 0, sidebands: false, closed: false };
-  const opts = { feature: query.get("feature") || "velocity_rms", range: query.get("range") || "10 min", channel: query.get("channel") };
+  const me = { facts: null, shown: null, live: null, axis: AXES.includes(query.get("axis")) ? query.get("axis") : "Hz", unit: UNITS.includes(query.get("unit")) ? query.get("unit") : "", db: query.get("db") === "1", max: false, avg: false, base: true, harmonics: Math.max(0, Number(query.get("hz")) || 0), sidebands: false, closed: false };
+  const opts = { feature: query.get("feature") || "velocity_rms", range: query.get("range") || "10 min", channel: query.get("channel"), to: Date.parse(query.get("to")) || null };
   const hold = { key: "", power: null, envelope: null, n: 0, sums: null };
   let trendShown = null;
   let labels = [];
@@ -60,37 +64,61 @@ export function machineView(main, key, query) {
   featureBox.setAttribute("list", "features");
   const featureList = h("datalist", { id: "features" });
   const range = choice(T.machine.range, Object.keys(RANGES), opts.range, (v) => { opts.range = v; address(); loadTrend(true); });
-  const axis = choice("Frequency axis", ["Hz", "orders", "CPM"], "Hz", (v) => { me.axis = v; spec.remake(); env.remake(); drawWindow(true); });
-  const units = choice(T.machine.unit, ["as measured", "g", "m/s²", "mm/s"], "as measured", (v) => { me.unit = v === "as measured" ? "" : v; spec.remake(); drawWindow(true); });
+  const until = h("span", { class: "soft" });
+  const move = [
+    h("button", { class: "small", title: "←", onclick: () => shift(-0.5) }, T.past.back),
+    h("button", { class: "small", title: "→", onclick: () => shift(0.5) }, T.past.on),
+    h("button", { class: "small", onclick: () => shift(Infinity) }, T.past.now),
+    h("button", { class: "small", title: T.past.linkHint, onclick: async () => { address(); try { await navigator.clipboard.writeText(location.href); toast(T.past.copied); } catch { toast(location.href); } } }, T.past.link),
+  ];
+  const axis = choice("Frequency axis", AXES, me.axis, (v) => { me.axis = v; address(); spec.remake(); env.remake(); drawWindow(true); });
+  const units = choice(T.machine.unit, ["as measured", ...UNITS], me.unit || "as measured", (v) => { me.unit = v === "as measured" ? "" : v; address(); spec.remake(); drawWindow(true); });
   const tools = [
     axis, units,
-    toggle("dB", false, () => { me.db = !me.db; spec.remake(); env.remake(); drawWindow(true); return me.db; }),
+    toggle("dB", me.db, () => { me.db = !me.db; address(); spec.remake(); env.remake(); drawWindow(true); return me.db; }),
     toggle(T.machine.avgHold, false, () => { me.avg = !me.avg; me.max = false; refreshTools(); drawWindow(true); return me.avg; }),
     toggle(T.machine.maxHold, false, () => { me.max = !me.max; me.avg = false; refreshTools(); drawWindow(true); return me.max; }),
     h("button", { class: "small", onclick: resetHold }, T.machine.reset),
     h("button", { class: "small", onclick: saveBaseline }, T.machine.saveBase),
     toggle(T.machine.showBase, true, () => { me.base = !me.base; if (me.base && !baseline()) toast(T.machine.noBase); drawWindow(true); return me.base; }),
-    toggle(T.machine.harmonics, false, () => { toggleHarmonics(); return me.harmonics > 0; }, T.machine.slow),
+    toggle(T.machine.harmonics, me.harmonics > 0, () => { toggleHarmonics(); return me.harmonics > 0; }, T.machine.slow),
     toggle(T.machine.sidebands, false, () => { me.sidebands = !me.sidebands; if (me.sidebands && !me.harmonics) toggleHarmonics(); drawWindow(); return me.sidebands; }),
   ];
   const [, , , avgButton, maxButton, , , , harmonicsButton] = tools;
   const refreshTools = () => { avgButton.setAttribute("aria-pressed", String(me.avg)); maxButton.setAttribute("aria-pressed", String(me.max)); };
+  const saver = (what, made, names) => saveButtons(`${key.machine}-${key.point}-${what}`, {
+    canvas: () => made().u.ctx.canvas,
+    numbers: () => ({ head: names(), columns: made().u.data.slice(0, names().length) }),
+    title: () => `${name} ${what} ${what === "trend" ? `${opts.feature} · ${opts.range}, ${T.past.until(iso(opts.to || Date.now()))}` : now() ? `${now().header.channel} · ${iso(now().header.end)}` : ""}`,
+  });
+  const spectral = (y) => () => [axisLabel(), y(), "hold", "baseline"];
+  const saved = {
+    waveform: saver("waveform", () => wave, () => ["ms", now() ? now().header.unit : ""]),
+    trend: saver("trend", () => trendPlot, () => ["seconds since 1970 UTC", `${opts.feature} min`, "max", "mean"]),
+    spectrum: saver("spectrum", () => spec, spectral(() => `${unitName()} peak${me.db ? " dB" : ""}`)),
+    envelope: saver("envelope", () => env, spectral(() => (me.db ? "dB" : T.machine.relative))),
+    waterfall: saveButtons(`${key.machine}-${key.point}-waterfall`, {
+      canvas: () => fall.canvas,
+      numbers: () => ({ head: ["Hz", ...fall.ring.map((entry) => iso(entry.header.end))], columns: fall.ring.length ? [Array.from(fall.ring[0].envelope, (_, k) => k * fall.ring[0].header.delta_f_hz), ...fall.ring.map((entry) => entry.envelope)] : [[]] }),
+      title: () => `${name} ${T.machine.waterfall}`,
+    }),
+  };
   main.append(head,
     h("div", { class: "two" },
       h("section", { class: "panel" }, h("header", {}, h("h2", {}, T.machine.modes), barsHint), bars, evidence),
-      h("section", { class: "panel" }, h("header", {}, h("h2", {}, T.machine.waveform), waveHint, h("span", { class: "grow" }), channels), waveBox)),
-    h("section", { class: "panel" }, h("header", {}, h("h2", {}, T.machine.trend), trendHint, h("span", { class: "grow" }), featureBox, featureList, range), trendBox),
+      h("section", { class: "panel" }, h("header", {}, h("h2", {}, T.machine.waveform), waveHint, h("span", { class: "grow" }), channels, saved.waveform), waveBox)),
+    h("section", { class: "panel" }, h("header", {}, h("h2", {}, T.machine.trend), trendHint, h("span", { class: "grow" }), until, move, featureBox, featureList, range, saved.trend), trendBox),
     h("div", { class: "tools", role: "toolbar", "aria-label": T.machine.spectrum }, tools, held),
     h("div", { class: "two" },
-      h("section", { class: "panel" }, h("header", {}, h("h2", {}, T.machine.spectrum), h("span", { class: "soft", id: "spectrum-hint" })), specBox, specRead),
-      h("section", { class: "panel" }, h("header", {}, h("h2", {}, T.machine.envelope), h("span", { class: "soft", id: "envelope-hint" })), envBox, envRead)),
-    panel(T.machine.waterfall, T.machine.waterfallHint, [], fall.canvas, fallRead));
+      h("section", { class: "panel" }, h("header", {}, h("h2", {}, T.machine.spectrum), h("span", { class: "soft", id: "spectrum-hint" }), h("span", { class: "grow" }), saved.spectrum), specBox, specRead),
+      h("section", { class: "panel" }, h("header", {}, h("h2", {}, T.machine.envelope), h("span", { class: "soft", id: "envelope-hint" }), h("span", { class: "grow" }), saved.envelope), envBox, envRead)),
+    panel(T.machine.waterfall, T.machine.waterfallHint, saved.waterfall, fall.canvas, fallRead));
 
   const wave = waveform(waveBox);
   const trendPlot = trend(trendBox, { bands: zones, labels: labelBands, marks: () => (trendShown ? trendShown.header.marks.map((m) => ({ at: m.at / 1000, text: m.text })) : []), selected: (from, to) => openLabel({ from: from * 1000, to: to * 1000 }), unit: () => (trendShown ? trendShown.header.unit || null : null) });
   const axisLabel = () => ({ Hz: "Hz", orders: "orders of the shaft", CPM: "cycles per minute" })[me.axis];
   const spec = spectrum(specBox, () => ({ x: axisLabel(), y: `${unitName()}${me.db ? ", dB" : ", peak"}`, db: me.db }), {
-    lines: () => marked((line) => line.family === "shaft"), extra: cursors, moved: (x) => { specRead.textContent = reading(x, "power"); }, grab,
+    lines: () => [...marked((line) => line.family === "shaft"), ...mains()], extra: cursors, moved: (x) => { specRead.textContent = reading(x, "power"); }, grab,
   });
   const env = spectrum(envBox, () => ({ x: axisLabel(), y: me.db ? "dB" : T.machine.relative, db: me.db }), {
     lines: () => marked((line) => line.family !== "shaft" || line.label === "1x"), extra: cursors, moved: (x) => { envRead.textContent = reading(x, "envelope"); }, grab,
@@ -121,6 +149,10 @@ export function machineView(main, key, query) {
     return now().header.lines.filter((line) => which(line) && (line.family !== "FTF" || line.label === "FTF")).map((line) => ({ x: line.hz * scale(), label: line.near ? `${line.label} ≈ ${line.near.split(" ")[0]}` : line.label, family: COLOURS[line.family] || "shaft" }));
   }
 
+  function mains() {
+    return now() ? [1, 2].map((k) => ({ x: k * now().header.mains_hz * scale(), label: T.machine.mains(k * now().header.mains_hz), family: "soft" })) : [];
+  }
+
   function cursors() {
     if (!me.harmonics) return [];
     const found = [];
@@ -134,6 +166,7 @@ export function machineView(main, key, query) {
     const near = Math.abs(u.valToPos(x, "x") - u.valToPos(me.harmonics * scale(), "x"));
     if (!dragging && near > 8) { me.harmonics = Math.max(x / scale(), 1e-3); drawWindow(); return true; }
     me.harmonics = Math.max(x / scale(), 1e-3);
+    address();
     spec.u.redraw(false); env.u.redraw(false);
     return true;
   }
@@ -141,6 +174,7 @@ export function machineView(main, key, query) {
   function toggleHarmonics() {
     me.harmonics = me.harmonics ? 0 : shaftHz() || 25;
     harmonicsButton.setAttribute("aria-pressed", String(me.harmonics > 0));
+    address();
     drawWindow();
   }
 
@@ -277,7 +311,7 @@ export function machineView(main, key, query) {
         f && f.mode && f.mode !== "healthy" ? h("button", { class: "change", onclick: () => openLabel({ verdict: "false_alarm", mode: "healthy" }) }, T.machine.wrong) : null,
         h("button", { class: "primary change", onclick: () => openLabel({}) }, T.machine.label))),
     h("span", { class: "soft" }, facts.filter(Boolean).join(" · ")),
-    ...alarms.map((a) => h("p", {}, stateWord("alarm"), ` ${modeWord(a.shown)} ${percent(a.p)} · ${a.evidence.join("; ") || T.alarms.noEvidence}`, a.confirmed === false ? h("b", {}, ` (${T.alarms.unconfirmed})`) : null)));
+    ...alarms.map((a) => h("p", {}, stateWord("alarm"), ` ${modeWord(a.shown)} ${percent(a.p)} · ${a.evidence.join("; ") || T.alarms.noEvidence}`, a.confirmed === false ? h("b", {}, ` (${T.alarms.unconfirmed})`) : null, " ", reportLink(a))));
     if (!f) return;
     const rows = Object.entries(f.probabilities).sort((a, b) => b[1] - a[1]);
     barsHint.textContent = rows.length ? T.machine.carried(stamp(f.state_since), f.model) : T.machine.noModel;
@@ -314,7 +348,8 @@ export function machineView(main, key, query) {
   async function loadTrend(force) {
     if (!force && (Date.now() - asked < TREND_MS || trendPlot.u.select.width > 0)) return; // frozen during a selection
     asked = Date.now();
-    const to = Date.now();
+    const to = opts.to || Date.now();
+    until.textContent = opts.to ? T.past.until(`${when(opts.to)} ${zoneName(opts.to)}`) : "";
     const from = to - 1000 * (RANGES[opts.range] || 3600);
     const q = new URLSearchParams({ feature: opts.feature, from: String(from), to: String(to), buckets: String(BUCKETS) });
     if (opts.channel) q.set("channel", opts.channel);
@@ -338,14 +373,26 @@ export function machineView(main, key, query) {
     labels = found.labels.filter((l) => !l.retracted && (!l.point || l.point === key.point));
     trendPlot.u.redraw(false);
   }
+  // To an earlier or later end of the trend, in shares of the range; from the present on it follows the clock.
+  function shift(share) {
+    const to = (opts.to || Date.now()) + share * 1000 * (RANGES[opts.range] || 3600);
+    opts.to = to < Date.now() ? Math.max(to, 0) : null;
+    address();
+    loadTrend(true);
+  }
   function address() {
     const q = new URLSearchParams({ feature: opts.feature, range: opts.range });
     if (opts.channel) q.set("channel", opts.channel);
+    if (opts.to) q.set("to", iso(opts.to));
+    if (me.axis !== "Hz") q.set("axis", me.axis);
+    if (me.unit) q.set("unit", me.unit);
+    if (me.db) q.set("db", "1");
+    if (me.harmonics) q.set("hz", String(Number(me.harmonics.toPrecision(6))));
     history.replaceState(null, "", `${linkOf(key)}?${q}`);
   }
 
   loadFacts().then(() => { loadTrend(true); loadLabels(); loadWindow(); });
-  const timer = setInterval(() => { if (!document.hidden && !store.paused) loadTrend(false); }, 1000);
+  const timer = setInterval(() => { if (!document.hidden && !store.paused && !opts.to) loadTrend(false); }, 1000);
   return {
     update: (content) => {
       if (content.streams.some((s) => nameOf(s) === name)) { loadWindow(); loadFacts(); } else if (content.alarms) drawHead();
@@ -353,10 +400,10 @@ export function machineView(main, key, query) {
     changed: () => { loadLabels(); },
     key: (event) => {
       if (event.key === "l" || event.key === "L") { event.preventDefault(); openLabel({}); }
+      else if (event.key === "ArrowLeft" || event.key === "ArrowRight") shift(event.key === "ArrowLeft" ? -0.5 : 0.5);
       else if (event.key === "h" || event.key === "H") toggleHarmonics();
       else if (event.key === "a" || event.key === "A") { const seen = store.alarms.find((a) => nameOf(a) === name && !a.acknowledged); if (seen) acknowledge(seen.id); }
     },
-    query: () => {},
     close: () => { me.closed = true; clearInterval(timer); for (const made of [wave, trendPlot, spec, env]) made.destroy(); },
   };
 }

@@ -15,6 +15,8 @@ function statusOf(alarm) {
   return alarm.acknowledged ? T.alarms.acknowledged(when(alarm.acknowledged / 1e6)) : T.alarms.unacknowledged;
 }
 
+export const reportLink = (alarm) => h("a", { class: "button", href: `/api/v1/alarms/report?id=${encodeURIComponent(alarm.id)}`, download: `alarm-${alarm.machine}-${alarm.point}.html`, title: T.alarms.reportHint }, T.alarms.report);
+
 export function alarmTable(alarms, saved = () => {}) {
   if (!alarms.length) return h("p", { class: "soft" }, T.alarms.none);
   const { raised, machine, state, mode, p, evidence, status } = T.alarms;
@@ -22,6 +24,7 @@ export function alarmTable(alarms, saved = () => {}) {
     moment(a.raised), h("a", { href: linkOf(a) }, `${a.machine}/${a.point}`), stateWord(a.cleared ? "normal" : "alarm"), modeWord(a.shown), number(a.p, 2),
     evidenceOf(a), statusOf(a),
     h("div", { class: "tools" },
+      reportLink(a),
       a.cleared || a.acknowledged ? null : h("button", { class: "change", onclick: () => acknowledge(a.id) }, T.alarms.ack),
       h("button", { class: "primary change", onclick: () => labelDialog({ machine: a.machine, point: a.point, from: a.since, to: a.cleared ? a.cleared / 1e6 : Date.now(), mode: a.mode }, saved) }, T.alarms.label)),
   ]), [4]);

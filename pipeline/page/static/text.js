@@ -23,6 +23,7 @@ export const T = {
     title: "Alarms", hint: "newest first; acknowledge = seen, label = what it was", none: "No alarm is open.",
     raised: (zone) => `Raised (${zone})`, machine: "Machine", state: "State", mode: "Predicted mode", p: "p", evidence: "Evidence",
     status: "Status", unacknowledged: "unacknowledged", acknowledged: (t) => `acknowledged ${t}`, ack: "Acknowledge",
+    report: "Report", reportHint: "This alarm on one page, as an HTML file",
     label: "Label…", unconfirmed: "unconfirmed", noEvidence: "no physical sign stands out", cleared: (t) => `cleared ${t}`,
     revoked: (t) => `revoked ${t}`, ended: "Ended since the service began", acked: "Alarm acknowledged.",
     pending: "Noted. The next commit covers it; no machine is sending just now.",
@@ -40,8 +41,10 @@ export const T = {
     noMatch: (label, d) => `no line · ${label} is ${d} away`, match: (label) => `on ${label}`,
     near: (text) => `cannot be told from ${text}`, floor: (db) => `${db} dB over floor`, noEnvelope: "The sampling rate does not carry the envelope band.",
     rows: (n) => `${n} windows`, slow: "Click a place in the spectrum to put the first harmonic there, then drag it.",
-    speedUnknown: "speed not known", relative: "× floor",
+    speedUnknown: "speed not known", mains: (hz) => `mains ${hz} Hz`, relative: "× floor",
   },
+  save: { csv: "CSV", png: "PNG", csvOf: (name) => `Save ${name} as CSV`, pngOf: (name) => `Save ${name} as a picture (PNG)` },
+  past: { back: "◀ earlier", on: "later ▶", now: "Now", until: (t) => `until ${t}`, link: "Copy link", copied: "Link to this view copied.", linkHint: "A link to this machine, range, feature, axes and cursor" },
   label: {
     title: (name) => `Label ${name}`, interval: "Interval (UTC)", verdict: "Prediction was", mode: "Failure mode", stage: "Stage",
     evidence: "Evidence", certainty: "Certainty", order: "Work order", note: "Note", by: "By", cancel: "Cancel",
@@ -92,7 +95,7 @@ export const T = {
   token: { title: "A token is needed", text: "Your token says who you are, and whether you may label or only look.", enter: "Enter" },
   keys: {
     title: "Keys",
-    list: [["L", "label"], ["A", "acknowledge"], ["Space", "pause"], ["[ ]", "previous and next machine"], ["H", "harmonic cursor"], ["Z", "undo the last label or retraction"], ["1 … 6", "fleet to settings"], ["?", "this list"]],
+    list: [["← →", "earlier and later (machine)"], ["L", "label"], ["A", "acknowledge"], ["Space", "pause"], ["[ ]", "previous and next machine"], ["H", "harmonic cursor"], ["Z", "undo the last label or retraction"], ["1 … 6", "fleet to settings"], ["?", "this list"]],
     close: "Close",
   },
   errors: { offline: "The service does not answer." },
