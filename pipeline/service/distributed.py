@@ -100,8 +100,9 @@ def paired(archive: BatchArchive, checkpoint: Path, recipe: str, partitions: int
     elif partitions is not None and partitions != found["partitions"]:
         msg = f"expected the {found['partitions']} partitions of the checkpoint, found: {partitions}"
         raise ConfigError(msg, hint=f"`thrumcast spark repartition --partitions {partitions}` changes a stopped run")
+    if not path.exists():  # before the archive is claimed: nobody could use the archive of a run that has no note
+        write_whole(path, json.dumps(found, indent=1).encode())
     archive.claim({"run": found["run"], "recipe": recipe})
-    write_whole(path, json.dumps(found, indent=1).encode())
     return Run(found["run"], int(found["partitions"]), (checkpoint / "commits").is_dir())
 
 
