@@ -161,7 +161,7 @@ class Engine:
         h = np.concatenate([memory.hidden for memory, _ in judged]).reshape(len(judged), *predictor.hidden_shape)
         probabilities, h = predictor.step(x, h)
         unknown = self.is_unknown(x, probabilities).tolist() if self.is_unknown else [False] * len(judged)
-        blind = (~np.isfinite(x).any(axis=1)).tolist()  # nothing that the network looks at: it would say what is usual
+        blind: list[bool] = (~np.isfinite(x).any(axis=1)).tolist()  # of all inputs: it would say what is usual
         for i, (memory, _) in enumerate(judged):
             unknown[i] = unknown[i] or blind[i]
             if memory.spec.impossible:
