@@ -27,7 +27,7 @@ from models.jobs.train import TrainRequest, train
 from models.predictor import NumpyPredictor
 from models.registry import Registry
 from pipeline.config.tables import Config
-from pipeline.core.faults import HEALTHY
+from pipeline.core.faults import HEALTHY, impossible
 from pipeline.edges.store.read import read_features
 
 PRETRAINED = Path(models.__file__).with_name("pretrained")
@@ -83,12 +83,14 @@ def surer(made: Bundle, sound: Config) -> Bundle:
     """The same version with the least bias for `healthy` at which few enough of these sound machines are named faulty.
 
     Training weighs the modes as if faults were common. Most machines are sound, so a fault needs more evidence. A bias
-    of b on a logit is a factor e^b on the odds; the state of the network does not depend on it.
+    of b on a logit is a factor e^b on the odds; the state of the network does not depend on it. As in the engine, modes
+    that need a part which nobody has named are left out.
     """
     classes, k = made.spec.classes, made.spec.classes.index(HEALTHY)
     tracks = run(NumpyPredictor(made), dataset(sound, classes, like=made.spec.inputs).sequences)
+    possible = np.array([name not in impossible("", has_gears=False) for name in classes])
     for bias in np.arange(0.0, 5.0, 0.1):
-        odds = np.exp(bias * (np.arange(len(classes)) == k))
+        odds = np.exp(bias * (np.arange(len(classes)) == k)) * possible
         said = [(t.p * odds / (t.p @ odds)[:, None]).mean(axis=0).argmax() for t in tracks]
         if np.mean(np.array(said) != k) <= SOUND_NAMED_FAULTY:
             break

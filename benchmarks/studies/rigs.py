@@ -12,8 +12,10 @@ import argparse
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks.studies.pretrain import PRETRAINED, RECORDINGS
 from benchmarks.studies.sim_data import dataset
@@ -25,7 +27,7 @@ from models.evaluation.scoring import run
 from models.predictor import NumpyPredictor
 from pipeline.config.specs import alarm_spec
 from pipeline.config.tables import Config, DataConfig
-from pipeline.core.faults import HEALTHY
+from pipeline.core.faults import HEALTHY, impossible
 from pipeline.drivers.backfill import Job, backfill
 from pipeline.edges.recordings.recording import find_recordings, parse_channels
 from pipeline.service.compose import MakeWorker, opened
@@ -96,6 +98,8 @@ def verdicts(config: Config, folder: Path) -> list[Verdict]:
     model = bundle.load(folder)
     classes = model.spec.classes
     tracks = run(NumpyPredictor(model), dataset(config, classes, like=model.spec.inputs).sequences)
+    possible = np.array([name not in impossible("", has_gears=False) for name in classes])  # no rig tells its kind
+    tracks = [replace(t, p=t.p * possible / (t.p @ possible)[:, None]) for t in tracks]
     return [_verdict(track, classes, config) for track in tracks if track.sequence.y[0] != UNKNOWN]
 
 

@@ -161,7 +161,9 @@ class Engine:
         h = np.concatenate([memory.hidden for memory, _ in judged]).reshape(len(judged), *predictor.hidden_shape)
         probabilities, h = predictor.step(x, h)
         unknown = self.is_unknown(x, probabilities).tolist() if self.is_unknown else [False] * len(judged)
+        blind = np.all(np.isnan(x), axis=1)  # no input at all: the network would say what is usual
         for i, (memory, _) in enumerate(judged):
+            unknown[i] = unknown[i] or bool(blind[i])
             if memory.spec.impossible:
                 probabilities[i], kept = _possible(probabilities[i], predictor.classes, memory.spec.impossible)
                 unknown[i] = unknown[i] or kept < LEAST_POSSIBLE

@@ -100,8 +100,9 @@ def paired(archive: BatchArchive, checkpoint: Path, recipe: str, partitions: int
     elif partitions is not None and partitions != found["partitions"]:
         msg = f"expected the {found['partitions']} partitions of the checkpoint, found: {partitions}"
         raise ConfigError(msg, hint=f"`thrumcast spark repartition --partitions {partitions}` changes a stopped run")
+    if not path.exists():  # before the archive is claimed: nobody could use the archive of a run that has no note
+        write_whole(path, json.dumps(found, indent=1).encode())
     archive.claim({"run": found["run"], "recipe": recipe})
-    write_whole(path, json.dumps(found, indent=1).encode())
     return Run(found["run"], int(found["partitions"]), (checkpoint / "commits").is_dir())
 
 
@@ -113,10 +114,14 @@ def repartitioned(checkpoint: Path, partitions: int) -> None:
 
 def _read(path: Path) -> Mapping[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        msg = f"expected a JSON object in {path}, found: {error}"
-        raise ConfigError(msg, hint="restore the checkpoint from a backup, or use a new one") from error
-    return found
+        wrong = str(error)
+    else:
+        if isinstance(found, dict) and found.keys() >= {"run", "recipe", "partitions"}:
+            return found
+        wrong = "one without run, recipe and partitions"
+    msg = f"expected a JSON object in {path}, found: {wrong}"
+    raise ConfigError(msg, hint="restore the checkpoint from a backup, or use a new one")

@@ -139,3 +139,13 @@ def test_a_fan_has_no_gears_and_what_is_left_sums_to_one(gears: float) -> None:
         assert fan.mode == "unbalance"
         np.testing.assert_allclose(fan.probabilities, [0.1, 0.9, 0.0, 0.0], rtol=1e-5)
         assert (fan.state == "unknown") == (gears == 0.9), "nearly everything was on what it cannot have"
+
+
+def test_a_machine_of_which_the_network_sees_nothing_is_unknown_and_not_healthy() -> None:
+    """A recording with the channel `drive_end`, and a model that looks at x: every input is missing."""
+    spec = dataclasses.replace(SPEC, warm_up_windows=0, alarm=specs.alarm(enter_s=0.0))
+    network = Oracle(0.9, 0.1, 0.0, 0.0)
+    seen = Engine(lambda key: spec, network).step({}, recording(1)).predictions
+    blind = Engine(lambda key: spec, network).step({}, recording(1, channels="ab")).predictions
+    assert {one.state for one in seen} == {"normal"}
+    assert {one.state for one in blind} == {"unknown"}
