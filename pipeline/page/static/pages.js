@@ -1,7 +1,7 @@
 // The tables: alarms, data quality, settings with the changes made on the page.
 import { get } from "./api.js";
 import { acknowledge, attempt, store } from "./app.js";
-import { duration, h, linkOf, modeWord, moment, number, panel, percent, stateWord, table, when, zoneName } from "./dom.js";
+import { duration, h, iso, linkOf, modeWord, moment, number, panel, percent, stateWord, table, when, zoneName } from "./dom.js";
 import { labelDialog } from "./label.js";
 import { T } from "./text.js";
 
@@ -15,13 +15,16 @@ function statusOf(alarm) {
   return alarm.acknowledged ? T.alarms.acknowledged(when(alarm.acknowledged / 1e6)) : T.alarms.unacknowledged;
 }
 
+// An alarm that has ended is looked at in its own hour.
+const placeOf = (alarm) => (alarm.cleared ? `${linkOf(alarm)}?${new URLSearchParams({ range: "1 h", to: iso(Math.min(alarm.raised + 1800e3, Date.now())) })}` : linkOf(alarm));
+
 export const reportLink = (alarm) => h("a", { class: "button", href: `/api/v1/alarms/report?id=${encodeURIComponent(alarm.id)}`, download: `alarm-${alarm.machine}-${alarm.point}.html`, title: T.alarms.reportHint }, T.alarms.report);
 
 export function alarmTable(alarms, saved = () => {}) {
   if (!alarms.length) return h("p", { class: "soft" }, T.alarms.none);
   const { raised, machine, state, mode, p, evidence, status } = T.alarms;
   return table([raised(zoneName()), machine, state, mode, p, evidence, status, ""], alarms.map((a) => [
-    moment(a.raised), h("a", { href: linkOf(a) }, `${a.machine}/${a.point}`), stateWord(a.cleared ? "normal" : "alarm"), modeWord(a.shown), number(a.p, 2),
+    moment(a.raised), h("a", { href: placeOf(a) }, `${a.machine}/${a.point}`), stateWord(a.cleared ? "normal" : "alarm"), modeWord(a.shown), number(a.p, 2),
     evidenceOf(a), statusOf(a),
     h("div", { class: "tools" },
       reportLink(a),
