@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from journal_rows import CLASSES, KEY, SCHEMA, alarm, content, feature_row, prediction, whole_commit
+from msgspec.structs import replace
 
-from pipeline.core.records import FeatureRow, Prediction, StreamKey
+from pipeline.core.records import Prediction, StreamKey
 from pipeline.edges.store.journal import Commit, Journal
 from pipeline.edges.store.schema import FeatureSchema
 from pipeline.errors import ArchiveError, SchemaError
@@ -107,8 +108,7 @@ def test_a_commit_that_fails_half_way_leaves_the_journal_usable(journal):
 
 
 def test_a_commit_with_one_wrong_row_writes_nothing(journal):
-    other = feature_row(2)
-    wrong = FeatureRow(*[getattr(other, name) for name in FeatureRow.__slots__[:-1]], "test-2")
+    wrong = replace(feature_row(2), schema="test-2")
     with pytest.raises(SchemaError, match=r"test-1.*test-2"):
         journal.commit(Commit(states={KEY: b"1"}, features=[feature_row(1), wrong], counters={"received": 1}))
     assert journal.states() == {}

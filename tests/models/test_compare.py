@@ -16,7 +16,7 @@ from benchmarks.transform import bare_transform, wrapped_transform
 from benchmarks.vibration import vibration
 from pipeline.core.features.lanes import LANES
 
-OTHERS = ("tsflex.features", "tsfresh", "tsfel", "aeon.transformations.collection.feature_based", "mkl_fft")
+OTHERS = ("tsflex.features", "tsfresh", "tsfel", "tsfx", "aeon.transformations.collection.feature_based", "mkl_fft")
 
 
 def test_a_library_that_is_not_there_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,7 +24,7 @@ def test_a_library_that_is_not_there_is_left_out_with_the_reason(monkeypatch: py
         monkeypatch.setitem(sys.modules, name, None)
     missing: list[str] = []
     bare, vectors = measure(Effort(samples=1), missing)
-    assert [reason.split(":")[0] for reason in missing] == ["tsflex", "tsfresh", "tsfel", "aeon", "mkl"]
+    assert [reason.split(":")[0] for reason in missing] == ["tsflex", "tsfresh", "tsfel", "tsfx", "aeon", "mkl"]
     assert all("import" in reason for reason in missing)
     assert [line.features for line in bare] == [76, 0, 0]
     assert [line.features for line in vectors] == [0, 76, 39]
