@@ -146,6 +146,7 @@ def test_a_cursor_on_the_first_shaft_line_reads_the_feature(watched: Watched, de
         name,
     )
     assert read[0] == pytest.approx(read[1], abs=1e-3)
+    page.locator("#spectrum .u-over").scroll_into_view_if_needed()  # the mouse reaches only what is on the screen
     over = page.locator("#spectrum .u-over").bounding_box()
     words = set()
     for place in range(4, 18):  # somewhere here lies 1x: the spectrum shows sixteen orders
