@@ -73,6 +73,10 @@ def command(
     most_held = max(1, config.mqtt.receive_maximum // 2)
     with MqttConnection(settings, subscriptions=subscriptions, max_waiting_bytes=MOST_BYTES).connect() as connection:
         console.say(f"shards {shards} of {topics.subscription} -> {folder(writer.folder)}")
+        if shards.last - shards.first + 1 < shards.count:
+            console.say(
+                f"machines of the other {shards.count - (shards.last - shards.first + 1)} shards need landers too"
+            )
         lander = Lander(connection, intake, writer, shards, interval_s, most_held)
         lander.run(lambda: stopping, tell)
     document = {

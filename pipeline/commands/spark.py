@@ -127,7 +127,10 @@ def backfill(
     archive.claim({"run": f"backfill of {source}", "recipe": recipe.name})
     began_s, new = time.monotonic(), set[int]()
     if archive.batches():
-        console.say(f"{source} was computed before into {config.data.path}; use another --data to compute it again")
+        console.warn(
+            f"{source} was computed before into {config.data.path}: what has arrived since is not in it "
+            "(another --data computes all of it, `spark run` follows a folder that grows)"
+        )
     else:
         with _session(console, master, partitions, settings) as spark:
             archive.sweep()
@@ -187,6 +190,12 @@ def _prepared(console: Console, data_dir: Path | None, source: str) -> tuple[Con
     if "://" not in source and not Path(source).is_dir():
         msg = f"--source: expected a folder of readings, found none: {source}"
         raise UsageError(msg, hint="`thrumcast land` and `thrumcast record` write readings")
+    hidden = [] if "://" in source else [path for path in Path(source).rglob("[_.]*.parquet") if "~" in path.name]
+    if hidden:
+        console.warn(
+            f"{len(hidden)} parts have names that Spark does not show, such as {hidden[0].name}: they are left out. "
+            "An earlier version wrote them; put a ~ before their names"
+        )
     return config, BatchArchive(config.data.path, feature_schema(config))
 
 
@@ -220,13 +229,11 @@ def _setting(text: str) -> tuple[str, str]:
 
 def _tell(console: Console, archive: BatchArchive, seen: set[int]) -> None:
     """Says what new batches have brought; what was not used is a warning."""
-    for batch in archive.batches():
-        if batch in seen:
-            continue
+    for batch in archive.batches(seen):
         seen.add(batch)
         counts = (archive.note(batch) or {}).get("counts", {})
         console.say(f"batch {batch}: {counts.get('features', 0)} windows, {counts.get('alarms', 0)} alarm changes")
-        for name in ("unreadable_part", "late", "rejected"):
+        for name in ("unreadable_part", "late", "rejected", "contradiction"):
             if counts.get(name):
                 console.warn(f"batch {batch}: {counts[name]} {name}")
 

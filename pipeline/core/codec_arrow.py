@@ -26,18 +26,8 @@ _REFUSALS: Final = (
     msgspec.MsgspecError, struct.error, ValueError, TypeError, OverflowError, OSError, EOFError, RecursionError,
 )  # fmt: skip
 _KEYS: Final = (
-    "v",
-    "session",
-    "index",
-    "t0",
-    "rate_hz",
-    "unit",
-    "dtype",
-    "scale",
-    "speed_rpm",
-    "truth",
-    "speed_source",
-)
+    "v", "session", "index", "t0", "rate_hz", "unit", "dtype", "scale", "speed_rpm", "truth", "speed_source",
+)  # fmt: skip
 _MAX_TEXT: Final = 64  # bytes of a metadata value; the longest legal one is a truth
 _RECORD_BATCH_SLOT, _COMPRESSION_SLOT = (
     2,

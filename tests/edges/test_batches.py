@@ -59,6 +59,7 @@ def test_a_driver_that_dies_anywhere_repeats_its_batch_exactly(tmp_path, point):
     again.commit(1, made(again, 1, ("x", "y")))
     assert keys(tmp_path) == expected(0, 1)
     assert again.batches() == [0, 1]
+    assert again.batches({0}) == [1]
 
 
 def test_a_try_with_other_partitions_leaves_nothing_of_the_first_one(tmp_path):

@@ -50,9 +50,9 @@ STAGES = {  # how each stage looks at a window; the schema's name holds the form
     "whitened in stretches of 64 Hz; a line as in P, but bins at multiples of the shaft do not count for a bearing; a "
     "family is the mean amplitude ratio of its harmonics 1 to 3, or 1 to 5 where the window is too short to tell its "
     "slip",
-    "speed": "as the block or the configuration says, refined on the comb of shaft harmonics in P where the source of "
-    "the speed is nominal, nameplate or estimated; if nothing is said, the comb of harmonics in P that stands out most "
-    "between speed_min_rpm and speed_max_rpm of the machine",
+    "speed": "as the block or the configuration says. A nominal, nameplate or estimated speed is refined on the comb "
+    "of shaft harmonics in P. If none is stated, it is the comb of harmonics in P that stands out most between "
+    "speed_min_rpm and speed_max_rpm of the machine",
     "baseline": "the row itself beside the stream's first machines.ID.commissioning_windows good windows",
 }
 

@@ -19,12 +19,10 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from pipeline.edges.faults import fault_point
 from pipeline.edges.store.archive import by_date
@@ -112,9 +110,10 @@ class BatchArchive:
                 msg = f"expected an archive of {name} {value}, found in {path}: {known.get(name)}"
                 raise ConfigError(msg, hint="go on with the same --checkpoint and settings, or use another --data")
 
-    def batches(self) -> list[int]:
-        """Numbers of the batches that are whole."""
-        return sorted(int(path.stem) for path in self.notes.glob("[0-9]*.json") if (_read(path) or {}).get("placed"))
+    def batches(self, known: Collection[int] = ()) -> list[int]:
+        """Numbers of the batches that are whole, without those that are `known`; their notes are not read again."""
+        new = (path for path in self.notes.glob("[0-9]*.json") if int(path.stem) not in known)
+        return sorted(int(path.stem) for path in new if (_read(path) or {}).get("placed"))
 
     def note(self, batch: int) -> dict[str, Any] | None:
         """What is noted of a batch: its parts and counts; None for one that never began."""
@@ -162,7 +161,8 @@ class BatchArchive:
         """
         shares = list(shares)
         try:
-            if (self.note(batch) or {}).get("placed"):
+            earlier = self.note(batch)
+            if earlier is not None and earlier["placed"]:
                 self.drop(shares)
                 return False
             parts = {
@@ -177,7 +177,8 @@ class BatchArchive:
             document = {"batch": batch, "parts": {path: asdict(one) for path, one in parts.items()}, "counts": counts}
             _write(self._path(batch), document | {"placed": False})
             fault_point("batch_noted")
-            self._clear(batch, parts)
+            if earlier is not None:  # only a batch that was tried before can have left parts
+                self._clear(batch, parts)
             self._unite(parts)
             for path, one in parts.items():
                 make_directory((self.root / path).parent)
@@ -215,14 +216,12 @@ class BatchArchive:
 
     def _unite(self, parts: Mapping[str, Placed]) -> None:
         """Gives older parts, and staged ones, a column for every channel and class."""
-        columns, before = self.columns(), self.columns()
+        before = self.columns()
+        columns = dict(before)
         for one in parts.values():
             columns[one.kind] = canonical(one.kind, dict.fromkeys([*columns.get(one.kind, ()), *one.extras]))
-        if columns == before and not _read(self.notes / _COLUMNS):
-            columns = {kind: () for kind in {one.kind for one in parts.values()}} | columns
         if columns != before:
-            for kind, date, number, path in list_parts(self.root):
-                del date, number
+            for kind, _, _, path in list_parts(self.root):
                 self._widen(kind, path, columns.get(kind, ()))
             _write(self.notes / _COLUMNS, {kind: list(extras) for kind, extras in columns.items()})
         for one in parts.values():
@@ -257,10 +256,3 @@ def _write(path: Path, document: Mapping[str, Any]) -> None:
     stage(partial, json.dumps(document, indent=1).encode())
     partial.replace(path)
     sync_directory(path.parent)
-
-
-def placed_tables(archive: BatchArchive, batch: int, kind: str) -> list[pa.Table]:
-    """The rows of one kind of a whole batch."""
-    note = archive.note(batch) or {}
-    paths = [path for path, one in note.get("parts", {}).items() if one["kind"] == kind]
-    return [read_part(archive.root / path) for path in sorted(paths)]
